@@ -59,20 +59,21 @@ class Model(NamedTuple):
     """A recommender, written for one client.
 
     Attributes:
-        init: `(key) -> Params`. Everything drawn here is the same for every client;
-            `personal` is drawn once a client with the client's own key.
+        init: `(key) -> Params`. `shared` is drawn once; `personal` once a client with
+            the client's key, or once for all (`Recipe.common_start`). Both are dicts,
+            with no name in common.
         loss: `(params, frozen, batch, key) -> (scalar, metrics)`; `batch` is a dict of
-            `[B]` arrays with at least `mask` (bool), over which the loss averages.
+            `[B]` arrays with at least `mask` (bool), over which the loss averages; ids
+            of a table whose rows come in the batch's order are `None`.
         score: `(params, frozen, query, candidates) -> [K]`; higher ranks first.
             `query` is a dict (`user`: scalar id), `candidates` `[K]` item ids, or
-            `None` for every row of the item table in order.
-        spaces: names of the id spaces (batch fields) that index this model's tables.
+            `None` for every row of the item table in order. The score of an item reads
+            no other item's row.
     """
 
     init: Callable[[Array], Params]
-    loss: Callable[[Params, Tree, dict[str, Array | None], Array], tuple[Array, dict]]
+    loss: Callable[[Params, Tree, dict[str, Any], Array], tuple[Array, dict]]
     score: Callable[[Params, Tree, dict[str, Array], Array | None], Array]
-    spaces: tuple[str, ...]
 
 
 @struct
@@ -128,3 +129,71 @@ class Aggregator(NamedTuple):
     init: Callable[[Tree, int], Tree]
     update: Callable[[Tree, Tree, Array], Tree]
     finish: Callable[[Tree], tuple[Tree, dict[str, Array]]]
+
+
+class Recipe(NamedTuple):
+    """A published system: a choice of model, client, aggregator and server optimizer.
+
+    Attributes:
+        model: what is trained.
+        client_update: one client's local training.
+        aggregator: the fold over the clients' messages.
+        server_optimizer: `(hparams) -> optax transformation` of the pseudo-gradient.
+        hparams: scalars that change no shape, so that a sweep is a `vmap` over them.
+        common_start: personal parameters start equal on every client.
+        single_user: every client has to be one user.
+        draw: `(examples, key) -> pairs`; its key is the first of three split from the
+            client's (for the baseline that counts negatives).
+        negatives: negatives an example, 0 for explicit feedback.
+    """
+
+    model: Model
+    client_update: ClientUpdate
+    aggregator: Aggregator
+    server_optimizer: Callable[[Tree], Any]
+    hparams: dict[str, Any]
+    common_start: bool = False
+    single_user: bool = True
+    draw: Callable[[dict[str, Array], Array], dict[str, Array]] | None = None
+    negatives: int = 0
+
+
+@struct
+class Cohort:
+    """The slice of the population that takes part in a round; every leaf `[C, ...]`.
+
+    Attributes:
+        ids: int32 client ids; absent slots hold `N`.
+        personal: the clients' personal parameters.
+    """
+
+    ids: Array
+    personal: Tree
+
+
+@struct
+class ServerState:
+    """What the server carries from round to round.
+
+    Attributes:
+        shared: the shared parameters.
+        optimizer: state of the server optimizer.
+        round: int32 scalar, rounds done.
+    """
+
+    shared: Tree
+    optimizer: Tree
+    round: Array
+
+
+class Algorithm(NamedTuple):
+    """A recipe bound to its clients' data: two pure functions.
+
+    Attributes:
+        init: `(key) -> ServerState`.
+        round: `(state, cohort, data, frozen, hparams, key) -> (state, cohort, metrics)`;
+            `key` is the experiment's root key.
+    """
+
+    init: Callable[[Array], ServerState]
+    round: Callable[..., tuple[ServerState, Cohort, dict[str, Array]]]

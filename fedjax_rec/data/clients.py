@@ -1,0 +1,210 @@
+"""Client data as CSR arrays on the device, gathered to padded examples."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec.data import buckets as bucketing
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.partition import Partition
+from fedjax_rec.types import Array, static, struct
+
+
+@struct
+class Ragged:
+    """Lists of different lengths, end to end.
+
+    Attributes:
+        columns: name to `[n]` array.
+        offset: `[N]` int32, each list's first position.
+        size: `[N]` int32, each list's length.
+    """
+
+    columns: dict[str, Array]
+    offset: Array
+    size: Array
+
+    def row(self, index: Array, width: int) -> tuple[dict[str, Array], Array]:
+        """List `index`, padded to `width`: columns `[width]` and a mask `[width]`.
+
+        An `index` past the end is an empty list.
+        """
+        count = self.offset.shape[0]
+        at = jnp.minimum(index, count - 1)
+        size = jnp.where(index < count, self.size[at], 0)
+        position = self.offset[at] + jnp.arange(width, dtype=jnp.int32)
+        mask = jnp.arange(width) < size
+        columns = {
+            name: column.at[position].get(mode="clip")
+            for name, column in self.columns.items()
+        }
+        return columns, mask
+
+
+@struct
+class ClientData:
+    """What every client holds.
+
+    Attributes:
+        interactions: the columns `item`, `user`, `rating`, in time order.
+        exclude: the column `item`: what is no negative, ascending within a user.
+        buckets: `[N]` int32, the size bucket of each client; `len(widths)` if empty.
+        num_items: `I`, also the padding id.
+        num_users: `U`, also the padding id.
+        widths: padded number of interactions of each bucket, ascending.
+        exclude_widths: padded number of exclusions of each bucket.
+    """
+
+    interactions: Ragged
+    exclude: Ragged
+    buckets: Array
+    num_items: int = static()
+    num_users: int = static()
+    widths: tuple[int, ...] = static()
+    exclude_widths: tuple[int, ...] = static()
+
+    @property
+    def num_clients(self) -> int:
+        return self.buckets.shape[0]
+
+    def examples(self, client: Array, bucket: int) -> dict[str, Array]:
+        """One client's examples, padded to its bucket (`M`, exclusions `E`).
+
+        Args:
+            client: scalar id; one past the end has no examples.
+            bucket: static index into `widths`.
+
+        Returns:
+            `item`, `user` (`[M]`, padding `I`, `U`), `rating` `[M]`, `mask` `[M]`,
+            `exclude` `[E]` (padding `I`), and `exclude_start`, `exclude_size` (scalars
+            or `[M]`): the segment of `exclude` that belongs to each example's user.
+        """
+        columns, mask = self.interactions.row(client, self.widths[bucket])
+        exclude, exclude_mask = self.exclude.row(client, self.exclude_widths[bucket])
+        examples = {
+            "item": jnp.where(mask, columns["item"], self.num_items),
+            "user": jnp.where(mask, columns["user"], self.num_users),
+            "rating": jnp.where(mask, columns["rating"], 0),
+            "mask": mask,
+            "exclude": jnp.where(exclude_mask, exclude["item"], self.num_items),
+        }
+        if "exclude_start" in columns:
+            examples["exclude_start"] = columns["exclude_start"]
+            examples["exclude_size"] = columns["exclude_size"]
+        else:
+            examples["exclude_start"] = jnp.int32(0)
+            examples["exclude_size"] = exclude_mask.sum(dtype=jnp.int32)
+        return examples
+
+
+def make_client_data(
+    train: Interactions,
+    partition: Partition,
+    *,
+    also_excluded: tuple[Interactions, ...] = (),
+    max_buckets: int = 6,
+    width_cost=lambda width: width,
+) -> ClientData:
+    """Lays the training interactions out by client.
+
+    A negative is an item outside what *this client* holds of the example's user, and
+    outside `also_excluded`: empty under the clean protocol; validation and test under
+    `paper_compat`, which leaks them (and needs one client per user).
+
+    Args:
+        train: the training interactions.
+        partition: the client of each.
+        also_excluded: further interactions of the users that are no negatives.
+        max_buckets: most size buckets; each compiles its own program.
+        width_cost: work of a client padded to each width, for choosing the buckets.
+
+    Returns:
+        Arrays on the default device.
+
+    Raises:
+        ValueError: `also_excluded` with clients that are not single users.
+    """
+    n, num_clients = len(train), partition.num_clients
+    single = partition.user_of_client is not None
+    if also_excluded and not single:
+        raise ValueError(
+            "negative_pool='not_interacted' needs one client per user; the partition "
+            f"{partition.name!r} mixes users. Use partition 'per_user', or the pool "
+            "'not_train'."
+        )
+    # Within a client by user, then in the order of train (time).
+    order = np.lexsort((np.arange(n), train.user, partition.client))
+    client = partition.client[order]
+    columns = {
+        "item": train.item[order],
+        "user": train.user[order],
+        "rating": train.rating[order],
+    }
+    size = np.bincount(client, minlength=num_clients)
+    owners, items = [partition.client], [train.item]
+    users = [train.user]
+    if also_excluded:
+        client_of_user = np.full(train.num_users, num_clients, np.int64)
+        client_of_user[partition.user_of_client] = np.arange(num_clients)
+        for part in also_excluded:
+            owners.append(client_of_user[part.user])
+            items.append(part.item)
+            users.append(part.user)
+    owner, item = np.concatenate(owners), np.concatenate(items)
+    user = np.concatenate(users)
+    keep = owner < num_clients
+    owner, item, user = owner[keep], item[keep], user[keep]
+    by_item = np.lexsort((item, user, owner))
+    owner, item, user = owner[by_item], item[by_item], user[by_item]
+    exclude_size = np.bincount(owner, minlength=num_clients)
+    exclude_offset = _offsets(exclude_size)
+    if not single:
+        # Rows of train and of the exclusions are the same pairs, in (client, user)
+        # groups of the same places: a group's start serves both.
+        new = np.ones(n, bool)
+        new[1:] = (owner[1:] != owner[:-1]) | (user[1:] != user[:-1])
+        group = np.cumsum(new) - 1
+        starts = np.flatnonzero(new)
+        columns["exclude_start"] = starts[group] - exclude_offset[client]
+        columns["exclude_size"] = np.bincount(group)[group]
+    widths = bucketing.choose_widths(size, max_buckets, width_cost)
+    bucket = bucketing.bucket_of(size, widths)
+    exclude_widths = tuple(
+        int(max(exclude_size[bucket == g].max(initial=1), 1))
+        for g in range(len(widths))
+    )
+    return ClientData(
+        interactions=_ragged(columns, size),
+        exclude=_ragged({"item": item}, exclude_size),
+        buckets=jnp.asarray(bucket),
+        num_items=train.num_items,
+        num_users=train.num_users,
+        widths=widths,
+        exclude_widths=exclude_widths,
+    )
+
+
+def _offsets(size: np.ndarray) -> np.ndarray:
+    return np.cumsum(size) - size
+
+
+def _ragged(columns: dict[str, np.ndarray], size: np.ndarray) -> Ragged:
+    # One trailing element keeps gathers from an empty column defined.
+    def device(column: np.ndarray) -> Array:
+        dtype = np.float32 if column.dtype.kind == "f" else np.int32
+        return jnp.asarray(np.append(column, 0).astype(dtype))
+
+    return Ragged(
+        columns={name: device(column) for name, column in columns.items()},
+        offset=jnp.asarray(_offsets(size).astype(np.int32)),
+        size=jnp.asarray(size.astype(np.int32)),
+    )
+
+
+def with_rating_dtype(data: ClientData, dtype) -> ClientData:
+    """`data` with its ratings in another float type (float64 for golden traces)."""
+    columns = dict(data.interactions.columns)
+    columns["rating"] = columns["rating"].astype(dtype)
+    interactions = dataclasses.replace(data.interactions, columns=columns)
+    return dataclasses.replace(data, interactions=interactions)

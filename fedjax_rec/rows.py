@@ -1,0 +1,167 @@
+"""Row tables: a client reads and sends only the rows it touches (layer 0).
+
+A client that saw 40 of 100,000 items needs 40 rows. `gather` hands it a small table,
+`Rows` is what it sends back, and `scatter_add` is how the server takes it in. Padding
+ids equal the number of rows of the table and are dropped.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec.types import Array, Tree, static, struct
+
+
+@struct
+class Table:
+    """A trainable leaf with one row per item (or user).
+
+    Attributes:
+        values: `[I, ...]`.
+        space: the batch field whose ids index the rows (`"item"`, `"user"`).
+    """
+
+    values: Array
+    space: str = static(default="item")
+
+
+@struct
+class Rows:
+    """Some rows of a table, to be added to it. Repeated ids add up.
+
+    Attributes:
+        ids: `[R]` int32; padding equals the table's length.
+        values: `[R, ...]`.
+        space: as in `Table`.
+    """
+
+    ids: Array
+    values: Array
+    space: str = static(default="item")
+
+
+def is_table(leaf: Tree) -> bool:
+    """Whether `leaf` is a `Table` (for `is_leaf`)."""
+    return isinstance(leaf, Table)
+
+
+def is_rows(leaf: Tree) -> bool:
+    """Whether `leaf` is a `Rows` (for `is_leaf`)."""
+    return isinstance(leaf, Rows)
+
+
+def lookup(table: Table, ids: Array | None) -> Array:
+    """Rows of `table` at `ids`; `None` means every row, in order.
+
+    During local training a batch's rows are already gathered and in the batch's order,
+    and its ids are `None`: the gradient with respect to them is then dense and small.
+    """
+    return table.values if ids is None else table.values[ids]
+
+
+def map_tables(fn, tree: Tree, *rest: Tree) -> Tree:
+    """Applies `fn` to every `Table` of `tree` (and its partners), keeps other leaves."""
+    return jax.tree.map(
+        lambda leaf, *others: fn(leaf, *others) if is_table(leaf) else leaf,
+        tree,
+        *rest,
+        is_leaf=lambda x: is_table(x) or is_rows(x),
+    )
+
+
+def split_tables(tree: Tree) -> tuple[Tree, Tree]:
+    """`(tables, dense)`: the same structure, with `None` for the other kind of leaf."""
+    tables = jax.tree.map(
+        lambda leaf: leaf if is_table(leaf) else None, tree, is_leaf=is_table
+    )
+    return tables, map_tables(lambda _: None, tree)
+
+
+def merge_tables(tables: Tree, dense: Tree) -> Tree:
+    """Undoes `split_tables`."""
+    return jax.tree.map(
+        lambda table, leaf: leaf if table is None else table,
+        tables,
+        dense,
+        is_leaf=lambda x: x is None or is_table(x),
+    )
+
+
+def gather(tree: Tree, ids: dict[str, Array]) -> Tree:
+    """Restricts every table to the rows `ids[table.space]` `[R]` (clipped)."""
+
+    def restrict(table: Table) -> Table:
+        values = table.values.at[ids[table.space]].get(mode="clip")
+        return Table(values=values, space=table.space)
+
+    return map_tables(restrict, tree)
+
+
+def first_occurrence(ids: Array, num_rows: int) -> Array:
+    """For each position the first position that holds the same id.
+
+    Small tables take one scatter into a buffer of `num_rows`; large ones one sort of
+    packed (id, position) words, so that the cost never follows the catalog's size.
+
+    Args:
+        ids: `[R]` int32 in `[0, num_rows]`.
+        num_rows: length of the table; the padding id.
+
+    Returns:
+        `[R]` int32, at most `arange(R)`.
+
+    >>> import jax.numpy as jnp
+    >>> first_occurrence(jnp.array([7, 3, 7, 9]), 9).tolist()
+    [0, 1, 0, 3]
+    """
+    (r,) = ids.shape
+    position = jnp.arange(r, dtype=jnp.int32)
+    id_bits, position_bits = int(num_rows).bit_length(), max(r - 1, 1).bit_length()
+    if num_rows <= 16 * r or id_bits + position_bits > 32:
+        first = jnp.full((num_rows + 1,), r, jnp.int32).at[ids].min(position)
+        return first[ids]
+    packed = (ids.astype(jnp.uint32) << position_bits) | position.astype(jnp.uint32)
+    packed = jax.lax.sort(packed)
+    sorted_ids = packed >> position_bits
+    sorted_position = (packed & ((1 << position_bits) - 1)).astype(jnp.int32)
+    starts = jnp.concatenate(
+        [jnp.ones(1, bool), sorted_ids[1:] != sorted_ids[:-1]], axis=0
+    )
+    # Positions ascend within an id, so a run's first entry is the first occurrence.
+    run = jax.lax.cummax(jnp.where(starts, position, 0))
+    return jnp.zeros(r, jnp.int32).at[sorted_position].set(sorted_position[run])
+
+
+def scatter_add(table: Array, rows: Rows, scale: Array | None = None) -> Array:
+    """Adds rows (any leading axes) into the dense `[I, ...]` array `table`.
+
+    Args:
+        table: `[I, ...]`.
+        rows: `ids` `[..., R]`, `values` `[..., R, ...]`.
+        scale: `[...]`, one factor for each leading index, or `None`.
+
+    Returns:
+        `[I, ...]`; ids equal to `I` add nothing.
+    """
+    values = rows.values
+    if scale is not None:
+        values = values * scale.reshape(scale.shape + (1,) * (values.ndim - scale.ndim))
+    flat = values.reshape((-1, *table.shape[1:])).astype(table.dtype)
+    return table.at[rows.ids.reshape(-1)].add(flat, mode="drop")
+
+
+def count_touched(num_rows: int, rows: Rows, weights: Array) -> Array:
+    """For each row the summed weight of the clients that touched it.
+
+    Args:
+        num_rows: `I`.
+        rows: `ids` `[V, R]`; an id repeated by one client counts once.
+        weights: `[V]`.
+
+    Returns:
+        `[I]` float.
+    """
+    r = rows.ids.shape[-1]
+    first = jax.vmap(lambda ids: first_occurrence(ids, num_rows))(rows.ids)
+    once = jnp.where(first == jnp.arange(r), weights[:, None], 0)
+    counts = jnp.zeros(num_rows, weights.dtype)
+    return counts.at[rows.ids.reshape(-1)].add(once.reshape(-1), mode="drop")

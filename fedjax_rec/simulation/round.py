@@ -1,0 +1,177 @@
+"""One round: chunks of clients under `vmap`, folded into one aggregate.
+
+A cohort is sorted by size bucket. Each bucket is one loop over chunks of `V` clients,
+with a trip count read on the device: any cohort runs in the one compiled program, small
+clients are padded to small widths, and absent clients are never computed.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_rec import trees
+from fedjax_rec.data.clients import ClientData
+from fedjax_rec.types import Algorithm, Array, Cohort, Params, Recipe, ServerState, Tree
+
+T = TypeVar("T")
+
+
+def chunk_sizes(
+    data: ClientData, examples_per_chunk: int, num_clients: int
+) -> tuple[int, ...]:
+    """`V` for each bucket: about `examples_per_chunk` padded examples, 1 to `C`."""
+    return tuple(
+        max(1, min(num_clients, examples_per_chunk // width)) for width in data.widths
+    )
+
+
+def fold_clients(
+    visit: Callable[[T, int, Array, Array], T],
+    carry: T,
+    ids: Array,
+    data: ClientData,
+    chunks: tuple[int, ...],
+) -> T:
+    """Folds `visit` over a cohort, chunk by chunk, one loop for each bucket.
+
+    Args:
+        visit: `(carry, bucket, slots [V], ids [V]) -> carry`. `slots` are positions in
+            `ids`; where a chunk is not full, slots are `C` and ids `N`.
+        carry: donated from step to step, so writes into it are in place.
+        ids: `[C]` int32; ids of `N` and more are absent.
+        data: tells each client's bucket.
+        chunks: `V` for each bucket.
+
+    Returns:
+        The last carry.
+    """
+    n, c = data.num_clients, ids.shape[0]
+    num_buckets = len(data.widths)
+    bucket = data.buckets.at[ids].get(mode="fill", fill_value=num_buckets)
+    order = jnp.argsort(bucket).astype(jnp.int32)
+    counts = jnp.zeros(num_buckets + 1, jnp.int32).at[bucket].add(1)
+    firsts = jnp.cumsum(counts) - counts
+    for g in range(num_buckets):
+        v, first, count = chunks[g], firsts[g], counts[g]
+
+        def step(i, carry, g=g, v=v, first=first, count=count):
+            within = i * v + jnp.arange(v, dtype=jnp.int32)
+            present = within < count
+            at = order.at[first + within].get(mode="clip")
+            slots = jnp.where(present, at, c)
+            chunk_ids = ids.at[slots].get(mode="fill", fill_value=n)
+            return visit(carry, g, slots, chunk_ids)
+
+        carry = jax.lax.fori_loop(0, (count + v - 1) // v, step, carry)
+    return carry
+
+
+def client_key(root: Array, round_number: Array, client: Array) -> Array:
+    """The key of one client in one round."""
+    return trees.derive(root, trees.Purpose.CLIENT, round_number, client)
+
+
+def train_client(recipe: Recipe, data: ClientData, bucket: int):
+    """`(shared, personal, frozen, hparams, root, round, id) -> ClientResult`, for one.
+
+    The one place where a client's data, key and parameters meet its update.
+    """
+    def train(shared, personal, frozen, hparams, root, round_number, client):
+        return recipe.client_update(
+            Params(shared=shared, personal=personal),
+            frozen,
+            data.examples(client, bucket),
+            hparams,
+            client_key(root, round_number, client),
+        )
+
+    return train
+
+
+def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
+    """Binds a recipe to its execution.
+
+    Args:
+        recipe: the system.
+        chunks: `V` for each bucket, from `chunk_sizes`.
+
+    Returns:
+        Its `init` and `round`, pure and jittable.
+    """
+
+    def init(key: Array) -> ServerState:
+        shared = recipe.model.init(trees.derive(key, trees.Purpose.INIT)).shared
+        optimizer = recipe.server_optimizer(recipe.hparams)
+        return ServerState(
+            shared=shared,
+            optimizer=optimizer.init(shared),
+            round=jnp.zeros((), jnp.int32),
+        )
+
+    def one_round(
+        state: ServerState,
+        cohort: Cohort,
+        data: ClientData,
+        frozen: Tree,
+        hparams: Tree,
+        key: Array,
+    ) -> tuple[ServerState, Cohort, dict[str, Array]]:
+        aggregator = recipe.aggregator
+
+        def visit(carry, bucket, slots, ids):
+            acc, personal, sums = carry
+            train = train_client(recipe, data, bucket)
+            result = jax.vmap(train, in_axes=(None, 0, None, None, None, None, 0))(
+                state.shared,
+                trees.take(personal, slots),
+                frozen,
+                hparams,
+                key,
+                state.round,
+                ids,
+            )
+            acc = aggregator.update(acc, result.delta, result.weight)
+            personal = trees.put(personal, slots, result.personal)
+            weight = result.weight
+            told = {
+                "examples": weight.sum(),
+                "clients": (weight > 0).sum().astype(weight.dtype),
+                **{k: (x * weight).sum() for k, x in result.metrics.items()},
+            }
+            return acc, personal, jax.tree.map(jnp.add, sums, told)
+
+        sums = _zero_sums(recipe, state, cohort, data, frozen, hparams, key)
+        carry = (aggregator.init(state.shared, len(cohort.ids)), cohort.personal, sums)
+        acc, personal, sums = fold_clients(visit, carry, cohort.ids, data, chunks)
+        delta, info = aggregator.finish(acc)
+        # FedOpt (Reddi et al. 2021): the negated delta is the server's gradient.
+        gradient = jax.tree.map(jnp.negative, delta)
+        updates, optimizer = recipe.server_optimizer(hparams).update(
+            gradient, state.optimizer, state.shared
+        )
+        new = ServerState(
+            shared=optax.apply_updates(state.shared, updates),
+            optimizer=optimizer,
+            round=state.round + 1,
+        )
+        examples = sums["examples"]
+        metrics = {
+            k: x if k in ("examples", "clients") else x / jnp.maximum(examples, 1)
+            for k, x in sums.items()
+        }
+        return new, Cohort(ids=cohort.ids, personal=personal), {**metrics, **info}
+
+    return Algorithm(init, one_round)
+
+
+def _zero_sums(recipe, state, cohort, data, frozen, hparams, key):
+    train = train_client(recipe, data, 0)
+    personal = jax.tree.map(lambda x: x[0], cohort.personal)
+    result = jax.eval_shape(
+        train, state.shared, personal, frozen, hparams, key, state.round, cohort.ids[0]
+    )
+    names = ("examples", "clients", *result.metrics)
+    return {name: jnp.zeros((), result.weight.dtype) for name in names}
