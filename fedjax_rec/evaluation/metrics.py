@@ -1,0 +1,277 @@
+"""Ranking metrics of one user; callers `vmap` over users.
+
+A positive's rank needs two counts only: the negatives that score above it and those
+that tie with it. Everything else is arithmetic on `[P]` numbers, so that no metric
+sorts the items. A score of NaN ranks last: as a positive it counts as not retrieved.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec.types import Array
+
+Ties = Literal["pessimistic", "optimistic", "random"]
+"""Who goes first among equal scores: the negatives, the positives, or the dice."""
+
+CUTOFF_METRICS = ("hr", "ndcg", "recall", "recall_capped", "precision", "mrr", "map")
+"""Metrics with a cut-off, reported as `name@k`; `auc` has none."""
+
+NOT_RETRIEVED = np.iinfo(np.int32).max
+"""The rank of what no cut-off can reach: padding, and positives scored NaN."""
+
+# Widths [measured on a 2-core CPU, 943 users x 1682 items]: comparing every pair wins
+# up to 8 positives (12 ms); beyond it each negative is looked up among the sorted
+# positives (84 ms for 150 positives, against 384 by pairs and 354 by sorting items).
+_COMPARE_UP_TO = 8
+_COMPARE_ALL_UP_TO = 32
+
+
+def metric_names(cutoffs: Sequence[int]) -> tuple[str, ...]:
+    """The keys of `user_metrics`.
+
+    >>> metric_names((5,))[:3]
+    ('hr@5', 'ndcg@5', 'recall@5')
+    """
+    names = [f"{name}@{k}" for k in cutoffs for name in CUTOFF_METRICS]
+    return (*names, "auc")
+
+
+def _count(negative: Array, positive: Array) -> tuple[Array, Array]:
+    """Counts the negatives above and level with each positive.
+
+    Args:
+        negative: `[K]` scores, NaN where there is none.
+        positive: `[P]` scores in descending order, NaN (last) where there is none.
+
+    Returns:
+        `(above [P], tied [P])` int32; meaningless where `positive` is NaN.
+    """
+    (width,) = positive.shape
+    if width <= _COMPARE_UP_TO:
+        above = jnp.sum(negative > positive[:, None], axis=-1, dtype=jnp.int32)
+        tied = jnp.sum(negative == positive[:, None], axis=-1, dtype=jnp.int32)
+        return above, tied
+    method = "compare_all" if width <= _COMPARE_ALL_UP_TO else "scan_unrolled"
+
+    def ahead_of(side: str) -> Array:
+        # A negative is ahead of every positive from its insertion point on.
+        first = jnp.searchsorted(-positive, -negative, side=side, method=method)
+        first = jnp.where(jnp.isnan(negative), width, first)
+        return jnp.cumsum(jnp.zeros(width + 1, jnp.int32).at[first].add(1))[:width]
+
+    above = ahead_of("right")
+    return above, ahead_of("left") - above
+
+
+def _interleave(tied: Array, position: Array, key: Array) -> Array:
+    """Uniformly random places of tied positives among the candidates they tie with.
+
+    The p-th positive of a group of n tied negatives is inserted at one of n + p + 1
+    places, each as likely; independent insertions make every ordering equally likely
+    (a Lehmer code), and need `[P]` random numbers instead of one a candidate.
+
+    Args:
+        tied: `[P]` negatives level with each positive.
+        position: `[P]` the positive's number within its group of equal scores, from 0;
+            groups are contiguous.
+        key: a typed key.
+
+    Returns:
+        `[P]` int32 places from 0, counting the group's negatives and positives.
+    """
+    (width,) = tied.shape
+    index = jnp.arange(width, dtype=jnp.int32)
+    group = index - position
+    places = jax.random.randint(key, (width,), 0, tied + position + 1)
+
+    def insert(p: int | Array, places: Array) -> Array:
+        behind = (group == group[p]) & (index < p) & (places >= places[p])
+        return places + behind.astype(jnp.int32)
+
+    return jax.lax.fori_loop(0, width, insert, places)
+
+
+def _ranks(positive: Array, above: Array, tied: Array, ties: Ties, key: Array) -> Array:
+    """`[P]` int32 ascending ranks from 1, given descending scores (NaN: none)."""
+    (width,) = positive.shape
+    index = jnp.arange(width, dtype=jnp.int32)
+    if ties == "optimistic":
+        rank = 1 + above + index
+    elif ties == "pessimistic":
+        rank = 1 + above + tied + index
+    else:
+        first = jnp.searchsorted(-positive, -positive, method="scan_unrolled")
+        first = jnp.where(jnp.isnan(positive), index, first).astype(jnp.int32)
+        rank = 1 + above + first + _interleave(tied, index - first, key)
+    rank = jnp.where(jnp.isnan(positive), jnp.int32(NOT_RETRIEVED), rank)
+    return jnp.sort(rank) if ties == "random" else rank
+
+
+def _prepare(
+    positive_scores: Array,
+    positive_mask: Array,
+    negative_scores: Array,
+    negative_mask: Array,
+) -> tuple[Array, Array]:
+    """Descending positives and negatives as floats, NaN where absent."""
+    dtype = jnp.promote_types(positive_scores.dtype, jnp.float32)
+    absent = jnp.asarray(jnp.nan, dtype)
+    positive = jnp.where(positive_mask, positive_scores.astype(dtype), absent)
+    negative = jnp.where(negative_mask, negative_scores.astype(dtype), absent)
+    return -jnp.sort(-positive), negative
+
+
+def ranks(
+    positive_scores: Array,
+    positive_mask: Array,
+    negative_scores: Array,
+    negative_mask: Array,
+    *,
+    ties: Ties = "pessimistic",
+    key: Array | None = None,
+) -> Array:
+    """The ranks one user's positives take among all candidates.
+
+    Args:
+        positive_scores: `[P]`.
+        positive_mask: `[P]` bool.
+        negative_scores: `[K]`.
+        negative_mask: `[K]` bool.
+        ties: the order of equal scores; `random` draws one ordering, uniformly.
+        key: needed by `random` only.
+
+    Returns:
+        `[P]` int32 in ascending order, best is 1; `NOT_RETRIEVED` for masked positives
+        and for those scored NaN.
+    """
+    positive, negative = _prepare(
+        positive_scores, positive_mask, negative_scores, negative_mask
+    )
+    return _ranks(positive, *_count(negative, positive), ties, _key(ties, key))
+
+
+def user_metrics(
+    positive_scores: Array,
+    positive_mask: Array,
+    negative_scores: Array,
+    negative_mask: Array,
+    *,
+    cutoffs: Sequence[int] = (5, 10, 20),
+    ties: Ties = "pessimistic",
+    key: Array | None = None,
+) -> dict[str, Array]:
+    """Every metric of one user, as trec_eval defines it for binary relevance.
+
+    With n relevant items at ranks r_1 < r_2 < ..., and h(k) of them within k:
+
+    - `hr@k` = 1 if h(k) > 0 (Success@k); `mrr@k` = 1 / r_1 if r_1 <= k (RR@k)
+    - `recall@k` = h(k) / n; `recall_capped@k` = h(k) / min(k, n); `precision@k` =
+      h(k) / k, also where fewer than k candidates exist
+    - `ndcg@k` = sum_{r_j <= k} 1 / log2(r_j + 1), over the same sum for ranks
+      1..min(k, n)
+    - `map@k` = sum_{r_j <= k} (j / r_j) / n (`map_cut_k`: n, not min(k, n))
+    - `auc` = share of (positive, negative) pairs in the right order; a tied pair counts
+      0 (pessimistic), 1 (optimistic), or its expectation 1/2 (random, the textbook
+      Mann-Whitney statistic). Without negatives it is 1/2.
+
+    Args:
+        positive_scores: `[P]`.
+        positive_mask: `[P]` bool; with no positive at all every metric is 0, and the
+            caller leaves the user out of its means.
+        negative_scores: `[K]`.
+        negative_mask: `[K]` bool.
+        cutoffs: the ks.
+        ties: the order of equal scores.
+        key: needed by `random` only.
+
+    Returns:
+        `metric_names(cutoffs)` to scalars.
+
+    References:
+        trec_eval: https://github.com/usnistgov/trec_eval. Järvelin and Kekäläinen,
+        "Cumulated gain-based evaluation of IR techniques", TOIS 2002 (NDCG).
+
+    >>> scores, mask = jnp.array([2.0]), jnp.array([True])
+    >>> user_metrics(scores, mask, jnp.array([3.0, 1.0]), jnp.ones(2, bool))["mrr@5"]
+    Array(0.5, dtype=float32)
+    """
+    positive, negative = _prepare(
+        positive_scores, positive_mask, negative_scores, negative_mask
+    )
+    above, tied = _count(negative, positive)
+    rank = _ranks(positive, above, tied, ties, _key(ties, key))
+    relevant = jnp.sum(positive_mask, dtype=jnp.float32)
+    at_least_one = jnp.maximum(relevant, 1.0)
+    index = jnp.arange(rank.shape[0], dtype=jnp.float32)
+    place = rank.astype(jnp.float32)
+    metrics = {}
+    for k in cutoffs:
+        hit = (rank <= k).astype(jnp.float32)
+        hits = jnp.sum(hit)
+        ideal = jnp.cumsum(1.0 / jnp.log2(jnp.arange(k, dtype=jnp.float32) + 2.0))
+        capped = jnp.minimum(at_least_one, float(k))
+        gain = jnp.sum(hit / jnp.log2(place + 1.0))
+        metrics[f"hr@{k}"] = jnp.minimum(hits, 1.0)
+        metrics[f"ndcg@{k}"] = gain / ideal[capped.astype(jnp.int32) - 1]
+        metrics[f"recall@{k}"] = hits / at_least_one
+        metrics[f"recall_capped@{k}"] = hits / capped
+        metrics[f"precision@{k}"] = hits / float(k)
+        metrics[f"mrr@{k}"] = hit[0] / place[0]
+        metrics[f"map@{k}"] = jnp.sum(hit * (index + 1.0) / place) / at_least_one
+    negatives = jnp.sum(negative_mask, dtype=jnp.float32)
+    lost = {"pessimistic": 1.0, "optimistic": 0.0, "random": 0.5}[ties]
+    behind = negatives - above.astype(jnp.float32) - lost * tied.astype(jnp.float32)
+    share = jnp.where(negatives > 0, behind / jnp.maximum(negatives, 1.0), 0.5)
+    share = jnp.where(jnp.isnan(positive), 0.0, share)
+    metrics["auc"] = jnp.sum(share) / at_least_one
+    return metrics
+
+
+def full_metrics(
+    scores: Array,
+    positives: Array,
+    exclude: Array,
+    *,
+    cutoffs: Sequence[int] = (5, 10, 20),
+    ties: Ties = "pessimistic",
+    key: Array | None = None,
+) -> dict[str, Array]:
+    """`user_metrics` of one user's positives among all items but the excluded.
+
+    Args:
+        scores: `[I]`, one an item.
+        positives: `[P]` item ids, padded with `I`.
+        exclude: `[X]` item ids that are no candidates, padded with `I`; repeats, and
+            ids that are positives, do no harm.
+        cutoffs: the ks.
+        ties: the order of equal scores.
+        key: needed by `random` only.
+
+    Returns:
+        `metric_names(cutoffs)` to scalars.
+    """
+    (num_items,) = scores.shape
+    negative = jnp.ones(num_items, bool)
+    negative = negative.at[exclude].set(False, mode="drop")
+    negative = negative.at[positives].set(False, mode="drop")
+    return user_metrics(
+        scores[jnp.minimum(positives, num_items - 1)],
+        positives < num_items,
+        scores,
+        negative,
+        cutoffs=cutoffs,
+        ties=ties,
+        key=key,
+    )
+
+
+def _key(ties: Ties, key: Array | None) -> Array:
+    if key is not None:
+        return key
+    if ties == "random":
+        raise ValueError("ties='random' draws an ordering: pass key=jax.random.key(..)")
+    return jax.random.key(0)  # never drawn from

@@ -1,0 +1,189 @@
+"""What is to be found for whom: the evaluated users of one part, as arrays."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.types import Array, static, struct
+
+Pairs = tuple[np.ndarray, np.ndarray]
+"""User ids `[n]` and item ids `[n]` of interactions, in any order."""
+
+
+@struct
+class Targets:
+    """The `E` users who have a positive in one part (validation or test).
+
+    Attributes:
+        user: `[E]` int32, ascending.
+        positives: `[E, P]` int32, padded with `I`.
+        exclude_items: flat int32: item ids that are no candidates, user after user.
+        exclude_offset: `[E]` int32, where a user's begin.
+        exclude_size: `[E]` int32, how many they are.
+        candidates: `[E, num_candidates]` int32 sampled negatives, padded with `I` for
+            users with fewer untouched items; `None` for full ranking.
+        max_exclude: the largest `exclude_size`, at least 1.
+        num_items: `I`.
+    """
+
+    user: Array
+    positives: Array
+    exclude_items: Array
+    exclude_offset: Array
+    exclude_size: Array
+    candidates: Array | None
+    max_exclude: int = static()
+    num_items: int = static()
+
+    @property
+    def mask(self) -> Array:
+        """`[E]` bool: who has a positive, and so counts in a mean."""
+        return jnp.any(self.positives < self.num_items, axis=-1)
+
+
+def make_targets(
+    *,
+    positives: Pairs,
+    known: Sequence[Pairs],
+    touched: Sequence[Pairs] = (),
+    num_users: int,
+    num_items: int,
+    protocol: Protocol,
+    key: Array | None = None,
+) -> Targets:
+    """Lays out the users to evaluate, and draws their candidates if sampled.
+
+    Negatives are drawn uniformly without replacement from the items a user touched in
+    no part. They depend on the key, the seed and the user alone: not on which other
+    users are evaluated.
+
+    Args:
+        positives: interactions to be found; repeats count once.
+        known: interactions whose items are no candidates: train, and for the test also
+            validation.
+        touched: interactions of all parts, for sampled candidates.
+        num_users: `U`.
+        num_items: `I`.
+        protocol: says whether to sample, and how.
+        key: a typed key into which `protocol.candidate_seed` is folded. Leave it out
+            (or constant over seeds of training) to rank every model against the same
+            negatives.
+
+    Returns:
+        The targets, as device arrays.
+
+    Raises:
+        ValueError: an index is out of range, a positive is also known, or there is
+            nothing to evaluate.
+    """
+    wanted = _pack("positives", [positives], num_users, num_items)
+    seen = _pack("known", known, num_users, num_items)
+    if not len(wanted):
+        raise ValueError(
+            "nothing to evaluate: the part holds no interactions. Check that the split "
+            "gives users an item in it"
+        )
+    both = np.intersect1d(wanted, seen, assume_unique=True)
+    if len(both):
+        raise ValueError(
+            f"{len(both)} positives are also known, such as item {both[0] % num_items} "
+            f"of user {both[0] // num_items}: an item a user has in an earlier part is "
+            "no candidate, so it could never be found. Merge repeated interactions "
+            "before splitting"
+        )
+    user, size = np.unique(wanted // num_items, return_counts=True)
+    offset, exclude, exclude_size = _rows_of(user, seen, num_items)
+    candidates = None
+    if protocol.candidates == "sampled":
+        every = _pack("touched", touched, num_users, num_items)
+        every = np.unique(np.concatenate([every, wanted, seen]))
+        base = jax.random.key(0) if key is None else key
+        base = jax.random.fold_in(base, protocol.candidate_seed)
+        candidates = jnp.asarray(
+            _sample(user, every, num_items, protocol.num_candidates, base), jnp.int32
+        )
+    padded = np.full((len(user), size.max()), num_items)
+    padded[np.arange(size.max()) < size[:, None]] = wanted % num_items
+    return Targets(
+        user=jnp.asarray(user, jnp.int32),
+        positives=jnp.asarray(padded, jnp.int32),
+        # One padding entry keeps the gather legal where nobody knows anything.
+        exclude_items=jnp.asarray(np.append(exclude, num_items), jnp.int32),
+        exclude_offset=jnp.asarray(offset, jnp.int32),
+        exclude_size=jnp.asarray(exclude_size, jnp.int32),
+        candidates=candidates,
+        max_exclude=max(int(exclude_size.max()), 1),
+        num_items=num_items,
+    )
+
+
+def _pack(
+    label: str, parts: Sequence[Pairs], num_users: int, num_items: int
+) -> np.ndarray:
+    """Sorted distinct `user * I + item`, int64."""
+    packed = [np.zeros(0, np.int64)]
+    for user, item in parts:
+        user, item = np.asarray(user, np.int64), np.asarray(item, np.int64)
+        for name, ids, end in (("user", user, num_users), ("item", item, num_items)):
+            if len(ids) and (ids.min() < 0 or ids.max() >= end):
+                raise ValueError(
+                    f"{label}: {name} ids lie in [{ids.min()}, {ids.max()}], expected "
+                    f"[0, {end})"
+                )
+        packed.append(user * num_items + item)
+    return np.unique(np.concatenate(packed))
+
+
+def _rows_of(
+    user: np.ndarray, packed: np.ndarray, num_items: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The items of each of `user [E]` (ascending): offset `[E]`, flat, size `[E]`."""
+    flat = packed[np.isin(packed // num_items, user)]
+    start = np.searchsorted(flat, user * num_items)
+    end = np.searchsorted(flat, (user + 1) * num_items)
+    return start, flat % num_items, end - start
+
+
+def _sample(
+    user: np.ndarray, touched: np.ndarray, num_items: int, count: int, key: Array
+) -> np.ndarray:
+    """`[E, count]` distinct untouched items, uniform, padded with `I`."""
+    offset, items, size = _rows_of(user, touched, num_items)
+    free = (num_items - size)[:, None]
+    ranks = np.where(
+        free > count, _subset(user, free, count, key), np.arange(count)[None, :]
+    )
+    # The j-th untouched item is j plus the touched items before it: those whose value
+    # less their own number is at most j. One search serves all users at once.
+    row = np.arange(len(user))
+    shifted = items - (np.arange(len(items)) - np.repeat(offset, size))
+    shifted = np.repeat(row, size) * (num_items + 1) + shifted
+    query = row[:, None] * (num_items + 1) + ranks
+    before = np.searchsorted(shifted, query.ravel(), side="right").reshape(query.shape)
+    return np.where(ranks < free, ranks + before - offset[:, None], num_items)
+
+
+def _subset(user: np.ndarray, free: np.ndarray, count: int, key: Array) -> np.ndarray:
+    """`[E, count]` distinct ranks below `free [E, 1]` by Floyd's algorithm.
+
+    References:
+        Bentley and Floyd, "A sample of brilliance", CACM 1987.
+    """
+    last = np.maximum(free - count, 0) + np.arange(count)
+
+    def draw(user: Array, last: Array) -> Array:
+        return jax.random.randint(
+            jax.random.fold_in(key, user), last.shape, 0, last + 1
+        )
+
+    drawn = jax.jit(jax.vmap(draw))(
+        jnp.asarray(user, jnp.int32), jnp.asarray(last, jnp.int32)
+    )
+    chosen = np.array(drawn, np.int64)
+    for i in range(1, count):
+        taken = (chosen[:, :i] == chosen[:, i : i + 1]).any(axis=1)
+        chosen[:, i] = np.where(taken, last[:, i], chosen[:, i])
+    return chosen
