@@ -1,0 +1,80 @@
+"""What a source is: how its files are found, parsed, and fetched."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedjax_rec.data.errors import DataError
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.sources.files import InputFile
+
+Options = Mapping[str, Any]
+Inputs = Mapping[str, InputFile]
+"""The files of a data set, by the role they play in it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Download:
+    """Where a data set is published.
+
+    Attributes:
+        url: of the archive.
+        md5: of the archive, where it is fixed.
+        md5_url: of a text with the MD5, where the publisher may replace the archive.
+            This tells a broken transfer, and not who published it.
+    """
+
+    url: str
+    md5: str | None = None
+    md5_url: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set, or a form of file, that interactions are read from.
+
+    Attributes:
+        name: what users call it.
+        doc: one line on what it is.
+        find: `(dir, options) -> inputs`; raises `DataError` for a wrong folder.
+        parse: `(inputs, options) -> interactions`; raises `DataError` for bad input.
+        options: names of the options it takes.
+        download: where it is published, or `None`.
+    """
+
+    name: str
+    doc: str
+    find: Callable[[Path, Options], Inputs]
+    parse: Callable[[Inputs, Options], Interactions]
+    options: tuple[str, ...] = ()
+    download: Download | None = None
+
+    def read(self, dir: str | Path, options: Options | None = None) -> Interactions:
+        """Parses the files in `dir` (folder or zip), past any cache."""
+        options = self.check(options or {})
+        return self.parse(self.find(Path(dir).expanduser(), options), options)
+
+    def check(self, options: Options) -> dict[str, Any]:
+        """The options that are set.
+
+        Raises:
+            DataError: this source does not take one of them.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        unknown = sorted(given.keys() - set(self.options))
+        if unknown:
+            raise DataError(
+                f"source {self.name!r} takes no option {', '.join(unknown)}",
+                expected=f"options among: {', '.join(self.options) or 'none'}",
+            )
+        return given
+
+
+def fingerprint(inputs: Inputs) -> dict[str, str]:
+    """The SHA-256 of each file, by role."""
+    return {
+        role: hashlib.sha256(file.data).hexdigest()
+        for role, file in sorted(inputs.items())
+    }
