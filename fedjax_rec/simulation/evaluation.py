@@ -1,0 +1,198 @@
+"""Scores of every evaluated user, from aggregated or from tuned parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec import rows
+from fedjax_rec.data.clients import ClientData
+from fedjax_rec.evaluation.evaluate import evaluate
+from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.targets import Targets
+from fedjax_rec.simulation.round import train_client
+from fedjax_rec.types import Array, Params, Recipe, ServerState, Tree
+
+
+def score_user(
+    recipe: Recipe, params: Params, frozen: Tree, user: Array, candidates
+) -> Array:
+    """`[K]` (or `[I]`) scores of one user under the given parameters."""
+    return recipe.model.score(params, frozen, {"user": user}, candidates)
+
+
+def score_tuned(
+    recipe: Recipe, shared: Tree, result, frozen: Tree, user: Array, candidates
+) -> Array:
+    """One user's scores under the parameters its client holds after local training.
+
+    Only the rows the client touched differ from the shared table. All items are scored
+    from the shared rows, then the touched ones again from the tuned rows: no client
+    needs a whole table of its own.
+
+    Args:
+        recipe: the system.
+        shared: the shared parameters the client started from.
+        result: the client's `ClientResult`.
+        frozen: the frozen arrays.
+        user: scalar id.
+        candidates: `[K]` item ids, or `None` for all.
+
+    Returns:
+        `[K]` or `[I]`.
+    """
+
+    def tune(leaf, change):
+        if not rows.is_table(leaf):
+            return leaf + change
+        if leaf.space != "item":
+            values = rows.scatter_add(leaf.values, change)
+            return rows.Table(values=values, space=leaf.space)
+        first = rows.first_occurrence(change.ids, leaf.values.shape[0])
+        merged = jnp.zeros_like(change.values).at[first].add(change.values)
+        start = leaf.values.at[change.ids].get(mode="clip")
+        return rows.Table(values=start + merged, space=leaf.space)
+
+    def is_item_table(leaf):
+        return rows.is_table(leaf) and leaf.space == "item"
+
+    after = jax.tree.map(tune, shared, result.delta, is_leaf=rows.is_table)
+    before = jax.tree.map(
+        lambda old, new: old if is_item_table(old) else new,
+        shared,
+        after,
+        is_leaf=rows.is_table,
+    )
+    scores = score_user(
+        recipe, Params(shared=before, personal=result.personal), frozen, user, candidates
+    )
+    touched = [
+        (leaf.values.shape[0], change.ids)
+        for leaf, change in zip(
+            jax.tree.leaves(shared, is_leaf=rows.is_table),
+            jax.tree.leaves(result.delta, is_leaf=rows.is_rows),
+            strict=True,
+        )
+        if is_item_table(leaf)
+    ]
+    if not touched:
+        return scores
+    num_items, ids = touched[0]
+    first = rows.first_occurrence(ids, num_items)
+    real = (first == jnp.arange(len(ids))) & (ids < num_items)
+    tuned = score_user(
+        recipe, Params(shared=after, personal=result.personal), frozen, user, None
+    )
+    target = jnp.where(real, ids, num_items)
+    if candidates is None:
+        return scores.at[target].set(tuned, mode="drop")
+    place = jnp.full(num_items, len(ids), jnp.int32)
+    place = place.at[target].set(jnp.arange(len(ids), dtype=jnp.int32), mode="drop")
+    at = place[candidates]
+    found = tuned.at[at].get(mode="fill", fill_value=0)
+    return jnp.where(at < len(ids), found, scores)
+
+
+def make_evaluate(
+    recipe: Recipe,
+    protocol: Protocol,
+    user_chunk: int = 64,
+    chunks: tuple[int, ...] = (),
+):
+    """Builds the evaluation of a state.
+
+    Args:
+        recipe: the system.
+        protocol: `evaluated` says which parameters.
+        user_chunk: users scored at once from aggregated parameters.
+        chunks: `V` of each size bucket, for tuned parameters.
+
+    Returns:
+        `(state, personal, targets, client_of_user, data, frozen, hparams, root_key,
+        key) -> {metric: [E]}`, pure. For tuned parameters `targets` is a tuple, one
+        for each bucket as `by_bucket` makes it, and so is the result's order.
+    """
+
+    def aggregated(
+        state: ServerState, personal, targets, client_of_user, data, frozen, hparams,
+        root, key,
+    ):
+        del data, hparams, root
+
+        def score(users, candidates):
+            own = jax.tree.map(lambda x: x[client_of_user[users]], personal)
+            axes = (0, 0, None if candidates is None else 0)
+
+            def one(own, user, candidates):
+                params = Params(shared=state.shared, personal=own)
+                return score_user(recipe, params, frozen, user, candidates)
+
+            return jax.vmap(one, in_axes=axes)(own, users, candidates)
+
+        return evaluate(score, targets, protocol, key, user_chunk)
+
+    def tuned(
+        state: ServerState, personal, targets, client_of_user, data, frozen, hparams,
+        root, key,
+    ):
+        results = []
+        for bucket, part in enumerate(targets):
+            if part is None:
+                continue
+            train = train_client(recipe, data, bucket)
+
+            def score(users, candidates, train=train):
+                clients = client_of_user[users]
+                own = jax.tree.map(lambda x: x[clients], personal)
+                axes = (0, 0, 0, None if candidates is None else 0)
+
+                def one(own, client, user, candidates):
+                    result = train(
+                        state.shared, own, frozen, hparams, root, state.round, client
+                    )
+                    return score_tuned(
+                        recipe, state.shared, result, frozen, user, candidates
+                    )
+
+                return jax.vmap(one, in_axes=axes)(own, clients, users, candidates)
+
+            results.append(evaluate(score, part, protocol, key, chunks[bucket]))
+        return {
+            name: jnp.concatenate([result[name] for result in results])
+            for name in results[0]
+        }
+
+    return aggregated if protocol.evaluated == "aggregated" else tuned
+
+
+def by_bucket(
+    targets: Targets, data: ClientData, client_of_user: np.ndarray
+) -> tuple[Targets | None, ...]:
+    """Splits evaluated users by the size bucket of their client.
+
+    Users whose client has no training data go with the smallest bucket: there they
+    train on nothing.
+    """
+    bucket = np.asarray(data.buckets)[client_of_user[np.asarray(targets.user)]]
+    bucket = np.where(bucket == len(data.widths), 0, bucket)
+    parts: list[Targets | None] = []
+    for g in range(len(data.widths)):
+        at = np.flatnonzero(bucket == g)
+        if not len(at):
+            parts.append(None)
+            continue
+        sizes = np.asarray(targets.exclude_size)[at]
+        parts.append(
+            Targets(
+                user=targets.user[at],
+                positives=targets.positives[at],
+                exclude_items=targets.exclude_items,
+                exclude_offset=targets.exclude_offset[at],
+                exclude_size=targets.exclude_size[at],
+                candidates=None
+                if targets.candidates is None
+                else targets.candidates[at],
+                max_exclude=max(int(sizes.max()), 1),
+                num_items=targets.num_items,
+            )
+        )
+    return tuple(parts)
