@@ -1,0 +1,44 @@
+"""A JAX simulator for federated recommendation with foundation models.
+
+Everything here loads on first use, so that `import fedjax_rec` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedjax_rec.experiment import Experiment as Experiment
+    from fedjax_rec.experiment import build as build
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Experiment": "experiment",
+    "SyntheticData": "experiment",
+    "FileData": "experiment",
+    "SplitConfig": "experiment",
+    "PartitionConfig": "experiment",
+    "CohortConfig": "experiment",
+    "Execution": "experiment",
+    "build": "experiment",
+    "Protocol": "evaluation.protocol",
+    "paper_compat": "evaluation.protocol",
+    "FedAvg": "algorithms.fedavg",
+    "FedMF": "algorithms.fedmf",
+    "FedNCF": "algorithms.fedncf",
+    "PFedRec": "algorithms.pfedrec",
+    "Simulation": "simulation.simulation",
+}
+
+__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

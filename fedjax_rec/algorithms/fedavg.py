@@ -1,0 +1,151 @@
+"""FedAvg for any model here, with FedProx and adaptive servers."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+import optax
+
+from fedjax_rec.aggregators.means import per_row_mean, total, weighted_mean
+from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.data.pairs import implicit_pairs
+from fedjax_rec.models.factorization import matrix_factorization
+from fedjax_rec.models.neural_cf import neural_cf
+from fedjax_rec.models.pfedrec import personal_scorer
+from fedjax_rec.types import Recipe
+
+CLIENT_OPTIMIZERS = {
+    "sgd": optax.sgd,
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+    "adam": optax.adam,
+    "adagrad": optax.adagrad,
+}
+
+SERVER_OPTIMIZERS = {
+    "sgd": lambda rate, momentum, tau: optax.sgd(rate),
+    "momentum": lambda rate, momentum, tau: optax.sgd(rate, momentum=momentum),
+    "adam": lambda rate, momentum, tau: optax.adam(rate, b1=momentum, b2=0.99, eps=tau),
+    "yogi": lambda rate, momentum, tau: optax.yogi(rate, b1=momentum, b2=0.99, eps=tau),
+    "adagrad": lambda rate, momentum, tau: optax.adagrad(rate, eps=tau),
+}
+
+AGGREGATORS = {
+    "examples": lambda: weighted_mean(),
+    "uniform": lambda: weighted_mean(uniform=True),
+    "per_row": lambda: per_row_mean(),
+    "sum": total,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FedAvg:
+    """Local training, a mean, a server optimizer.
+
+    Attributes:
+        model: `mf` (matrix factorization), `ncf` (its MLP form), or `scorer` (a
+            personal linear score over item rows).
+        users: `personal` vectors that never leave the client, or a shared `table`,
+            for clients that hold several users.
+        dim: width of user and item vectors.
+        client_optimizer: of the local steps; all but `sgd` keep a state for every row
+            a client touches, afresh each round.
+        client_lr: its learning rate.
+        item_lr_scale: plain SGD moves rows by `client_lr * item_lr_scale`.
+        proximal: mu of FedProx, `mu / 2 |w - w_t|^2` on the shared parameters; 0 off.
+        aggregation: the mean weighs clients by `examples` (FedAvg), all the same
+            (`uniform`), each row by the clients that touched it (`per_row`), or is a
+            plain `sum`.
+        server_optimizer: of the pseudo-gradient (FedAvgM, FedAdam, FedYogi,
+            FedAdagrad).
+        server_lr: its learning rate.
+        server_momentum: momentum, and beta_1 of `adam` and `yogi`.
+        server_tau: adaptivity, added to the denominator.
+        batch_size: pairs a step.
+        local_epochs: passes over the pairs a round.
+        negatives: negatives a positive.
+        init_scale: standard deviation of the initial vectors.
+
+    References:
+        McMahan et al., Communication-Efficient Learning of Deep Networks from
+        Decentralized Data, AISTATS 2017. Li et al., Federated Optimization in
+        Heterogeneous Networks (FedProx), MLSys 2020. Reddi et al., Adaptive Federated
+        Optimization, ICLR 2021.
+    """
+
+    model: Literal["mf", "ncf", "scorer"] = "mf"
+    users: Literal["personal", "table"] = "personal"
+    dim: int = 32
+    client_optimizer: Literal["sgd", "momentum", "adam", "adagrad"] = "sgd"
+    client_lr: float = 0.5
+    item_lr_scale: float = 1.0
+    proximal: float = 0.0
+    aggregation: Literal["examples", "uniform", "per_row", "sum"] = "per_row"
+    server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
+    server_lr: float = 1.0
+    server_momentum: float = 0.9
+    server_tau: float = 1e-3
+    batch_size: int = 256
+    local_epochs: int = 1
+    negatives: int = 4
+    init_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.proximal < 0:
+            raise ValueError(f"proximal must not be negative, got {self.proximal}")
+        if self.model == "scorer" and self.users == "table":
+            raise ValueError(
+                "model='scorer' has no user vectors to put in a table: the scorer "
+                "itself is the user. Use users='personal', or model='mf' or 'ncf'"
+            )
+
+    def build(self, *, num_items: int, num_users: int, dtype=jnp.float32) -> Recipe:
+        """The recipe for a catalog of `num_items` and `num_users` people."""
+        table = {"num_users": num_users if self.users == "table" else None}
+        scale = self.init_scale
+        if self.model == "mf":
+            model = matrix_factorization(
+                num_items, self.dim, init_scale=scale, dtype=dtype, **table
+            )
+        elif self.model == "ncf":
+            model = neural_cf(
+                num_items, self.dim, init_scale=scale, dtype=dtype, **table
+            )
+        else:
+            model = personal_scorer(num_items, self.dim, scale, dtype)
+        draw = implicit_pairs(num_items, self.negatives)
+        local = CLIENT_OPTIMIZERS[self.client_optimizer]
+        server = SERVER_OPTIMIZERS[self.server_optimizer]
+        plain = self.client_optimizer == "sgd" and not self.proximal
+        phase = Phase(
+            lambda h: local(h["client_lr"]),
+            row_rate=(lambda h: h["client_lr"] * h["item_lr_scale"]) if plain else None,
+            proximal=(lambda h: h["proximal"]) if self.proximal else None,
+        )
+        return Recipe(
+            model=model,
+            client_update=local_update(
+                model,
+                draw,
+                (phase,),
+                batch_size=self.batch_size,
+                epochs=self.local_epochs,
+            ),
+            aggregator=AGGREGATORS[self.aggregation](),
+            server_optimizer=lambda h: server(
+                h["server_lr"], h["server_momentum"], h["server_tau"]
+            ),
+            hparams={
+                name: getattr(self, name)
+                for name in (
+                    "client_lr",
+                    "item_lr_scale",
+                    "proximal",
+                    "server_lr",
+                    "server_momentum",
+                    "server_tau",
+                )
+            },
+            draw=draw,
+            negatives=self.negatives,
+            single_user=self.users == "personal",
+        )

@@ -1,0 +1,370 @@
+"""A whole experiment as frozen dataclasses, and `build(experiment) -> Simulation`."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec import trees
+from fedjax_rec.algorithms.fedavg import FedAvg
+from fedjax_rec.algorithms.fedmf import FedMF
+from fedjax_rec.algorithms.fedncf import FedNCF
+from fedjax_rec.algorithms.pfedrec import PFedRec
+from fedjax_rec.data import partition as partitioning
+from fedjax_rec.data import splits
+from fedjax_rec.data.clients import make_client_data, with_rating_dtype
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.simulation import sampling
+from fedjax_rec.simulation.round import chunk_sizes
+from fedjax_rec.simulation.simulation import Simulation, serving_clients
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SyntheticData:
+    """Embedded, made from a seed: nothing to download.
+
+    Attributes:
+        num_users: `U`.
+        num_items: `I`.
+        num_interactions: about how many.
+        num_tastes: latent tastes behind users, items and titles.
+        seed: of the data; independent of the experiment's.
+    """
+
+    num_users: int = 1000
+    num_items: int = 1500
+    num_interactions: int = 40_000
+    num_tastes: int = 8
+    seed: int = 0
+
+    def load(self, progress: bool = False) -> Interactions:
+        """Makes the interactions."""
+        del progress
+        from fedjax_rec.data.synthetic import synthetic
+
+        return synthetic(
+            jax.random.key(self.seed),
+            num_users=self.num_users,
+            num_items=self.num_items,
+            num_interactions=self.num_interactions,
+            num_tastes=self.num_tastes,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileData:
+    """A known data set in its original files, prepared once into the cache.
+
+    Attributes:
+        source: which format.
+        dir: folder (or zip) with the original files.
+        cache: where prepared data go; by default `$FEDJAX_REC_CACHE` or
+            `~/.cache/fedjax_rec`.
+        min_interactions: users with fewer are dropped, and counted.
+        download: fetch and verify the files where a public address is known.
+    """
+
+    source: Literal[
+        "movielens-100k", "movielens-1m", "movielens-latest-small", "amazon"
+    ] = "movielens-100k"
+    dir: str | None = None
+    cache: str | None = None
+    min_interactions: int = 0
+    download: bool = False
+
+    def load(self, progress: bool = False) -> Interactions:
+        """Prepares the data if need be, and reads them."""
+        from fedjax_rec.data.prepare import load
+
+        return load(
+            self.source,
+            dir=self.dir,
+            cache=self.cache,
+            min_interactions=self.min_interactions,
+            download=self.download,
+            progress=progress,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How interactions become train, validation and test.
+
+    Attributes:
+        kind: `leave_one_out` by time, `ratio` of each user, `global_time` with one cut
+            for all, `cold_items`, `cold_users`.
+        ties: of equal timestamps, which counts as later: `file_order` the later line,
+            `reverse_file_order` the earlier one (published PFedRec code).
+        val: fraction for validation (not `leave_one_out`).
+        test: fraction for the test (not `leave_one_out`).
+        seed: of random splits.
+    """
+
+    kind: Literal[
+        "leave_one_out", "ratio", "global_time", "cold_items", "cold_users"
+    ] = "leave_one_out"
+    ties: Literal["file_order", "reverse_file_order"] = "file_order"
+    val: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartitionConfig:
+    """How training interactions become clients.
+
+    Attributes:
+        kind: `per_user` is one client per user; the others mix users.
+        num_clients: `N`, for all but `per_user` and `by_attribute`.
+        label: item attribute (or `rating`) behind `dirichlet`, `shards` and `drift`;
+            empty takes the genre.
+        alpha: Dirichlet concentration; small is skewed.
+        exponent: of the power law of `quantity_skew`.
+        shards_per_client: for `shards`.
+        attribute: user attribute of `by_attribute`.
+        seed: of the partition.
+    """
+
+    kind: Literal[
+        "per_user", "iid", "dirichlet", "quantity_skew", "shards", "by_attribute",
+        "drift",
+    ] = "per_user"
+    num_clients: int = 100
+    label: str = ""
+    alpha: float = 0.5
+    exponent: float = 1.5
+    shards_per_client: int = 2
+    attribute: str = "region"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CohortConfig:
+    """Who takes part in a round.
+
+    Attributes:
+        sampling: everybody, uniform without replacement, or each client on its own.
+        size: the cohort; the expected one under `poisson`.
+    """
+
+    sampling: Literal["all", "uniform", "poisson"] = "all"
+    size: int = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How the program runs; none of it changes results beyond rounding.
+
+    Attributes:
+        examples_per_chunk: padded examples that one `vmap` holds; 0 chooses.
+        max_buckets: most size buckets; each is compiled.
+        user_chunk: users scored at once.
+        dtype: of the parameters; float64 needs `JAX_ENABLE_X64=1`.
+    """
+
+    examples_per_chunk: int = 0
+    max_buckets: int = 4
+    user_chunk: int = 64
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides a result.
+
+    Attributes:
+        name: names the run folder.
+        data: where interactions come from.
+        split: train, validation, test.
+        partition: who holds what.
+        algorithm: the federated system, with its hyperparameters.
+        cohort: who takes part.
+        protocol: how it is evaluated.
+        execution: how it is run.
+        rounds: to train.
+        eval_every: rounds between evaluations.
+        seed: of initial values, negatives, orders and cohorts.
+    """
+
+    name: str
+    data: SyntheticData | FileData = SyntheticData()
+    split: SplitConfig = SplitConfig()
+    partition: PartitionConfig = PartitionConfig()
+    algorithm: FedAvg | FedMF | FedNCF | PFedRec = PFedRec()
+    cohort: CohortConfig = CohortConfig()
+    protocol: Protocol = Protocol()
+    execution: Execution = Execution()
+    rounds: int = 100
+    eval_every: int = 10
+    seed: int = 0
+
+
+def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
+    """Loads, splits and partitions the data, and binds the algorithm to them.
+
+    Args:
+        experiment: what to run.
+        progress: show bars for what takes over two seconds.
+
+    Returns:
+        A simulation; `.run()` trains it and returns the result.
+
+    Raises:
+        ValueError: the parts of the experiment do not fit together.
+        fedjax_rec.data.errors.DataError: the data are not what they should be.
+    """
+    check(experiment)
+    data = experiment.data.load(progress)
+    split = make_split(data, experiment.split)
+    partition = make_partition(split.train, experiment.partition)
+    execution, protocol = experiment.execution, experiment.protocol
+    dtype = jnp.dtype(execution.dtype)
+    recipe = experiment.algorithm.build(
+        num_items=data.num_items, num_users=data.num_users, dtype=dtype
+    )
+    if partition.user_of_client is None:
+        if recipe.single_user:
+            raise ValueError(
+                f"{type(experiment.algorithm).__name__} keeps a personal part for each "
+                f"user, but the clients of partition {experiment.partition.kind!r} "
+                "hold several users. Use partition.kind='per_user', or FedAvg with "
+                "users='table'"
+            )
+        if protocol.evaluated == "tuned":
+            raise ValueError(
+                "protocol.evaluated='tuned' scores each client's own parameters, which "
+                "needs one client per user: partition.kind='per_user'"
+            )
+    also = (
+        (split.val, split.test) if protocol.negative_pool == "not_interacted" else ()
+    )
+    pairs = 1 + recipe.negatives
+    batch = getattr(experiment.algorithm, "batch_size", 1)
+    clients = make_client_data(
+        split.train,
+        partition,
+        also_excluded=also,
+        max_buckets=execution.max_buckets,
+        width_cost=lambda width: _padded_pairs(width * pairs, batch),
+    )
+    if dtype != jnp.float32:
+        clients = with_rating_dtype(clients, dtype)
+    sampler, cohort_size = make_sampler(experiment.cohort, partition.num_clients)
+    per_chunk = execution.examples_per_chunk or default_examples_per_chunk(pairs)
+    return Simulation(
+        recipe=recipe,
+        split=split,
+        data=clients,
+        client_of_user=serving_clients(partition, split.train.user, data.num_users),
+        sampler=sampler,
+        cohort_size=cohort_size,
+        chunks=chunk_sizes(clients, per_chunk, cohort_size),
+        protocol=protocol,
+        rounds=experiment.rounds,
+        eval_every=min(experiment.eval_every, experiment.rounds),
+        seed=experiment.seed,
+        user_chunk=execution.user_chunk,
+    )
+
+
+def check(experiment: Experiment) -> None:
+    """Raises a ValueError for what no run could use, before anything is loaded."""
+    algorithm = experiment.algorithm
+    positive = {
+        "rounds": experiment.rounds,
+        "eval_every": experiment.eval_every,
+        "cohort.size": experiment.cohort.size,
+        "partition.num_clients": experiment.partition.num_clients,
+        "execution.max_buckets": experiment.execution.max_buckets,
+        "execution.user_chunk": experiment.execution.user_chunk,
+        **{
+            f"algorithm.{name}": getattr(algorithm, name)
+            for name in ("dim", "batch_size", "local_epochs", "negatives")
+        },
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    for field in dataclasses.fields(algorithm):
+        value = getattr(algorithm, field.name)
+        if isinstance(value, float) and not (np.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"algorithm.{field.name} must be finite and not negative, got {value}"
+            )
+    if experiment.execution.examples_per_chunk < 0:
+        raise ValueError("execution.examples_per_chunk must not be negative")
+    if experiment.seed < 0 or experiment.seed >= 2**32:
+        raise ValueError(f"seed must lie in [0, 2**32), got {experiment.seed}")
+    if experiment.execution.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "execution.dtype='float64' needs JAX in 64-bit mode: set JAX_ENABLE_X64=1, "
+            "or jax.config.update('jax_enable_x64', True) before building"
+        )
+
+
+def default_examples_per_chunk(pairs: int) -> int:
+    """Padded examples of one `vmap`, by what the default device can fill.
+
+    Measured (benchmarks/RESULTS.md): on a CPU a chunk should stay in cache; an
+    accelerator wants all the parallelism that fits.
+    """
+    budget = 10_000 if jax.default_backend() == "cpu" else 2_000_000
+    return max(1, budget // pairs)
+
+
+def _padded_pairs(pairs: np.ndarray, batch: int) -> np.ndarray:
+    """Pairs a client really computes: whole batches beyond the first."""
+    return np.where(pairs <= batch, pairs, -(-pairs // batch) * batch)
+
+
+def make_split(data: Interactions, config: SplitConfig) -> splits.Split:
+    """The split a config names."""
+    key = trees.derive(jax.random.key(config.seed), trees.Purpose.SPLIT)
+    shares = {"val": config.val, "test": config.test}
+    if config.kind == "leave_one_out":
+        return splits.leave_one_out(data, ties=config.ties)
+    if config.kind == "ratio":
+        return splits.ratio(data, **shares)
+    if config.kind == "global_time":
+        return splits.global_time(data, **shares)
+    cold = splits.cold_items if config.kind == "cold_items" else splits.cold_users
+    return cold(data, fraction=config.test, val_fraction=config.val, key=key)
+
+
+def make_partition(
+    train: Interactions, config: PartitionConfig
+) -> partitioning.Partition:
+    """The partition a config names."""
+    key = trees.derive(jax.random.key(config.seed), trees.Purpose.PARTITION)
+    n = config.num_clients
+    if config.kind == "per_user":
+        return partitioning.per_user(train)
+    if config.kind == "by_attribute":
+        return partitioning.by_attribute(train, config.attribute)
+    if config.kind == "iid":
+        return partitioning.iid(key, train, n)
+    if config.kind == "quantity_skew":
+        return partitioning.quantity_skew(key, train, n, exponent=config.exponent)
+    labels = partitioning.labels_of(train, config.label or None)
+    if config.kind == "dirichlet":
+        return partitioning.dirichlet(key, train, labels, n, alpha=config.alpha)
+    if config.kind == "shards":
+        return partitioning.shards(
+            key, train, labels, n, shards_per_client=config.shards_per_client
+        )
+    return partitioning.drift(key, train, n, labels=labels, alpha=config.alpha)
+
+
+def make_sampler(
+    config: CohortConfig, num_clients: int
+) -> tuple[sampling.Sampler, int]:
+    """The sampler a config names, and its `C`."""
+    if config.sampling == "all":
+        return sampling.everyone(num_clients), num_clients
+    if config.sampling == "uniform":
+        return sampling.uniform(num_clients, config.size), config.size
+    capacity = min(num_clients, int(np.ceil(config.size + 4 * config.size**0.5)))
+    return sampling.poisson(num_clients, config.size, capacity), capacity
