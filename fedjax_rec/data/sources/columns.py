@@ -96,11 +96,11 @@ class Vocabulary:
             self._check(values)
         elif "" in values:
             raise ValueError("empty identifier")
-        if self._closed:
-            return np.fromiter((index[v] for v in values), np.int64, len(values))
-        # len(index) is taken before setdefault inserts: it is the next free index.
-        codes = (index.setdefault(v, len(index)) for v in values)
-        return np.fromiter(codes, np.int64, len(values))
+        if not self._closed:
+            for value in dict.fromkeys(values):  # the different ones, in order
+                # len is taken before setdefault inserts: the next free index.
+                index.setdefault(value, len(index))
+        return np.fromiter(map(index.__getitem__, values), np.int64, len(values))
 
 
 def _dates(values: list[str]) -> np.ndarray:
@@ -110,5 +110,5 @@ def _dates(values: list[str]) -> np.ndarray:
 
 def _refuse_underscores(values: list[str]) -> None:
     """`int` and `float` read "1_0" as 10; no data file means that."""
-    if any("_" in value for value in values):
+    if "_" in "".join(values):
         raise ValueError("underscore in a number")

@@ -42,9 +42,9 @@ class InputFile:
         wide = encodings[0].lower().replace("_", "-").startswith(("utf-16", "utf-32"))
         if not wide and (utf16 or b"\0" in self.data):
             raise DataError(
-                "NUL bytes: UTF-16 text, or no text at all",
+                "UTF-16 text, or no text at all",
                 file=self.label,
-                line=self.data[: self.data.find(b"\0")].count(b"\n") + 1,
+                line=self.data.partition(b"\0")[0].count(b"\n") + 1,
                 expected=f"text encoded as {' or '.join(encodings)}",
                 fix="Convert it to UTF-8, or pass encoding='utf-16' if that is it",
             )
@@ -130,7 +130,7 @@ def open_folder(path: str | Path, expected: str, matches: Matches) -> Folder:
     neighbour = _neighbour(path, matches)
     fix = f"Did you mean {neighbour}?" if neighbour else "Pass dir= the right folder"
     if not path.exists():
-        raise DataError("no such folder", file=path, expected=expected, fix=fix)
+        raise DataError("no folder or zip there", file=path, expected=expected, fix=fix)
     names = sorted(name for folder in candidates for name in folder.names)
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     raise DataError(shown or "no files", file=path, expected=expected, fix=fix)

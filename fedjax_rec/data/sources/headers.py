@@ -100,8 +100,8 @@ def read_header(
     Args:
         text: the file's text.
         label: the file's name in errors.
-        delimiter: between fields (`tab` for a tab), or `None` for that of `DELIMITERS` which the first
-            line holds most often.
+        delimiter: between fields (`tab` for a tab), or `None` for that of `DELIMITERS`
+            which the first line holds most often.
         first_is_data: there is no header, and columns are called `0`, `1`, and so on.
 
     Raises:

@@ -124,9 +124,15 @@ def _catalog(role: str, inputs: Inputs, options: Options) -> Catalog:
         return _EMPTY
     file, singular = inputs[role], role.removesuffix("s")
     text = file.text(options.get("encoding", "utf-8"))
-    header = read_header(text, file.label)
-    place = _id_place(header, singular, options)
-    title = header.find("title") if role == "items" else None
+    bare = not options.get("header", True)
+    header = read_header(text, file.label, first_is_data=bare)
+    if bare:
+        place, title = 0, 1
+    else:
+        place = _id_place(header, singular, options.get(singular))
+        title = header.find("title")
+    if role == "users":
+        title = None  # a user's name is an attribute, and no text to recommend by
     attributes = {n: i for i, n in enumerate(header.names) if i not in (place, title)}
     catalog = read_catalog(
         text,
@@ -147,13 +153,13 @@ def _catalog(role: str, inputs: Inputs, options: Options) -> Catalog:
     return Catalog(entities, catalog.repeated)
 
 
-def _id_place(header: Header, role: str, options: Options) -> int:
+def _id_place(header: Header, role: str, name: str | None) -> int:
     """The identifiers' column: as the interactions call it, a known name, or `id`."""
-    for name in (options.get(role), "id"):
-        if name in header.names and header.find(role) is None:
-            return header.names.index(name)
-    name = options.get(role)
-    return header.require(role, name if name in header.names else None)
+    if name in header.names:
+        return header.names.index(name)
+    if header.find(role) is None and "id" in header.names:
+        return header.names.index("id")
+    return header.require(role)
 
 
 def _join_lists(column: str, kind: str, values: Any) -> list[str]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from fedjax_rec.data.errors import DataError
 
-BLOCK_ROWS = 65_536
+BLOCK_ROWS = 8_192
 """Rows held as Python strings at once: whole files of them would take gigabytes."""
 
 
@@ -78,7 +79,7 @@ def read_columns(
         body = block[first - start :]
         _check_width(body, width, text, label, delimiter, first)
         for column, parts in zip(columns, collected, strict=True):
-            values = [row[column.index] for row in body]
+            values = list(map(operator.itemgetter(column.index), body))
             try:
                 parts.append(column.convert(values))
             except (ValueError, KeyError, OverflowError) as error:
