@@ -27,8 +27,8 @@ def labels_of(train: Interactions, column: str | None = None) -> np.ndarray:
 
     >>> from fedjax_rec.data.interactions import Entities, make_interactions
     >>> items = Entities(ids=["a", "b"], attributes={"genres": ["War|Drama", "Drama"]})
-    >>> users, zero = Entities(ids=["u"]), np.array([0, 0])
-    >>> data = make_interactions(user=zero, item=[1, 0], users=users, items=items)
+    >>> users, u, i = Entities(ids=["u"]), np.array([0, 0]), np.array([1, 0])
+    >>> data = make_interactions(user=u, item=i, users=users, items=items)
     >>> labels_of(data, "genres").tolist()
     [0, 1]
     """
