@@ -66,7 +66,7 @@ def held_archive(download: Download, folder: Path) -> Path | None:
     target = folder / download.url.rsplit("/", 1)[-1]
     try:
         promised = download.md5 or _md5_note(target).read_text().strip()
-        found = hashlib.md5(target.read_bytes()).hexdigest()
+        found = hashlib.md5(target.read_bytes(), usedforsecurity=False).hexdigest()
     except OSError:
         return None
     return target if found == promised else None
@@ -99,7 +99,7 @@ def _published_md5(download: Download) -> str:
 
 def _copy(url: str, out, progress: bool) -> str:
     """Writes what is at `url` to `out`, and returns its MD5."""
-    digest = hashlib.md5()
+    digest = hashlib.md5(usedforsecurity=False)
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
             total = int(reply.headers.get("Content-Length") or 0) or None

@@ -1,6 +1,7 @@
 """Finding a data set's files in a folder or a zip, and decoding them."""
 
 import dataclasses
+import os
 import zipfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
@@ -145,7 +146,10 @@ def open_with(path: str | Path, required: Sequence[str]) -> Folder:
 def _folders(path: Path) -> list[Folder]:
     """`path` itself, or the folders inside the zip there, shallowest first."""
     if path.is_dir():
-        names = sorted(child.name for child in path.iterdir() if child.is_file())
+        try:
+            names = sorted(child.name for child in path.iterdir() if child.is_file())
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})", file=path) from error
         return [Folder(path, "", tuple(names))]
     if not path.is_file():
         return []
@@ -171,9 +175,11 @@ def _folders(path: Path) -> list[Folder]:
 
 def _neighbour(path: Path, matches: Matches) -> Path | None:
     """A child, sibling or parent of `path` that holds the wanted files."""
-    around = [path, path.parent]
-    found = [child for p in around if p.is_dir() for child in sorted(p.iterdir())]
-    for candidate in [*found[:200], path.parent]:
+    found: list[Path] = []
+    for around in (path, path.parent):
+        if around.is_dir() and os.access(around, os.R_OK):
+            found += sorted(around.iterdir())[:100]
+    for candidate in [*found, path.parent]:
         zipped = candidate.is_file() and candidate.suffix == ".zip"
         if candidate == path or not (zipped or candidate.is_dir()):
             continue
