@@ -16,6 +16,7 @@ _PUBLIC = {
     "Experiment": "experiment",
     "SyntheticData": "experiment",
     "FileData": "experiment",
+    "CsvData": "experiment",
     "SplitConfig": "experiment",
     "PartitionConfig": "experiment",
     "CohortConfig": "experiment",

@@ -16,6 +16,8 @@ from fedjax_rec.data import partition as partitioning
 from fedjax_rec.data import splits
 from fedjax_rec.data.clients import make_client_data, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.splits.last import leave_last
+from fedjax_rec.data.subset import subset
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.simulation import sampling
 from fedjax_rec.simulation.round import chunk_sizes
@@ -64,6 +66,8 @@ class FileData:
         cache: where prepared data go; by default `$FEDJAX_REC_CACHE` or
             `~/.cache/fedjax_rec`.
         min_interactions: users with fewer are dropped, and counted.
+        top_items: keep only so many of the most rated items; 0 keeps all.
+        first_users: keep only so many users, of the lowest ids; 0 keeps all.
         download: fetch and verify the files where a public address is known.
     """
 
@@ -73,19 +77,82 @@ class FileData:
     dir: str | None = None
     cache: str | None = None
     min_interactions: int = 0
+    top_items: int = 0
+    first_users: int = 0
     download: bool = False
 
     def load(self, progress: bool = False) -> Interactions:
-        """Prepares the data if need be, and reads them."""
+        """Prepares the data if need be, reads them, and takes the slice asked for."""
         from fedjax_rec.data.prepare import load
 
-        return load(
+        data = load(
             self.source,
             dir=self.dir,
             cache=self.cache,
             min_interactions=self.min_interactions,
             download=self.download,
             progress=progress,
+        )
+        if not (self.top_items or self.first_users):
+            return data
+        return subset(
+            data,
+            top_items=self.top_items or None,
+            first_users=self.first_users or None,
+            min_interactions=self.min_interactions,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CsvData:
+    """Your own table of user, item, and maybe rating and timestamp.
+
+    Attributes:
+        dir: the file, or the folder it lies in.
+        items_file: table of items with titles and attributes.
+        user: name of the user column; columns left empty are guessed from the header.
+        item: name of the item column.
+        rating: name of the rating column.
+        timestamp: name of the timestamp column.
+        delimiter: between columns; empty finds it out.
+        encoding: of the files.
+        min_rating: interactions rated lower are dropped, and counted.
+        min_interactions: users with fewer are dropped, and counted.
+        cache: where prepared data go; see `FileData`.
+    """
+
+    dir: str | None = None
+    items_file: str | None = None
+    user: str = ""
+    item: str = ""
+    rating: str = ""
+    timestamp: str = ""
+    delimiter: str = ""
+    encoding: str = "utf-8"
+    min_rating: float | None = None
+    min_interactions: int = 0
+    cache: str | None = None
+
+    def load(self, progress: bool = False) -> Interactions:
+        """Prepares the data if need be, and reads them."""
+        from fedjax_rec.data.prepare import load
+
+        given = {
+            name: getattr(self, name)
+            for name in ("user", "item", "rating", "timestamp", "delimiter")
+            if getattr(self, name)
+        }
+        if self.min_rating is not None:
+            given["min_rating"] = self.min_rating
+        return load(
+            "csv",
+            dir=self.dir,
+            items_file=self.items_file,
+            cache=self.cache,
+            min_interactions=self.min_interactions,
+            encoding=self.encoding,
+            progress=progress,
+            **given,
         )
 
 
@@ -94,21 +161,29 @@ class SplitConfig:
     """How interactions become train, validation and test.
 
     Attributes:
-        kind: `leave_one_out` by time, `ratio` of each user, `global_time` with one cut
+        kind: `leave_one_out` by time, `leave_last` (the last `last` are test, and
+            there is no validation), `ratio` of each user, `global_time` with one cut
             for all, `cold_items`, `cold_users`.
         ties: of equal timestamps, which counts as later: `file_order` the later line,
             `reverse_file_order` the earlier one (published PFedRec code).
         val: fraction for validation (not `leave_one_out`).
         test: fraction for the test (not `leave_one_out`).
+        last: test interactions of a user, for `leave_last`.
         seed: of random splits.
     """
 
     kind: Literal[
-        "leave_one_out", "ratio", "global_time", "cold_items", "cold_users"
+        "leave_one_out",
+        "leave_last",
+        "ratio",
+        "global_time",
+        "cold_items",
+        "cold_users",
     ] = "leave_one_out"
     ties: Literal["file_order", "reverse_file_order"] = "file_order"
     val: float = 0.1
     test: float = 0.1
+    last: int = 1
     seed: int = 0
 
 
@@ -190,7 +265,7 @@ class Experiment:
     """
 
     name: str
-    data: SyntheticData | FileData = SyntheticData()
+    data: SyntheticData | FileData | CsvData = SyntheticData()
     split: SplitConfig = SplitConfig()
     partition: PartitionConfig = PartitionConfig()
     algorithm: FedAvg | FedMF | FedNCF | PFedRec = PFedRec()
@@ -326,6 +401,8 @@ def make_split(data: Interactions, config: SplitConfig) -> splits.Split:
     shares = {"val": config.val, "test": config.test}
     if config.kind == "leave_one_out":
         return splits.leave_one_out(data, ties=config.ties)
+    if config.kind == "leave_last":
+        return leave_last(data, count=config.last)
     if config.kind == "ratio":
         return splits.ratio(data, **shares)
     if config.kind == "global_time":

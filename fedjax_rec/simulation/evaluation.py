@@ -9,7 +9,7 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
-from fedjax_rec.simulation.round import train_client
+from fedjax_rec.simulation.round import client_key, train_client
 from fedjax_rec.types import Array, Params, Recipe, ServerState, Tree
 
 
@@ -146,8 +146,9 @@ def make_evaluate(
                 axes = (0, 0, 0, None if candidates is None else 0)
 
                 def one(own, client, user, candidates):
+                    own_key = client_key(root, state.round, client)
                     result = train(
-                        state.shared, own, frozen, hparams, root, state.round, client
+                        state.shared, own, frozen, hparams, client, own_key
                     )
                     return score_tuned(
                         recipe, state.shared, result, frozen, user, candidates
@@ -162,6 +163,29 @@ def make_evaluate(
         }
 
     return aggregated if protocol.evaluated == "aggregated" else tuned
+
+
+def make_rmse(recipe: Recipe, chunk: int = 4096):
+    """Builds the root mean squared error of predicted ratings.
+
+    Returns:
+        `(state, personal, client [n], user [n], item [n], rating [n], frozen) ->
+        scalar`, pure: every interaction is predicted from the aggregated parameters
+        and its client's personal ones, and the scores are taken for ratings.
+    """
+
+    def rmse(state, personal, client, user, item, rating, frozen):
+        def square(row):
+            client, user, item, rating = row
+            own = jax.tree.map(lambda x: x[client], personal)
+            params = Params(shared=state.shared, personal=own)
+            predicted = score_user(recipe, params, frozen, user, item[None])[0]
+            return jnp.square(predicted - rating)
+
+        rows_ = (client, user, item, rating)
+        return jnp.sqrt(jax.lax.map(square, rows_, batch_size=chunk).mean())
+
+    return rmse
 
 
 def by_bucket(

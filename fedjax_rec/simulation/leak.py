@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec import trees
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation.round import client_key, fold_clients
 from fedjax_rec.types import Array, Recipe
@@ -39,18 +40,17 @@ def count_draws(
     slot = jnp.full(data.num_users + 1, s, jnp.int32).at[users].set(jnp.arange(s))
 
     def one_round(i, counts):
-        def visit(counts, bucket, slots, ids):
-            del slots
+        keys = jax.vmap(client_key, (None, None, 0))(root, first_round + i, clients)
 
-            def drawn(client):
-                key = client_key(root, first_round + i, client)
+        def visit(counts, bucket, slots, ids):
+            def drawn(client, key):
                 pairs = draw(data.examples(client, bucket), jax.random.split(key, 3)[0])
                 negative = pairs["mask"] & (pairs["label"] == 0)
                 return slot[pairs["user"]], jnp.where(
                     negative, pairs["item"], num_items
                 )
 
-            who, item = jax.vmap(drawn)(ids)
+            who, item = jax.vmap(drawn)(ids, trees.take(keys, slots))
             return counts.at[who.reshape(-1), item.reshape(-1)].add(1, mode="drop")
 
         return fold_clients(visit, counts, clients, data, chunks)

@@ -70,23 +70,20 @@ def fold_clients(
 
 
 def client_key(root: Array, round_number: Array, client: Array) -> Array:
-    """The key of one client in one round."""
+    """The key of one client in one round, whoever else takes part.
+
+    Computed for a whole cohort at once: random bits are what XLA compiles slowest.
+    """
     return trees.derive(root, trees.Purpose.CLIENT, round_number, client)
 
 
 def train_client(recipe: Recipe, data: ClientData, bucket: int):
-    """`(shared, personal, frozen, hparams, root, round, id) -> ClientResult`, for one.
+    """`(shared, personal, frozen, hparams, id, key) -> ClientResult`, for one client."""
 
-    The one place where a client's data, key and parameters meet its update.
-    """
-    def train(shared, personal, frozen, hparams, root, round_number, client):
-        return recipe.client_update(
-            Params(shared=shared, personal=personal),
-            frozen,
-            data.examples(client, bucket),
-            hparams,
-            client_key(root, round_number, client),
-        )
+    def train(shared, personal, frozen, hparams, client, key):
+        params = Params(shared=shared, personal=personal)
+        examples = data.examples(client, bucket)
+        return recipe.client_update(params, frozen, examples, hparams, key)
 
     return train
 
@@ -120,18 +117,18 @@ def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
         key: Array,
     ) -> tuple[ServerState, Cohort, dict[str, Array]]:
         aggregator = recipe.aggregator
+        keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
 
         def visit(carry, bucket, slots, ids):
             acc, personal, sums = carry
             train = train_client(recipe, data, bucket)
-            result = jax.vmap(train, in_axes=(None, 0, None, None, None, None, 0))(
+            result = jax.vmap(train, in_axes=(None, 0, None, None, 0, 0))(
                 state.shared,
                 trees.take(personal, slots),
                 frozen,
                 hparams,
-                key,
-                state.round,
                 ids,
+                trees.take(keys, slots),
             )
             acc = aggregator.update(acc, result.delta, result.weight)
             personal = trees.put(personal, slots, result.personal)
@@ -143,7 +140,7 @@ def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
             }
             return acc, personal, jax.tree.map(jnp.add, sums, told)
 
-        sums = _zero_sums(recipe, state, cohort, data, frozen, hparams, key)
+        sums = _zero_sums(recipe, state, cohort, data, frozen, hparams, keys[0])
         carry = (aggregator.init(state.shared, len(cohort.ids)), cohort.personal, sums)
         acc, personal, sums = fold_clients(visit, carry, cohort.ids, data, chunks)
         delta, info = aggregator.finish(acc)
@@ -171,7 +168,7 @@ def _zero_sums(recipe, state, cohort, data, frozen, hparams, key):
     train = train_client(recipe, data, 0)
     personal = jax.tree.map(lambda x: x[0], cohort.personal)
     result = jax.eval_shape(
-        train, state.shared, personal, frozen, hparams, key, state.round, cohort.ids[0]
+        train, state.shared, personal, frozen, hparams, cohort.ids[0], key
     )
     names = ("examples", "clients", *result.metrics)
     return {name: jnp.zeros((), result.weight.dtype) for name in names}

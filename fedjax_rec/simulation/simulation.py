@@ -17,7 +17,7 @@ from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.evaluate import evaluate, summarise
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
-from fedjax_rec.simulation.evaluation import by_bucket, make_evaluate
+from fedjax_rec.simulation.evaluation import by_bucket, make_evaluate, make_rmse
 from fedjax_rec.simulation.leak import count_draws
 from fedjax_rec.simulation.population import initial_personal, make_run_rounds
 from fedjax_rec.simulation.round import make_algorithm
@@ -81,6 +81,7 @@ class Simulation:
         self._run_rounds = make_run_rounds(
             self.algorithm, self.sampler, max(self.eval_every, 1)
         )
+        self._rmse = jax.jit(make_rmse(self.recipe))
         self._evaluate = jax.jit(
             make_evaluate(self.recipe, self.protocol, self.user_chunk, self.chunks)
         )
@@ -138,6 +139,21 @@ class Simulation:
         )
         return summarise(per_user, mask)
 
+    def rmse(self, part: str) -> float:
+        """Root mean squared error of the ratings of a part, for explicit feedback."""
+        rows = getattr(self.split, part)
+        return float(
+            self._rmse(
+                self.state,
+                self.personal,
+                jnp.asarray(self.client_of_user[rows.user]),
+                jnp.asarray(rows.user),
+                jnp.asarray(rows.item),
+                jnp.asarray(rows.rating, self.data.interactions.columns["rating"].dtype),
+                self.frozen,
+            )
+        )
+
     def events(self) -> Iterator[Event]:
         """Trains, yielding one event a round and one an evaluation.
 
@@ -170,6 +186,10 @@ class Simulation:
                 event: Event = {"event": "evaluation", "round": done}
                 if "val" in self.targets:
                     event["val"] = self.evaluate("val")
+                if not self.recipe.negatives:
+                    for part in ("train", "val", "test"):
+                        if len(getattr(self.split, part)):
+                            event[f"rmse_{part}"] = self.rmse(part)
                 selected = self.protocol.selection
                 value = done if selected == "last" else event["val"][selected]
                 if selected == "last" and done < self.rounds:
@@ -200,7 +220,10 @@ class Simulation:
             seconds[kind] += event["seconds"]
             if "test" in event:
                 selected = event["round"]
-                metrics = {k: event[k] for k in ("val", "test") if k in event}
+                metrics = {k: dict(event[k]) for k in ("val", "test") if k in event}
+                for part, values in metrics.items():
+                    if f"rmse_{part}" in event:
+                        values["rmse"] = event[f"rmse_{part}"]
             if listen is not None:
                 listen(event)
         begun = time.perf_counter()

@@ -1,0 +1,114 @@
+"""FedMF against its authors' published trace, and against NumPy."""
+
+import csv
+import json
+import os
+import pathlib
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+import fedjax_rec
+
+DATA = pathlib.Path(
+    os.environ.get(
+        "FEDJAX_REC_DATA", pathlib.Path(__file__).parents[3] / "shared" / "data"
+    )
+)
+GOLDEN, RATINGS = DATA / "golden" / "fedmf.json", DATA / "ml-latest-small"
+needs_data = pytest.mark.skipif(
+    not (GOLDEN.exists() and RATINGS.exists()),
+    reason=f"needs golden/fedmf.json and ml-latest-small in {DATA} (FEDJAX_REC_DATA)",
+)
+
+
+def numpy_ratings():
+    """The slice, derived from the file without the library: `{user: [(item, r)]}`."""
+    with open(RATINGS / "ratings.csv", newline="") as file:
+        ratings = [
+            (int(r["userId"]), int(r["movieId"]), float(r["rating"]), int(r["timestamp"]))
+            for r in csv.DictReader(file)
+        ]
+    seen: dict[int, int] = {}
+    for _, item, _, _ in ratings:
+        seen.setdefault(item, len(seen))
+    counts = Counter(item for _, item, _, _ in ratings)
+    top = sorted(counts, key=lambda i: (-counts[i], seen[i]))[:40]
+    number = {item: k for k, item in enumerate(top)}
+    users = {}
+    for user in sorted({r[0] for r in ratings})[:10]:
+        mine = [r for r in ratings if r[0] == user and r[1] in number]
+        if len(mine) >= 5:
+            mine.sort(key=lambda r: r[3])
+            users[user] = [(number[r[1]], r[2]) for r in mine]
+    return users
+
+
+def numpy_trace(users, central, iterations=175, lr=1e-3, l2=1e-4, dim=100):
+    """Chai et al.'s algorithm, rating by rating; `central` updates items in place."""
+    train = {u: r[:-3] for u, r in users.items()}
+    vectors = {u: np.full(dim, 0.01) for u in users}
+    items, losses = np.full((40, dim), 0.01), []
+    for _ in range(iterations):
+        received = items if central else items.copy()
+        for user, ratings in train.items():
+            for item, rating in ratings:
+                q = received[item].copy()
+                error = rating - vectors[user] @ q
+                vectors[user] = vectors[user] - lr * (
+                    -2 * error * q + 2 * l2 * vectors[user]
+                )
+                items[item] -= lr * (-2 * error * vectors[user] + 2 * l2 * q)
+        losses.append(mean_square(train, vectors, items))
+    test = {u: r[-3:] for u, r in users.items()}
+    return np.array(losses), np.sqrt(mean_square(test, vectors, items))
+
+
+def mean_square(users, vectors, items):
+    return np.mean(
+        [(r - vectors[u] @ items[i]) ** 2 for u, rs in users.items() for i, r in rs]
+    )
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads(GOLDEN.read_text())
+
+
+@needs_data
+def test_the_derivation_gives_the_centralized_log(golden):
+    losses, rmse = numpy_trace(numpy_ratings(), central=True)
+    np.testing.assert_allclose(losses, golden["centralized"]["loss"], rtol=0, atol=1e-9)
+    assert abs(rmse - golden["centralized"]["test_rmse"]) < 1e-6  # as printed
+
+
+@needs_data
+def test_the_engine_gives_the_federated_trace(golden, tmp_path):
+    config = load_config("fedmf_golden").get_config()
+    data = fedjax_rec.FileData(
+        **{**vars(config.data), "dir": str(RATINGS), "cache": str(tmp_path)}
+    )
+    with jax.enable_x64(True):
+        simulation = fedjax_rec.build(fedjax_rec.Experiment(**{**vars(config), "data": data}))
+        evaluations = [
+            e for e in simulation.events() if e["event"] == "evaluation"
+        ]
+    losses = np.array([e["rmse_train"] for e in evaluations]) ** 2
+    expected, rmse = numpy_trace(numpy_ratings(), central=False)
+    assert len(losses) == 175
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(losses, golden["federated"]["loss"], rtol=0, atol=3.5e-4)
+    assert abs(evaluations[-1]["rmse_test"] - rmse) < 1e-9
+    assert abs(evaluations[-1]["rmse_test"] - golden["federated"]["test_rmse"]) < 3.5e-4
+
+
+def load_config(name):
+    import importlib.util
+
+    path = pathlib.Path(__file__).parents[2] / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
