@@ -1,0 +1,305 @@
+"""What a partition looks like: sizes, label divergence, popularity's tail."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.partition import Partition, labels_of
+from fedjax_rec.data.synthetic import LIMITS
+
+_QUANTILES = {
+    "smallest": 0.0,
+    "10 %": 0.1,
+    "median": 0.5,
+    "90 %": 0.9,
+    "99 %": 0.99,
+    "largest": 1.0,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Description:
+    """Numbers of a partitioned training set.
+
+    Attributes:
+        data, partition: names.
+        users, items: entities of the data set.
+        interactions: of the training set, `n`.
+        density: `n / (users * items)`.
+        clients: the population `N`.
+        empty_clients: those without interactions.
+        users_per_client: mean over clients that have interactions.
+        clients_per_user: mean over users who have interactions; 1 if whole users move.
+        size_quantiles: of interactions a client, by name.
+        size_mean: interactions a client.
+        size_gini: 0 if all clients are equally large, near 1 if one has everything.
+        labels: number of labels.
+        divergence_mean: mean over clients with data of the Jensen-Shannon divergence,
+            in bits, from the client's labels to everybody's: 0 alike, 1 disjoint.
+        divergence_by_chance: the same after shuffling labels among interactions: what
+            small clients show without any skew.
+        top_share: share of the interactions that go to the top 1, 10 and 20 % items.
+        notes: what reading the data merged or dropped.
+        limits: what the data lack, if synthetic.
+        sizes: `[N]` interactions of each client.
+        divergences: `[N]`, NaN for empty clients.
+        item_counts: `[I]` interactions of each item.
+    """
+
+    data: str
+    partition: str
+    users: int
+    items: int
+    interactions: int
+    density: float
+    clients: int
+    empty_clients: int
+    users_per_client: float
+    clients_per_user: float
+    size_quantiles: Mapping[str, float]
+    size_mean: float
+    size_gini: float
+    labels: int
+    divergence_mean: float
+    divergence_by_chance: float
+    top_share: Mapping[int, float]
+    notes: Mapping[str, int]
+    limits: tuple[str, ...]
+    sizes: np.ndarray
+    divergences: np.ndarray
+    item_counts: np.ndarray
+
+
+def describe(
+    train: Interactions, partition: Partition, labels: np.ndarray | None = None
+) -> Description:
+    """Measures a partition.
+
+    Args:
+        train: the training interactions.
+        partition: of these.
+        labels: `[n]` integers to measure divergence in; `labels_of(train)` by default.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ValueError: no interactions, or a partition of others.
+    """
+    n = len(train)
+    if not n or len(partition.client) != n:
+        raise ValueError(
+            f"train has {n} interactions and the partition {partition.name!r} "
+            f"{len(partition.client)}; expected the same number, above 0. Partition "
+            "the train part of the split."
+        )
+    labels = labels_of(train) if labels is None else labels
+    client, num_clients = partition.client, partition.num_clients
+    sizes = np.bincount(client, minlength=num_clients)
+    divergences = label_divergences(client, labels, num_clients)
+    # A fixed seed: a description is a function of what it describes.
+    shuffled = np.random.default_rng(0).permutation(labels)
+    by_chance = label_divergences(client, shuffled, num_clients)
+    pairs = len(np.unique(client.astype(np.int64) * train.num_users + train.user))
+    item_counts = np.bincount(train.item, minlength=train.num_items)
+    ranked = np.sort(item_counts)[::-1]
+    return Description(
+        data=train.name,
+        partition=partition.name,
+        users=train.num_users,
+        items=train.num_items,
+        interactions=n,
+        density=n / (train.num_users * train.num_items),
+        clients=num_clients,
+        empty_clients=int((sizes == 0).sum()),
+        users_per_client=pairs / int((sizes > 0).sum()),
+        clients_per_user=pairs / len(np.unique(train.user)),
+        size_quantiles={
+            name: float(np.quantile(sizes, q)) for name, q in _QUANTILES.items()
+        },
+        size_mean=n / num_clients,
+        size_gini=gini(sizes),
+        labels=len(np.unique(labels)),
+        divergence_mean=float(np.nanmean(divergences)),
+        divergence_by_chance=float(np.nanmean(by_chance)),
+        top_share={
+            percent: float(ranked[: -(-len(ranked) * percent // 100)].sum() / n)
+            for percent in (1, 10, 20)
+        },
+        notes=train.notes,
+        limits=LIMITS if train.name == "synthetic" else (),
+        sizes=sizes,
+        divergences=divergences,
+        item_counts=item_counts,
+    )
+
+
+def gini(sizes: np.ndarray) -> float:
+    """The Gini coefficient of sizes `[N]`, not all 0.
+
+    >>> gini(np.array([1, 1, 1])), gini(np.array([0, 0, 0, 8]))
+    (0.0, 0.75)
+    """
+    ascending = np.sort(sizes).astype(np.float64)
+    n = len(ascending)
+    ranks = 2 * np.arange(1, n + 1) - n - 1
+    return float((ranks * ascending).sum() / (n * ascending.sum()))
+
+
+def label_divergences(
+    client: np.ndarray, labels: np.ndarray, num_clients: int
+) -> np.ndarray:
+    """Each client's Jensen-Shannon divergence to everybody's labels, in bits.
+
+    Args:
+        client: `[n]`.
+        labels: `[n]` integers from 0.
+        num_clients: `N`.
+
+    Returns:
+        `[N]` in `[0, 1]`; NaN for clients without interactions.
+
+    References:
+        Lin 1991, Divergence measures based on the Shannon entropy, IEEE Transactions on
+        Information Theory 37(1).
+    """
+    num_labels = int(labels.max()) + 1
+    pair, count = np.unique(
+        client.astype(np.int64) * num_labels + labels, return_counts=True
+    )
+    holder, label = np.divmod(pair, num_labels)
+    sizes = np.bincount(client, minlength=num_clients)
+    p = count / sizes[holder]
+    q = (np.bincount(labels, minlength=num_labels) / len(labels))[label]
+    middle = (p + q) / 2
+    terms = (p * np.log2(p / middle) + q * np.log2(q / middle)) / 2
+    # A label the client lacks adds q log2(q / (q / 2)) / 2 = q / 2: no dense table.
+    lacking = 1 - np.bincount(holder, q, num_clients)
+    divergence = np.bincount(holder, terms, num_clients) + lacking / 2
+    return np.where(sizes > 0, np.clip(divergence, 0, 1), np.nan)
+
+
+def to_text(description: Description) -> str:
+    """A table to print."""
+    d = description
+    rows = [
+        ("data", d.data),
+        ("partition", d.partition),
+        ("users", f"{d.users:,}"),
+        ("items", f"{d.items:,}"),
+        ("interactions", f"{d.interactions:,}"),
+        ("density", f"{d.density:.4%}"),
+        ("clients", f"{d.clients:,}"),
+        ("  empty", f"{d.empty_clients:,}"),
+        ("  users a client", f"{d.users_per_client:,.2f}"),
+        ("  clients a user", f"{d.clients_per_user:,.2f}"),
+        ("interactions a client", f"{d.size_mean:,.1f} on average"),
+        *((f"  {name}", f"{value:,.0f}") for name, value in d.size_quantiles.items()),
+        ("  Gini", f"{d.size_gini:.3f}"),
+        ("label divergence", f"{d.divergence_mean:.3f} bits over {d.labels} labels"),
+        ("  by chance alone", f"{d.divergence_by_chance:.3f} bits"),
+        ("popularity", "share of interactions"),
+        *((f"  top {p} % items", f"{share:.1%}") for p, share in d.top_share.items()),
+        *((f"note: {reason}", f"{count:,}") for reason, count in d.notes.items()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    if d.limits:
+        lines += ["", "Synthetic. Real data have what these lack:"]
+        lines += [f"  - {limit}" for limit in d.limits]
+    return "\n".join(lines)
+
+
+def plot(description: Description, path: str | os.PathLike[str]) -> None:
+    """Draws sizes, label divergences and popularity's tail into an image file.
+
+    Args:
+        description: what to draw.
+        path: where to; the ending says the format (`.png`, `.pdf`, `.svg`).
+
+    Raises:
+        ImportError: Matplotlib is absent.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "plotting needs Matplotlib, which is not installed. Install the extra: "
+            "pip install 'fedjax-rec[analysis]'"
+        ) from error
+    d = description
+    # A Figure of its own, without pyplot, needs no display and leaves no global state.
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure.suptitle(f"{d.data}: {d.partition}, {d.clients:,} clients", fontsize=12)
+    sizes, divergence, tail = figure.subplots(1, 3)
+    _draw_sizes(sizes, d)
+    _draw_divergence(divergence, d)
+    _draw_tail(tail, d)
+    for axes in (sizes, divergence, tail):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_sizes(axes, d: Description) -> None:
+    ranked = np.sort(d.sizes)[::-1]
+    # A logarithmic axis where a few large clients would flatten all others.
+    skewed = d.size_quantiles["largest"] > 10 * d.size_quantiles["median"]
+    bottom = 0.7 if skewed else 0
+    axes.stairs(ranked, np.arange(d.clients + 1), baseline=bottom, fill=True, alpha=0.4)
+    axes.stairs(ranked, np.arange(d.clients + 1), baseline=None, color="tab:blue")
+    axes.axhline(d.size_mean, color="0.4", ls="--", lw=1)
+    axes.annotate(
+        f"mean {d.size_mean:,.0f}",
+        (1, d.size_mean),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        color="0.4",
+    )
+    axes.set(
+        title=f"Sizes (Gini {d.size_gini:.2f})",
+        xlabel="clients, largest first",
+        ylabel="interactions",
+        yscale="log" if skewed else "linear",
+        ylim=(bottom, None),
+        xlim=(0, d.clients),
+    )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _draw_divergence(axes, d: Description) -> None:
+    held = d.divergences[~np.isnan(d.divergences)]
+    top = max(held.max(), d.divergence_by_chance, 1e-3)
+    bins = np.linspace(0, min(top * 1.05, 1), int(np.clip(len(held) / 4, 10, 30)) + 1)
+    axes.hist(held, bins=bins, color="tab:orange", alpha=0.8)
+    for value, style, name in (
+        (d.divergence_mean, "-", "mean"),
+        (d.divergence_by_chance, ":", "by chance"),
+    ):
+        axes.axvline(value, color="0.2", ls=style, lw=1.5, label=f"{name} {value:.3f}")
+    axes.legend(loc="upper right", framealpha=0.9, edgecolor="none")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set(
+        title=f"Label divergence ({d.labels} labels)",
+        xlabel="Jensen-Shannon divergence to everybody, bits",
+        ylabel="clients",
+    )
+
+
+def _draw_tail(axes, d: Description) -> None:
+    ranked = np.sort(d.item_counts[d.item_counts > 0])[::-1]
+    axes.loglog(np.arange(1, len(ranked) + 1), ranked, color="tab:green")
+    lines = [f"top {p} % hold {share:.0%}" for p, share in d.top_share.items()]
+    untouched = d.items - len(ranked)
+    lines += [f"{untouched:,} of {d.items:,} items untouched"] if untouched else []
+    axes.text(0.04, 0.05, "\n".join(lines), transform=axes.transAxes, va="bottom")
+    axes.set(
+        title="Popularity",
+        xlabel="items, most popular first",
+        ylabel="interactions",
+    )
