@@ -1,0 +1,99 @@
+"""A description as a picture; Matplotlib is imported only when it is drawn."""
+
+import os
+
+import numpy as np
+
+from fedjax_rec.data.describe.measure import Description
+
+
+def plot(description: Description, path: str | os.PathLike[str]) -> None:
+    """Draws sizes, label divergences and popularity's tail into an image file.
+
+    Args:
+        description: what to draw.
+        path: where to; the ending says the format (`.png`, `.pdf`, `.svg`).
+
+    Raises:
+        ImportError: Matplotlib is absent.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "plotting needs Matplotlib, which is not installed. Install the extra: "
+            "pip install 'fedjax-rec[analysis]'"
+        ) from error
+    d = description
+    # A Figure of its own, without pyplot, needs no display and leaves no global state.
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure.suptitle(f"{d.data}: {d.partition}, {d.clients:,} clients", fontsize=12)
+    sizes, divergence, tail = figure.subplots(1, 3)
+    _draw_sizes(sizes, d)
+    _draw_divergence(divergence, d)
+    _draw_tail(tail, d)
+    for axes in (sizes, divergence, tail):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_sizes(axes, d: Description) -> None:
+    ranked = np.sort(d.sizes)[::-1]
+    # A logarithmic axis where a few large clients would flatten all others.
+    skewed = d.size_quantiles["largest"] > 10 * d.size_quantiles["median"]
+    bottom = 0.7 if skewed else 0
+    axes.stairs(ranked, np.arange(d.clients + 1), baseline=bottom, fill=True, alpha=0.4)
+    axes.stairs(ranked, np.arange(d.clients + 1), baseline=None, color="tab:blue")
+    axes.axhline(d.size_mean, color="0.4", ls="--", lw=1)
+    axes.annotate(
+        f"mean {d.size_mean:,.0f}",
+        (1, d.size_mean),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        color="0.4",
+    )
+    axes.set(
+        title=f"Sizes (Gini {d.size_gini:.2f})",
+        xlabel="clients, largest first",
+        ylabel="interactions",
+        yscale="log" if skewed else "linear",
+        ylim=(bottom, None),
+        xlim=(0, d.clients),
+    )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _draw_divergence(axes, d: Description) -> None:
+    held = d.divergences[~np.isnan(d.divergences)]
+    top = max(held.max(), d.divergence_by_chance, 1e-3)
+    bins = np.linspace(0, min(top * 1.05, 1), int(np.clip(len(held) / 4, 10, 30)) + 1)
+    axes.hist(held, bins=bins, color="tab:orange", alpha=0.8)
+    for value, style, name in (
+        (d.divergence_mean, "-", "mean"),
+        (d.divergence_by_chance, ":", "by chance"),
+    ):
+        axes.axvline(value, color="0.2", ls=style, lw=1.5, label=f"{name} {value:.3f}")
+    axes.legend(loc="upper right", framealpha=0.9, edgecolor="none")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set(
+        title=f"Label divergence ({d.labels} labels)",
+        xlabel="Jensen-Shannon divergence to everybody, bits",
+        ylabel="clients",
+    )
+
+
+def _draw_tail(axes, d: Description) -> None:
+    ranked = np.sort(d.item_counts[d.item_counts > 0])[::-1]
+    axes.loglog(np.arange(1, len(ranked) + 1), ranked, color="tab:green")
+    lines = [f"top {p} % hold {share:.0%}" for p, share in d.top_share.items()]
+    untouched = d.items - len(ranked)
+    lines += [f"{untouched:,} of {d.items:,} items untouched"] if untouched else []
+    axes.text(0.04, 0.05, "\n".join(lines), transform=axes.transAxes, va="bottom")
+    axes.set(
+        title="Popularity",
+        xlabel="items, most popular first",
+        ylabel="interactions",
+    )
