@@ -8,10 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec import trees
-from fedjax_rec.algorithms.fedavg import FedAvg
-from fedjax_rec.algorithms.fedmf import FedMF
-from fedjax_rec.algorithms.fedncf import FedNCF
-from fedjax_rec.algorithms.pfedrec import PFedRec
+from fedjax_rec.algorithms import FedAvg, FedMF, FedNCF, PFedRec
 from fedjax_rec.data import partition as partitioning
 from fedjax_rec.data import splits
 from fedjax_rec.data.clients import make_client_data, with_rating_dtype
@@ -204,7 +201,12 @@ class PartitionConfig:
     """
 
     kind: Literal[
-        "per_user", "iid", "dirichlet", "quantity_skew", "shards", "by_attribute",
+        "per_user",
+        "iid",
+        "dirichlet",
+        "quantity_skew",
+        "shards",
+        "by_attribute",
         "drift",
     ] = "per_user"
     num_clients: int = 100
@@ -268,9 +270,11 @@ class Experiment:
     data: SyntheticData | FileData | CsvData = SyntheticData()
     split: SplitConfig = SplitConfig()
     partition: PartitionConfig = PartitionConfig()
-    algorithm: FedAvg | FedMF | FedNCF | PFedRec = PFedRec()
+    algorithm: FedAvg | FedMF | FedNCF | PFedRec = dataclasses.field(
+        default_factory=PFedRec
+    )
     cohort: CohortConfig = CohortConfig()
-    protocol: Protocol = Protocol()
+    protocol: Protocol = dataclasses.field(default_factory=Protocol)
     execution: Execution = Execution()
     rounds: int = 100
     eval_every: int = 10
@@ -313,9 +317,7 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
                 "protocol.evaluated='tuned' scores each client's own parameters, which "
                 "needs one client per user: partition.kind='per_user'"
             )
-    also = (
-        (split.val, split.test) if protocol.negative_pool == "not_interacted" else ()
-    )
+    also = (split.val, split.test) if protocol.negative_pool == "not_interacted" else ()
     pairs = 1 + recipe.negatives
     batch = getattr(experiment.algorithm, "batch_size", 1)
     clients = make_client_data(
@@ -373,7 +375,9 @@ def check(experiment: Experiment) -> None:
         raise ValueError("execution.examples_per_chunk must not be negative")
     if experiment.seed < 0 or experiment.seed >= 2**32:
         raise ValueError(f"seed must lie in [0, 2**32), got {experiment.seed}")
-    if experiment.execution.dtype == "float64" and not jax.config.jax_enable_x64:
+    if experiment.execution.dtype == "float64" and not jax.config.read(
+        "jax_enable_x64"
+    ):
         raise ValueError(
             "execution.dtype='float64' needs JAX in 64-bit mode: set JAX_ENABLE_X64=1, "
             "or jax.config.update('jax_enable_x64', True) before building"
@@ -398,15 +402,14 @@ def _padded_pairs(pairs: np.ndarray, batch: int) -> np.ndarray:
 def make_split(data: Interactions, config: SplitConfig) -> splits.Split:
     """The split a config names."""
     key = trees.derive(jax.random.key(config.seed), trees.Purpose.SPLIT)
-    shares = {"val": config.val, "test": config.test}
     if config.kind == "leave_one_out":
         return splits.leave_one_out(data, ties=config.ties)
     if config.kind == "leave_last":
         return leave_last(data, count=config.last)
     if config.kind == "ratio":
-        return splits.ratio(data, **shares)
+        return splits.ratio(data, val=config.val, test=config.test)
     if config.kind == "global_time":
-        return splits.global_time(data, **shares)
+        return splits.global_time(data, val=config.val, test=config.test)
     cold = splits.cold_items if config.kind == "cold_items" else splits.cold_users
     return cold(data, fraction=config.test, val_fraction=config.val, key=key)
 

@@ -59,7 +59,7 @@ def lookup(table: Table, ids: Array | None) -> Array:
 
 
 def map_tables(fn, tree: Tree, *rest: Tree) -> Tree:
-    """Applies `fn` to every `Table` of `tree` (and its partners), keeps other leaves."""
+    """Applies `fn` to every `Table` of `tree` (and its partners); keeps the rest."""
     return jax.tree.map(
         lambda leaf, *others: fn(leaf, *others) if is_table(leaf) else leaf,
         tree,

@@ -101,24 +101,8 @@ class ClientUpdate(Protocol):
     ) -> ClientResult: ...
 
 
-class Codec(NamedTuple):
-    """What turns a delta into a message and back; state stays on the client.
-
-    Attributes:
-        init: `(delta) -> state`.
-        encode: `(delta, state, key) -> (message, state)`.
-        decode: `(message) -> delta`.
-        num_bits: `(message) -> scalar`: exactly what serialising it takes.
-    """
-
-    init: Callable[[Tree], Tree]
-    encode: Callable[[Tree, Tree, Array], tuple[Tree, Tree]]
-    decode: Callable[[Tree], Tree]
-    num_bits: Callable[[Tree], Array]
-
-
 class Aggregator(NamedTuple):
-    """A fold over messages, so that a mean needs no memory in the cohort.
+    """A fold over deltas, so that a mean needs no memory in the cohort.
 
     Attributes:
         init: `(shared, cohort_size) -> acc`, zeros shaped after the shared parameters.
@@ -137,7 +121,7 @@ class Recipe(NamedTuple):
     Attributes:
         model: what is trained.
         client_update: one client's local training.
-        aggregator: the fold over the clients' messages.
+        aggregator: the fold over the clients' deltas.
         server_optimizer: `(hparams) -> optax transformation` of the pseudo-gradient.
         hparams: scalars that change no shape, so that a sweep is a `vmap` over them.
         common_start: personal parameters start equal on every client.
@@ -191,8 +175,8 @@ class Algorithm(NamedTuple):
 
     Attributes:
         init: `(key) -> ServerState`.
-        round: `(state, cohort, data, frozen, hparams, key) -> (state, cohort, metrics)`;
-            `key` is the experiment's root key.
+        round: `(state, cohort, data, frozen, hparams, key)` to
+            `(state, cohort, metrics)`; `key` is the experiment's root key.
     """
 
     init: Callable[[Array], ServerState]

@@ -6,7 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from fedjax_rec.aggregators.means import per_row_mean, total, weighted_mean
+from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.data.pairs import implicit_pairs
 from fedjax_rec.models.factorization import matrix_factorization
@@ -27,13 +27,6 @@ SERVER_OPTIMIZERS = {
     "adam": lambda rate, momentum, tau: optax.adam(rate, b1=momentum, b2=0.99, eps=tau),
     "yogi": lambda rate, momentum, tau: optax.yogi(rate, b1=momentum, b2=0.99, eps=tau),
     "adagrad": lambda rate, momentum, tau: optax.adagrad(rate, eps=tau),
-}
-
-AGGREGATORS = {
-    "examples": lambda: weighted_mean(),
-    "uniform": lambda: weighted_mean(uniform=True),
-    "per_row": lambda: per_row_mean(),
-    "sum": total,
 }
 
 
@@ -79,7 +72,9 @@ class FedAvg:
     client_lr: float = 0.5
     item_lr_scale: float = 1.0
     proximal: float = 0.0
-    aggregation: Literal["examples", "uniform", "per_row", "sum"] = "per_row"
+    aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
+        "per_row"
+    )
     server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
     server_lr: float = 1.0
     server_momentum: float = 0.9
@@ -100,15 +95,15 @@ class FedAvg:
 
     def build(self, *, num_items: int, num_users: int, dtype=jnp.float32) -> Recipe:
         """The recipe for a catalog of `num_items` and `num_users` people."""
-        table = {"num_users": num_users if self.users == "table" else None}
+        users = num_users if self.users == "table" else None
         scale = self.init_scale
         if self.model == "mf":
             model = matrix_factorization(
-                num_items, self.dim, init_scale=scale, dtype=dtype, **table
+                num_items, self.dim, num_users=users, init_scale=scale, dtype=dtype
             )
         elif self.model == "ncf":
             model = neural_cf(
-                num_items, self.dim, init_scale=scale, dtype=dtype, **table
+                num_items, self.dim, num_users=users, init_scale=scale, dtype=dtype
             )
         else:
             model = personal_scorer(num_items, self.dim, scale, dtype)

@@ -1,0 +1,1 @@
+"""Interactions, sources, splits, partitions, negatives, client arrays."""

@@ -1,7 +1,7 @@
 """Negatives: exactly uniform over a complement, distinct, without rejection.
 
-The `j`-th item outside a sorted set `e` is `j + |{k : e[k] - k <= j}|`: a rank `j` drawn
-below the complement's size and one binary search give a negative.
+The `j`-th item outside a sorted set `e` is `j + |{k : e[k] - k <= j}|`: a rank `j`
+drawn below the complement's size and one binary search give a negative.
 """
 
 import jax

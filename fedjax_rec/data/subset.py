@@ -1,6 +1,7 @@
 """A slice of a data set, for a quick look or a published small setting."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,8 +42,8 @@ def subset(
         keep &= np.isin(data.item, ranked[:top_items])
     if first_users is not None:
         ids = data.users.ids
-        numeric = all(text.isdigit() for text in ids)
-        order = sorted(range(len(ids)), key=lambda u: int(ids[u]) if numeric else ids[u])
+        keys = [int(x) for x in ids] if all(map(str.isdigit, ids)) else list(ids)
+        order = sorted(range(len(ids)), key=keys.__getitem__)
         keep &= np.isin(data.user, order[:first_users])
     counts = np.bincount(data.user[keep], minlength=data.num_users)
     keep &= counts[data.user] >= min_interactions
@@ -70,8 +71,8 @@ def subset(
 
 
 def _take(entities: Entities, at: np.ndarray) -> Entities:
-    def pick(values):
-        return [values[i] for i in at]
+    def pick(values: Sequence[str]) -> list[str]:
+        return [str(values[i]) for i in at]
 
     return Entities(
         ids=pick(entities.ids),

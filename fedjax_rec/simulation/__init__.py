@@ -1,0 +1,1 @@
+"""Rounds, populations, evaluation and the loop."""

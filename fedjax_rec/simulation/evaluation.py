@@ -63,7 +63,11 @@ def score_tuned(
         is_leaf=rows.is_table,
     )
     scores = score_user(
-        recipe, Params(shared=before, personal=result.personal), frozen, user, candidates
+        recipe,
+        Params(shared=before, personal=result.personal),
+        frozen,
+        user,
+        candidates,
     )
     touched = [
         (leaf.values.shape[0], change.ids)
@@ -79,9 +83,8 @@ def score_tuned(
     num_items, ids = touched[0]
     first = rows.first_occurrence(ids, num_items)
     real = (first == jnp.arange(len(ids))) & (ids < num_items)
-    tuned = score_user(
-        recipe, Params(shared=after, personal=result.personal), frozen, user, None
-    )
+    params = Params(shared=after, personal=result.personal)
+    tuned = score_user(recipe, params, frozen, user, None)
     target = jnp.where(real, ids, num_items)
     if candidates is None:
         return scores.at[target].set(tuned, mode="drop")
@@ -113,8 +116,15 @@ def make_evaluate(
     """
 
     def aggregated(
-        state: ServerState, personal, targets, client_of_user, data, frozen, hparams,
-        root, key,
+        state: ServerState,
+        personal,
+        targets,
+        client_of_user,
+        data,
+        frozen,
+        hparams,
+        root,
+        key,
     ):
         del data, hparams, root
 
@@ -131,8 +141,15 @@ def make_evaluate(
         return evaluate(score, targets, protocol, key, user_chunk)
 
     def tuned(
-        state: ServerState, personal, targets, client_of_user, data, frozen, hparams,
-        root, key,
+        state: ServerState,
+        personal,
+        targets,
+        client_of_user,
+        data,
+        frozen,
+        hparams,
+        root,
+        key,
     ):
         results = []
         for bucket, part in enumerate(targets):
@@ -147,9 +164,7 @@ def make_evaluate(
 
                 def one(own, client, user, candidates):
                     own_key = client_key(root, state.round, client)
-                    result = train(
-                        state.shared, own, frozen, hparams, client, own_key
-                    )
+                    result = train(state.shared, own, frozen, hparams, client, own_key)
                     return score_tuned(
                         recipe, state.shared, result, frozen, user, candidates
                     )

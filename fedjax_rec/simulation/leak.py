@@ -16,7 +16,7 @@ def count_draws(
     users: Array,
     clients: Array,
     root: Array,
-    first_round: Array,
+    first_round: int | Array,
     rounds: Array,
 ) -> Array:
     """How often each item was a negative of each user, over the run's own keys.

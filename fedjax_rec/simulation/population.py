@@ -66,9 +66,7 @@ def make_run_rounds(algorithm: Algorithm, sampler: Sampler, capacity: int):
 
         def step(i, carry):
             state, personal, log = carry
-            state, personal, metrics = one(
-                state, personal, data, frozen, hparams, key
-            )
+            state, personal, metrics = one(state, personal, data, frozen, hparams, key)
             log = jax.tree.map(lambda column, x: column.at[i].set(x), log, metrics)
             return state, personal, log
 

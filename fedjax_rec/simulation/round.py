@@ -78,7 +78,7 @@ def client_key(root: Array, round_number: Array, client: Array) -> Array:
 
 
 def train_client(recipe: Recipe, data: ClientData, bucket: int):
-    """`(shared, personal, frozen, hparams, id, key) -> ClientResult`, for one client."""
+    """One client: `(shared, personal, frozen, hparams, id, key) -> ClientResult`."""
 
     def train(shared, personal, frozen, hparams, client, key):
         params = Params(shared=shared, personal=personal)

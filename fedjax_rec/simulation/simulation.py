@@ -142,6 +142,7 @@ class Simulation:
     def rmse(self, part: str) -> float:
         """Root mean squared error of the ratings of a part, for explicit feedback."""
         rows = getattr(self.split, part)
+        dtype = self.data.interactions.columns["rating"].dtype
         return float(
             self._rmse(
                 self.state,
@@ -149,7 +150,7 @@ class Simulation:
                 jnp.asarray(self.client_of_user[rows.user]),
                 jnp.asarray(rows.user),
                 jnp.asarray(rows.item),
-                jnp.asarray(rows.rating, self.data.interactions.columns["rating"].dtype),
+                jnp.asarray(rows.rating, dtype),
                 self.frozen,
             )
         )

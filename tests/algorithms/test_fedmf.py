@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import runpy
 from collections import Counter
 
 import jax
@@ -28,7 +29,12 @@ def numpy_ratings():
     """The slice, derived from the file without the library: `{user: [(item, r)]}`."""
     with open(RATINGS / "ratings.csv", newline="") as file:
         ratings = [
-            (int(r["userId"]), int(r["movieId"]), float(r["rating"]), int(r["timestamp"]))
+            (
+                int(r["userId"]),
+                int(r["movieId"]),
+                float(r["rating"]),
+                int(r["timestamp"]),
+            )
             for r in csv.DictReader(file)
         ]
     seen: dict[int, int] = {}
@@ -86,15 +92,14 @@ def test_the_derivation_gives_the_centralized_log(golden):
 
 @needs_data
 def test_the_engine_gives_the_federated_trace(golden, tmp_path):
-    config = load_config("fedmf_golden").get_config()
+    config = load_config("fedmf_golden")
     data = fedjax_rec.FileData(
         **{**vars(config.data), "dir": str(RATINGS), "cache": str(tmp_path)}
     )
     with jax.enable_x64(True):
-        simulation = fedjax_rec.build(fedjax_rec.Experiment(**{**vars(config), "data": data}))
-        evaluations = [
-            e for e in simulation.events() if e["event"] == "evaluation"
-        ]
+        config = fedjax_rec.Experiment(**{**vars(config), "data": data})
+        simulation = fedjax_rec.build(config)
+        evaluations = [e for e in simulation.events() if e["event"] == "evaluation"]
     losses = np.array([e["rmse_train"] for e in evaluations]) ** 2
     expected, rmse = numpy_trace(numpy_ratings(), central=False)
     assert len(losses) == 175
@@ -105,10 +110,5 @@ def test_the_engine_gives_the_federated_trace(golden, tmp_path):
 
 
 def load_config(name):
-    import importlib.util
-
     path = pathlib.Path(__file__).parents[2] / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return runpy.run_path(str(path))["get_config"]()
