@@ -1,0 +1,186 @@
+"""An experiment from its file, and from what the command line changes in it."""
+
+import dataclasses
+import difflib
+import importlib.util
+import sys
+import traceback
+import types
+import typing
+import warnings
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from fedjax_rec.commands.session import UserError
+from fedjax_rec.experiment import Experiment
+
+_Options = TypeVar("_Options")
+
+CHOICES = {
+    field: {kind.__name__: kind for kind in typing.get_args(hint)}
+    for field, hint in typing.get_type_hints(Experiment).items()
+    if field in ("data", "algorithm")
+}
+"""The parts of an experiment that come in several kinds, by name."""
+
+
+def load_config(path: str) -> tuple[Experiment, str]:
+    """The experiment of a config file, and the file's docstring.
+
+    Args:
+        path: a Python file whose `get_config()` returns an `Experiment`.
+
+    Raises:
+        UserError: there is no such file, or it does not return one.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(_missing(file))
+    module = _execute(file)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(
+            f"{file} defines no get_config(); expected a function of that name that "
+            "returns a fedjax_rec.Experiment (see configs/quickstart.py)"
+        )
+    try:
+        experiment = get_config()
+    except Exception as error:
+        raise UserError(_told(file, error)) from error
+    if not isinstance(experiment, Experiment):
+        raise UserError(
+            f"get_config() of {file} returned a {type(experiment).__name__}; expected "
+            "a fedjax_rec.Experiment"
+        )
+    return experiment, (module.__doc__ or "").strip()
+
+
+def override(
+    kind: type[_Options], default: _Options, args: list[str], *, prog: str, doc: str
+) -> _Options:
+    """`default` with the fields that `args` name replaced, checked by type.
+
+    Misspelt fields and values of a wrong type end the process with status 2, the
+    nearest fields and their help; so does `--help`, with status 0.
+
+    Args:
+        kind: the dataclass.
+        default: its values.
+        args: such as `["--algorithm.client-lr", "0.3"]`.
+        prog: what was called, for messages.
+        doc: heads the help.
+    """
+    with warnings.catch_warnings():
+        # A config may bring data or an algorithm of its own class.
+        warnings.filterwarnings("ignore", message=".*does not match any type in")
+        return tyro.cli(
+            kind,
+            default=default,
+            args=args,
+            prog=prog,
+            description=doc,
+            config=(
+                # The kind of data and algorithm is chosen by `switch`, so that fields
+                # have one name each and the order of arguments does not matter.
+                tyro.conf.AvoidSubcommands,
+                tyro.conf.FlagCreatePairsOff,
+            ),
+        )
+
+
+def switch(experiment: Experiment, args: list[str]) -> tuple[Experiment, list[str]]:
+    """Exchanges whole parts: `--algorithm FedNCF` and `--data FileData`.
+
+    Args:
+        experiment: the config's.
+        args: all arguments.
+
+    Returns:
+        The experiment, with each part that was named at its defaults, and the other
+        arguments.
+
+    Raises:
+        UserError: no part is called that.
+    """
+    rest, index = [], 0
+    while index < len(args):
+        flag, equals, value = args[index].partition("=")
+        field = flag.removeprefix("--")
+        index += 1
+        if field not in CHOICES or not flag.startswith("--"):
+            rest.append(args[index - 1])
+            continue
+        if not equals:
+            value = args[index] if index < len(args) else ""
+            index += 1
+        choices = {name.lower(): kind for name, kind in CHOICES[field].items()}
+        if value.lower() not in choices:
+            near = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.4)
+            hint = f". Did you mean {choices[near[0]].__name__}?" if near else ""
+            raise UserError(
+                f"--{field} {value}: expected one of {', '.join(CHOICES[field])}{hint}"
+            )
+        part = choices[value.lower()]()
+        if type(part) is not type(getattr(experiment, field)):
+            experiment = dataclasses.replace(experiment, **{field: part})
+    return experiment, rest
+
+
+def choices_help() -> str:
+    """How `switch` is used, for the help."""
+    return "\n".join(
+        f"--{field} {{{','.join(kinds)}}} exchanges the whole {field} for another, at "
+        "its defaults."
+        for field, kinds in CHOICES.items()
+    )
+
+
+def _execute(file: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is no Python file; expected one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses defined in the file look their module up by name.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(_told(file, error)) from error
+    return module
+
+
+def _told(file: Path, error: Exception) -> str:
+    line = next(
+        (
+            frame.lineno
+            for frame in reversed(traceback.extract_tb(error.__traceback__))
+            if Path(frame.filename).resolve() == file.resolve()
+        ),
+        getattr(error, "lineno", None),
+    )
+    where = f"{file}, line {line}" if line else str(file)
+    return f"{where}: {type(error).__name__}: {error}"
+
+
+def _missing(file: Path) -> str:
+    folder = file.parent if file.parent.is_dir() else Path("configs")
+    names = {p.name: p for p in sorted(folder.glob("*.py"))} if folder.is_dir() else {}
+    wanted = file.name if file.suffix == ".py" else f"{file.name}.py"
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
+    hint = f". Did you mean {', '.join(str(names[n]) for n in near)}?" if near else ""
+    return f"no config file {file}{hint}"
+
+
+def value_error(error: ValueError, prefix: str = "--data.") -> str:
+    """What loading or building complained about, in the words of the command line.
+
+    Args:
+        error: names arguments as Python has them.
+        prefix: of the flags of the data.
+    """
+    message = str(error).replace("download=True", f"{prefix}download")
+    return message.replace("Pass dir=", f"Pass {prefix}dir DIR").replace(
+        "Pass another cache=", f"Pass another {prefix}cache"
+    )

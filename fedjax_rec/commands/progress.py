@@ -1,0 +1,113 @@
+"""What a run is doing: a live bar in a terminal, a line an evaluation in a log."""
+
+import math
+import sys
+import threading
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows a simulation's events on stderr.
+
+    The loop tells what it has done; this guesses what it does next: the first event
+    waits for compilation, and an evaluation follows the last round before it.
+
+    Args:
+        rounds: to come.
+        eval_every: rounds between evaluations.
+        enabled: whether anything is shown.
+
+    Attributes:
+        not_finite: the first round whose loss was not finite, or `None`.
+    """
+
+    def __init__(self, rounds: int, eval_every: int, enabled: bool = True):
+        live = enabled and sys.stderr.isatty()
+        self._log = enabled and not live
+        self._bar = tqdm(
+            total=rounds,
+            disable=not live,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} rounds "
+            "[{elapsed}<{remaining}{postfix}]",
+        )
+        self._rounds, self._eval_every = rounds, max(eval_every, 1)
+        self._started = time.monotonic()
+        self._loss, self._quality = "", ""
+        self._evaluated = False
+        self._closed = threading.Event()
+        self.not_finite: int | None = None
+        if live:
+            threading.Thread(target=self._tick, daemon=True).start()
+        self._say(0, "compiling…")
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Takes an event of the simulation."""
+        done = event["round"]
+        if event["event"] == "round":
+            self._round(event)
+            if done % self._eval_every == 0 or done == self._rounds:
+                text = "evaluating…" if self._evaluated else "compiling evaluation…"
+                self._state(text)
+            elif done == 1:
+                self._say(done, "training")
+            else:
+                self._state("training")
+        elif event["event"] == "evaluation":
+            self._evaluated = True
+            self._quality = _headline(event)
+            self._say(done, "training")
+            if done == self._rounds:
+                self._say(done, "baselines…")
+        else:
+            self._state("done")
+
+    def close(self) -> None:
+        """Leaves what is shown as it is."""
+        self._closed.set()
+        self._bar.close()
+
+    def _round(self, event: dict[str, Any]) -> None:
+        loss = event.get("loss")
+        if loss is not None:
+            self._loss = f"loss {loss:.4f}"
+            if not math.isfinite(loss) and self.not_finite is None:
+                self.not_finite = event["round"]
+        self._bar.set_postfix_str(self._numbers(), refresh=False)
+        self._bar.update(event["round"] - self._bar.n)
+
+    def _say(self, done: int, text: str) -> None:
+        """A state that a log is told of, too."""
+        if self._log:
+            seconds = time.monotonic() - self._started
+            line = f"[{seconds:6.1f} s] round {done}/{self._rounds}: {text}"
+            numbers = self._numbers()
+            print(f"{line} {numbers}".rstrip(), file=sys.stderr, flush=True)
+        self._state(text)
+
+    def _state(self, text: str) -> None:
+        if not self._bar.disable and self._bar.desc != text:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.set_postfix_str(self._numbers(), refresh=True)
+
+    def _numbers(self) -> str:
+        return ", ".join(part for part in (self._loss, self._quality) if part)
+
+    def _tick(self) -> None:
+        # Nothing happens on this side while XLA compiles: let the clock show life.
+        while not self._closed.wait(0.5):
+            self._bar.refresh()
+
+
+def _headline(event: dict[str, Any]) -> str:
+    """`val ndcg@10 0.1234`, or the error of explicit feedback."""
+    part = "val" if "val" in event else "test"
+    if f"rmse_{part}" in event:
+        return f"{part} rmse {event[f'rmse_{part}']:.4f}"
+    values = event.get(part, {})
+    names = [n for n in values if n.startswith("ndcg@") and "/" not in n]
+    name = "ndcg@10" if "ndcg@10" in names else next(iter(names), None)
+    return f"{part} {name} {values[name]:.4f}" if name else ""

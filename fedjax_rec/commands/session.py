@@ -1,0 +1,66 @@
+"""What a command does to the process before anything is computed."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "tensorflow-datasets"
+)  # fmt: skip
+
+
+class UserError(ValueError):
+    """What the user can put right: shown as it is, without a traceback."""
+
+
+def cache_folder() -> Path:
+    """Where prepared data and compiled programs are kept."""
+    chosen = os.environ.get("FEDJAX_REC_CACHE") or "~/.cache/fedjax_rec"
+    return Path(chosen).expanduser().absolute()
+
+
+def set_up_jax(dtype: str = "float32") -> None:
+    """Keeps compiled programs on disk, and allows float64 where it is asked for.
+
+    A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays as it is.
+
+    Args:
+        dtype: of the parameters.
+    """
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        # What compiles faster than this loads no faster from disk.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+
+def versions() -> dict[str, Any]:
+    """What computes a run, for its folder."""
+    import jax
+
+    from fedjax_rec import __version__
+
+    return {
+        "fedjax_rec": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "command": ["fedjax-rec", *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets up and runs the whole suite. Arguments go to pytest:
+#
+#   ./scripts/test.sh                        everything but the slow tests
+#   ./scripts/test.sh -m slow                only those
+#   ./scripts/test.sh tests/test_cli.py -n 0
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+set_up dev
+# Compiling is most of the time, and uses one core: two workers halve it.
+exec "$PYTHON" -m pytest -n 2 "$@"
