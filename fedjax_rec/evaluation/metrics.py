@@ -204,30 +204,34 @@ def user_metrics(
     )
     above, tied = _count(negative, positive)
     rank = _ranks(positive, above, tied, ties, _key(ties, key))
-    relevant = jnp.sum(positive_mask, dtype=jnp.float32)
-    at_least_one = jnp.maximum(relevant, 1.0)
-    index = jnp.arange(rank.shape[0], dtype=jnp.float32)
+    relevant = jnp.maximum(jnp.sum(positive_mask, dtype=jnp.float32), 1.0)
     place = rank.astype(jnp.float32)
-    metrics = {}
-    for k in cutoffs:
-        hit = (rank <= k).astype(jnp.float32)
-        hits = jnp.sum(hit)
-        ideal = jnp.cumsum(1.0 / jnp.log2(jnp.arange(k, dtype=jnp.float32) + 2.0))
-        capped = jnp.minimum(at_least_one, float(k))
-        gain = jnp.sum(hit / jnp.log2(place + 1.0))
-        metrics[f"hr@{k}"] = jnp.minimum(hits, 1.0)
-        metrics[f"ndcg@{k}"] = gain / ideal[capped.astype(jnp.int32) - 1]
-        metrics[f"recall@{k}"] = hits / at_least_one
-        metrics[f"recall_capped@{k}"] = hits / capped
-        metrics[f"precision@{k}"] = hits / float(k)
-        metrics[f"mrr@{k}"] = hit[0] / place[0]
-        metrics[f"map@{k}"] = jnp.sum(hit * (index + 1.0) / place) / at_least_one
+    index = jnp.arange(place.shape[0], dtype=jnp.float32)
+    # All cut-offs at once: a program unrolled over them compiles several times slower.
+    k = jnp.asarray(cutoffs, jnp.float32)
+    hit = (place <= k[:, None]).astype(jnp.float32)
+    hits, capped = jnp.sum(hit, axis=-1), jnp.minimum(relevant, k)
+    gain = jnp.sum(hit / jnp.log2(place + 1.0), axis=-1)
+    values = {
+        "hr": jnp.minimum(hits, 1.0),
+        "ndcg": gain / _ideal(max(cutoffs))[capped.astype(jnp.int32) - 1],
+        "recall": hits / relevant,
+        "recall_capped": hits / capped,
+        "precision": hits / k,
+        "mrr": hit[:, 0] / place[0],
+        "map": jnp.sum(hit * (index + 1.0) / place, axis=-1) / relevant,
+    }
+    metrics = {
+        f"{name}@{cutoff}": values[name][i]
+        for i, cutoff in enumerate(cutoffs)
+        for name in CUTOFF_METRICS
+    }
     negatives = jnp.sum(negative_mask, dtype=jnp.float32)
     lost = {"pessimistic": 1.0, "optimistic": 0.0, "random": 0.5}[ties]
     behind = negatives - above.astype(jnp.float32) - lost * tied.astype(jnp.float32)
     share = jnp.where(negatives > 0, behind / jnp.maximum(negatives, 1.0), 0.5)
     share = jnp.where(jnp.isnan(positive), 0.0, share)
-    metrics["auc"] = jnp.sum(share) / at_least_one
+    metrics["auc"] = jnp.sum(share) / relevant
     return metrics
 
 
@@ -267,6 +271,12 @@ def full_metrics(
         ties=ties,
         key=key,
     )
+
+
+def _ideal(k: int) -> Array:
+    """`[k]` the DCG of 1, 2, ..., k relevant items at the top."""
+    discounts = 1.0 / np.log2(np.arange(k) + 2.0)
+    return jnp.asarray(np.cumsum(discounts), jnp.float32)
 
 
 def _key(ties: Ties, key: Array | None) -> Array:

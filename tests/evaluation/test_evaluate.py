@@ -1,0 +1,132 @@
+"""The driver: chunks, padding and sampled candidates change nothing they should not."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_rec.evaluation.evaluate import evaluate, summarise
+from fedjax_rec.evaluation.metrics import metric_names, user_metrics
+from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.targets import make_targets
+
+USERS, ITEMS = 23, 40
+RNG = np.random.default_rng(0)
+LABEL = RNG.choice(4, (USERS, ITEMS), p=[0.7, 0.15, 0.05, 0.1])
+LABEL[5] = 0  # touched nothing: is not evaluated
+SCORES = RNG.integers(0, 9, (USERS, ITEMS)).astype(np.float32)
+TRAIN, VAL, TEST = (np.nonzero(part == LABEL) for part in (1, 2, 3))
+
+
+def targets(protocol):
+    return make_targets(
+        positives=TEST,
+        known=[TRAIN, VAL],
+        touched=[TRAIN, VAL, TEST],
+        num_users=USERS,
+        num_items=ITEMS,
+        protocol=protocol,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("protocol", "chunk"))
+def run(table, targets, protocol, chunk):
+    def score(users, candidates):
+        rows = table[users]
+        if candidates is None:
+            return rows
+        return jnp.take_along_axis(rows, candidates, axis=-1)
+
+    return evaluate(score, targets, protocol, jax.random.key(3), chunk)
+
+
+def numpy_candidates(user, sampled):
+    if sampled is not None:
+        return sampled[sampled < ITEMS]
+    return np.nonzero(LABEL[user] == 0)[0]
+
+
+@pytest.mark.parametrize("candidates", ["full", "sampled"])
+@pytest.mark.parametrize("ties", ["pessimistic", "random"])
+def test_equals_one_user_at_a_time_for_any_chunk(candidates, ties):
+    # 35 candidates: more than some users have left, so padding occurs.
+    protocol = Protocol(candidates=candidates, num_candidates=35, ties=ties)
+    laid = targets(protocol)
+    assert 5 not in laid.user.tolist()
+    expected = run(SCORES, laid, protocol, 1)
+    assert set(expected) == set(metric_names(protocol.cutoffs))
+    for chunk in (7, 64):
+        got = run(SCORES, laid, protocol, chunk)
+        for name, value in expected.items():
+            assert value.shape == laid.user.shape
+            np.testing.assert_allclose(got[name], value, rtol=1e-6, err_msg=name)
+    if ties == "random":
+        return
+    for row, user in list(enumerate(laid.user.tolist()))[:4]:
+        sampled = None if laid.candidates is None else np.asarray(laid.candidates[row])
+        negative = SCORES[user, numpy_candidates(user, sampled)]
+        positive = SCORES[user, LABEL[user] == 3]
+        alone = user_metrics(
+            jnp.asarray(positive),
+            jnp.ones(len(positive), bool),
+            jnp.asarray(negative),
+            jnp.ones(len(negative), bool),
+        )
+        for name, value in alone.items():
+            np.testing.assert_allclose(expected[name][row], value, rtol=1e-6)
+
+
+def test_one_trace_for_three_rounds():
+    protocol = Protocol()
+    laid = targets(protocol)
+    traces = []
+
+    @jax.jit
+    def step(table, key):
+        traces.append(1)
+        return evaluate(lambda users, _: table[users], laid, protocol, key, 8)
+
+    for round_ in range(3):
+        step(SCORES + round_, jax.random.key(round_))
+    assert len(traces) == 1
+
+
+def test_summary_by_hand():
+    per_user = {
+        "ndcg@5": jnp.array([9.0, 9.0, 9.0]),
+        "ndcg@10": jnp.array([0.0, 1.0, 7.0]),
+        "auc": jnp.array([0.5, 1.0, jnp.nan]),
+    }
+    got = summarise(per_user, jnp.array([True, True, False]))
+    assert got == pytest.approx(
+        {
+            "ndcg@5": 9.0,
+            "ndcg@10": 0.5,
+            "auc": 0.75,
+            "ndcg@10/worst_decile": 0.0,
+            "ndcg@10/gini": 0.5,
+            "ndcg@10/std": 0.5,
+        }
+    )
+    assert all(type(value) is float for value in got.values())
+
+
+def test_summary_spread_falls_back_to_the_first_cutoff():
+    got = summarise(
+        {"ndcg@20": jnp.ones(2), "ndcg@3": jnp.array([0.0, 1.0])}, jnp.ones(2, bool)
+    )
+    assert got["ndcg@3/gini"] == 0.5
+
+
+def test_teaching_errors():
+    full, sampled = Protocol(), Protocol(candidates="sampled")
+    with pytest.raises(ValueError, match="lack sampled candidates"):
+        run(SCORES, targets(full), sampled, 4)
+    with pytest.raises(ValueError, match="hold sampled candidates"):
+        run(SCORES, targets(sampled), full, 4)
+    with pytest.raises(ValueError, match="one column a candidate"):
+        run(SCORES[:, :9], targets(full), full, 4)
+    with pytest.raises(ValueError, match="at least one user"):
+        run(SCORES, targets(full), full, 0)
