@@ -197,11 +197,17 @@ def test_draws_follow_the_key(split):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: leave_one_out(DATA, ties="random"), "'reverse_file_order'"),
+        (
+            lambda: leave_one_out(DATA, ties="random"),  # pyright: ignore
+            "'reverse_file_order'",
+        ),
         (lambda: ratio(DATA, val=0.5, test=0.5), "sum below 1"),
         (lambda: ratio(DATA, test=0), "test > 0"),
         (lambda: ratio(DATA, by="random"), r"jax\.random\.key"),
-        (lambda: ratio(DATA, by="user"), "'time' or 'random'"),
+        (
+            lambda: ratio(DATA, by="user"),  # pyright: ignore
+            "'time' or 'random'",
+        ),
         (lambda: global_time(toy([0, 1], [0, 1], [3, 3])), "1 distinct timestamps"),
         (lambda: cold_items(DATA, fraction=1.2, key=KEY), "fraction=1.2"),
         (lambda: cold_items(toy([0], [0]), key=KEY), "leaves none"),

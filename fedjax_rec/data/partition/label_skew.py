@@ -12,6 +12,7 @@ from fedjax_rec.data.partition.labels import check_labels, labels_of_units
 from fedjax_rec.types import Array
 
 
+@functools.partial(jax.jit, static_argnames=("num_labels", "num_clients"))
 def assign_dirichlet(
     key: Array,
     labels: Array,
@@ -99,14 +100,18 @@ def dirichlet(
         raise ValueError(f"alpha={alpha}, expected a number above 0 (iid is the limit)")
     labels = check_labels(labels, train)
     units = units_of(train, unit, num_clients)
-    assign = functools.partial(
-        assign_dirichlet, num_labels=int(labels.max()) + 1, num_clients=num_clients
+    client = assign_dirichlet(
+        key,
+        jnp.asarray(labels_of_units(labels, units)),
+        float(alpha),
+        num_labels=int(labels.max()) + 1,
+        num_clients=num_clients,
     )
-    client = jax.jit(assign)(key, jnp.asarray(labels_of_units(labels, units)), alpha)
     name = f"dirichlet({num_clients}, alpha={alpha}, unit={unit})"
     return from_units(units, client, num_clients, name)
 
 
+@functools.partial(jax.jit, static_argnames=("num_clients", "shards_per_client"))
 def assign_shards(
     key: Array, labels: Array, *, num_clients: int, shards_per_client: int
 ) -> Array:
@@ -174,9 +179,11 @@ def shards(
             f"{units.count // num_clients}: {num_clients} clients share {units.count} "
             f"units ({unit}). Lower it, or num_clients."
         )
-    assign = functools.partial(
-        assign_shards, num_clients=num_clients, shards_per_client=shards_per_client
+    client = assign_shards(
+        key,
+        jnp.asarray(labels_of_units(labels, units)),
+        num_clients=num_clients,
+        shards_per_client=shards_per_client,
     )
-    client = jax.jit(assign)(key, jnp.asarray(labels_of_units(labels, units)))
     name = f"shards({num_clients}, per_client={shards_per_client}, unit={unit})"
     return from_units(units, client, num_clients, name)

@@ -12,6 +12,7 @@ from fedjax_rec.data.partition.labels import check_labels, labels_of, labels_of_
 from fedjax_rec.types import Array
 
 
+@functools.partial(jax.jit, static_argnames=("num_labels", "num_clients"))
 def assign_drift(
     key: Array,
     labels: Array,
@@ -114,10 +115,14 @@ def drift(
     np.minimum.at(first, units.index, train.timestamp)
     rank = np.empty(units.count, np.float32)
     rank[np.argsort(first, kind="stable")] = np.linspace(0, 1, units.count)
-    assign = functools.partial(
-        assign_drift, num_labels=int(labels.max()) + 1, num_clients=num_clients
+    client = assign_drift(
+        key,
+        jnp.asarray(labels_of_units(labels, units)),
+        jnp.asarray(rank),
+        float(alpha),
+        float(strength),
+        num_labels=int(labels.max()) + 1,
+        num_clients=num_clients,
     )
-    unit_labels = jnp.asarray(labels_of_units(labels, units))
-    client = jax.jit(assign)(key, unit_labels, jnp.asarray(rank), alpha, strength)
     name = f"drift({num_clients}, alpha={alpha}, strength={strength}, unit={unit})"
     return from_units(units, client, num_clients, name)

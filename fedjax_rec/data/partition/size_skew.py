@@ -11,6 +11,7 @@ from fedjax_rec.data.partition.assignment import Partition, Unit, from_units, un
 from fedjax_rec.types import Array
 
 
+@functools.partial(jax.jit, static_argnames=("num_units", "num_clients"))
 def assign_power_law(
     key: Array, exponent: float | Array, *, num_units: int, num_clients: int
 ) -> Array:
@@ -64,9 +65,8 @@ def quantity_skew(
     if not 0 <= exponent < np.inf:
         raise ValueError(f"exponent={exponent}, expected 0 or more (1 is Zipf's law)")
     units = units_of(train, unit, num_clients)
-    assign = functools.partial(
-        assign_power_law, num_units=units.count, num_clients=num_clients
+    client = assign_power_law(
+        key, float(exponent), num_units=units.count, num_clients=num_clients
     )
-    client = jax.jit(assign)(key, exponent)
     name = f"quantity_skew({num_clients}, exponent={exponent}, unit={unit})"
     return from_units(units, client, num_clients, name)

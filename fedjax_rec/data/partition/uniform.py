@@ -10,6 +10,7 @@ from fedjax_rec.data.partition.assignment import Partition, Unit, from_units, un
 from fedjax_rec.types import Array
 
 
+@functools.partial(jax.jit, static_argnames=("num_units", "num_clients"))
 def assign_uniform(key: Array, *, num_units: int, num_clients: int) -> Array:
     """`[num_units]` int32 clients: shuffled, then dealt in turn.
 
@@ -43,8 +44,5 @@ def iid(
         decentralized data, arXiv:1602.05629 (the IID setting).
     """
     units = units_of(train, unit, num_clients)
-    assign = functools.partial(
-        assign_uniform, num_units=units.count, num_clients=num_clients
-    )
-    client = jax.jit(assign)(key)
+    client = assign_uniform(key, num_units=units.count, num_clients=num_clients)
     return from_units(units, client, num_clients, f"iid({num_clients}, unit={unit})")

@@ -1,5 +1,7 @@
 """The last interactions of each user are the test; nothing is validation."""
 
+import numpy as np
+
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits.split import Split, rank_from_end, sizes_of, split_by
 
@@ -22,7 +24,7 @@ def leave_last(data: Interactions, *, count: int = 1) -> Split:
     """
     if count < 1:
         raise ValueError(f"count={count}: hold out at least one interaction a user")
-    from_end = rank_from_end(data, slice(None))
+    from_end = rank_from_end(data, np.arange(len(data)))
     size = sizes_of(data)
     held = size > count
     return split_by(
