@@ -73,7 +73,8 @@ def _draw_divergence(axes, d: Description) -> None:
     held = d.divergences[~np.isnan(d.divergences)]
     top = max(held.max(), d.divergence_by_chance, 1e-3)
     bins = np.linspace(0, min(top * 1.05, 1), int(np.clip(len(held) / 4, 10, 30)) + 1)
-    axes.hist(held, bins=bins, color="tab:orange", alpha=0.8)
+    counts, *_ = axes.hist(held, bins=bins, color="tab:orange", alpha=0.8)
+    axes.set_ylim(0, 1.3 * counts.max())  # room for the legend
     for value, style, name in (
         (d.divergence_mean, "-", "mean"),
         (d.divergence_by_chance, ":", "by chance"),
