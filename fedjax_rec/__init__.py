@@ -31,7 +31,7 @@ _PUBLIC = {
     "Simulation": "simulation.simulation",
 }
 
-__all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604
+__all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

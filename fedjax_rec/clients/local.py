@@ -141,8 +141,8 @@ def _spaces(tree: Tree) -> set[str]:
 def _touch(shared: Tree, pairs: Columns, merge: bool):
     """Ids of the local tables' rows `[R]`; the pairs with row numbers in ids' place.
 
-    With `merge`, all occurrences of an id share its first row, and the other rows
-    become padding; a table shorter than the pairs is taken whole.
+    With `merge`, all occurrences of an id share its first row; a table shorter than
+    the pairs is taken whole. Rows that no pair reads get the padding id.
     """
     ids, local = {}, dict(pairs)
     for leaf in jax.tree.leaves(shared, is_leaf=rows.is_table):
@@ -154,7 +154,8 @@ def _touch(shared: Tree, pairs: Columns, merge: bool):
         if not merge:
             ids[space], local[space] = touched, position
         elif touched.shape[0] >= length:
-            ids[space] = jnp.arange(length, dtype=jnp.int32)
+            ids[space] = jnp.full(length, length, jnp.int32)
+            ids[space] = ids[space].at[touched].set(touched, mode="drop")
             local[space] = touched
         else:
             local[space] = rows.first_occurrence(touched, length)

@@ -114,7 +114,7 @@ def make_interactions(
         ("user", user, len(users.ids)),
         ("item", item, len(items.ids)),
     ):
-        if n and not (0 <= column.min() and column.max() < size):
+        if n and not (column.min() >= 0 and column.max() < size):
             raise ValueError(
                 f"{label} indices lie in [{column.min()}, {column.max()}], expected "
                 f"[0, {size})"

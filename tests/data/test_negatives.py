@@ -40,7 +40,9 @@ def test_uniform_below_is_the_high_word_of_the_product():
     key = jax.random.key(3)
     bound = jnp.asarray([1, 2, 1682, 100_000, 2**31 - 1], jnp.int32)
     bits = np.asarray(jax.random.bits(key, bound.shape, jnp.uint32)).astype(object)
-    expected = [int(b) * int(n) >> 32 for b, n in zip(bits, bound.tolist(), strict=True)]
+    expected = [
+        int(b) * int(n) >> 32 for b, n in zip(bits, bound.tolist(), strict=True)
+    ]
     np.testing.assert_array_equal(negatives.uniform_below(key, bound), expected)
 
 

@@ -1,0 +1,333 @@
+"""The laws every registered algorithm, model, aggregator and partitioner obeys.
+
+A new entry in a registry is held to them without a new test.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_rec import rows
+from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.algorithms import ALGORITHMS, FedAvg, FedMF
+from fedjax_rec.data.clients import make_client_data
+from fedjax_rec.data.interactions import Entities, make_interactions
+from fedjax_rec.data.partition import iid, per_user
+from fedjax_rec.models import MODELS
+from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.round import client_key, make_algorithm
+from fedjax_rec.types import Cohort, Params
+
+N, I = 9, 23  # noqa: E741
+SMALL = {"dim": 4, "batch_size": 8, "negatives": 2}
+
+CONFIGS = {name: cls(**SMALL) for name, cls in ALGORITHMS.items()} | {
+    "fedmf explicit": FedMF(**SMALL, feedback="explicit"),
+    "fedavg two epochs, prox, momentum, yogi": FedAvg(
+        **SMALL,
+        local_epochs=2,
+        proximal=0.1,
+        client_optimizer="momentum",
+        client_lr=0.1,
+        server_optimizer="yogi",
+        server_lr=0.01,
+        aggregation="examples",
+    ),
+    "fedavg adam, ncf, adagrad": FedAvg(
+        **SMALL,
+        model="ncf",
+        client_optimizer="adam",
+        client_lr=0.01,
+        server_optimizer="adagrad",
+        server_lr=0.1,
+        aggregation="uniform",
+    ),
+    "fedavg user table": FedAvg(**SMALL, users="table", server_optimizer="momentum"),
+    "fedavg scorer, sum, adam": FedAvg(
+        **SMALL,
+        model="scorer",
+        aggregation="sum",
+        server_optimizer="adam",
+        server_lr=0.01,
+    ),
+}
+
+
+@functools.cache
+def interactions():
+    rng = np.random.default_rng(0)
+    sizes = [1, 2, 3, 3, 5, 8, 9, 12, 1]
+    user = np.repeat(np.arange(N), sizes)
+    item = np.concatenate([rng.choice(I, s, replace=False) for s in sizes])
+    return make_interactions(
+        user=user,
+        item=item,
+        rating=rng.integers(1, 6, len(user)).astype(np.float32),
+        users=Entities(ids=[f"u{u}" for u in range(N)]),
+        items=Entities(ids=[f"i{i}" for i in range(I)]),
+    )
+
+
+def setup(name, max_buckets):
+    config = CONFIGS[name]
+    train = interactions()
+    recipe = config.build(num_items=I, num_users=N)
+    part = per_user(train)
+    if not recipe.single_user:
+        part = iid(jax.random.key(5), train, 4)
+    data = make_client_data(train, part, max_buckets=max_buckets)
+    return recipe, data
+
+
+class Run:
+    """Two rounds in one program, with a count of its traces."""
+
+    def __init__(self, name, max_buckets, chunk):
+        self.recipe, self.data = setup(name, max_buckets)
+        self.traces = 0
+        algorithm = make_algorithm(self.recipe, (chunk,) * len(self.data.widths))
+        self.key = jax.random.key(7)
+        self.start = algorithm.init(self.key)
+        n = self.data.num_clients
+        self.personal = initial_personal(self.recipe, self.key, n)
+
+        def counted(state, cohort, data, hparams, key):
+            self.traces += 1
+            return algorithm.round(state, cohort, data, (), hparams, key)
+
+        self.eager, self.jitted = counted, jax.jit(counted)
+
+    def __call__(self, ids, rounds=2, jit=True, key=None, start=None):
+        fn = self.jitted if jit else self.eager
+        key = self.key if key is None else key
+        state, personal = start or (self.start, self.personal)
+        ids = jnp.asarray(ids, jnp.int32)
+        told = {}
+        for _ in range(rounds):
+            cohort = Cohort(
+                ids=ids, personal=jax.tree.map(lambda x: x[ids % len(x)], personal)
+            )
+            state, cohort, told = fn(state, cohort, self.data, self.recipe.hparams, key)
+            personal = jax.tree.map(
+                lambda x, y: x.at[ids].set(y, mode="drop"), personal, cohort.personal
+            )
+        return state, personal, told
+
+
+@functools.cache
+def base(name):
+    return Run(name, max_buckets=2, chunk=2)
+
+
+def close(a, b, **tolerance):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(
+            np.asarray(x, np.float64), np.asarray(y, np.float64), **tolerance
+        ),
+        a,
+        b,
+    )
+
+
+def at(tree, index):
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+everybody = pytest.mark.parametrize("name", CONFIGS)
+
+
+@everybody
+def test_a_round_is_a_python_loop_over_clients(name):
+    """The engine against clients trained one by one and aggregated in NumPy."""
+    run = base(name)
+    recipe, data = run.recipe, run.data
+    n = data.num_clients
+    state, personal, _ = run(np.arange(n), rounds=1)
+    sums = jax.tree.map(np.zeros_like, run.start.shared)
+    weight_sum, touched = 0.0, {}
+    widest = len(data.widths) - 1
+
+    @jax.jit
+    def update(client, personal):
+        key = client_key(run.key, jnp.int32(0), client)
+        params = Params(shared=run.start.shared, personal=personal)
+        examples = data.examples(client, widest)
+        return recipe.client_update(params, (), examples, recipe.hparams, key)
+
+    for client in range(n):
+        result = update(jnp.int32(client), at(run.personal, client))
+        close(at(personal, client), result.personal, atol=1e-6, rtol=1e-5)
+        aggregation = getattr(CONFIGS[name], "aggregation", None)
+        by_examples = aggregation in ("examples", "per_row")
+        weight = float(result.weight) if by_examples else 1.0
+        weight_sum += weight
+        for part, delta in result.delta.items():
+            if not rows.is_rows(delta):
+                scaled = jax.tree.map(lambda d, w=weight: w * np.asarray(d), delta)
+                sums[part] = jax.tree.map(np.add, sums[part], scaled)
+                continue
+            table = sums[part].values
+            np.add.at(
+                table,
+                np.minimum(delta.ids, len(table) - 1),
+                weight * np.asarray(delta.values * (delta.ids < len(table))[:, None]),
+            )
+            seen = touched.setdefault(part, np.zeros(len(table)))
+            ids = np.unique(delta.ids)
+            seen[ids[ids < len(table)]] += weight
+    if aggregation == "sum" or getattr(CONFIGS[name], "feedback", "") == "explicit":
+        mean = sums
+    else:
+        mean = jax.tree.map(lambda x: x / weight_sum, sums)
+        for part, seen in touched.items():
+            if aggregation == "per_row":
+                mean[part] = rows.Table(
+                    values=sums[part].values / np.maximum(seen, 1e-30)[:, None],
+                    space=sums[part].space,
+                )
+    server = recipe.server_optimizer(recipe.hparams)
+    moves, _ = server.update(
+        jax.tree.map(lambda x: -jnp.asarray(x), mean), run.start.optimizer
+    )
+    expected = optax.apply_updates(run.start.shared, moves)
+    close(state.shared, expected, atol=2e-5, rtol=1e-4)
+
+
+@everybody
+def test_chunks_order_buckets_and_absent_clients_change_nothing(name):
+    run = base(name)
+    n = run.data.num_clients
+    expected = run(np.arange(n))
+    other = Run(name, max_buckets=1, chunk=3)
+    order = np.random.default_rng(1).permutation(n)
+    got = other(np.concatenate([order[:2], [n], order[2:], [n + 3]]))
+    close(got[0].shared, expected[0].shared, atol=2e-5, rtol=1e-3)
+    close(got[1], expected[1], atol=2e-5, rtol=1e-3)
+    close(got[2], expected[2], atol=1e-4, rtol=1e-3)
+
+
+@everybody
+def test_one_trace_same_bits_and_structure(name):
+    run = Run(name, max_buckets=2, chunk=2)
+    ids = np.arange(run.data.num_clients)
+    first = run(ids, rounds=3)
+    assert run.traces == 1
+    same(first, run(ids, rounds=3))
+    assert jax.tree.structure(first[0]) == jax.tree.structure(run.start)
+    for before, after in zip(
+        jax.tree.leaves((run.start, run.personal)),
+        jax.tree.leaves((first[0], first[1])),
+        strict=True,
+    ):
+        assert (before.shape, before.dtype) == (after.shape, after.dtype)
+    # Stopping after a round and going on is the unbroken run, bit for bit.
+    once = run(ids, rounds=1)
+    same(first, run(ids, rounds=2, start=once[:2]))
+    if run.recipe.negatives:
+        other = run(ids, rounds=3, key=jax.random.key(8))
+        assert not np.array_equal(
+            jax.tree.leaves(other[0].shared)[0], jax.tree.leaves(first[0].shared)[0]
+        )
+    # Those who were not invited keep what they had, and the round learned something.
+    few = run(ids[:2], rounds=1)
+    same(
+        jax.tree.map(lambda x: x[2:], few[1]),
+        jax.tree.map(lambda x: x[2:], run.personal),
+    )
+    moved = [
+        float(np.abs(np.asarray(a) - np.asarray(b)).max())
+        for a, b in zip(
+            jax.tree.leaves(first[0].shared),
+            jax.tree.leaves(run.start.shared),
+            strict=True,
+        )
+    ]
+    assert min(moved) > 0
+
+
+@pytest.mark.parametrize("name", ["pfedrec", "fedavg user table"])
+def test_jit_equals_eager(name):
+    run = base(name)
+    ids = np.arange(run.data.num_clients)
+    close(run(ids, 1), run(ids, 1, jit=False), atol=1e-6, rtol=1e-5)
+
+
+def deltas(seed, clients, with_repeats=True):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 7 if with_repeats else 6, (clients, 5))
+    return {
+        "item": rows.Rows(
+            ids=jnp.asarray(ids), values=jnp.asarray(rng.normal(size=(clients, 5, 2)))
+        ),
+        "w": jnp.asarray(rng.normal(size=(clients, 3))),
+    }
+
+
+SHARED = {"item": rows.Table(values=jnp.zeros((6, 2))), "w": jnp.zeros(3)}
+
+
+def aggregate(aggregator, groups):
+    acc = aggregator.init(SHARED, 10)
+    for delta, weights in groups:
+        acc = aggregator.update(acc, delta, weights)
+    return aggregator.finish(acc)[0]
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_aggregators_fold_in_any_grouping_and_ignore_weight_zero(name):
+    aggregator = AGGREGATORS[name]()
+    delta, weights = deltas(0, 6), jnp.asarray([1.0, 0.0, 3.0, 2.0, 0.0, 1.0])
+    whole = aggregate(aggregator, [(delta, weights)])
+
+    def pick(at):
+        at = np.asarray(at)
+        return jax.tree.map(lambda x: x[at], delta), weights[at]
+
+    parts = [pick([4, 2]), pick([0]), pick([5, 3, 1])]
+    close(whole, aggregate(aggregator, parts), atol=1e-6)
+    close(whole, aggregate(aggregator, [pick([0, 2, 3, 5])]), atol=1e-6)
+    nobody = aggregate(aggregator, [(delta, jnp.zeros(6))])
+    assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(nobody))
+    close(jax.jit(lambda d, w: aggregate(aggregator, [(d, w)]))(delta, weights), whole)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_mask_padding_and_score_items_by_their_own_row(name):
+    model = MODELS[name](I, dim=4)
+    params = model.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    batch = {
+        "item": jnp.asarray(rng.integers(0, I, 6)),
+        "user": jnp.zeros(6, jnp.int32),
+        "label": jnp.asarray([1.0, 0, 0, 1, 0, 1]),
+        "mask": jnp.asarray([True, True, False, True, False, True]),
+    }
+    grad = jax.jit(jax.value_and_grad(lambda p, b: model.loss(p, (), b, None)[0]))
+    kept = {k: v[np.asarray(batch["mask"])] for k, v in batch.items()}
+    close(grad(params, batch), grad(params, kept), atol=1e-6)
+    nothing = {**batch, "mask": jnp.zeros(6, bool)}
+    value, gradient = grad(params, nothing)
+    assert float(value) == 0
+    assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(gradient))
+    query = {"user": jnp.int32(0)}
+    every = model.score(params, (), query, None)
+    assert every.shape == (I,)
+    at = jnp.asarray([3, 3, 0, I - 1])
+    close(model.score(params, (), query, at), every[at], atol=1e-6)
+    table = params.shared["item"]
+    changed = rows.Table(values=table.values.at[5].set(9.0), space=table.space)
+    other = model.score(
+        Params(shared={**params.shared, "item": changed}, personal=params.personal),
+        (),
+        query,
+        None,
+    )
+    assert np.flatnonzero(np.asarray(other != every)).tolist() == [5]
