@@ -13,7 +13,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="quickstart",
         data=SyntheticData(),
-        algorithm=FedAvg(model="mf", aggregation="per_row", client_lr=5.0),
-        rounds=60,
-        eval_every=10,
+        algorithm=FedAvg(model="mf", aggregation="per_row", client_lr=20.0),
+        rounds=40,
+        eval_every=5,
     )

@@ -62,7 +62,7 @@ def columns_of(runs: Iterable[Run]) -> dict[str, str]:
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     """The models, each with its seeds together, then the baselines over all runs."""
-    groups = _group(runs, lambda run: {**run.config, "seed": None})
+    groups = _group(runs, lambda run: {**_settings(run), "seed": None})
     rows = [
         Row(label, [run.result or {} for run in group], [_test(run) for run in group])
         for label, group in zip(labels_of(groups), groups, strict=True)
@@ -182,7 +182,7 @@ def labels_of(groups: Sequence[Sequence[Run]], seeds: bool = False) -> list[str]
         groups: runs that are shown as one.
         seeds: whether a seed tells runs apart, too.
     """
-    configs = [group[0].config for group in groups]
+    configs = [_settings(group[0]) for group in groups]
     plain = [c["algorithm"]["type"] for c in configs]
     if len({c.get("name") for c in configs}) > 1:
         plain = [
@@ -236,12 +236,16 @@ def _protocol(run: Run) -> dict[str, Any]:
     return (run.result or {}).get("protocol") or {}
 
 
-def _data(run: Run) -> dict[str, Any]:
-    """Whatever decides the data, but where the files lie."""
-    config = dict(run.config.get("data") or {})
+def _settings(run: Run) -> dict[str, Any]:
+    """The configuration, but for where files lie."""
+    data = dict(run.config.get("data") or {})
     for place in ("dir", "cache", "download"):
-        config.pop(place, None)
-    return {**config, **((run.result or {}).get("data") or {})}
+        data.pop(place, None)
+    return {**run.config, "data": data}
+
+
+def _data(run: Run) -> dict[str, Any]:
+    return {**_settings(run)["data"], **((run.result or {}).get("data") or {})}
 
 
 def _test(run: Run) -> dict[str, float]:

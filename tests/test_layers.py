@@ -1,0 +1,151 @@
+"""Who may import whom, read from the source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "fedjax_rec"
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+LAYERS = {
+    "types": 0,
+    "trees": 0,
+    "rows": 0,
+    "data": 1,
+    "backbones": 1,
+    "models": 1,
+    "clients": 1,
+    "codecs": 1,
+    "aggregators": 1,
+    "evaluation": 1,
+    "algorithms": 2,
+    "simulation": 3,
+    "experiment": 4,
+    "report": 4,
+    "commands": 4,
+    "cli": 4,
+    "__main__": 4,
+    "__init__": 4,
+}
+
+# Heavy or replaceable packages, and the only places that may import them.
+CONFINED = {
+    "flax": ("backbones/", "models/"),
+    "orbax": ("simulation/checkpoint.py",),
+    "tensorflow_datasets": ("data/",),
+    "matplotlib": ("report.py", "data/describe/"),
+    "pandas": ("report.py", "data/describe/"),
+    "tyro": ("commands/",),
+    "tensorflow": (),
+    "torch": (),
+}
+
+
+def parts(path: Path) -> tuple[str, str]:
+    """`("data", "data/prepare.py")`: the part of the package, and the relative path."""
+    relative = path.relative_to(ROOT)
+    return relative.parts[0].removesuffix(".py"), relative.as_posix()
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Absolute names of all modules imported anywhere in a file, with their line."""
+    package = ["fedjax_rec", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                start = package[: len(package) - node.level + 1]
+                base = ".".join([*start, base]).rstrip(".")
+            # `from fedjax_rec import rows` imports a module, too.
+            for alias in node.names:
+                yield f"{base}.{alias.name}", node.lineno
+
+
+def complaints(path: Path) -> list[str]:
+    """What a file imports that its layer must not."""
+    own, relative = parts(path)
+    wrong = []
+    for name, line in imports(path):
+        if not name.startswith("fedjax_rec."):
+            continue
+        other = name.split(".")[1]
+        if other not in LAYERS:  # a name of the package itself, such as __version__
+            if LAYERS[own] < 4:
+                wrong.append(f"{relative}:{line} imports {name} from the top")
+            continue
+        upward = LAYERS[other] > LAYERS[own]
+        sideways = LAYERS[other] == LAYERS[own] == 1 and other != own
+        if upward or sideways:
+            wrong.append(f"{relative}:{line} imports {name}")
+    return wrong
+
+
+def test_every_part_of_the_package_has_a_layer():
+    found = {parts(path)[0] for path in SOURCES}
+    assert not found - LAYERS.keys()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: parts(path)[1])
+def test_imports_go_down(path):
+    assert not complaints(path)
+
+
+@pytest.mark.parametrize("package", CONFINED)
+def test_confined_packages_stay_where_they_belong(package):
+    found = {
+        parts(path)[1]
+        for path in SOURCES
+        for name, _ in imports(path)
+        if name.split(".")[0] == package
+    }
+    assert not [f for f in found if not f.startswith(CONFINED[package] or ("-",))]
+
+
+def test_an_upward_and_a_sideways_import_are_noticed(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "bad.py"
+    file.write_text(
+        "from fedjax_rec.simulation import round\n"
+        "from fedjax_rec import codecs, rows\n"
+        "from ..evaluation import metrics\n"
+        "def late():\n    import fedjax_rec.cli\n"
+    )
+    assert [c.split()[0] for c in complaints(file)] == [
+        f"data/bad.py:{line}" for line in (1, 2, 3, 5)
+    ]
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    """The import is quick because of what it leaves out, however slow the machine."""
+    heavy = ("tensorflow_datasets", "matplotlib", "pandas", "orbax", "flax", "optax")
+    loaded = run_python(
+        f"import sys, fedjax_rec; print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    assert loaded == "[]"
+
+
+def test_the_command_line_explains_itself_without_jax():
+    loaded = run_python(
+        "import sys; from fedjax_rec.cli import main; main(['--help']); "
+        "print([m for m in ('jax', 'tyro', 'rich') if m in sys.modules])"
+    )
+    assert loaded.splitlines()[-1] == "[]"
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT.parent,
+    )
+    return done.stdout.strip()
