@@ -173,17 +173,20 @@ def _subset(user: np.ndarray, free: np.ndarray, count: int, key: Array) -> np.nd
         Bentley and Floyd, "A sample of brilliance", CACM 1987.
     """
     last = np.maximum(free - count, 0) + np.arange(count)
-
-    def draw(user: Array, last: Array) -> Array:
-        return jax.random.randint(
-            jax.random.fold_in(key, user), last.shape, 0, last + 1
-        )
-
-    drawn = jax.jit(jax.vmap(draw))(
-        jnp.asarray(user, jnp.int32), jnp.asarray(last, jnp.int32)
-    )
+    drawn = _draw(key, jnp.asarray(user, jnp.int32), jnp.asarray(last, jnp.int32))
     chosen = np.array(drawn, np.int64)
     for i in range(1, count):
         taken = (chosen[:, :i] == chosen[:, i : i + 1]).any(axis=1)
         chosen[:, i] = np.where(taken, last[:, i], chosen[:, i])
     return chosen
+
+
+@jax.jit
+def _draw(key: Array, user: Array, last: Array) -> Array:
+    """`[E, count]` uniform in `[0, last]`, from one key a user."""
+
+    def row(user: Array, last: Array) -> Array:
+        key_ = jax.random.fold_in(key, user)
+        return jax.random.randint(key_, last.shape, 0, last + 1)
+
+    return jax.vmap(row)(user, last)
