@@ -64,7 +64,7 @@ set_up_with_pip() {
   "$PYTHON" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m ensurepip --upgrade >/dev/null
   # Dependency groups came with pip 25.1.
   "$PYTHON" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile \
     --editable '.[analysis]' ${groups[@]+"${groups[@]}"}
   cp pyproject.toml "$stamp"
 }

@@ -1,6 +1,7 @@
 """What a run is doing: a live bar in a terminal, a line an evaluation in a log."""
 
 import math
+import os
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ class Progress:
     """
 
     def __init__(self, rounds: int, eval_every: int, enabled: bool = True):
-        live = enabled and sys.stderr.isatty()
+        live = enabled and _is_screen()
         self._log = enabled and not live
         self._bar = tqdm(
             total=rounds,
@@ -100,6 +101,16 @@ class Progress:
         # Nothing happens on this side while XLA compiles: let the clock show life.
         while not self._closed.wait(0.5):
             self._bar.refresh()
+
+
+def _is_screen() -> bool:
+    """Whether stderr is a terminal with a size: some pretend to be one, of 0 lines."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
+    except (OSError, ValueError):
+        return False
 
 
 def _headline(event: dict[str, Any]) -> str:

@@ -111,9 +111,12 @@ def train(options: Train) -> dict[str, Any]:
     set_up_jax(experiment.execution.dtype)
     config = plain(experiment)
     path = options.output or free_folder("runs", run_name(experiment))
+    console = Console(stderr=True)
     try:
         check(experiment)
         check_folder(path, config, options.overwrite)
+        if show:
+            console.print("preparing data and clients…")
         simulation = build(experiment, progress=show)
         if "val" not in simulation.targets and experiment.protocol.selection != "last":
             raise ValueError(
@@ -125,7 +128,6 @@ def train(options: Train) -> dict[str, Any]:
             raise ValueError("the split leaves no test interactions to evaluate on")
     except ValueError as error:
         raise UserError(value_error(error)) from error
-    console = Console(stderr=True)
     if show:
         console.print(opening(experiment, simulation), highlight=False, soft_wrap=True)
     try:
