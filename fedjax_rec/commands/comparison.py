@@ -57,6 +57,8 @@ def columns_of(runs: Iterable[Run]) -> dict[str, str]:
         f"ndcg@{k}/gini": "Gini",
         "rmse": "RMSE",
     }
+    if "rmse" in test:  # eight columns are too many for a terminal of 80
+        del columns[f"mrr@{k}"]
     return {name: heading for name, heading in columns.items() if name in test}
 
 
@@ -170,7 +172,9 @@ def remarks_of(runs: Sequence[Run]) -> list[str]:
             f"{seconds['total']:.1f} s: training {seconds['train']:.1f}, evaluation "
             f"{seconds['evaluate']:.1f}, baselines {seconds['baselines']:.1f}."
         )
-    elif any(len(row.metrics) > 1 for row in rows_of(runs)):
+    elif any(
+        len(r.metrics) > 1 for _, group in comparable(runs) for r in rows_of(group)
+    ):
         found.append("± is the standard deviation over the runs of a line.")
     return found
 
