@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fedjax_rec import trees
@@ -20,12 +21,29 @@ T = TypeVar("T")
 
 
 def chunk_sizes(
-    data: ClientData, examples_per_chunk: int, num_clients: int
+    data: ClientData, examples_per_chunk: int, cohort_size: int
 ) -> tuple[int, ...]:
-    """`V` for each bucket: about `examples_per_chunk` padded examples, 1 to `C`."""
-    return tuple(
-        max(1, min(num_clients, examples_per_chunk // width)) for width in data.widths
-    )
+    """`V` for each bucket: about `examples_per_chunk` padded examples.
+
+    Chunks are evened out over the clients a cohort is expected to bring, so that the
+    last one is not mostly empty.
+
+    Args:
+        data: what the clients hold.
+        examples_per_chunk: padded examples of one `vmap`.
+        cohort_size: `C`.
+
+    Returns:
+        One `V` of at least 1 for each of `data.widths`.
+    """
+    sizes = np.bincount(np.asarray(data.buckets), minlength=len(data.widths) + 1)
+    expected = np.ceil(sizes * (cohort_size / data.num_clients)).astype(int)
+    chunks = []
+    for count, width in zip(expected, data.widths, strict=False):
+        count = max(1, min(count, cohort_size))
+        trips = max(1, round(count * width / examples_per_chunk))
+        chunks.append(int(-(-count // trips)))
+    return tuple(chunks)
 
 
 def fold_clients(

@@ -1,0 +1,244 @@
+"""One matrix-factorization workload, four ways: `mf256_*` of `rounds.py`.
+
+6,040 clients with 64 labelled pairs each, 3,706 items, d = 32, batch 16, one epoch, a
+cohort of 256, binary cross-entropy, plain SGD on the client's user vector and on the
+items, and a server that takes the mean of the item tables. Every way sees the same
+pairs, start and cohorts, and must end with the same parameters.
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+CLIENTS, PAIRS, ITEMS, DIM, BATCH, COHORT, RATE = 6040, 64, 3706, 32, 16, 256, 0.5
+
+
+def workload():
+    rng = np.random.default_rng(0)
+    popularity = 1 / np.arange(1, ITEMS + 1) ** 0.8
+    keys = rng.exponential(size=(CLIENTS, ITEMS)) / popularity
+    items = np.argpartition(keys, PAIRS, axis=1)[:, :PAIRS].astype(np.int32)
+    labels = (rng.random((CLIENTS, PAIRS)) < 0.3).astype(np.float32)
+    table = rng.normal(0, 0.1, (ITEMS, DIM)).astype(np.float32)
+    users = rng.normal(0, 0.1, (CLIENTS, DIM)).astype(np.float32)
+    return items, labels, table, users
+
+
+def cohorts(rounds):
+    rng = np.random.default_rng(1)
+    return [
+        np.sort(rng.choice(CLIENTS, COHORT, replace=False)).astype(np.int32)
+        for _ in range(rounds)
+    ]
+
+
+class Ours:
+    """The engine: row tables, chunked `vmap`."""
+
+    def __init__(self, items, labels, table, users):
+        from fedjax_rec import rows
+        from fedjax_rec.aggregators import AGGREGATORS
+        from fedjax_rec.clients.local import Phase, local_update
+        from fedjax_rec.data.clients import make_client_data
+        from fedjax_rec.data.interactions import Entities, make_interactions
+        from fedjax_rec.data.pairs import explicit_pairs
+        from fedjax_rec.data.partition import per_user
+        from fedjax_rec.experiment import default_examples_per_chunk
+        from fedjax_rec.models import MODELS
+        from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
+        from fedjax_rec.types import Cohort, Recipe, ServerState
+
+        train = make_interactions(
+            user=np.repeat(np.arange(CLIENTS), PAIRS),
+            item=items.reshape(-1),
+            rating=labels.reshape(-1),
+            users=Entities(ids=[str(u) for u in range(CLIENTS)]),
+            items=Entities(ids=[str(i) for i in range(ITEMS)]),
+        )
+        self.data = make_client_data(train, per_user(train))
+        model = MODELS["matrix_factorization"](ITEMS, dim=DIM)
+        phase = Phase(lambda h: optax.sgd(RATE), row_rate=lambda h: RATE)
+        recipe = Recipe(
+            model=model,
+            client_update=local_update(
+                model, explicit_pairs(), (phase,), batch_size=BATCH, shuffle=False
+            ),
+            aggregator=AGGREGATORS["uniform"](),
+            server_optimizer=lambda h: optax.sgd(1.0),
+            hparams={},
+        )
+        chunks = chunk_sizes(self.data, default_examples_per_chunk(1), COHORT)
+        algorithm = make_algorithm(recipe, chunks)
+
+        def one_round(state, personal, data, ids):
+            cohort = Cohort(ids=ids, personal={"user": personal["user"][ids]})
+            state, cohort, _ = algorithm.round(
+                state, cohort, data, (), {}, jax.random.key(0)
+            )
+            trained = personal["user"].at[ids].set(cohort.personal["user"])
+            return state, {"user": trained}
+
+        self.round = jax.jit(one_round, donate_argnums=(0, 1))
+        shared = {"item": rows.Table(values=jnp.asarray(table))}
+        self.state = ServerState(
+            shared=shared,
+            optimizer=optax.sgd(1.0).init(shared),
+            round=jnp.zeros((), jnp.int32),
+        )
+        self.personal = {"user": jnp.asarray(users)}
+
+    def step(self, ids):
+        self.state, self.personal = self.round(
+            self.state, self.personal, self.data, jnp.asarray(ids)
+        )
+        jax.block_until_ready(self.state.shared)
+
+    def parameters(self):
+        return np.asarray(self.state.shared["item"].values), self.personal["user"]
+
+
+def whole_table_client(table, user, items, labels):
+    """One client on a table of its own: what a plain `vmap` maps over."""
+
+    def loss(params, batch):
+        table, user = params
+        items, labels = batch
+        logits = table[items] @ user
+        return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+
+    def step(params, batch):
+        grads = jax.grad(loss)(params, batch)
+        return jax.tree.map(lambda p, g: p - RATE * g, params, grads), None
+
+    batches = (items.reshape(-1, BATCH), labels.reshape(-1, BATCH))
+    (trained, user), _ = jax.lax.scan(step, (table, user), batches)
+    return trained - table, user
+
+
+class DenseVmap:
+    """All clients of the cohort in one `vmap`, a whole table each."""
+
+    def __init__(self, items, labels, table, users):
+        self.items, self.labels = jnp.asarray(items), jnp.asarray(labels)
+        self.table, self.users = jnp.asarray(table), jnp.asarray(users)
+        self.round = jax.jit(self.make_round(), donate_argnums=(0, 1))
+
+    def make_round(self):
+        def one_round(table, users, items, labels, ids):
+            deltas, trained = jax.vmap(whole_table_client, (None, 0, 0, 0))(
+                table, users[ids], items[ids], labels[ids]
+            )
+            return table + deltas.mean(0), users.at[ids].set(trained)
+
+        return one_round
+
+    def step(self, ids):
+        self.table, self.users = self.round(
+            self.table, self.users, self.items, self.labels, jnp.asarray(ids)
+        )
+        jax.block_until_ready(self.table)
+
+    def parameters(self):
+        return np.asarray(self.table), np.asarray(self.users)
+
+
+class DrJax(DenseVmap):
+    """The same client under DrJAX's broadcast, map and reduce."""
+
+    def make_round(self):
+        import drjax
+
+        @drjax.program(placements={"clients": COHORT})
+        def train(table, users, items, labels):
+            tables = drjax.broadcast(table)
+            deltas, trained = drjax.map_fn(
+                whole_table_client, (tables, users, items, labels)
+            )
+            return table + drjax.reduce_mean(deltas), trained
+
+        def one_round(table, users, items, labels, ids):
+            table, trained = train(table, users[ids], items[ids], labels[ids])
+            return table, users.at[ids].set(trained)
+
+        return one_round
+
+
+class Torch:
+    """A plain loop over clients, as published code has it."""
+
+    def __init__(self, items, labels, table, users):
+        import torch
+
+        self.torch = torch
+        self.items = torch.from_numpy(items.astype(np.int64))
+        self.labels = torch.from_numpy(labels)
+        self.table = torch.from_numpy(table.copy())
+        self.users = torch.from_numpy(users.copy())
+
+    def step(self, ids):
+        torch = self.torch
+        total = torch.zeros_like(self.table)
+        criterion = torch.nn.BCEWithLogitsLoss()
+        for client in ids.tolist():
+            table = self.table.clone().requires_grad_(True)
+            user = self.users[client].clone().requires_grad_(True)
+            optimizer = torch.optim.SGD([table, user], lr=RATE)
+            for first in range(0, PAIRS, BATCH):
+                at = slice(first, first + BATCH)
+                optimizer.zero_grad()
+                logits = table[self.items[client, at]] @ user
+                criterion(logits, self.labels[client, at]).backward()
+                optimizer.step()
+            total += table.detach()
+            self.users[client] = user.detach()
+        self.table = total / len(ids)
+
+    def parameters(self):
+        return self.table.numpy(), self.users.numpy()
+
+
+def compare(repeats: int) -> dict[str, float]:
+    """Median seconds a round of each way, and the ratios to ours."""
+    data = workload()
+    ways = {"ours": Ours, "dense_vmap": DenseVmap, "drjax": DrJax, "torch": Torch}
+    running, seconds = {}, {}
+    for name, way in ways.items():
+        try:
+            running[name] = way(*data)
+            seconds[name] = []
+        except ImportError as error:
+            print(
+                f"  {name} left out: {error}; install fedjax-rec[bench]",
+                file=sys.stderr,
+            )
+    for ids in cohorts(repeats + 1):  # the first round compiles
+        for name, way in running.items():
+            started = time.perf_counter()
+            way.step(ids)
+            seconds[name].append(time.perf_counter() - started)
+    expected = running["ours"].parameters()
+    figures = {}
+    for name, way in running.items():
+        gap = max(
+            float(np.abs(np.asarray(a) - np.asarray(b)).max())
+            for a, b in zip(way.parameters(), expected, strict=True)
+        )
+        median = float(np.median(seconds[name][1:]))
+        print(
+            f"  {name}: {median:.4f} s a round, {COHORT / median:,.0f} clients/s, "
+            f"end parameters differ from ours by {gap:.1e}",
+            file=sys.stderr,
+        )
+        if gap > 1e-5:
+            raise SystemExit(f"{name} computed something else: {gap:.1e} > 1e-5")
+        figures[f"mf256_{name}_round_s"] = median
+        if name != "ours":
+            ours = figures["mf256_ours_round_s"]
+            figures[f"mf256_ratio_{name}"] = median / ours
+            figures[f"mf256_gap_{name}"] = gap
+    figures["mf256_clients_per_s"] = COHORT / figures["mf256_ours_round_s"]
+    return figures
