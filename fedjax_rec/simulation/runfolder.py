@@ -41,11 +41,7 @@ class Run:
 
 
 class RunFolder:
-    """Writes a run. Use it through `open_run`, which locks the folder.
-
-    Args:
-        path: the folder; it exists.
-    """
+    """Writes a run into a folder that exists; `open_run` makes and locks it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -109,7 +105,8 @@ def check_folder(
     if not path.is_dir():
         raise RunFolderError(f"{path} is a file; expected a folder for the run")
     if not (path / CONFIG).is_file():
-        found = sorted(p.name for p in path.iterdir() if not _ours_aside(p.name))
+        ours = (_LOCK, ".config.", ".versions.")  # killed before it had begun
+        found = sorted(p.name for p in path.iterdir() if not p.name.startswith(ours))
         if found:
             raise RunFolderError(
                 f"{path} holds {', '.join(found[:3])}{' ...' if found[3:] else ''} and "
@@ -181,9 +178,6 @@ def open_run(
 
 def read_run(path: str | Path) -> Run:
     """Reads a run, finished or not.
-
-    Args:
-        path: of the run's folder.
 
     Raises:
         RunFolderError: the folder holds no run, or a broken one.
@@ -258,10 +252,6 @@ def differences(
             lines += differences(old.get(key, gone), new.get(key, gone), inner, words)
         return lines
     return [] if old == new else [f"{name}: {old} {words[0]}, {new} {words[1]}"]
-
-
-def _ours_aside(name: str) -> bool:
-    return name == _LOCK or name.startswith((".config.", ".versions."))
 
 
 def _read_json(path: Path) -> Any:
