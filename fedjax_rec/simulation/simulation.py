@@ -273,10 +273,15 @@ class Simulation:
         return evaluate(scorer, targets, self.protocol, key, self.user_chunk)
 
     def draw_count(self, rounds: int) -> dict[str, Any] | None:
-        """The leak ranker after `rounds` rounds; `None` without sampled negatives."""
+        """The leak ranker after `rounds` rounds; `None` without sampled negatives.
+
+        Counts tie all the time, so its ties are broken at random whatever the
+        protocol says: pessimistic ties would hide an early leak.
+        """
         if not self.recipe.negatives:
             return None
         rounds = min(rounds, self.leak_rounds)
+        protocol = dataclasses.replace(self.protocol, ties="random")
         targets, num_items = self.targets["test"], self.data.num_items
         most = max(1, self.leak_cells // num_items)
         every = np.asarray(targets.user)
@@ -299,7 +304,7 @@ class Simulation:
                     return mine
                 return jnp.take_along_axis(mine, candidates, axis=-1)
 
-            return self._rank(score, targets, root)
+            return evaluate(score, targets, protocol, root, self.user_chunk)
 
         per_user = rank(
             self.data,

@@ -1,0 +1,165 @@
+"""Local training against hand-written NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_rec import rows
+from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.models import MODELS
+from fedjax_rec.types import Params
+
+RATE = 0.5
+
+
+def pairs_as_given(examples, key):
+    del key
+    return {k: examples[k] for k in ("item", "user", "label", "mask")}
+
+
+def examples(items, labels, real=None):
+    n = len(items)
+    return {
+        "item": jnp.asarray(items, jnp.int32),
+        "user": jnp.zeros(n, jnp.int32),
+        "label": jnp.asarray(labels, jnp.float32),
+        "mask": jnp.arange(n) < (n if real is None else real),
+    }
+
+
+def start(num_items=6, dim=3):
+    rng = np.random.default_rng(0)
+    return Params(
+        shared={
+            "item": rows.Table(
+                values=jnp.asarray(rng.normal(size=(num_items, dim)), jnp.float32)
+            )
+        },
+        personal={"user": jnp.asarray(rng.normal(size=dim), jnp.float32)},
+    )
+
+
+def numpy_sgd(params, items, labels, batch, epochs=1, rate=RATE):
+    """Whole-table minibatch SGD on the binary cross-entropy of `q_i . p`."""
+    table = np.asarray(params.shared["item"].values, np.float64).copy()
+    user = np.asarray(params.personal["user"], np.float64).copy()
+    for _ in range(epochs):
+        for first in range(0, len(items), batch):
+            i, y = items[first : first + batch], labels[first : first + batch]
+            slope = (1 / (1 + np.exp(-table[i] @ user)) - y) / len(i)
+            user_grad = slope @ table[i]
+            step = slope[:, None] * user
+            np.add.at(table, i, -rate * step)
+            user -= rate * user_grad
+    return table, user
+
+
+def trained(update, params, data):
+    result = jax.jit(update)(params, (), data, {}, jax.random.key(0))
+    delta = result.delta["item"]
+    table = rows.scatter_add(params.shared["item"].values, delta)
+    return table, result.personal["user"], result
+
+
+MODEL = MODELS["matrix_factorization"](6, dim=3)
+SPARSE = Phase(lambda h: optax.sgd(RATE), row_rate=lambda h: RATE)
+DENSE = Phase(lambda h: optax.sgd(RATE))
+ITEMS = np.array([4, 1, 4, 0, 4, 1, 5])
+LABELS = np.array([1.0, 0, 0, 1, 1, 0, 1])
+
+
+@pytest.mark.parametrize("phase", [SPARSE, DENSE], ids=["rows", "optax"])
+@pytest.mark.parametrize("batch", [2, 3, 7, 100])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_sgd_with_repeated_items(phase, batch, epochs):
+    params = start()
+    update = local_update(
+        MODEL, pairs_as_given, (phase,), batch_size=batch, epochs=epochs, shuffle=False
+    )
+    data = examples([*ITEMS, 6, 6], [*LABELS, 0, 0], real=7)
+    table, user, result = trained(update, params, data)
+    expected_table, expected_user = numpy_sgd(params, ITEMS, LABELS, batch, epochs)
+    np.testing.assert_allclose(table, expected_table, atol=1e-6)
+    np.testing.assert_allclose(user, expected_user, atol=1e-6)
+    assert float(result.weight) == 7
+
+
+def test_a_table_longer_than_the_pairs_takes_the_same_steps():
+    model = MODELS["matrix_factorization"](500, dim=3)
+    params = start(500)
+    update = local_update(model, pairs_as_given, (SPARSE,), batch_size=2, shuffle=False)
+    table, user, _ = trained(update, params, examples(ITEMS * 80, LABELS))
+    expected_table, expected_user = numpy_sgd(params, ITEMS * 80, LABELS, 2)
+    np.testing.assert_allclose(table, expected_table, atol=1e-6)
+    np.testing.assert_allclose(user, expected_user, atol=1e-6)
+
+
+def test_phases_see_what_the_phase_before_did():
+    params = start()
+    user = Phase(lambda h: optax.sgd(RATE), names=("user",))
+    items = Phase(
+        lambda h: optax.identity(), names=("item",), row_rate=lambda h: 2 * RATE
+    )
+    update = local_update(
+        MODEL, pairs_as_given, (user, items), batch_size=100, shuffle=False
+    )
+    table, vector, result = trained(update, params, examples(ITEMS, LABELS))
+    q = np.asarray(params.shared["item"].values, np.float64)
+    p = np.asarray(params.personal["user"], np.float64)
+    slope = (1 / (1 + np.exp(-q[ITEMS] @ p)) - LABELS) / 7
+    p = p - RATE * slope @ q[ITEMS]
+    slope = (1 / (1 + np.exp(-q[ITEMS] @ p)) - LABELS) / 7
+    expected = q.copy()
+    np.add.at(expected, ITEMS, -2 * RATE * slope[:, None] * p)
+    np.testing.assert_allclose(vector, p, atol=1e-6)
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+    logits = q[ITEMS] @ np.asarray(params.personal["user"], np.float64)
+    loss = np.mean(np.logaddexp(0, logits) - LABELS * logits)
+    np.testing.assert_allclose(result.metrics["loss"], loss, rtol=1e-6)
+
+
+def test_proximal_pull_by_hand():
+    """Two full-batch steps: the second has the pull towards the start in it."""
+    params, mu = start(), 0.7
+    phase = Phase(lambda h: optax.sgd(RATE), proximal=lambda h: mu)
+    update = local_update(
+        MODEL, pairs_as_given, (phase,), batch_size=100, epochs=2, shuffle=False
+    )
+    table, user, _ = trained(update, params, examples(ITEMS, LABELS))
+    one_table, one_user = numpy_sgd(params, ITEMS, LABELS, 100)
+    q = np.asarray(params.shared["item"].values, np.float64)
+    p = np.asarray(params.personal["user"], np.float64)
+    moved = Params(
+        shared={"item": rows.Table(values=one_table)}, personal={"user": one_user}
+    )
+    two_table, two_user = numpy_sgd(moved, ITEMS, LABELS, 100)
+    np.testing.assert_allclose(
+        table, two_table - RATE * mu * (one_table - q), atol=1e-6
+    )
+    np.testing.assert_allclose(user, two_user - RATE * mu * (one_user - p), atol=1e-6)
+
+
+def test_shuffle_is_a_uniform_permutation_of_the_real_pairs():
+    from fedjax_rec.clients.local import _order
+
+    mask = jnp.arange(6) < 4
+    keys = jax.random.split(jax.random.key(0), 24_000)
+    orders = np.asarray(jax.vmap(lambda k: _order(k, mask, True))(keys))
+    assert (np.sort(orders[:, :4], axis=1) == np.arange(4)).all()
+    codes = orders[:, :4] @ np.array([64, 16, 4, 1])
+    _, counts = np.unique(codes, return_counts=True)
+    import scipy.stats
+
+    assert len(counts) == 24
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_shuffle_of_many_pairs_agrees_with_the_packed_one_on_a_prefix():
+    from fedjax_rec.clients.local import _order
+
+    key = jax.random.key(1)
+    few = np.asarray(_order(key, jnp.arange(9_000) < 8_000, True))[:8_000]
+    many = np.asarray(_order(key, jnp.arange(20_000) < 8_000, True))[:8_000]
+    np.testing.assert_array_equal(few, many)
