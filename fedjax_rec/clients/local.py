@@ -169,7 +169,7 @@ _POSITION_BITS = 14
 def _order(key: Array, mask: Array, shuffle: bool) -> Array:
     """A permutation `[P]` int32 with the real pairs first.
 
-    One sort of packed words (padding flag, 17 random bits, position), 4 times as fast
+    One sort of packed words (padding flag, 16 random bits, position), 4 times as fast
     as an argsort. Equal random bits fall back on the position. The order of the real
     pairs does not depend on how much padding follows, so neither do results.
     """
@@ -177,8 +177,9 @@ def _order(key: Array, mask: Array, shuffle: bool) -> Array:
     position = jnp.arange(n, dtype=jnp.uint32)
     words = (~mask).astype(jnp.uint32) << 31
     if shuffle:
-        random = jax.random.bits(key, (n,), jnp.uint32)
-        words |= random >> (1 + _POSITION_BITS) << _POSITION_BITS
+        halves = jax.random.bits(key, (-(-n // 2), 1), jnp.uint32)
+        halves = jnp.concatenate([halves >> 16, halves & 0xFFFF], axis=1)
+        words |= halves.reshape(-1)[:n] << _POSITION_BITS
     if n <= 1 << _POSITION_BITS:
         order = jax.lax.sort(words | position) & ((1 << _POSITION_BITS) - 1)
     else:
