@@ -367,7 +367,7 @@ def check(experiment: Experiment) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
     for field in dataclasses.fields(algorithm):
         value = getattr(algorithm, field.name)
-        if isinstance(value, float) and not (np.isfinite(value) and value >= 0):
+        if isinstance(value, int | float) and not (np.isfinite(value) and value >= 0):
             raise ValueError(
                 f"algorithm.{field.name} must be finite and not negative, got {value}"
             )

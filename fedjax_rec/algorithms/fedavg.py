@@ -34,6 +34,11 @@ SERVER_OPTIMIZERS = {
 class FedAvg:
     """Local training, a mean, a server optimizer.
 
+    The adaptive servers are optax's. Where algorithm 2 of Reddi et al. starts `v` at
+    `server_tau**2` or more and corrects no bias, `adam` and `yogi` (beta_2 = .99)
+    correct that of `m` and `v`, `adam` from 0 and `yogi` from 1e-6; `adagrad` starts
+    `v` at .1 and has no momentum. Tuned rates of the paper therefore do not carry over.
+
     Attributes:
         model: `mf` (matrix factorization), `ncf` (its MLP form), or `scorer` (a
             personal linear score over item rows).
@@ -52,7 +57,8 @@ class FedAvg:
             FedAdagrad).
         server_lr: its learning rate.
         server_momentum: momentum, and beta_1 of `adam` and `yogi`.
-        server_tau: adaptivity, added to the denominator.
+        server_tau: adaptivity, added to the denominator (`adagrad`: to `v`, under the
+            root).
         batch_size: pairs a step.
         local_epochs: passes over the pairs a round.
         negatives: negatives a positive.

@@ -1,0 +1,291 @@
+"""Evaluation against clients trained and scored one by one on full tables."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_rec import FedAvg, FedMF, FedNCF, PFedRec, Protocol, rows
+from fedjax_rec.data.clients import make_client_data
+from fedjax_rec.data.interactions import Entities, make_interactions
+from fedjax_rec.data.partition import Partition, per_user
+from fedjax_rec.evaluation.targets import make_targets
+from fedjax_rec.simulation.evaluation import (
+    by_bucket,
+    make_evaluate,
+    make_rmse,
+    score_tuned,
+)
+from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
+from fedjax_rec.simulation.simulation import serving_clients
+from fedjax_rec.types import Params, ServerState
+
+ITEMS = 50
+SIZES = [3, 12, 0, 1, 10, 2, 11]  # user 2 is cold: in no training data
+USERS = len(SIZES)
+ROOT = jax.random.key(3)
+SMALL = {"dim": 3, "negatives": 2}
+# The rows a client sends: of 36 pairs in batches of 16, PFedRec merges the repeats of
+# an item into its first place, FedNCF takes a table shorter than the pairs whole, and
+# the one batch of FedAvg sends repeats as they come.
+CONFIGS = {
+    "pfedrec": (PFedRec(**SMALL, batch_size=16, item_lr_scale=2.0), ITEMS),
+    "fedncf": (FedNCF(**SMALL, hidden=(4,), batch_size=16, init_scale=1.0), 20),
+    "fedavg": (FedAvg(**SMALL, users="table", client_lr=20.0), ITEMS),
+}
+
+
+def interactions(sizes, num_items):
+    rng = np.random.default_rng(0)
+    item = [rng.choice(num_items, s, replace=False) for s in sizes]
+    return make_interactions(
+        user=np.repeat(np.arange(len(sizes)), sizes),
+        item=np.concatenate(item),
+        users=Entities(ids=[f"u{u}" for u in range(len(sizes))]),
+        items=Entities(ids=[f"i{i}" for i in range(num_items)]),
+    )
+
+
+class World:
+    """A recipe over the users above, and its clients trained one at a time."""
+
+    def __init__(self, name):
+        config, self.num_items = CONFIGS[name]
+        self.recipe = config.build(num_items=self.num_items, num_users=USERS)
+        self.train = interactions(SIZES, self.num_items)
+        # One bucket: everybody is padded to the widest client.
+        self.data = make_client_data(self.train, per_user(self.train), max_buckets=1)
+        self.state = make_algorithm(self.recipe, (1,)).init(ROOT)
+        self.personal = initial_personal(self.recipe, ROOT, USERS)
+        local = train_client(self.recipe, self.data, 0)
+
+        @jax.jit
+        def tuned(client, candidates):
+            own = jax.tree.map(lambda x: x[client], self.personal)
+            key = client_key(ROOT, self.state.round, client)
+            shared = self.state.shared
+            result = local(shared, own, (), self.recipe.hparams, client, key)
+            scores = (
+                score_tuned(self.recipe, shared, result, (), client, at)
+                for at in (None, candidates)
+            )
+            return result, *scores
+
+        self.tuned = functools.cache(lambda c: tuned(c, self.candidates()))
+
+    def candidates(self):
+        """Every item backwards, and some twice."""
+        return jnp.asarray([*range(self.num_items - 1, -1, -1), 4, 4, 0])
+
+    def brute_force(self, client):
+        """`[I]` scores of a client that has a whole copy of every shared leaf."""
+        result = self.tuned(client)[0]
+        shared = {}
+        for name, leaf in self.state.shared.items():
+            change = result.delta[name]
+            if not rows.is_table(leaf):
+                shared[name] = jax.tree.map(np.add, leaf, change)
+                continue
+            values, ids = np.array(leaf.values), np.asarray(change.ids)
+            for i, step in zip(ids, np.asarray(change.values), strict=True):
+                if i < len(values):
+                    values[i] += step
+            shared[name] = rows.Table(values=jnp.asarray(values), space=leaf.space)
+        params = Params(shared=shared, personal=result.personal)
+        score = self.recipe.model.score
+        return np.asarray(score(params, (), {"user": jnp.int32(client)}, None))
+
+
+world = functools.cache(World)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tuned_scores_are_those_of_a_full_copy(name):
+    w = world(name)
+    own = jax.tree.map(lambda x: x[1], w.personal)
+    before = w.recipe.model.score(
+        Params(shared=w.state.shared, personal=own), (), {"user": jnp.int32(1)}, None
+    )
+    ids = np.asarray(w.tuned(0)[0].delta["item"].ids)
+    assert (ids == w.num_items).any()  # padding: after real rows, or among them
+    wide = np.asarray(w.tuned(1)[0].delta["item"].ids)
+    repeats = (np.bincount(wide)[: w.num_items] > 1).any()
+    assert repeats == (name == "fedavg")
+    for client in (0, 1, 2, 4):
+        _, full, some = w.tuned(client)
+        expected = w.brute_force(client)
+        np.testing.assert_allclose(full, expected, rtol=1e-4, atol=1e-5)
+        at = np.asarray(w.candidates())
+        np.testing.assert_allclose(some, expected[at], rtol=1e-4, atol=1e-5)
+    # Training moved the scores by far more than the tolerance, and more than evenly.
+    moved = w.brute_force(1) - np.asarray(before)
+    assert np.std(moved) > 1e-3
+
+
+def targets_of(w, protocol, users=None):
+    """Two positives for each user, outside train."""
+    users = list(range(USERS)) if users is None else users
+    rng = np.random.default_rng(1)
+    free = [np.setdiff1d(range(ITEMS), w.train.item[w.train.user == u]) for u in users]
+    return make_targets(
+        positives=(
+            np.repeat(users, 2),
+            np.concatenate([rng.choice(f, 2, replace=False) for f in free]),
+        ),
+        known=[(w.train.user, w.train.item)],
+        touched=[(w.train.user, w.train.item)],
+        num_users=USERS,
+        num_items=ITEMS,
+        protocol=protocol,
+    )
+
+
+def numpy_metrics(scores, positives, known):
+    """HR@5, NDCG@5 and AUC of one user among all items but the known."""
+    negative = np.setdiff1d(np.arange(len(scores)), np.union1d(positives, known))
+    best = sorted(scores[positives], reverse=True)
+    ranks = [(scores[negative] >= s).sum() + j + 1 for j, s in enumerate(best)]
+    gain = sum(1 / np.log2(r + 1) for r in ranks if r <= 5)
+    return {
+        "hr@5": float(ranks[0] <= 5),
+        "ndcg@5": gain / sum(1 / np.log2(j + 2) for j in range(len(best))),
+        "auc": np.mean([(scores[negative] < s).mean() for s in best]),
+    }
+
+
+def expect(w, got, parts, scores_of):
+    """Compares `got` with NumPy, user by user in the order of the parts."""
+    users = np.concatenate([part.user for part in parts]).tolist()
+    wanted = np.concatenate([part.positives for part in parts])
+    seen = []
+    for at, (user, positives) in enumerate(zip(users, wanted, strict=True)):
+        known = w.train.item[w.train.user == user]
+        for name, value in numpy_metrics(scores_of(user), positives, known).items():
+            assert float(got[name][at]) == pytest.approx(value, abs=1e-5), (name, user)
+        seen.append(float(got["auc"][at]))
+    assert len(set(seen)) > len(seen) / 2  # users do differ
+
+
+def test_tuned_evaluation_in_buckets_is_a_loop_over_users():
+    w = world("pfedrec")
+    data = make_client_data(w.train, per_user(w.train), max_buckets=2)
+    protocol = Protocol(evaluated="tuned", cutoffs=(5,), selection="auc")
+    parts = by_bucket(targets_of(w, protocol), data, np.arange(USERS))
+    assert data.widths == (3, 12)
+    # The cold user trains on nothing, in the smallest bucket.
+    assert [p.user.tolist() for p in parts if p] == [[0, 2, 3, 5], [1, 4, 6]]
+    evaluate = jax.jit(make_evaluate(w.recipe, protocol, chunks=(3, 2)))
+    got = evaluate(
+        w.state,
+        w.personal,
+        parts,
+        jnp.arange(USERS),
+        data,
+        (),
+        w.recipe.hparams,
+        ROOT,
+        jax.random.key(0),
+    )
+    expect(w, got, parts, w.brute_force)
+
+
+@pytest.mark.parametrize("candidates", ["full", "sampled"])
+def test_by_bucket_keeps_every_user_once_with_what_is_theirs(candidates):
+    w = world("pfedrec")
+    protocol = Protocol(candidates=candidates, num_candidates=6)
+    # The widest client has no user to evaluate: its bucket is left out.
+    targets = targets_of(w, protocol, users=[0, 2, 3, 4, 5])
+    data = make_client_data(w.train, per_user(w.train), max_buckets=6)
+    assert data.widths == (1, 2, 3, 10, 11, 12)
+    parts = by_bucket(targets, data, np.arange(USERS))
+    assert [p.user.tolist() if p else None for p in parts] == [
+        [2, 3],
+        [5],
+        [0],
+        [4],
+        None,
+        None,
+    ]
+    every = targets.user.tolist()
+    for part in filter(None, parts):
+        for at, user in enumerate(part.user.tolist()):
+            whole = every.index(user)
+            np.testing.assert_array_equal(part.positives[at], targets.positives[whole])
+            first, size = int(part.exclude_offset[at]), int(part.exclude_size[at])
+            mine = np.asarray(part.exclude_items[first : first + size])
+            assert sorted(w.train.item[w.train.user == user]) == mine.tolist()
+            assert size <= part.max_exclude
+            if candidates == "sampled":
+                assert part.candidates is not None
+                assert targets.candidates is not None
+                np.testing.assert_array_equal(
+                    part.candidates[at], targets.candidates[whole]
+                )
+
+
+def test_serving_clients_by_hand():
+    part = Partition(
+        client=np.array([1, 1, 0, 0, 2, 2, 2], np.int32),
+        num_clients=4,
+        name="by hand",
+        user_of_client=None,
+    )
+    # User 0 lies on client 1 twice and on 0 once, user 1 on 0 once and on 2 three
+    # times, user 2 nowhere.
+    users = np.array([0, 0, 0, 1, 1, 1, 1])
+    assert serving_clients(part, users, 3).tolist() == [1, 2, 0]
+    single = Partition(
+        client=np.array([1, 0], np.int32),
+        num_clients=2,
+        name="one each",
+        user_of_client=np.array([2, 0], np.int32),
+    )
+    assert serving_clients(single, np.array([0, 2]), 3).tolist() == [1, 0, 0]
+
+
+def test_aggregated_evaluation_reads_the_serving_clients_row():
+    w = world("pfedrec")
+    # Three clients deal with seven users; scorers differ by client.
+    part = Partition(
+        client=(w.train.user % 3).astype(np.int32),
+        num_clients=3,
+        name="by hand",
+        user_of_client=None,
+    )
+    serving = serving_clients(part, w.train.user, USERS)
+    assert serving.tolist() == [0, 1, 0, 0, 1, 2, 0]  # user 2 is cold: client 0
+    rng = np.random.default_rng(5)
+    scorer = {"w": rng.normal(size=(3, 3)), "b": rng.normal(size=3)}
+    personal = {"scorer": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scorer)}
+    protocol = Protocol(cutoffs=(5,), selection="auc")
+    targets = targets_of(w, protocol)
+    evaluate = jax.jit(make_evaluate(w.recipe, protocol, user_chunk=4))
+    got = evaluate(
+        w.state, personal, targets, jnp.asarray(serving), w.data, (), {}, ROOT, ROOT
+    )
+    table = np.asarray(w.state.shared["item"].values, np.float64)
+
+    def scores_of(user):
+        return table @ scorer["w"][serving[user]] + scorer["b"][serving[user]]
+
+    expect(w, got, [targets], scores_of)
+
+
+def test_rmse_by_hand():
+    recipe = FedMF(dim=2, feedback="explicit").build(num_items=3, num_users=2)
+    items = np.array([[1.0, 2.0], [0.0, 3.0], [-1.0, 1.0]], np.float32)
+    shared = {"item": rows.Table(values=jnp.asarray(items))}
+    vectors = np.array([[1.0, 1.0], [2.0, 0.0]], np.float32)
+    # p.q of (client, item): (0, 0) 3, (1, 0) 2, (0, 1) 3, (1, 2) -2, (0, 2) 0.
+    client, item = np.array([0, 1, 0, 1, 0]), np.array([0, 0, 1, 2, 2])
+    rating = np.array([4.0, 2.0, 1.0, 1.0, 0.5], np.float32)
+    expected = np.sqrt((1 + 0 + 4 + 9 + 0.25) / 5)
+    rmse = jax.jit(make_rmse(recipe, chunk=2))  # the last chunk holds one
+    state = ServerState(shared=shared, optimizer=(), round=jnp.int32(0))
+    # Users are numbered otherwise than their clients: the client's vector counts.
+    arrays = (jnp.asarray(x) for x in (client, 1 - client, item, rating))
+    got = rmse(state, {"user": jnp.asarray(vectors)}, *arrays, ())
+    assert float(got) == pytest.approx(expected, rel=1e-6)

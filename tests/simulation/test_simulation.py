@@ -1,0 +1,282 @@
+"""Whole experiments on small synthetic data, and what is refused before they start."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_rec import (
+    CohortConfig,
+    Execution,
+    Experiment,
+    FedAvg,
+    FedMF,
+    FedNCF,
+    PartitionConfig,
+    PFedRec,
+    Protocol,
+    SyntheticData,
+    build,
+    trees,
+)
+
+EXPERIMENT = Experiment(
+    name="small",
+    data=SyntheticData(num_users=60, num_items=80, num_interactions=1500),
+    algorithm=FedAvg(dim=4, negatives=1, client_lr=10.0),
+    execution=Execution(max_buckets=2),
+    rounds=6,
+    eval_every=2,
+    seed=5,
+)
+ONE_BUCKET = dataclasses.replace(EXPERIMENT, execution=Execution(max_buckets=1))
+
+
+def change(experiment, **fields):
+    return dataclasses.replace(experiment, **fields)
+
+
+def copy(tree):
+    """A copy that survives donation."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def ran():
+    """A simulation after `run`, its result, and the events its listener heard."""
+    simulation, heard = build(EXPERIMENT), []
+    return simulation, simulation.run(heard.append), heard
+
+
+@pytest.fixture(scope="module")
+def fresh(ran):
+    """The same experiment built again; `reset` takes it back to its start."""
+    simulation = build(EXPERIMENT)
+    # The compiled rounds read nothing but their arguments: compile them once.
+    simulation._run_rounds = ran[0]._run_rounds
+    start = copy((simulation.state, simulation.personal))
+
+    def reset():
+        simulation.state, simulation.personal = copy(start)
+        return simulation
+
+    return reset
+
+
+def test_result_and_events(ran):
+    simulation, result, heard = ran
+    assert len(simulation.data.widths) == 2
+    assert set(result) == {
+        "metrics",
+        "selected",
+        "baselines",
+        "protocol",
+        "rounds",
+        "seconds",
+        "history",
+    }
+    assert result["history"] == heard
+    assert result["rounds"] == 6
+    assert set(result["seconds"]) == {"train", "evaluate", "baselines", "total"}
+    assert result["protocol"]["candidates"] == "full"
+    assert result["protocol"]["split"] == "leave_one_out(ties=file_order)"
+    kinds = [(e["event"], e["round"]) for e in heard]
+    expected = [("round", 1), ("round", 2), ("evaluation", 2), ("round", 3)]
+    expected += [("round", 4), ("evaluation", 4), ("round", 5), ("round", 6)]
+    assert kinds == [*expected, ("evaluation", 6), ("baselines", 6)]
+    losses = [e["loss"] for e in heard if e["event"] == "round"]
+    assert losses[-1] < losses[0]
+    assert all(e["clients"] == 60 for e in heard if e["event"] == "round")
+    assert all(e["examples"] == 1500 - 120 for e in heard if e["event"] == "round")
+    evaluations = [e for e in heard if e["event"] == "evaluation"]
+    best = max(evaluations, key=lambda e: e["val"]["ndcg@10"])
+    assert result["selected"] == best["round"]
+    assert result["metrics"] == {"val": best["val"], "test": best["test"]}
+    assert 0 < result["metrics"]["test"]["auc"] < 1
+    assert set(result["baselines"]) == {"random", "popularity", "draw_count"}
+    # 60 users: the AUC of a random ranker deviates by about .29 / sqrt(60) = .04.
+    for name in ("random", "draw_count"):
+        assert result["baselines"][name]["auc"] == pytest.approx(0.5, abs=0.13)
+    assert result["baselines"]["draw_count"]["rounds"] == 6
+
+
+def test_same_bits_again_and_however_many_rounds_at_once(ran, fresh):
+    done, result, _ = ran
+    simulation = fresh()
+    log = [simulation.advance(2) for _ in range(3)]
+    same((simulation.state, simulation.personal), (done.state, done.personal))
+    losses = [e["loss"] for e in result["history"] if e["event"] == "round"]
+    assert np.concatenate([x["loss"] for x in log]).tolist() == losses
+    simulation = fresh()
+    start = np.array(simulation.state.shared["item"].values)
+    log = [simulation.advance(1) for _ in range(6)]
+    same((simulation.state, simulation.personal), (done.state, done.personal))
+    assert [float(x["loss"][0]) for x in log] == losses
+    assert np.abs(simulation.state.shared["item"].values - start).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("selection", "val", "looked", "selected"),
+    [
+        # The test is looked at where validation improves, and only there: the third
+        # evaluation would have the best test, and an equal one changes nothing.
+        ("ndcg@10", [0.1, 0.3, 0.2], [2, 4], 4),
+        ("ndcg@10", [0.3, 0.3, 0.2], [2], 2),
+        ("ndcg@10", [0.0, 0.1, 0.2], [2, 4, 6], 6),
+        ("auc", [0.3, 0.2, 0.1], [2, 4, 6], 6),  # here AUC is 1 - ndcg
+        ("last", [0.3, 0.2, 0.1], [6], 6),
+    ],
+)
+def test_rounds_are_selected_by_validation(
+    fresh, monkeypatch, selection, val, looked, selected
+):
+    simulation, asked = fresh(), []
+
+    def scripted(part):
+        at = int(simulation.state.round)
+        asked.append((part, at))
+        if part == "test":
+            return {"ndcg@10": at / 10}
+        return {"ndcg@10": val[at // 2 - 1], "auc": 1 - val[at // 2 - 1]}
+
+    monkeypatch.setattr(simulation, "evaluate", scripted)
+    monkeypatch.setattr(simulation, "baselines", lambda: {})
+    protocol = change(simulation.protocol, selection=selection)
+    monkeypatch.setattr(simulation, "protocol", protocol)
+    result = simulation.run()
+    assert [at for part, at in asked if part == "test"] == looked
+    assert [e["round"] for e in result["history"] if "test" in e] == looked
+    assert result["selected"] == selected
+    assert result["metrics"]["test"] == {"ndcg@10": selected / 10}
+    assert result["metrics"]["val"]["ndcg@10"] == val[selected // 2 - 1]
+
+
+def test_without_validation_only_the_last_round_can_be_selected(fresh, monkeypatch):
+    simulation = fresh()
+    targets = {"test": simulation.targets["test"]}
+    monkeypatch.setattr(simulation, "targets", targets)
+    with pytest.raises(ValueError, match="selection='last'"):
+        next(simulation.events())
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "poisson"])
+def test_cohorts_count_their_clients(sampling):
+    cohort = CohortConfig(sampling=sampling, size=7)
+    # The paper's FedMF draws nothing: the quickest to compile.
+    algorithm = FedMF(dim=2, feedback="explicit")
+    simulation = build(
+        change(ONE_BUCKET, cohort=cohort, eval_every=6, algorithm=algorithm)
+    )
+    before = np.asarray(simulation.personal["user"])
+    told = simulation.advance(6)
+    sizes = np.bincount(simulation.split.train.user, minlength=60)
+    invited = []
+    for round_ in range(6):
+        key = trees.derive(simulation.key, trees.Purpose.COHORT, round_)
+        ids = np.asarray(simulation.sampler(key))
+        invited.append(ids[ids < 60])
+    assert told["clients"].tolist() == [len(ids) for ids in invited]
+    assert told["examples"].tolist() == [sizes[ids].sum() for ids in invited]
+    if sampling == "uniform":
+        assert set(told["clients"]) == {7}
+    else:
+        assert len(set(told["clients"])) > 1
+        assert simulation.cohort_size == 18  # 7 + 4 sqrt(7), rounded up
+    # Whoever was never invited keeps the user vector of the start.
+    moved = np.flatnonzero((np.asarray(simulation.personal["user"]) != before).any(1))
+    assert moved.tolist() == np.unique(np.concatenate(invited)).tolist()
+
+
+def test_mixed_clients_share_a_user_table():
+    partition = PartitionConfig(kind="dirichlet", num_clients=5, alpha=0.3)
+    algorithm = change(EXPERIMENT.algorithm, users="table")
+    simulation = build(change(ONE_BUCKET, partition=partition, algorithm=algorithm))
+    assert simulation.data.num_clients == 5
+    before = jax.tree.map(np.asarray, simulation.state.shared)
+    told = simulation.advance(2)
+    assert set(simulation.state.shared) == {"item", "user"}
+    assert told["examples"].tolist() == [1380, 1380]
+    assert told["loss"][1] < told["loss"][0]
+    after = jax.tree.map(np.asarray, simulation.state.shared)
+    assert (after["user"].values != before["user"].values).any(1).all()
+
+
+MIXED = PartitionConfig(kind="iid", num_clients=5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"partition": MIXED, "algorithm": FedMF()},
+            "FedMF keeps a personal part .* partition.kind='per_user', or FedAvg with",
+        ),
+        ({"partition": MIXED}, "FedAvg keeps a personal part"),
+        (
+            {
+                "partition": MIXED,
+                "algorithm": FedAvg(users="table"),
+                "protocol": Protocol(evaluated="tuned"),
+            },
+            "evaluated='tuned' .* partition.kind='per_user'",
+        ),
+        (
+            {"cohort": CohortConfig(sampling="uniform", size=61)},
+            r"1 to 60 clients \(the population\), got 61",
+        ),
+        (
+            {"cohort": CohortConfig(sampling="poisson", size=61)},
+            r"mean cohort must lie in \(0, 60\], got 61",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_together(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build(change(EXPERIMENT, **fields))
+
+
+class Untouched(SyntheticData):
+    """Data that must not be loaded."""
+
+    def load(self, progress=False):
+        raise AssertionError("loaded before the experiment was checked")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rounds": 0}, "rounds must be at least 1, got 0"),
+        ({"eval_every": -3}, "eval_every must be at least 1"),
+        ({"cohort": CohortConfig(sampling="uniform", size=0)}, "cohort.size must"),
+        ({"partition": PartitionConfig(kind="iid", num_clients=0)}, "num_clients must"),
+        ({"execution": Execution(max_buckets=0)}, "max_buckets must be at least 1"),
+        ({"execution": Execution(user_chunk=0)}, "user_chunk must be at least 1"),
+        ({"execution": Execution(examples_per_chunk=-1)}, "must not be negative"),
+        ({"algorithm": PFedRec(client_lr=-0.1)}, "client_lr must be finite and not"),
+        # A config file may well write an integer for a float.
+        ({"algorithm": PFedRec(client_lr=-1)}, "client_lr must be finite and not"),
+        ({"algorithm": FedAvg(server_lr=np.inf)}, "server_lr must be finite"),
+        ({"algorithm": FedMF(init_scale=np.nan)}, "init_scale must be finite"),
+        ({"algorithm": FedNCF(dim=0)}, "algorithm.dim must be at least 1"),
+        ({"algorithm": FedNCF(batch_size=0)}, "batch_size must be at least 1"),
+        ({"algorithm": FedMF(local_epochs=0)}, "local_epochs must be at least 1"),
+        ({"algorithm": FedAvg(negatives=0)}, "negatives must be at least 1"),
+        ({"seed": -1}, r"seed must lie in \[0, 2\*\*32\)"),
+        ({"seed": 2**32}, "seed must lie"),
+        ({"execution": Execution(dtype="float64")}, "JAX_ENABLE_X64=1"),
+    ],
+)
+def test_absurd_values_are_refused_before_data_are_loaded(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build(change(EXPERIMENT, data=Untouched(), **fields))
+
+
+def test_valid_experiments_do_load():
+    with pytest.raises(AssertionError, match="loaded before"):
+        build(change(EXPERIMENT, data=Untouched()))
