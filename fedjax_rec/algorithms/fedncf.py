@@ -44,6 +44,10 @@ class FedNCF:
     init_scale: float = 0.1
     weighting: Literal["uniform", "examples"] = "uniform"
 
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden must be widths of at least 1, got {self.hidden}")
+
     def build(self, *, num_items: int, num_users: int, dtype=jnp.float32) -> Recipe:
         """The recipe for a catalog of `num_items`."""
         del num_users

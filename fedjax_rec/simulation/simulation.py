@@ -67,6 +67,14 @@ class Simulation:
     leak_cells: int = 1 << 26
 
     def __post_init__(self) -> None:
+        if not len(self.split.test):
+            raise ValueError("the split leaves no test interactions: hold some out")
+        if not len(self.split.val) and self.protocol.selection != "last":
+            raise ValueError(
+                "the split leaves no validation interactions to select the best round "
+                "by: use a split with validation, or protocol.selection='last'"
+            )
+        self.best = -np.inf
         self.key = jax.random.key(self.seed)
         self.algorithm = make_algorithm(self.recipe, self.chunks)
         self.state: ServerState = self.algorithm.init(self.key)
@@ -79,7 +87,7 @@ class Simulation:
             if len(getattr(self.split, part))
         }
         self._run_rounds = make_run_rounds(
-            self.algorithm, self.sampler, max(self.eval_every, 1)
+            self.algorithm, self.sampler, self.eval_every
         )
         self._rmse = jax.jit(make_rmse(self.recipe))
         self._evaluate = jax.jit(
@@ -107,7 +115,13 @@ class Simulation:
         )
 
     def advance(self, count: int) -> dict[str, np.ndarray]:
-        """Runs `count` rounds (at most `eval_every`), and returns their metrics."""
+        """Runs `count` rounds, at most `eval_every`, and returns their metrics.
+
+        Raises:
+            ValueError: `count` is not in `[1, eval_every]`: the log would not hold it.
+        """
+        if not 1 <= count <= self.eval_every:
+            raise ValueError(f"advance by 1 to {self.eval_every} rounds, got {count}")
         self.state, self.personal, log = self._run_rounds(
             self.state,
             self.personal,
@@ -161,12 +175,7 @@ class Simulation:
         Rounds run several at a time, as many as take about half a second, so that a
         progress bar moves and the device is seldom waited for.
         """
-        done, at_once, best = int(self.state.round), 1, -np.inf
-        if "val" not in self.targets and self.protocol.selection != "last":
-            raise ValueError(
-                "the split leaves no validation interactions to select the best round "
-                "by: use a split with validation, or protocol.selection='last'"
-            )
+        done, at_once = int(self.state.round), 1
         while done < self.rounds:
             until = min(self.rounds, (done // self.eval_every + 1) * self.eval_every)
             count = min(at_once, until - done)
@@ -195,8 +204,8 @@ class Simulation:
                 value = done if selected == "last" else event["val"][selected]
                 if selected == "last" and done < self.rounds:
                     value = -np.inf
-                if value > best:  # the test is looked at only where validation says
-                    best = value
+                if value > self.best:  # the test is seen only where validation says
+                    self.best = value
                     event["test"] = self.evaluate("test")
                 yield {**event, "seconds": time.perf_counter() - started}
 
@@ -288,7 +297,9 @@ class Simulation:
         step = -(-len(every) // most)
         targets = _subset(targets, np.arange(0, len(every), step))
         users = np.asarray(targets.user)
-        clients = np.unique(self.client_of_user[users]).astype(np.int32)
+        clients = np.arange(self.data.num_clients, dtype=np.int32)
+        if self.recipe.single_user:
+            clients = np.unique(self.client_of_user[users]).astype(np.int32)
 
         @jax.jit
         def rank(data, users, clients, targets, root, rounds):

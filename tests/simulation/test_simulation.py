@@ -17,6 +17,7 @@ from fedjax_rec import (
     PartitionConfig,
     PFedRec,
     Protocol,
+    SplitConfig,
     SyntheticData,
     build,
     trees,
@@ -64,6 +65,7 @@ def fresh(ran):
 
     def reset():
         simulation.state, simulation.personal = copy(start)
+        simulation.best = -np.inf
         return simulation
 
     return reset
@@ -157,12 +159,16 @@ def test_rounds_are_selected_by_validation(
     assert result["metrics"]["val"]["ndcg@10"] == val[selected // 2 - 1]
 
 
-def test_without_validation_only_the_last_round_can_be_selected(fresh, monkeypatch):
-    simulation = fresh()
-    targets = {"test": simulation.targets["test"]}
-    monkeypatch.setattr(simulation, "targets", targets)
+def test_without_validation_only_the_last_round_can_be_selected():
+    last = SplitConfig(kind="leave_last")
     with pytest.raises(ValueError, match="selection='last'"):
-        next(simulation.events())
+        build(change(EXPERIMENT, split=last))
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_no_more_rounds_at_once_than_the_log_holds(fresh, count):
+    with pytest.raises(ValueError, match=f"advance by 1 to 2 rounds, got {count}"):
+        fresh().advance(count)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "poisson"])
