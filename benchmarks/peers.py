@@ -8,6 +8,7 @@ pairs, start and cohorts, and must end with the same parameters.
 
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ class Ours:
             return state, {"user": trained}
 
         self.round = jax.jit(one_round, donate_argnums=(0, 1))
-        shared = {"item": rows.Table(values=jnp.asarray(table))}
+        shared: Any = {"item": rows.Table(values=jnp.asarray(table))}
         self.state = ServerState(
             shared=shared,
             optimizer=optax.sgd(1.0).init(shared),

@@ -31,7 +31,10 @@ _PUBLIC = {
     "Simulation": "simulation.simulation",
 }
 
-__all__ = [*_PUBLIC, "__version__"]
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    *_PUBLIC,
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

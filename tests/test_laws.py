@@ -4,6 +4,7 @@ A new entry in a registry is held to them without a new test.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from fedjax_rec.simulation.round import client_key, make_algorithm
 from fedjax_rec.types import Cohort, Params
 
 N, I = 9, 23  # noqa: E741
-SMALL = {"dim": 4, "batch_size": 8, "negatives": 2}
+SMALL: dict[str, Any] = {"dim": 4, "batch_size": 8, "negatives": 2}
 
 CONFIGS = {name: cls(**SMALL) for name, cls in ALGORITHMS.items()} | {
     "fedmf explicit": FedMF(**SMALL, feedback="explicit"),
@@ -310,7 +311,9 @@ def test_models_mask_padding_and_score_items_by_their_own_row(name):
         "label": jnp.asarray([1.0, 0, 0, 1, 0, 1]),
         "mask": jnp.asarray([True, True, False, True, False, True]),
     }
-    grad = jax.jit(jax.value_and_grad(lambda p, b: model.loss(p, (), b, None)[0]))
+    grad = jax.jit(
+        jax.value_and_grad(lambda p, b: model.loss(p, (), b, jax.random.key(0))[0])
+    )
     kept = {k: v[np.asarray(batch["mask"])] for k, v in batch.items()}
     close(grad(params, batch), grad(params, kept), atol=1e-6)
     nothing = {**batch, "mask": jnp.zeros(6, bool)}

@@ -34,8 +34,8 @@ class Phase(NamedTuple):
 
     optimizer: Callable[[Tree], optax.GradientTransformation]
     names: tuple[str, ...] | None = None
-    row_rate: Callable[[Tree], Array] | None = None
-    proximal: Callable[[Tree], Array] | None = None
+    row_rate: Callable[[Tree], Array | float] | None = None
+    proximal: Callable[[Tree], Array | float] | None = None
 
     def part(self, tree: dict[str, Tree]) -> dict[str, Tree]:
         """What the phase trains."""

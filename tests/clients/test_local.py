@@ -132,7 +132,8 @@ def test_proximal_pull_by_hand():
     q = np.asarray(params.shared["item"].values, np.float64)
     p = np.asarray(params.personal["user"], np.float64)
     moved = Params(
-        shared={"item": rows.Table(values=one_table)}, personal={"user": one_user}
+        shared={"item": rows.Table(values=jnp.asarray(one_table))},
+        personal={"user": one_user},
     )
     two_table, two_user = numpy_sgd(moved, ITEMS, LABELS, 100)
     np.testing.assert_allclose(

@@ -30,7 +30,7 @@ def test_uniform_is_without_replacement_and_even():
 def test_poisson_sizes_are_binomial_up_to_the_cap():
     ids = draws(sampling.poisson(20, 5.0, 20))
     sizes = (ids < 20).sum(1)
-    expected = scipy.stats.binom(20, 0.25).pmf(np.arange(21)) * len(sizes)
+    expected = scipy.stats.binom.pmf(np.arange(21), 20, 0.25) * len(sizes)
     observed = np.bincount(sizes, minlength=21)
     keep = expected > 5
     scaled = expected[keep] * observed[keep].sum() / expected[keep].sum()
