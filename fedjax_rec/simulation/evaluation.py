@@ -1,5 +1,7 @@
 """Scores of every evaluated user, from aggregated or from tuned parameters."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,6 +205,42 @@ def make_rmse(recipe: Recipe, chunk: int = 4096):
     return rmse
 
 
+def same_shapes(parts: list[Targets]) -> list[Targets]:
+    """Pads targets so that one compiled evaluation serves validation and test.
+
+    Under sampled candidates nothing is excluded by id, so exclusions are dropped.
+    """
+    if all(part.candidates is not None for part in parts):
+        parts = [
+            dataclasses.replace(
+                part,
+                exclude_items=part.exclude_items[-1:],
+                exclude_offset=jnp.zeros_like(part.exclude_offset),
+                exclude_size=jnp.zeros_like(part.exclude_size),
+                max_exclude=1,
+            )
+            for part in parts
+        ]
+    flat = max(len(part.exclude_items) for part in parts)
+    width = max(part.positives.shape[1] for part in parts)
+    exclude = max(part.max_exclude for part in parts)
+
+    def pad(array: Array, axis: int, length: int, value: int) -> Array:
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, length - array.shape[axis])
+        return jnp.pad(array, widths, constant_values=value)
+
+    return [
+        dataclasses.replace(
+            part,
+            positives=pad(part.positives, 1, width, part.num_items),
+            exclude_items=pad(part.exclude_items, 0, flat, part.num_items),
+            max_exclude=exclude,
+        )
+        for part in parts
+    ]
+
+
 def by_bucket(
     targets: Targets, data: ClientData, client_of_user: np.ndarray
 ) -> tuple[Targets | None, ...]:
@@ -219,19 +257,15 @@ def by_bucket(
         if not len(at):
             parts.append(None)
             continue
-        sizes = np.asarray(targets.exclude_size)[at]
-        parts.append(
-            Targets(
-                user=targets.user[at],
-                positives=targets.positives[at],
-                exclude_items=targets.exclude_items,
-                exclude_offset=targets.exclude_offset[at],
-                exclude_size=targets.exclude_size[at],
-                candidates=None
-                if targets.candidates is None
-                else targets.candidates[at],
-                max_exclude=max(int(sizes.max()), 1),
-                num_items=targets.num_items,
-            )
-        )
+        parts.append(take_users(targets, at))
     return tuple(parts)
+
+
+def take_users(targets: Targets, at: np.ndarray) -> Targets:
+    """The evaluated users at positions `at`."""
+    fields = {
+        name: getattr(targets, name)[at]
+        for name in ("user", "positives", "exclude_offset", "exclude_size")
+    }
+    candidates = None if targets.candidates is None else targets.candidates[at]
+    return dataclasses.replace(targets, **fields, candidates=candidates)

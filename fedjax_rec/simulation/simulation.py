@@ -17,7 +17,13 @@ from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.evaluate import evaluate, summarise
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
-from fedjax_rec.simulation.evaluation import by_bucket, make_evaluate, make_rmse
+from fedjax_rec.simulation.evaluation import (
+    by_bucket,
+    make_evaluate,
+    make_rmse,
+    same_shapes,
+    take_users,
+)
 from fedjax_rec.simulation.leak import count_draws
 from fedjax_rec.simulation.population import initial_personal, make_run_rounds
 from fedjax_rec.simulation.round import make_algorithm
@@ -81,11 +87,9 @@ class Simulation:
         self.personal: Tree = initial_personal(
             self.recipe, self.key, self.data.num_clients
         )
-        self.targets = {
-            part: self._targets(part)
-            for part in ("val", "test")
-            if len(getattr(self.split, part))
-        }
+        parts = [p for p in ("val", "test") if len(getattr(self.split, p))]
+        aligned = same_shapes([self._targets(part) for part in parts])
+        self.targets = dict(zip(parts, aligned, strict=True))
         self._run_rounds = make_run_rounds(
             self.algorithm, self.sampler, self.eval_every
         )
@@ -295,7 +299,7 @@ class Simulation:
         most = max(1, self.leak_cells // num_items)
         every = np.asarray(targets.user)
         step = -(-len(every) // most)
-        targets = _subset(targets, np.arange(0, len(every), step))
+        targets = take_users(targets, np.arange(0, len(every), step))
         users = np.asarray(targets.user)
         clients = np.arange(self.data.num_clients, dtype=np.int32)
         if self.recipe.single_user:
@@ -327,15 +331,6 @@ class Simulation:
         )
         summary: dict[str, Any] = summarise(per_user, targets.mask)
         return {**summary, "rounds": rounds, "users": len(users)}
-
-
-def _subset(targets: Targets, at: np.ndarray) -> Targets:
-    fields = {
-        name: getattr(targets, name)[at]
-        for name in ("user", "positives", "exclude_offset", "exclude_size")
-    }
-    candidates = None if targets.candidates is None else targets.candidates[at]
-    return dataclasses.replace(targets, **fields, candidates=candidates)
 
 
 def serving_clients(partition: Partition, users: np.ndarray, num_users: int):
