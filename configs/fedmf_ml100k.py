@@ -13,7 +13,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="fedmf_ml100k",
         data=FileData(source="movielens-100k"),
-        algorithm=FedMF(item_lr_scale=6.0),
+        algorithm=FedMF(item_lr_scale=5.0),
         rounds=100,
         eval_every=5,
     )

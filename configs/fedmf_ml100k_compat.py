@@ -17,7 +17,7 @@ def get_config() -> Experiment:
         name="fedmf_ml100k_compat",
         data=FileData(source="movielens-100k"),
         split=SplitConfig(ties="reverse_file_order"),
-        algorithm=FedMF(item_lr_scale=6.0),
+        algorithm=FedMF(item_lr_scale=5.0),
         protocol=paper_compat(),
         rounds=100,
         eval_every=5,

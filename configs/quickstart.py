@@ -7,7 +7,7 @@ Expect HR@10 = .150 and NDCG@10 = .078 on the test, ranked among all items (popu
 takes about 10 s once compiled, which the first run does and the later ones do not.
 """
 
-from fedjax_rec import Experiment, FedAvg, SyntheticData
+from fedjax_rec import Execution, Experiment, FedAvg, SyntheticData
 
 
 def get_config() -> Experiment:
@@ -16,6 +16,7 @@ def get_config() -> Experiment:
         name="quickstart",
         data=SyntheticData(),
         algorithm=FedAvg(model="mf", aggregation="per_row", client_lr=20.0),
+        execution=Execution(max_buckets=2),  # quick to compile
         rounds=40,
         eval_every=5,
     )

@@ -237,13 +237,14 @@ class Execution:
 
     Attributes:
         examples_per_chunk: padded examples that one `vmap` holds; 0 chooses.
-        max_buckets: most size buckets; each is compiled.
+        max_buckets: most size buckets; each is compiled, about 3 s on 2 CPU cores, and
+            spares padding: on ML-100K 4 leave 62 % of it, 6 leave 36 %, 8 leave 26 %.
         user_chunk: users scored at once.
         dtype: of the parameters; float64 needs `JAX_ENABLE_X64=1`.
     """
 
     examples_per_chunk: int = 0
-    max_buckets: int = 4
+    max_buckets: int = 6
     user_chunk: int = 64
     dtype: Literal["float32", "float64"] = "float32"
 

@@ -5,6 +5,8 @@ A client that saw 40 of 100,000 items needs 40 rows. `gather` hands it a small t
 ids equal the number of rows of the table and are dropped.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -86,12 +88,17 @@ def merge_tables(tables: Tree, dense: Tree) -> Tree:
     )
 
 
-def gather(tree: Tree, ids: dict[str, Array]) -> Tree:
-    """Restricts every table to the rows `ids[table.space]` `[R]` (clipped)."""
+def gather(tree: Tree, ids: Mapping[str, Array | None]) -> Tree:
+    """Restricts every table to the rows `ids[table.space]` `[R]` (clipped).
+
+    `None` is every row, in order.
+    """
 
     def restrict(table: Table) -> Table:
-        values = table.values.at[ids[table.space]].get(mode="clip")
-        return Table(values=values, space=table.space)
+        at = ids[table.space]
+        if at is None:
+            return table
+        return Table(values=table.values.at[at].get(mode="clip"), space=table.space)
 
     return map_tables(restrict, tree)
 

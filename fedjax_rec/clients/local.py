@@ -6,7 +6,7 @@ personalised recommenders do. With a single phase this is the local SGD of FedAv
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,25 +141,28 @@ def _spaces(tree: Tree) -> set[str]:
 def _touch(shared: Tree, pairs: Columns, merge: bool):
     """Ids of the local tables' rows `[R]`; the pairs with row numbers in ids' place.
 
-    With `merge`, all occurrences of an id share its first row; a table shorter than
-    the pairs is taken whole. Rows that no pair reads get the padding id.
+    Without `merge` the rows come in the order of the pairs, and their numbers are
+    `None`: nothing is gathered or scattered. With it, all occurrences of an id share
+    its first row; a table shorter than the pairs is taken whole. Rows that no pair
+    reads get the padding id.
     """
-    ids, local = {}, dict(pairs)
+    ids: Columns = {}
+    local: dict[str, Any] = dict(pairs)
     for leaf in jax.tree.leaves(shared, is_leaf=rows.is_table):
         if not rows.is_table(leaf) or leaf.space in ids:
             continue
         space, length = leaf.space, leaf.values.shape[0]
         touched = pairs[space]
-        position = jnp.arange(touched.shape[0], dtype=jnp.int32)
         if not merge:
-            ids[space], local[space] = touched, position
+            ids[space], local[space] = touched, None
         elif touched.shape[0] >= length:
             ids[space] = jnp.full(length, length, jnp.int32)
             ids[space] = ids[space].at[touched].set(touched, mode="drop")
             local[space] = touched
         else:
             local[space] = rows.first_occurrence(touched, length)
-            ids[space] = jnp.where(local[space] == position, touched, length)
+            first = local[space] == jnp.arange(touched.shape[0])
+            ids[space] = jnp.where(first, touched, length)
     return ids, local
 
 
@@ -229,7 +232,11 @@ def _descend(phase: Phase, local, grads, at, state, hparams, start, count):
     """One step of a phase, given gradients of the batch's rows and dense leaves."""
 
     def add(table, step):
-        values = table.values.at[at[table.space]].add(step.values, mode="drop")
+        number = at[table.space]
+        if number is None:
+            values = table.values + step.values
+        else:
+            values = table.values.at[number].add(step.values, mode="drop")
         return rows.Table(values=values, space=table.space)
 
     tables, dense = phase.split(local)
