@@ -26,10 +26,10 @@ def cache_folder() -> Path:
 def set_up_jax(dtype: str = "float32") -> None:
     """Keeps compiled programs on disk, and allows float64 where it is asked for.
 
-    A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays as it is, and so does
-    a number of threads (`NPROC`, which XLA reads for its CPU client). A client's steps
-    are too small to share between threads: one is as fast as two, and free of the
-    waits that made rounds up to 1.6 times as long.
+    A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays as it is, and so
+    does a number of threads (`NPROC`, which XLA reads for its CPU client). A client's
+    steps are too small to share between threads: one takes no longer than two, and
+    half the processor time.
 
     Args:
         dtype: of the parameters.
