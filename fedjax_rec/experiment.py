@@ -26,9 +26,9 @@ class SyntheticData:
     """Embedded, made from a seed: nothing to download.
 
     Attributes:
-        num_users: `U`.
-        num_items: `I`.
-        num_interactions: about how many.
+        num_users: how many people.
+        num_items: how many items.
+        num_interactions: about how many (user, item) pairs, each once.
         num_tastes: latent tastes behind users, items and titles.
         seed: of the data; independent of the experiment's.
     """
@@ -190,7 +190,7 @@ class PartitionConfig:
 
     Attributes:
         kind: `per_user` is one client per user; the others mix users.
-        num_clients: `N`, for all but `per_user` and `by_attribute`.
+        num_clients: how many clients, for all but `per_user` and `by_attribute`.
         label: item attribute (or `rating`) behind `dirichlet`, `shards` and `drift`;
             empty takes the genre.
         alpha: Dirichlet concentration; small is skewed.
@@ -224,7 +224,7 @@ class CohortConfig:
 
     Attributes:
         sampling: everybody, uniform without replacement, or each client on its own.
-        size: the cohort; the expected one under `poisson`.
+        size: clients of a round; the expected number under `poisson`; unused by `all`.
     """
 
     sampling: Literal["all", "uniform", "poisson"] = "all"
@@ -255,14 +255,14 @@ class Experiment:
 
     Attributes:
         name: names the run folder.
-        data: where interactions come from.
+        data: where the interactions come from.
         split: train, validation, test.
         partition: who holds what.
         algorithm: the federated system, with its hyperparameters.
         cohort: who takes part.
         protocol: how it is evaluated.
         execution: how it is run.
-        rounds: to train.
+        rounds: how many rounds to train.
         eval_every: rounds between evaluations.
         seed: of initial values, negatives, orders and cohorts.
     """

@@ -47,7 +47,7 @@ class FedAvg:
         dim: width of user and item vectors.
         client_optimizer: of the local steps; all but `sgd` keep a state for every row
             a client touches, afresh each round.
-        client_lr: its learning rate.
+        client_lr: learning rate of the local steps.
         item_lr_scale: plain SGD moves rows by `client_lr * item_lr_scale`.
         proximal: mu of FedProx, `mu / 2 |w - w_t|^2` on the shared parameters; 0 off.
         aggregation: the mean weighs clients by `examples` (FedAvg), all the same
@@ -55,7 +55,7 @@ class FedAvg:
             plain `sum`.
         server_optimizer: of the pseudo-gradient (FedAvgM, FedAdam, FedYogi,
             FedAdagrad).
-        server_lr: its learning rate.
+        server_lr: learning rate of the server optimizer.
         server_momentum: momentum, and beta_1 of `adam` and `yogi`.
         server_tau: adaptivity, added to the denominator (`adagrad`: to `v`, under the
             root).

@@ -170,6 +170,8 @@ def _missing(file: Path) -> str:
     wanted = file.name if file.suffix == ".py" else f"{file.name}.py"
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
     hint = f". Did you mean {', '.join(str(names[n]) for n in near)}?" if near else ""
+    if names and not near:
+        hint = f". {folder} holds {', '.join(names)}"
     return f"no config file {file}{hint}"
 
 

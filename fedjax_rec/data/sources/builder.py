@@ -7,7 +7,6 @@ records are parsed by the protocol-buffer class that TFDS carries.
 
 import contextlib
 import io
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -180,12 +179,12 @@ def _entities_to_json(entities: Entities) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _tfds_output(progress: bool) -> Iterator[None]:
-    """TFDS prints to stdout, where the caller's results go: to stderr, or nowhere."""
+    """Bars on stderr if asked for; TFDS's own words on stdout never."""
     import tensorflow_datasets as tfds
 
     tfds.display_progress_bar(progress)
     try:
-        with contextlib.redirect_stdout(sys.stderr if progress else io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         tfds.display_progress_bar(True)
