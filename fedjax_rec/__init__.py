@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Experiment": "experiment",
-    "SyntheticData": "experiment",
-    "FileData": "experiment",
-    "CsvData": "experiment",
+    "SyntheticData": "experiment_data",
+    "FileData": "experiment_data",
+    "CsvData": "experiment_data",
     "SplitConfig": "experiment",
     "PartitionConfig": "experiment",
     "CohortConfig": "experiment",

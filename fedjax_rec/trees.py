@@ -43,11 +43,6 @@ def derive(root: Array, purpose: Purpose, *indices: int | Array) -> Array:
     return key
 
 
-def sub(a: Tree, b: Tree) -> Tree:
-    """`a - b`, leaf by leaf."""
-    return jax.tree.map(jnp.subtract, a, b)
-
-
 def where(condition: Array, a: Tree, b: Tree) -> Tree:
     """`a` where the scalar `condition` holds, else `b`, leaf by leaf."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
@@ -61,8 +56,3 @@ def take(tree: Tree, index: Array) -> Tree:
 def put(tree: Tree, index: Array, rows: Tree) -> Tree:
     """Writes `rows` at `index` of every leaf; indices past the end write nothing."""
     return jax.tree.map(lambda x, r: x.at[index].set(r, mode="drop"), tree, rows)
-
-
-def num_bytes(tree: Tree) -> int:
-    """Bytes of all leaves together."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

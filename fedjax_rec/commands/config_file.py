@@ -183,6 +183,7 @@ def value_error(error: ValueError, prefix: str = "--data.") -> str:
         prefix: of the flags of the data.
     """
     message = str(error).replace("download=True", f"{prefix}download")
+    message = message.replace("protocol.selection='last'", "--protocol.selection last")
     return message.replace("Pass dir=", f"Pass {prefix}dir DIR").replace(
         "Pass another cache=", f"Pass another {prefix}cache"
     )

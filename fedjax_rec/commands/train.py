@@ -118,14 +118,6 @@ def train(options: Train) -> dict[str, Any]:
         if show:
             console.print("preparing data and clients…")
         simulation = build(experiment, progress=show)
-        if "val" not in simulation.targets and experiment.protocol.selection != "last":
-            raise ValueError(
-                f"split.kind={experiment.split.kind!r} leaves no validation "
-                "interactions to select the best round by: use --protocol.selection "
-                "last, or a split with validation"
-            )
-        if "test" not in simulation.targets:
-            raise ValueError("the split leaves no test interactions to evaluate on")
     except ValueError as error:
         raise UserError(value_error(error)) from error
     if show:

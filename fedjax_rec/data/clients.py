@@ -185,6 +185,31 @@ def make_client_data(
     )
 
 
+def serving_clients(partition: Partition, users: np.ndarray, num_users: int):
+    """`[U]` int32: the client that holds most of each user's interactions.
+
+    Args:
+        partition: of the training interactions.
+        users: `[n]` the user of each training interaction.
+        num_users: `U`.
+
+    Returns:
+        Client ids; users without training data get client 0.
+    """
+    if partition.user_of_client is not None:
+        serving = np.zeros(num_users, np.int32)
+        serving[partition.user_of_client] = np.arange(partition.num_clients)
+        return serving
+    pair = users.astype(np.int64) * partition.num_clients + partition.client
+    pairs, counts = np.unique(pair, return_counts=True)
+    serving = np.zeros(num_users, np.int32)
+    order = np.argsort(counts, kind="stable")  # the largest count is written last
+    serving[pairs[order] // partition.num_clients] = (
+        pairs[order] % partition.num_clients
+    )
+    return serving
+
+
 def _offsets(size: np.ndarray) -> np.ndarray:
     return np.cumsum(size) - size
 

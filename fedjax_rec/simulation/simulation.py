@@ -11,7 +11,6 @@ import numpy as np
 
 from fedjax_rec import trees
 from fedjax_rec.data.clients import ClientData
-from fedjax_rec.data.partition import Partition
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.evaluate import evaluate, summarise
@@ -331,28 +330,3 @@ class Simulation:
         )
         summary: dict[str, Any] = summarise(per_user, targets.mask)
         return {**summary, "rounds": rounds, "users": len(users)}
-
-
-def serving_clients(partition: Partition, users: np.ndarray, num_users: int):
-    """`[U]` int32: the client that holds most of each user's interactions.
-
-    Args:
-        partition: of the training interactions.
-        users: `[n]` the user of each training interaction.
-        num_users: `U`.
-
-    Returns:
-        Client ids; users without training data get client 0.
-    """
-    if partition.user_of_client is not None:
-        serving = np.zeros(num_users, np.int32)
-        serving[partition.user_of_client] = np.arange(partition.num_clients)
-        return serving
-    pair = users.astype(np.int64) * partition.num_clients + partition.client
-    pairs, counts = np.unique(pair, return_counts=True)
-    serving = np.zeros(num_users, np.int32)
-    order = np.argsort(counts, kind="stable")  # the largest count is written last
-    serving[pairs[order] // partition.num_clients] = (
-        pairs[order] % partition.num_clients
-    )
-    return serving

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec import FedAvg, FedMF, FedNCF, PFedRec, Protocol, rows
-from fedjax_rec.data.clients import make_client_data
+from fedjax_rec.data.clients import make_client_data, serving_clients
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, per_user
 from fedjax_rec.evaluation.targets import make_targets
@@ -20,7 +20,6 @@ from fedjax_rec.simulation.evaluation import (
 )
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
-from fedjax_rec.simulation.simulation import serving_clients
 from fedjax_rec.types import Params, ServerState
 
 ITEMS = 50
