@@ -3,9 +3,9 @@
 fedjax-rec train configs/quickstart.py
 
 Expect HR@10 = .153 and NDCG@10 = .080 on the test, ranked among all items (popularity:
-.053 and .027; random: .007 and .004), from round 30 of 40, for seed 0 (the learning rate
-was tried out on that seed). On two CPU cores it takes about 30 s, and 11 s once the
-compiled programs are cached.
+.053 and .027; random: .007 and .004), from round 30 of 40, for seed 0 (the learning
+rate was tried out on that seed). On two CPU cores it takes about 30 s, and 11 s once
+the compiled programs are cached.
 """
 
 from fedjax_rec import Execution, Experiment, FedAvg, SyntheticData
