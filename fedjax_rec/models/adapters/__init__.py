@@ -1,0 +1,28 @@
+"""Small trainable parts on a frozen backbone."""
+
+from collections.abc import Callable
+
+from fedjax_rec.models.adapters.bottleneck import bottleneck
+from fedjax_rec.models.adapters.describe import Size, describe
+from fedjax_rec.models.adapters.embedding import EmbeddingAdapter, embedding_adapter
+from fedjax_rec.models.adapters.lora import lora
+from fedjax_rec.models.adapters.prompt import prefix
+from fedjax_rec.types import Adapter
+
+ADAPTERS: dict[str, Callable[..., Adapter]] = {
+    "lora": lora,
+    "bottleneck": bottleneck,
+    "prefix": prefix,
+}
+"""Those inside a backbone's layers; each takes options by name."""
+
+__all__ = [
+    "ADAPTERS",
+    "EmbeddingAdapter",
+    "Size",
+    "bottleneck",
+    "describe",
+    "embedding_adapter",
+    "lora",
+    "prefix",
+]
