@@ -1,0 +1,285 @@
+"""The BERT encoder: a scan over stacked layers, with an adapter's hooks in each.
+
+Attention is among the tokens of one segment, so that several texts lie end to end in
+one packed row. Nothing reshapes what goes into a linear map: under `vmap` over clients
+`x @ kernel` stays one product of `[V*R*W, in]` with the shared `[in, out]`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from fedjax_rec.types import Adapter, Array, Layout, Tree
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+BLOCKS = ("attention", "ffn")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """What decides the shapes and the function of an encoder.
+
+    Attributes:
+        vocab_size: number of tokens.
+        width: `D`.
+        num_layers: of the stack.
+        num_heads: of attention; divides `width`.
+        ffn_width: inside the feed-forward block.
+        max_positions: longest text.
+        num_types: rows of the token type table; only the first is used.
+        activation: a name of `ACTIVATIONS`.
+        norm_eps: added to the variance.
+    """
+
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    ffn_width: int
+    max_positions: int
+    num_types: int = 2
+    activation: str = "gelu"
+    norm_eps: float = 1e-12
+
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """Path of each linear map in a layer, to `(in, out)`."""
+        d, f = self.width, self.ffn_width
+        names = ("query", "key", "value", "output")
+        attention = {f"attention/{name}": (d, d) for name in names}
+        return {**attention, "ffn/up": (d, f), "ffn/down": (f, d)}
+
+
+class Linear(nn.Module):
+    """`y = x W + b`, then the adapter's word on it."""
+
+    features: int
+    site: str
+    adapter: Adapter | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, adapter_params: Tree) -> Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = x @ kernel + bias
+        if self.adapter is None:
+            return y
+        return self.adapter.linear(adapter_params, self.site, x, y).astype(y.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Statistics in float32 at least, whatever `x` is kept in."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - wide.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
+        return y.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention within segments, before the residual add."""
+
+    config: BertConfig
+    adapter: Adapter | None
+
+    @nn.compact
+    def __call__(self, x: Array, visible: Array, adapter_params: Tree) -> Array:
+        linear = self._linear
+        query = self._heads(linear("query")(x, adapter_params))
+        key = self._heads(linear("key")(x, adapter_params))
+        value = self._heads(linear("value")(x, adapter_params))
+        prefix = self.adapter.prefix(adapter_params) if self.adapter else None
+        if prefix is None:
+            mixed = attend(query, key, value, visible, None)
+        else:
+            prefix = tuple(self._heads(p.astype(x.dtype)) for p in prefix)
+            mixed = attend(query, key, value, visible, prefix)
+        return linear("output")(mixed.reshape(x.shape), adapter_params)
+
+    def _linear(self, name: str) -> Linear:
+        path = f"attention/{name}"
+        return Linear(self.config.width, path, self.adapter, name=name)
+
+    def _heads(self, x: Array) -> Array:
+        heads = self.config.num_heads
+        return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    visible: Array,
+    prefix: tuple[Array, ...] | None,
+) -> Array:
+    """Softmax attention; the softmax is computed in float32 at least.
+
+    Args:
+        query: `[R, W, H, D/H]`.
+        key: `[R, W, H, D/H]`.
+        value: `[R, W, H, D/H]`.
+        visible: `[R, 1, W, W]` bool, whether a token sees another.
+        prefix: keys and values `[P, H, D/H]` that every token sees, or `None`.
+
+    Returns:
+        `[R, W, H, D/H]`.
+    """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    query = query * (query.shape[-1] ** -0.5)
+    scores = jnp.einsum("rqhd,rkhd->rhqk", query, key, preferred_element_type=wide)
+    scores = jnp.where(visible, scores, jnp.finfo(wide).min)
+    if prefix is None:
+        shares = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        return jnp.einsum("rhqk,rkhd->rqhd", shares, value)
+    more = jnp.einsum("rqhd,phd->rhqp", query, prefix[0], preferred_element_type=wide)
+    both = jnp.concatenate([more, scores], axis=-1)
+    shares = jax.nn.softmax(both, axis=-1).astype(value.dtype)
+    before, within = jnp.split(shares, [more.shape[-1]], axis=-1)
+    return jnp.einsum("rhqk,rkhd->rqhd", within, value) + jnp.einsum(
+        "rhqp,phd->rqhd", before, prefix[1]
+    )
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with the activation between, before the residual add."""
+
+    config: BertConfig
+    adapter: Adapter | None
+
+    @nn.compact
+    def __call__(self, x: Array, adapter_params: Tree) -> Array:
+        c = self.config
+        up = Linear(c.ffn_width, "ffn/up", self.adapter, name="up")
+        down = Linear(c.width, "ffn/down", self.adapter, name="down")
+        return down(ACTIVATIONS[c.activation](up(x, adapter_params)), adapter_params)
+
+
+class Layer(nn.Module):
+    """One layer; normalised after each residual add, as BERT is."""
+
+    config: BertConfig
+    adapter: Adapter | None
+
+    @nn.compact
+    def __call__(
+        self, hidden: Array, visible: Array, adapter_params: Tree
+    ) -> tuple[Array, None]:
+        c, adapter = self.config, self.adapter
+
+        def add(path: str, x: Array, y: Array) -> Array:
+            if adapter is not None:
+                y = adapter.block(adapter_params, path, y).astype(x.dtype)
+            return LayerNorm(c.norm_eps, name=f"{path}_norm")(x + y)
+
+        attention = Attention(c, adapter, name="attention")
+        hidden = add("attention", hidden, attention(hidden, visible, adapter_params))
+        ffn = FeedForward(c, adapter, name="ffn")
+        return add("ffn", hidden, ffn(hidden, adapter_params)), None
+
+
+class Embeddings(nn.Module):
+    """Token, position and the first token type, added and normalised."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, tokens: Array, position: Array) -> Array:
+        c, normal = self.config, nn.initializers.normal(0.02)
+        token = self.param("token", normal, (c.vocab_size, c.width))
+        place = self.param("position", normal, (c.max_positions, c.width))
+        kind = self.param("type", normal, (c.num_types, c.width))
+        hidden = token[tokens] + kind[0] + place[position]
+        return LayerNorm(c.norm_eps, name="norm")(hidden)
+
+
+def embed(config: BertConfig, weights: Tree, tokens: Array, layout: Layout) -> Array:
+    """Hidden states before the first layer.
+
+    Args:
+        config: of the encoder.
+        weights: of which `embeddings` is read.
+        tokens: `[R, W]`.
+        layout: of the rows.
+
+    Returns:
+        `[R, W, D]`.
+    """
+    variables = {"params": weights["embeddings"]}
+    out: Any = Embeddings(config).apply(variables, tokens, layout.position)
+    return out
+
+
+def run(
+    config: BertConfig,
+    stack: Tree,
+    hidden: Array,
+    layout: Layout,
+    adapter: Adapter | None = None,
+    adapter_params: Tree = None,
+) -> Array:
+    """Runs the layers of `stack`.
+
+    Padding sees padding only (and a prefix): its numbers stay finite, and no text
+    depends on them.
+
+    Args:
+        config: of the encoder.
+        stack: any contiguous slice `[n, ...]` of the weights' `layers`.
+        hidden: `[R, W, D]`.
+        layout: of the rows.
+        adapter: whose hooks are called in each layer.
+        adapter_params: leaves `[n, ...]`, one slice a layer.
+
+    Returns:
+        `[R, W, D]`.
+    """
+    segment = layout.segment
+    visible = segment[..., None, :, None] == segment[..., None, None, :]
+    layers = nn.scan(
+        Layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast, 0),
+        length=jax.tree.leaves(stack)[0].shape[0],
+    )(config, adapter)
+    out: Any = layers.apply({"params": stack}, hidden, visible, adapter_params)
+    return out[0]
+
+
+def shapes(config: BertConfig) -> Tree:
+    """The weights' tree, `embeddings` and `layers`, with shapes for arrays."""
+    key, row = jax.random.key(0), jnp.zeros((1, 2), jnp.int32)
+    hidden = jnp.zeros((1, 2, config.width))
+
+    def init():
+        embeddings = Embeddings(config).init(key, row, row)["params"]
+        layer = Layer(config, None).init(
+            key, hidden, jnp.ones((1, 1, 2, 2), bool), None
+        )
+        return {"embeddings": embeddings, "layers": layer["params"]}
+
+    found = jax.eval_shape(init)
+    depth = config.num_layers
+    layers = jax.tree.map(lambda leaf: (depth, *leaf.shape), found["layers"])
+    return {
+        "embeddings": jax.tree.map(lambda leaf: leaf.shape, found["embeddings"]),
+        "layers": layers,
+    }

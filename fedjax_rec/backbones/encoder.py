@@ -1,0 +1,50 @@
+"""A BERT encoder and its head as the pure functions of a `Backbone`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fedjax_rec.backbones import bert, pooling
+from fedjax_rec.backbones.bert import BertConfig
+from fedjax_rec.backbones.errors import BackboneError
+from fedjax_rec.backbones.pooling import Head
+from fedjax_rec.types import Backbone
+
+DTYPES = ("float32", "bfloat16")
+
+
+def encoder(
+    config: BertConfig,
+    head: Head,
+    *,
+    name: str,
+    max_tokens: int,
+    fingerprint: str,
+    tokenize: Callable[[Any], list],
+) -> Backbone:
+    """Binds what is fixed; the weights stay an argument of every function."""
+    return Backbone(
+        name=name,
+        width=config.width,
+        kv_width=config.width,
+        num_layers=config.num_layers,
+        max_tokens=max_tokens,
+        sites=config.sites,
+        blocks=bert.BLOCKS,
+        fingerprint=fingerprint,
+        tokenize=tokenize,
+        embed=partial(bert.embed, config),
+        run=partial(bert.run, config),
+        pool=partial(pooling.pool, head),
+    )
+
+
+def check_dtype(dtype: str) -> str:
+    """`dtype`, where it is one that weights and activations may have.
+
+    Raises:
+        BackboneError: it is not.
+    """
+    if dtype not in DTYPES:
+        raise BackboneError(f"unknown dtype {dtype!r}", expected=" or ".join(DTYPES))
+    return dtype

@@ -1,0 +1,79 @@
+"""From the hidden states of a text's tokens to one vector."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec.types import Array, Layout, Tree
+
+MODES = ("mean", "cls", "max", "mean_sqrt_len")
+DENSE_ACTIVATIONS = {"Identity": lambda x: x, "Tanh": jnp.tanh}
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What follows the last layer.
+
+    Attributes:
+        pooling: a name of `MODES`.
+        steps: what is done to the pooled vector, in order: `normalize`, or the name of
+            a dense layer's activation; the n-th dense layer's weights are
+            `weights["head"]["dense"][n]`.
+    """
+
+    pooling: str = "mean"
+    steps: tuple[str, ...] = ()
+
+
+def pool(
+    head: Head, weights: Tree, hidden: Array, layout: Layout, num_texts: int
+) -> Array:
+    """The vectors of the segments `1..num_texts`.
+
+    Args:
+        head: how.
+        weights: of which `head` is read.
+        hidden: `[R, W, D]`.
+        layout: of the rows.
+        num_texts: `G`.
+
+    Returns:
+        `[R, G, D]` in float32 at least; zeros where a row has no such segment.
+    """
+    hidden = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
+    numbers = jnp.arange(1, num_texts + 1, dtype=layout.segment.dtype)
+    member = layout.segment[..., None, :] == numbers[:, None]
+    present = member.any(-1, keepdims=True)
+    dense = iter(weights["head"].get("dense", ()))
+    vectors = _pooled(head.pooling, hidden, member, layout.position)
+    for step in head.steps:
+        if step == "normalize":
+            # The bound lies inside the root: an absent text's gradient is 0, not NaN.
+            square = jnp.square(vectors).sum(-1, keepdims=True)
+            vectors = vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+        else:
+            layer = next(dense)
+            activation = DENSE_ACTIVATIONS[step]
+            vectors = activation(vectors @ layer["kernel"] + layer["bias"])
+    return jnp.where(present, vectors, 0)
+
+
+def _pooled(mode: str, hidden: Array, member: Array, position: Array) -> Array:
+    """`[R, G, D]` from `hidden` `[R, W, D]` and `member` `[R, G, W]`."""
+    if mode == "max":
+        # One text at a time: all at once would take [R, G, W, D].
+        def largest(inside):
+            masked = jnp.where(inside[..., None], hidden, jnp.finfo(hidden.dtype).min)
+            return masked.max(-2)
+
+        return jnp.moveaxis(jax.lax.map(largest, jnp.moveaxis(member, -2, 0)), 0, -2)
+    if mode == "cls":
+        member = member & (position == 0)[..., None, :]
+    share = member.astype(hidden.dtype)
+    count = jnp.maximum(share.sum(-1, keepdims=True), 1)
+    if mode == "mean":
+        share = share / count
+    elif mode == "mean_sqrt_len":
+        share = share / jnp.sqrt(count)
+    return jnp.matmul(share, hidden, precision=jax.lax.Precision.HIGHEST)
