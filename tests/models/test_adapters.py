@@ -1,5 +1,6 @@
 """Adapters on a toy backbone, against NumPy and counts by hand."""
 
+import functools
 import math
 from typing import Any
 
@@ -48,6 +49,7 @@ def toy_weights(seed=0, dtype=jnp.float32):
     }
 
 
+@functools.partial(jax.jit, static_argnames="adapter")
 def run(stack, hidden, layout, adapter=None, params=None):
     """Single-head attention and an MLP, with the hooks where the interface has them."""
     del layout
