@@ -107,6 +107,16 @@ def test_latest_small_by_hand(tmp_path):
     }
 
 
+def test_latest_small_has_the_tags_of_most_users_first(tmp_path):
+    lines = ["1,5,slow,1", "1,5,Fun,1", "2,5,dark,1", "3,5,fun,1", "4,5,dark,1"]
+    lines += ["5,5,fun,1", "1,9,slow,1"]
+    tags = "\n".join(["userId,movieId,tag,timestamp", *lines, ""])
+    folder = write_small(tmp_path / "d", tags_csv=tags)
+    read = SOURCES["movielens-latest-small"].read(folder)
+    # Fun and fun are one tag of three users.
+    assert read.items.attributes["tags"] == ["Fun|fun|dark|slow", "slow"]
+
+
 def test_latest_small_needs_no_tags(tmp_path):
     (write_small(tmp_path / "d") / "tags.csv").unlink()
     read = SOURCES["movielens-latest-small"].read(tmp_path / "d")

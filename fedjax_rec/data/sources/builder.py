@@ -16,8 +16,8 @@ import numpy as np
 from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Entities, Interactions
 
-VERSION = "1.0.0"
-"""Of the records' form: part of the cache key, to be raised when the form changes."""
+VERSION = "1.1.0"
+"""Of what is read and its form: in the cache key, to be raised when either changes."""
 
 _COLUMNS = ("item", "rating", "timestamp", "position")
 

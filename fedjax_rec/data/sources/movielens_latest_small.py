@@ -6,6 +6,7 @@ References:
     Harper and Konstan, The MovieLens Datasets: History and Context, TiiS 5(4), 2015.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,7 +86,11 @@ def _items(inputs: Inputs) -> Entities:
 
 
 def _tags(file: InputFile, ids: Sequence[str]) -> list[str]:
-    """Each movie's different tags, in the file's order."""
+    """Each movie's different tags, first those that most users gave it.
+
+    Of equal ones the first in the file leads. Spellings that differ in case alone are
+    counted as one tag, and all of them kept.
+    """
     item, tag = read_columns(
         _text(file, ["userId", "movieId", "tag", "timestamp"]),
         file.label,
@@ -99,9 +104,15 @@ def _tags(file: InputFile, ids: Sequence[str]) -> list[str]:
         allow_no_rows=True,
     )
     tags: list[dict[str, None]] = [{} for _ in ids]  # a dict is an ordered set
+    counts: list[Counter[str]] = [Counter() for _ in ids]
     for index, name in zip(item, tag, strict=True):
-        tags[index][name.replace("|", "/")] = None  # `|` is what joins them
-    return ["|".join(names) for names in tags]
+        name = name.replace("|", "/")  # `|` is what joins them
+        tags[index][name] = None
+        counts[index][name.casefold()] += 1
+    return [
+        "|".join(sorted(names, key=lambda name: -count[name.casefold()]))
+        for names, count in zip(tags, counts, strict=True)
+    ]
 
 
 def _text(file: InputFile, header: list[str]) -> str:
