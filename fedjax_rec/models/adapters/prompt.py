@@ -14,8 +14,8 @@ def prefix(*, length: int = 8, scale: float = 0.02) -> Adapter:
     *not* start equal to the backbone: a softmax over `T + P` scores moves mass to the
     prefix, where there is nothing to fetch, so attention's output (before its output
     map) starts as `Z / (Z + Z_P)` times the backbone's; `Z` sums the exponentials of
-    the text's scores, and `Z_P` those of the prefix, each about 1. Keys and values have a
-    gradient at once.
+    the text's scores, and `Z_P` those of the prefix, each about 1. Keys and values
+    have a gradient at once.
 
     The pairs are trained themselves, without the MLP through which Li and Liang draw
     them; it adds what a client would have to send. They are given in the dtype of the
