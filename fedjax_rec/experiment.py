@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec import trees
-from fedjax_rec.algorithms import FedAvg, FedMF, FedNCF, PFedRec
+from fedjax_rec.algorithms import FedAvg, FedFM, FedMF, FedNCF, PFedRec
 from fedjax_rec.data import partition as partitioning
 from fedjax_rec.data import splits
 from fedjax_rec.data.clients import (
@@ -19,6 +19,7 @@ from fedjax_rec.data.clients import (
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits.last import leave_last
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.experiment_backbone import BackboneConfig, prepare
 from fedjax_rec.experiment_data import CsvData, FileData, SyntheticData
 from fedjax_rec.simulation import sampling
 from fedjax_rec.simulation.round import chunk_sizes
@@ -112,12 +113,17 @@ class Execution:
         max_buckets: most size buckets; each is compiled, about 3 s on 2 CPU cores, and
             spares padding: on ML-100K 4 leave 62 % of it, 6 leave 36 %, 8 leave 26 %.
         user_chunk: users scored at once.
+        encode: items' texts `once` a round for all clients, `per_client`, or `auto`:
+            once where that is exact and less work.
+        prefix_cache: run layers before the adapted ones once, not every time.
         dtype: of the parameters; float64 needs `JAX_ENABLE_X64=1`.
     """
 
     examples_per_chunk: int = 0
     max_buckets: int = 6
     user_chunk: int = 64
+    encode: Literal["auto", "once", "per_client"] = "auto"
+    prefix_cache: bool = True
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -131,6 +137,7 @@ class Experiment:
         split: train, validation, test.
         partition: who holds what.
         algorithm: the federated system, with its hyperparameters.
+        backbone: the frozen foundation model, for algorithms that have one.
         cohort: who takes part.
         protocol: how it is evaluated.
         execution: how it is run.
@@ -145,9 +152,10 @@ class Experiment:
     )
     split: SplitConfig = SplitConfig()
     partition: PartitionConfig = PartitionConfig()
-    algorithm: FedAvg | FedMF | FedNCF | PFedRec = dataclasses.field(
+    algorithm: FedAvg | FedFM | FedMF | FedNCF | PFedRec = dataclasses.field(
         default_factory=PFedRec
     )
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     cohort: CohortConfig = CohortConfig()
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
     execution: Execution = Execution()
@@ -176,9 +184,31 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
     partition = make_partition(split.train, experiment.partition)
     execution, protocol = experiment.execution, experiment.protocol
     dtype = jnp.dtype(execution.dtype)
-    recipe = experiment.algorithm.build(
-        num_items=data.num_items, num_users=data.num_users, dtype=dtype
-    )
+    sampler, cohort_size = make_sampler(experiment.cohort, partition.num_clients)
+    pool = training_items(split)
+    sizes: dict = {
+        "num_items": data.num_items,
+        "num_users": data.num_users,
+        "dtype": dtype,
+    }
+    prepared = None
+    if isinstance(experiment.algorithm, FedFM):
+        interactions = np.bincount(partition.client, minlength=partition.num_clients)
+        per_client = (1 + experiment.algorithm.negatives) * interactions.mean()
+        prepared = prepare(
+            experiment.backbone,
+            experiment.algorithm,
+            split,
+            pool=pool,
+            largest=int(interactions.max()),
+            pairs_a_round=per_client * cohort_size,
+            tuned=protocol.evaluated == "tuned",
+            encode=execution.encode,
+            prefix_cache=execution.prefix_cache,
+            progress=progress,
+        )
+        sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
+    recipe = experiment.algorithm.build(**sizes)
     if partition.user_of_client is None:
         if recipe.single_user:
             raise ValueError(
@@ -199,13 +229,17 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
         split.train,
         partition,
         also_excluded=also,
+        pool=pool,
         max_buckets=execution.max_buckets,
         width_cost=lambda width: _padded_pairs(width * pairs, batch),
     )
     if dtype != jnp.float32:
         clients = with_rating_dtype(clients, dtype)
-    sampler, cohort_size = make_sampler(experiment.cohort, partition.num_clients)
-    per_chunk = execution.examples_per_chunk or default_examples_per_chunk(pairs)
+    # What a client holds of a pair: some vectors, or a text's whole way through layers.
+    per_pair = prepared is not None and prepared.path != "embedding"
+    per_chunk = execution.examples_per_chunk or default_examples_per_chunk(
+        pairs, texts=per_pair and not recipe.lifted
+    )
     return Simulation(
         recipe=recipe,
         split=split,
@@ -219,7 +253,18 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
         eval_every=min(experiment.eval_every, experiment.rounds),
         seed=experiment.seed,
         user_chunk=execution.user_chunk,
+        frozen=() if prepared is None else prepared.frozen,
+        notes={} if prepared is None else {"backbone": prepared.facts},
+        why=() if prepared is None else prepared.why,
     )
+
+
+def training_items(split: splits.Split) -> np.ndarray | None:
+    """Items that training may see, where a split holds others out; `None` is all."""
+    held = [split.info[n] for n in ("val_items", "test_items") if n in split.info]
+    if not held:
+        return None
+    return np.setdiff1d(np.arange(split.train.num_items), np.concatenate(held))
 
 
 def check(experiment: Experiment) -> None:
@@ -259,13 +304,20 @@ def check(experiment: Experiment) -> None:
         )
 
 
-def default_examples_per_chunk(pairs: int) -> int:
+def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:
     """Padded examples of one `vmap`, by what the default device can fill.
 
     Measured (benchmarks/RESULTS.md): on a CPU a chunk should stay in cache; an
     accelerator wants all the parallelism that fits.
+
+    Args:
+        pairs: of an example.
+        texts: whether each pair is a text that runs through layers of a backbone.
     """
-    budget = 10_000 if jax.default_backend() == "cpu" else 2_000_000
+    on_cpu = jax.default_backend() == "cpu"
+    budget = 10_000 if on_cpu else 2_000_000
+    if texts:
+        budget = 512 if on_cpu else 65_536
     return max(1, budget // pairs)
 
 

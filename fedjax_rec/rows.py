@@ -5,6 +5,7 @@ A client that saw 40 of 100,000 items needs 40 rows. `gather` hands it a small t
 ids equal the number of rows of the table and are dropped.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
@@ -20,10 +21,12 @@ class Table:
     Attributes:
         values: `[I, ...]`.
         space: the batch field whose ids index the rows (`"item"`, `"user"`).
+        per_row: whether a per-row mean may divide a row by the clients that touched it.
     """
 
     values: Array
     space: str = static(default="item")
+    per_row: bool = static(default=True)
 
 
 @struct
@@ -98,7 +101,8 @@ def gather(tree: Tree, ids: Mapping[str, Array | None]) -> Tree:
         at = ids[table.space]
         if at is None:
             return table
-        return Table(values=table.values.at[at].get(mode="clip"), space=table.space)
+        values = table.values.at[at].get(mode="clip")
+        return dataclasses.replace(table, values=values)
 
     return map_tables(restrict, tree)
 

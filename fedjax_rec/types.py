@@ -89,7 +89,7 @@ class Backbone(NamedTuple):
 
     Nothing here assumes a text encoder: inputs are lists of tokens of any kind, layers
     are stacked, and a head turns the last hidden states of a list into one vector.
-    `weights` is a dict with at least `layers`, whose leaves are stacked `[layers, ...]`.
+    `weights` is a dict with at least `layers`, of leaves stacked `[layers, ...]`.
 
     Attributes:
         name: for messages and reports.
@@ -151,11 +151,16 @@ class Model(NamedTuple):
             `query` is a dict (`user`: scalar id), `candidates` `[K]` item ids, or
             `None` for every row of the item table in order. The score of an item reads
             no other item's row.
+        lift: `(shared, frozen) -> shared`, or `None`: replaces parameters of which
+            every item's vector is computed by a `rows.Table` of those vectors, so that
+            all clients (or all evaluated users) share one computation. `loss` and
+            `score` take either form.
     """
 
     init: Callable[[Array], Params]
     loss: Callable[[Params, Tree, dict[str, Any], Array], tuple[Array, dict]]
     score: Callable[[Params, Tree, dict[str, Array], Array | None], Array]
+    lift: Callable[[Tree, Tree], Tree] | None = None
 
 
 @struct
@@ -211,6 +216,9 @@ class Recipe(NamedTuple):
         draw: `(examples, key) -> pairs`; its key is the first of three split from the
             client's (for the baseline that counts negatives).
         negatives: negatives an example, 0 for explicit feedback.
+        lifted: rounds train through `model.lift`. Exact where a client descends the
+            lifted parameters once, by plain SGD, and the aggregate is linear: the
+            gradient of a sum is then the sum of the gradients.
     """
 
     model: Model
@@ -222,6 +230,7 @@ class Recipe(NamedTuple):
     single_user: bool = True
     draw: Callable[[dict[str, Array], Array], dict[str, Array]] | None = None
     negatives: int = 0
+    lifted: bool = False
 
 
 @struct

@@ -26,6 +26,7 @@ LAYERS = {
     "algorithms": 2,
     "simulation": 3,
     "experiment": 4,
+    "experiment_backbone": 4,
     "experiment_data": 4,
     "report": 4,
     "commands": 4,

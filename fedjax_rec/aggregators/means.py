@@ -1,5 +1,7 @@
 """Aggregators that are a fold in constant memory: means and a sum."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -79,7 +81,7 @@ def _fold(*, uniform: bool, divide: bool, per_row: bool) -> Aggregator:
         def add(total, delta):
             if rows.is_rows(delta):
                 values = rows.scatter_add(total.values, delta, weights)
-                return rows.Table(values=values, space=total.space)
+                return dataclasses.replace(total, values=values)
             return total + jnp.tensordot(weights, delta, 1).astype(total.dtype)
 
         def count(table, seen, delta):
@@ -109,8 +111,11 @@ def _fold(*, uniform: bool, divide: bool, per_row: bool) -> Aggregator:
         tables, dense = rows.split_tables(acc.total)
 
         def per_touch(table, seen):
-            seen = seen.reshape(seen.shape + (1,) * (table.values.ndim - 1))
-            return rows.Table(values=over(table.values, seen), space=table.space)
+            if not table.per_row:
+                seen = acc.weight
+            else:
+                seen = seen.reshape(seen.shape + (1,) * (table.values.ndim - 1))
+            return dataclasses.replace(table, values=over(table.values, seen))
 
         tables = rows.map_tables(per_touch, tables, acc.touched)
         dense = jax.tree.map(lambda x: over(x, acc.weight), dense)

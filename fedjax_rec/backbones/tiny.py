@@ -107,6 +107,6 @@ class _Draw:
         if leaf in ("scale", "bias"):
             values = np.full(shape, float(leaf == "scale"))
         else:
-            deviation = _DEVIATION.get(leaf, shape[-2] ** -0.5)
-            values = deviation * self._random.standard_normal(shape)
+            deviation = _DEVIATION[leaf] if leaf in _DEVIATION else shape[-2] ** -0.5
+            values = float(deviation) * self._random.standard_normal(shape)
         return jnp.asarray(values.astype(np.float32).astype(jnp.dtype(self._dtype)))

@@ -5,7 +5,9 @@ personalised recommenders do. With a single phase this is the local SGD of FedAv
 (McMahan et al. 2017); with a proximal term, FedProx (Li et al. 2020).
 """
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,21 +27,28 @@ class Phase(NamedTuple):
     Attributes:
         optimizer: `(hparams) -> optax transformation`, for what `row_rate` leaves.
         names: top-level names in `Params.shared` and `Params.personal`; `None` is all.
-        row_rate: `(hparams) -> scalar`: tables take plain SGD of this rate, at a cost
-            of the batch's rows. `None`: tables go through `optimizer` like all else,
-            at a cost of all the client's rows a step.
+        without: names left out of those.
+        row_rate: `(hparams) -> scalar`, or a dict of them by name: tables take plain
+            SGD of this rate, at a cost of the batch's rows. `None`: tables go through
+            `optimizer` like all else, at a cost of all the client's rows a step.
         proximal: `(hparams) -> mu`, adding `mu / 2 |x - received|^2` to the loss of
             what `optimizer` handles (so it wants `row_rate=None`).
+        last_epoch: runs in the last epoch only, when what is personal has settled
+            (reconstruction before the shared step, as in FedRecon, Singhal et al.
+            2021).
     """
 
     optimizer: Callable[[Tree], optax.GradientTransformation]
     names: tuple[str, ...] | None = None
-    row_rate: Callable[[Tree], Array | float] | None = None
+    without: tuple[str, ...] = ()
+    row_rate: Callable[[Tree], Array | float | dict[str, Array | float]] | None = None
     proximal: Callable[[Tree], Array | float] | None = None
+    last_epoch: bool = False
 
     def part(self, tree: dict[str, Tree]) -> dict[str, Tree]:
         """What the phase trains."""
-        return tree if self.names is None else {name: tree[name] for name in self.names}
+        names = tree if self.names is None else self.names
+        return {name: tree[name] for name in names if name not in self.without}
 
     def split(self, tree: dict[str, Tree]) -> tuple[Tree, Tree]:
         """`(tables under row_rate, leaves under optimizer)` of what it trains."""
@@ -57,17 +66,21 @@ def local_update(
     batch_size: int,
     epochs: int = 1,
     shuffle: bool = True,
+    group: int = 1,
 ) -> ClientUpdate:
     """Builds a client's local training.
 
     Args:
         model: what is trained.
-        draw: `(examples, key) -> pairs`: a dict of `[P]` columns with `mask`, the ids
-            of every space of the model, and what its loss reads. Called once a round.
+        draw: `(examples, key) -> pairs`: a dict of `[P, ...]` columns with `mask`, the
+            ids of every space of the model, and what its loss reads. Called once a
+            round.
         phases: run in order on every batch.
         batch_size: `B`; the last batch of an epoch may hold fewer.
         epochs: passes over the pairs.
         shuffle: a new uniform order each epoch; otherwise the order of `draw`.
+        group: so many consecutive pairs (a positive and its negatives) stay together;
+            the first of a group is real wherever another is.
 
     Returns:
         The client update. Its delta holds a `rows.Rows` for each table.
@@ -76,39 +89,55 @@ def local_update(
     def update(params: Params, frozen, examples, hparams, key) -> ClientResult:
         draw_key, order_key, loss_key = jax.random.split(key, 3)
         pairs = draw(examples, draw_key)
-        num_pairs = pairs["mask"].shape[0]
-        steps = -(-num_pairs // batch_size)
-        batch_length = min(batch_size, num_pairs)
-        once = steps * epochs == 1 and _adds_up(phases, params)
+        num_groups = pairs["mask"].shape[0] // group
+        batch_groups = min(max(1, batch_size // group), num_groups)
+        steps = -(-num_groups // batch_groups)
+        once = steps == 1 and _adds_up(phases, params, epochs)
         ids, pairs = _touch(params.shared, pairs, merge=not once)
         start = {**rows.gather(params.shared, ids), **params.personal}
         names = frozenset(params.shared)
-        step = _make_step(model, phases, frozen, hparams, start, names)
+        make_step = partial(_make_step, model, phases, frozen, hparams, start, names)
         carry = (start, [p.optimizer(hparams).init(p.split(start)[1]) for p in phases])
 
-        def epoch(carry, keys):
+        def batches_of(order):
+            def cut(column):
+                column = column.reshape(num_groups, group, *column.shape[1:])[order]
+                shape = (steps, batch_groups * group, *column.shape[2:])
+                return column.reshape(shape)
+
+            batches = {name: cut(column) for name, column in pairs.items()}
+            real = jnp.repeat(jnp.arange(len(order)) < num_groups, group)
+            batches["mask"] &= real.reshape(steps, -1)
+            return batches
+
+        def epoch(carry, keys, last):
             order_key, loss_key = keys
+            step = make_step(last=last)
             if steps == 1:
                 return step(carry, (pairs, loss_key))
-            order = _order(order_key, pairs["mask"], shuffle)
-            order = jnp.pad(order, (0, steps * batch_length - num_pairs))
-            ordered = {name: column[order] for name, column in pairs.items()}
-            ordered["mask"] &= jnp.arange(len(order)) < num_pairs
-            batches = {
-                name: column.reshape(steps, batch_length)
-                for name, column in ordered.items()
-            }
+            order = _order(order_key, pairs["mask"][::group], shuffle)
+            order = jnp.pad(order, (0, steps * batch_groups - num_groups))
             keys = jax.random.split(loss_key, steps)
-            return jax.lax.scan(step, carry, (batches, keys))
+            return jax.lax.scan(step, carry, (batches_of(order), keys))
 
         if epochs == 1:
-            (trained, _), sums = epoch(carry, (order_key, loss_key))
+            (trained, _), sums = epoch(carry, (order_key, loss_key), True)
         else:
             keys = (
                 jax.random.split(order_key, epochs),
                 jax.random.split(loss_key, epochs),
             )
-            (trained, _), sums = jax.lax.scan(epoch, carry, keys)
+            # Where every epoch is the same, one loop compiles one step.
+            split = epochs - any(p.last_epoch for p in phases)
+            first = jax.tree.map(lambda k: k[:split], keys)
+            carry, sums = jax.lax.scan(
+                partial(epoch, last=split == epochs), carry, first
+            )
+            if split < epochs:
+                final = jax.tree.map(lambda k: k[split], keys)
+                carry, more = epoch(carry, final, True)
+                sums = jax.tree.map(lambda a, b: a.sum() + b.sum(), sums, more)
+            trained, _ = carry
         totals = jax.tree.map(jnp.sum, sums)
         count = totals.pop("count")
         return ClientResult(
@@ -121,16 +150,19 @@ def local_update(
     return update
 
 
-def _adds_up(phases: tuple[Phase, ...], params: Params) -> bool:
-    """Whether steps on a repeated row just add up within one batch.
+def _adds_up(phases: tuple[Phase, ...], params: Params, epochs: int) -> bool:
+    """Whether steps on a repeated row just add up, given one batch an epoch.
 
-    So they do where a single phase descends the tables by plain SGD: every occurrence
-    takes its gradient at the row's initial value.
+    So they do where a single phase descends the tables by plain SGD, once: every
+    occurrence takes its gradient at the row's initial value.
     """
     flat = {**params.shared, **params.personal}
     trains = [bool(_spaces(phase.part(flat))) for phase in phases]
     plain = all(p.row_rate for p, t in zip(phases, trains, strict=True) if t)
-    return sum(trains) <= 1 and plain
+    once = epochs == 1 or all(
+        p.last_epoch for p, t in zip(phases, trains, strict=True) if t
+    )
+    return once and sum(trains) <= 1 and plain
 
 
 def _spaces(tree: Tree) -> set[str]:
@@ -190,8 +222,8 @@ def _order(key: Array, mask: Array, shuffle: bool) -> Array:
     return order.astype(jnp.int32)
 
 
-def _make_step(model, phases, frozen, hparams, start, shared_names):
-    """One batch: every phase's step, in order."""
+def _make_step(model, phases, frozen, hparams, start, shared_names, *, last):
+    """One batch: the step of every phase that this epoch runs, in order."""
 
     def as_params(flat) -> Params:
         shared = {k: v for k, v in flat.items() if k in shared_names}
@@ -210,6 +242,9 @@ def _make_step(model, phases, frozen, hparams, start, shared_names):
         count = batch["mask"].sum()
         new_states, sums = [], {}
         for phase, state in zip(phases, states, strict=True):
+            if phase.last_epoch and not last:
+                new_states.append(state)
+                continue
             view = rows.gather(local, at)
 
             def loss_of(part, rest):
@@ -237,14 +272,18 @@ def _descend(phase: Phase, local, grads, at, state, hparams, start, count):
             values = table.values + step.values
         else:
             values = table.values.at[number].add(step.values, mode="drop")
-        return rows.Table(values=values, space=table.space)
+        return dataclasses.replace(table, values=values)
 
     tables, dense = phase.split(local)
     row_grads, dense_grads = phase.split(grads)
     if phase.row_rate is not None:
         rate = phase.row_rate(hparams)
+        rates = rate if isinstance(rate, dict) else dict.fromkeys(row_grads, rate)
         # A batch of padding has zero gradients: nothing moves.
-        steps = jax.tree.map(lambda g: (-rate * g).astype(g.dtype), row_grads)
+        steps = {
+            name: jax.tree.map(partial(_plain_step, rates.get(name, 0)), part)
+            for name, part in row_grads.items()
+        }
         tables = rows.map_tables(add, tables, steps)
     zeros, _ = rows.split_tables(jax.tree.map(jnp.zeros_like, dense))
     row_grads, dense_grads = rows.split_tables(dense_grads)
@@ -259,6 +298,10 @@ def _descend(phase: Phase, local, grads, at, state, hparams, start, count):
     live = count > 0
     dense = trees.where(live, optax.apply_updates(dense, updates), dense)
     return rows.merge_tables(tables, dense), trees.where(live, new_state, state)
+
+
+def _plain_step(rate, gradient: Array) -> Array:
+    return (-rate * gradient).astype(gradient.dtype)
 
 
 def _delta(start: Tree, trained: Tree, ids: dict[str, Array]) -> Tree:

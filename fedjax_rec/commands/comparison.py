@@ -79,12 +79,12 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 def protocol_in_words(protocol: Mapping[str, Any]) -> str:
     """How a result was obtained, in a sentence."""
-    ranked = (
-        "every item the user has in no earlier part is ranked"
-        if protocol["candidates"] == "full"
-        else f"each positive is ranked among {protocol['num_candidates']} sampled "
-        "items the user never touched"
-    )
+    ranked = {
+        "full": "every item the user has in no earlier part is ranked",
+        "cold": "the held-out items, which nobody trained on, are ranked",
+        "sampled": f"each positive is ranked among {protocol['num_candidates']} "
+        "sampled items the user never touched",
+    }[protocol["candidates"]]
     negatives = (
         "outside the user's training items"
         if protocol["negative_pool"] == "not_train"

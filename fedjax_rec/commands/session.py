@@ -23,18 +23,20 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser().absolute()
 
 
-def set_up_jax(dtype: str = "float32") -> None:
+def set_up_jax(dtype: str = "float32", threads: bool = False) -> None:
     """Keeps compiled programs on disk, and allows float64 where it is asked for.
 
     A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays as it is, and so
     does a number of threads (`NPROC`, which XLA reads for its CPU client). A client's
     steps are too small to share between threads: one takes no longer than two, and
-    half the processor time.
+    half the processor time. A backbone's matrix products are not.
 
     Args:
         dtype: of the parameters.
+        threads: leave the number of threads to XLA.
     """
-    os.environ.setdefault("NPROC", "1")
+    if not threads:
+        os.environ.setdefault("NPROC", "1")
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from fedjax_rec.algorithms import FedFM
 from fedjax_rec.commands.config_file import (
     choices_help,
     load_config,
@@ -108,7 +109,9 @@ def train(options: Train) -> dict[str, Any]:
         UserError: the experiment or the folder is not right.
     """
     experiment, show = options.experiment, not options.quiet
-    set_up_jax(experiment.execution.dtype)
+    set_up_jax(
+        experiment.execution.dtype, threads=isinstance(experiment.algorithm, FedFM)
+    )
     config = plain(experiment)
     path = options.output or free_folder("runs", run_name(experiment))
     console = Console(stderr=True)
@@ -193,6 +196,7 @@ def record(
             "test": len(simulation.split.test),
             "clients": simulation.data.num_clients,
         },
+        **simulation.notes,
         "rounds": result["rounds"],
         "seconds": result["seconds"],
     }
@@ -218,4 +222,5 @@ def opening(experiment: Experiment, simulation: Simulation) -> str:
         f"{train.num_users:,} users, {train.num_items:,} items, {len(train):,} "
         f"training interactions on {simulation.data.num_clients:,} clients\n"
         f"{experiment.rounds} rounds of {cohort:,} clients on {device}"
+        + "".join(f"\n{reason}" for reason in simulation.why)
     )

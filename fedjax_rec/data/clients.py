@@ -48,17 +48,20 @@ class ClientData:
 
     Attributes:
         interactions: the columns `item`, `user`, `rating`, in time order.
-        exclude: the column `item`: what is no negative, ascending within a user.
+        exclude: the column `item`: what is no negative, ascending within a user; as
+            positions in `pool`, where there is one.
         buckets: `[N]` int32, the size bucket of each client; `len(widths)` if empty.
         num_items: `I`, also the padding id.
         num_users: `U`, also the padding id.
         widths: padded number of interactions of each bucket, ascending.
         exclude_widths: padded number of exclusions of each bucket.
+        pool: item ids, ascending, that may be drawn as negatives; `None` is all.
     """
 
     interactions: Ragged
     exclude: Ragged
     buckets: Array
+    pool: Array | None = None
     num_items: int = static()
     num_users: int = static()
     widths: tuple[int, ...] = static()
@@ -77,8 +80,9 @@ class ClientData:
 
         Returns:
             `item`, `user` (`[M]`, padding `I`, `U`), `rating` `[M]`, `mask` `[M]`,
-            `exclude` `[E]` (padding `I`), and `exclude_start`, `exclude_size` (scalars
-            or `[M]`): the segment of `exclude` that belongs to each example's user.
+            `exclude` `[E]` (padding `I`), `exclude_start`, `exclude_size` (scalars or
+            `[M]`): the segment of `exclude` that belongs to each example's user, and
+            `pool`, if there is one.
         """
         columns, mask = self.interactions.row(client, self.widths[bucket])
         exclude, exclude_mask = self.exclude.row(client, self.exclude_widths[bucket])
@@ -95,6 +99,8 @@ class ClientData:
         else:
             examples["exclude_start"] = jnp.int32(0)
             examples["exclude_size"] = exclude_mask.sum(dtype=jnp.int32)
+        if self.pool is not None:
+            examples["pool"] = self.pool
         return examples
 
 
@@ -103,6 +109,7 @@ def make_client_data(
     partition: Partition,
     *,
     also_excluded: tuple[Interactions, ...] = (),
+    pool: np.ndarray | None = None,
     max_buckets: int = 6,
     width_cost=lambda width: width,
 ) -> ClientData:
@@ -116,6 +123,8 @@ def make_client_data(
         train: the training interactions.
         partition: the client of each.
         also_excluded: further interactions of the users that are no negatives.
+        pool: item ids that may be negatives (a cold split holds the others out of all
+            training); `None` is every item. The interactions lie within it.
         max_buckets: most size buckets; each compiles its own program.
         width_cost: work of a client padded to each width, for choosing the buckets.
 
@@ -157,6 +166,11 @@ def make_client_data(
     owner, item, user = owner[keep], item[keep], user[keep]
     by_item = np.lexsort((item, user, owner))
     owner, item, user = owner[by_item], item[by_item], user[by_item]
+    if pool is not None:
+        pool = np.unique(pool)
+        if not np.isin(item, pool).all():
+            raise ValueError("pool leaves out items that clients hold")
+        item = np.searchsorted(pool, item)
     exclude_size = np.bincount(owner, minlength=num_clients)
     exclude_offset = _offsets(exclude_size)
     if not single:
@@ -177,6 +191,7 @@ def make_client_data(
     return ClientData(
         interactions=_ragged(columns, size),
         exclude=_ragged({"item": item}, exclude_size),
+        pool=None if pool is None else jnp.asarray(pool, jnp.int32),
         buckets=jnp.asarray(bucket),
         num_items=train.num_items,
         num_users=train.num_users,

@@ -103,7 +103,9 @@ def draw_negatives(
 
     Args:
         key: typed key.
-        examples: of one client, as `data.clients.ClientData.examples` gives them.
+        examples: of one client, as `data.clients.ClientData.examples` gives them. Where
+            they hold a `pool` of item ids, `exclude` counts within it, and negatives
+            come from it alone.
         num_items: `I`.
         count: negatives an example.
 
@@ -113,7 +115,8 @@ def draw_negatives(
     """
     m = examples["mask"].shape[0]
     size = jnp.broadcast_to(examples["exclude_size"], (m,))
-    bound = num_items - size
+    pool = examples.get("pool")
+    bound = (num_items if pool is None else pool.shape[0]) - size
     rank = distinct_below(key, bound, count)
     items = outside(
         rank,
@@ -123,4 +126,6 @@ def draw_negatives(
         examples["exclude"].shape[0],
     )
     real = examples["mask"][:, None] & (jnp.arange(count) < bound[:, None])
+    if pool is not None:
+        items = pool.at[items].get(mode="clip")
     return jnp.where(real, items, num_items), real

@@ -36,6 +36,51 @@ def implicit_pairs(
     return draw
 
 
+def text_pairs(
+    num_items: int, negatives: int, *, history: int = 0, log_q: bool = False
+) -> Callable[[Columns, Array], Columns]:
+    """`implicit_pairs` with what a model of texts reads beside them.
+
+    Args:
+        num_items: `I`.
+        negatives: negatives a positive.
+        history: `L`; 0 for none.
+        log_q: whether the sampling probabilities are wanted.
+
+    Returns:
+        `(examples, key) -> pairs` with further columns: `text` `[P]`, the items' ids
+        (`item` becomes the number of a row where there are row tables); `history`
+        `[P, L]`, what the user did before the positive, the latest first, padded with
+        `I`; `log_q` `[P]`, the log of how often a negative is expected in the sample.
+    """
+    plain = implicit_pairs(num_items, negatives)
+
+    def draw(examples: Columns, key: Array) -> Columns:
+        pairs = plain(examples, key)
+        pairs["text"] = pairs["item"]
+        m = examples["mask"].shape[0]
+
+        def spread(column: Array) -> Array:
+            return jnp.repeat(column, 1 + negatives, axis=0)
+
+        if history:
+            before = jnp.arange(m)[:, None] - 1 - jnp.arange(history)
+            user = examples["user"]
+            same = (before >= 0) & (user[before] == user[:, None])
+            pairs["history"] = spread(
+                jnp.where(same, examples["item"][before], num_items)
+            )
+        if log_q:
+            pool = examples.get("pool")
+            room = num_items if pool is None else pool.shape[0]
+            room = jnp.broadcast_to(room - examples["exclude_size"], (m,))
+            expected = jnp.minimum(negatives / jnp.maximum(room, 1), 1.0)
+            pairs["log_q"] = spread(jnp.log(expected))
+        return pairs
+
+    return draw
+
+
 def explicit_pairs() -> Callable[[Columns, Array], Columns]:
     """Each example with its rating as the label; no negatives, order kept."""
 

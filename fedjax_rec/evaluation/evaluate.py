@@ -62,9 +62,10 @@ def evaluate(
             scores = score_fn(user, None)
             _check(scores, (chunk, num_items))
             exclude = _exclude(targets, offset, size)
-            return jax.vmap(lambda s, p, x, k: full_metrics(s, p, x, key=k, **options))(
-                scores, positives, exclude, keys
-            )
+            pool = targets.pool
+            return jax.vmap(
+                lambda s, p, x, k: full_metrics(s, p, x, pool=pool, key=k, **options)
+            )(scores, positives, exclude, keys)
         ids = jnp.concatenate([positives, sampled[0]], axis=-1)
         # A valid id in place of padding: no scorer need know about padding.
         scores = score_fn(user, jnp.minimum(ids, num_items - 1))

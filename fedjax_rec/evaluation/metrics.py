@@ -240,6 +240,7 @@ def full_metrics(
     positives: Array,
     exclude: Array,
     *,
+    pool: Array | None = None,
     cutoffs: Sequence[int] = (5, 10, 20),
     ties: Ties = "pessimistic",
     key: Array | None = None,
@@ -251,6 +252,7 @@ def full_metrics(
         positives: `[P]` item ids, padded with `I`.
         exclude: `[X]` item ids that are no candidates, padded with `I`; repeats, and
             ids that are positives, do no harm.
+        pool: `[I]` bool, the items that are candidates at all; `None` is every item.
         cutoffs: the ks.
         ties: the order of equal scores.
         key: needed by `random` only.
@@ -259,7 +261,7 @@ def full_metrics(
         `metric_names(cutoffs)` to scalars.
     """
     (num_items,) = scores.shape
-    negative = jnp.ones(num_items, bool)
+    negative = jnp.ones(num_items, bool) if pool is None else pool
     negative = negative.at[exclude].set(False, mode="drop")
     negative = negative.at[positives].set(False, mode="drop")
     return user_metrics(

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from fedjax_rec.evaluation.metrics import Ties, metric_names
 
-Candidates = Literal["full", "sampled"]
+Candidates = Literal["full", "sampled", "cold"]
 NegativePool = Literal["not_train", "not_interacted"]
 Evaluated = Literal["aggregated", "tuned"]
 PRESETS = ("clean", "paper_compat")
@@ -20,7 +20,8 @@ class Protocol:
         candidates: `full` ranks every item the user has in no earlier part (neither
             train nor, for the test, validation); `sampled` ranks the positives among
             `num_candidates` items the user never touched. Sampled metrics can order
-            models differently from the full ones [1].
+            models differently from the full ones [1]. `cold` ranks the items that a
+            `cold_items` split held out for the part, and no others.
         num_candidates: negatives a user, for `sampled`.
         candidate_seed: of the sampled negatives, the same for every model.
         negative_pool: what training may draw negatives from. `not_train` is what a

@@ -25,6 +25,7 @@ class Targets:
         exclude_size: `[E]` int32, how many they are.
         candidates: `[E, num_candidates]` int32 sampled negatives, padded with `I` for
             users with fewer untouched items; `None` for full ranking.
+        pool: `[I]` bool, the items that are ranked at all; `None` is every item.
         max_exclude: the largest `exclude_size`, at least 1.
         num_items: `I`.
     """
@@ -35,6 +36,7 @@ class Targets:
     exclude_offset: Array
     exclude_size: Array
     candidates: Array | None
+    pool: Array | None = None
     max_exclude: int = static()
     num_items: int = static()
 
@@ -49,6 +51,7 @@ def make_targets(
     positives: Pairs,
     known: Sequence[Pairs],
     touched: Sequence[Pairs] = (),
+    pool: np.ndarray | None = None,
     num_users: int,
     num_items: int,
     protocol: Protocol,
@@ -65,6 +68,7 @@ def make_targets(
         known: interactions whose items are no candidates: train, and for the test also
             validation.
         touched: interactions of all parts, for sampled candidates.
+        pool: `[n]` the only items that are candidates, for `cold`.
         num_users: `U`.
         num_items: `I`.
         protocol: says whether to sample, and how.
@@ -96,7 +100,16 @@ def make_targets(
         )
     user, size = np.unique(wanted // num_items, return_counts=True)
     offset, exclude, exclude_size = _rows_of(user, seen, num_items)
-    candidates = None
+    candidates = ranked = None
+    if protocol.candidates == "cold":
+        if pool is None:
+            raise ValueError(
+                "protocol.candidates='cold' ranks the items a split held out: it needs "
+                "split.kind='cold_items'"
+            )
+        ranked = np.isin(np.arange(num_items), pool)
+        if not ranked[wanted % num_items].all():
+            raise ValueError("positives lie outside the pool of cold items")
     if protocol.candidates == "sampled":
         every = _pack("touched", touched, num_users, num_items)
         every = np.unique(np.concatenate([every, wanted, seen]))
@@ -115,6 +128,7 @@ def make_targets(
         exclude_offset=jnp.asarray(offset, jnp.int32),
         exclude_size=jnp.asarray(exclude_size, jnp.int32),
         candidates=candidates,
+        pool=None if ranked is None else jnp.asarray(ranked),
         max_exclude=max(int(exclude_size.max()), 1),
         num_items=num_items,
     )

@@ -16,10 +16,15 @@ from fedjax_rec.types import Array, Params, Recipe, ServerState, Tree
 
 
 def score_user(
-    recipe: Recipe, params: Params, frozen: Tree, user: Array, candidates
+    recipe: Recipe, params: Params, frozen: Tree, user: Array, candidates, **query
 ) -> Array:
     """`[K]` (or `[I]`) scores of one user under the given parameters."""
-    return recipe.model.score(params, frozen, {"user": user}, candidates)
+    return recipe.model.score(params, frozen, {"user": user, **query}, candidates)
+
+
+def lifted(recipe: Recipe, shared: Tree, frozen: Tree) -> Tree:
+    """Shared parameters with all items' vectors computed once, where a model can."""
+    return recipe.model.lift(shared, frozen) if recipe.model.lift else shared
 
 
 def score_tuned(
@@ -48,11 +53,11 @@ def score_tuned(
             return leaf + change
         if leaf.space != "item":
             values = rows.scatter_add(leaf.values, change)
-            return rows.Table(values=values, space=leaf.space)
+            return dataclasses.replace(leaf, values=values)
         first = rows.first_occurrence(change.ids, leaf.values.shape[0])
         merged = jnp.zeros_like(change.values).at[first].add(change.values)
         start = leaf.values.at[change.ids].get(mode="clip")
-        return rows.Table(values=start + merged, space=leaf.space)
+        return dataclasses.replace(leaf, values=start + merged)
 
     def is_item_table(leaf):
         return rows.is_table(leaf) and leaf.space == "item"
@@ -86,7 +91,8 @@ def score_tuned(
     first = rows.first_occurrence(ids, num_items)
     real = (first == jnp.arange(len(ids))) & (ids < num_items)
     params = Params(shared=after, personal=result.personal)
-    tuned = score_user(recipe, params, frozen, user, None)
+    at = jnp.minimum(ids, num_items - 1)
+    tuned = score_user(recipe, params, frozen, user, None, text=at)
     target = jnp.where(real, ids, num_items)
     if candidates is None:
         return scores.at[target].set(tuned, mode="drop")
@@ -129,13 +135,14 @@ def make_evaluate(
         key,
     ):
         del data, hparams, root
+        shared = lifted(recipe, state.shared, frozen)
 
         def score(users, candidates):
             own = jax.tree.map(lambda x: x[client_of_user[users]], personal)
             axes = (0, 0, None if candidates is None else 0)
 
             def one(own, user, candidates):
-                params = Params(shared=state.shared, personal=own)
+                params = Params(shared=shared, personal=own)
                 return score_user(recipe, params, frozen, user, candidates)
 
             return jax.vmap(one, in_axes=axes)(own, users, candidates)
@@ -192,10 +199,12 @@ def make_rmse(recipe: Recipe, chunk: int = 4096):
     """
 
     def rmse(state, personal, client, user, item, rating, frozen):
+        shared = lifted(recipe, state.shared, frozen)
+
         def square(row):
             client, user, item, rating = row
             own = jax.tree.map(lambda x: x[client], personal)
-            params = Params(shared=state.shared, personal=own)
+            params = Params(shared=shared, personal=own)
             predicted = score_user(recipe, params, frozen, user, item[None])[0]
             return jnp.square(predicted - rating)
 

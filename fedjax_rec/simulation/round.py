@@ -6,6 +6,7 @@ clients are padded to small widths, and absent clients are never computed.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -135,13 +136,21 @@ def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
         key: Array,
     ) -> tuple[ServerState, Cohort, dict[str, Array]]:
         aggregator = recipe.aggregator
+        shared, pull = state.shared, lambda delta: delta
+        if recipe.lifted and recipe.model.lift is not None:
+            lift = partial(recipe.model.lift, frozen=frozen)
+            shared, transposed = jax.vjp(lift, state.shared)
+
+            def pull(delta):
+                return transposed(delta)[0]
+
         keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
 
         def visit(carry, bucket, slots, ids):
             acc, personal, sums = carry
             train = train_client(recipe, data, bucket)
             result = jax.vmap(train, in_axes=(None, 0, None, None, 0, 0))(
-                state.shared,
+                shared,
                 trees.take(personal, slots),
                 frozen,
                 hparams,
@@ -158,12 +167,12 @@ def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
             }
             return acc, personal, jax.tree.map(jnp.add, sums, told)
 
-        sums = _zero_sums(recipe, state, cohort, data, frozen, hparams, keys[0])
-        carry = (aggregator.init(state.shared, len(cohort.ids)), cohort.personal, sums)
+        sums = _zero_sums(recipe, shared, cohort, data, frozen, hparams, keys[0])
+        carry = (aggregator.init(shared, len(cohort.ids)), cohort.personal, sums)
         acc, personal, sums = fold_clients(visit, carry, cohort.ids, data, chunks)
         delta, info = aggregator.finish(acc)
         # FedOpt (Reddi et al. 2021): the negated delta is the server's gradient.
-        gradient = jax.tree.map(jnp.negative, delta)
+        gradient = jax.tree.map(jnp.negative, pull(delta))
         updates, optimizer = recipe.server_optimizer(hparams).update(
             gradient, state.optimizer, state.shared
         )
@@ -182,11 +191,11 @@ def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
     return Algorithm(init, one_round)
 
 
-def _zero_sums(recipe, state, cohort, data, frozen, hparams, key):
+def _zero_sums(recipe, shared, cohort, data, frozen, hparams, key):
     train = train_client(recipe, data, 0)
     personal = jax.tree.map(lambda x: x[0], cohort.personal)
     result = jax.eval_shape(
-        train, state.shared, personal, frozen, hparams, cohort.ids[0], key
+        train, shared, personal, frozen, hparams, cohort.ids[0], key
     )
     names = ("examples", "clients", *result.metrics)
     return {name: jnp.zeros((), result.weight.dtype) for name in names}

@@ -50,6 +50,8 @@ class Simulation:
         eval_every: rounds between evaluations; the last round is always evaluated.
         seed: of everything but the split's and the candidates' own.
         frozen: arrays no client trains.
+        notes: facts that belong to the result, by heading.
+        why: sentences on how it runs.
         user_chunk: users scored at once.
         leak_rounds: at most so many rounds of draws are counted.
         leak_cells: at most so many (user, item) counts; users are subsampled to fit.
@@ -67,6 +69,8 @@ class Simulation:
     eval_every: int
     seed: int = 0
     frozen: Tree = ()
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    why: tuple[str, ...] = ()
     user_chunk: int = 64
     leak_rounds: int = 100
     leak_cells: int = 1 << 26
@@ -104,6 +108,7 @@ class Simulation:
             name: (getattr(split, name).user, getattr(split, name).item)
             for name in ("train", "val", "test")
         }
+        cold = self.protocol.candidates == "cold"
         key = trees.derive(
             jax.random.key(0), trees.Purpose.EVALUATION, 0 if part == "val" else 1
         )
@@ -111,6 +116,7 @@ class Simulation:
             positives=pairs[part],
             known=[(p.user, p.item) for p in known],
             touched=list(pairs.values()),
+            pool=split.info.get(f"{part}_items") if cold else None,
             num_users=split.train.num_users,
             num_items=split.train.num_items,
             protocol=self.protocol,

@@ -1,0 +1,251 @@
+"""FedFM: an adapter on a frozen foundation model, trained by federated averaging."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.algorithms.fedavg import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
+from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.data.pairs import text_pairs
+from fedjax_rec.models.adapters import EmbeddingAdapter, bottleneck, lora, prefix
+from fedjax_rec.models.adapters import embedding_adapter as make_embedding_adapter
+from fedjax_rec.models.item_tower import ItemTower
+from fedjax_rec.models.two_tower import VECTORS, two_tower
+from fedjax_rec.types import Adapter, Array, Recipe
+
+
+class ItemTexts(NamedTuple):
+    """A catalog as the frozen model sees it: what `FedFM.build` needs of it.
+
+    Attributes:
+        tower: `(adapter or None) -> ItemTower`, on the path that was chosen.
+        projection: `[D, d]`, first value of the map to the vectors' space.
+        center: `[D]`, the mean embedding.
+    """
+
+    tower: Callable[[Adapter | None], ItemTower]
+    projection: Array
+    center: Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FedFM:
+    """Two towers over a frozen foundation model; clients send adapters, not tables.
+
+    Every client trains, on what it has seen and on sampled negatives, its own user
+    vector and the shared parts: the adapter in the backbone, the map from embeddings to
+    the vectors' space (`head`), what all users have in common. Which parts are shared
+    and which stay on the client is `personal`.
+
+    Attributes:
+        adapter: `lora`, `bottleneck` (Houlsby), `prefix` (tuning), inside the
+            backbone's layers; `embedding`, a net on the final embedding; `none`.
+        layers: how many of the last layers it is in; 0 is all of them. Those before
+            them never change, and are computed once.
+        rank: of LoRA, and of the embedding adapter.
+        alpha: LoRA's products are scaled by `alpha / rank`.
+        targets: linear maps that LoRA adapts, as patterns over paths
+            (`attention/query`, `attention/*`, `ffn/up`, `*`).
+        bottleneck: width of the bottleneck adapter.
+        prefix: length of the prefix.
+        hidden: width of the embedding adapter's hidden layer; 0 is linear of `rank`.
+        users: a personal `vector`, attention over the `history`, or `both`. Only a
+            history serves users never seen in training.
+        history: items of a history.
+        history_heads: heads of its attention.
+        dim: width of user and item vectors.
+        id_residual: whether items also have a vector of their own, a row table; it is
+            no help for cold items.
+        personal: groups that stay on their clients: `lora_b` (share A, keep B: FedSA),
+            `lora_a` and `lora_b` (personal LoRA), `head`, `common`, ...
+        loss: `bce`, `bpr`, or `softmax` with log-Q correction.
+        client_optimizer: of the local steps.
+        client_lr: of the shared parts, on the client.
+        user_lr: of the personal parts.
+        user_l2: pulls user vectors to zero.
+        item_lr_scale: rows of the ID residual move by `client_lr * item_lr_scale`.
+        local_epochs: passes over the pairs a round.
+        shared_steps: the shared parts train in `every` local step, or `once`, in the
+            last epoch, when the personal parts have settled.
+        batch_size: pairs a step; at least a client's pairs is full batch.
+        negatives: negatives a positive.
+        aggregation: as in `FedAvg`.
+        server_optimizer: of the pseudo-gradient.
+        server_lr: learning rate of the server optimizer.
+        server_momentum: momentum, and beta_1 of `adam` and `yogi`.
+        server_tau: adaptivity of `adam`, `yogi` and `adagrad`.
+
+    References:
+        Hu et al., LoRA, ICLR 2022. Sun et al., Improving LoRA in Privacy-preserving
+        Federated Learning, ICLR 2024. Guo et al., Selective Aggregation for Low-Rank
+        Adaptation in Federated Learning (FedSA-LoRA), ICLR 2025. Singhal et al.,
+        Federated Reconstruction, NeurIPS 2021 (`shared_steps="once"`).
+    """
+
+    adapter: Literal["lora", "bottleneck", "prefix", "embedding", "none"] = "lora"
+    layers: int = 1
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("attention/query", "attention/value")
+    bottleneck: int = 32
+    prefix: int = 8
+    hidden: int = 0
+    users: Literal["vector", "history", "both"] = "vector"
+    history: int = 20
+    history_heads: int = 4
+    dim: int = 32
+    id_residual: bool = False
+    personal: tuple[str, ...] = ()
+    loss: Literal["bce", "bpr", "softmax"] = "softmax"
+    client_optimizer: Literal["sgd", "momentum", "adam", "adagrad"] = "sgd"
+    client_lr: float = 1.0
+    user_lr: float = 0.5
+    user_l2: float = 0.0
+    item_lr_scale: float = 1.0
+    local_epochs: int = 1
+    shared_steps: Literal["every", "once"] = "every"
+    batch_size: int = 256
+    negatives: int = 4
+    aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
+        "examples"
+    )
+    server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
+    server_lr: float = 1.0
+    server_momentum: float = 0.9
+    server_tau: float = 1e-8
+
+    @property
+    def in_layers(self) -> bool:
+        """Whether the adapter is inside the backbone's layers."""
+        return self.adapter in ("lora", "bottleneck", "prefix")
+
+    @property
+    def linear(self) -> bool:
+        """Whether the aggregate of the shared parts is linear in their gradients.
+
+        So it is where a client takes one step of plain SGD on them a round, given that
+        its pairs are one batch.
+        """
+        once = self.local_epochs == 1 or self.shared_steps == "once"
+        return once and self.client_optimizer == "sgd"
+
+    def make_adapter(self) -> Adapter | None:
+        """The adapter inside the layers, if it is there."""
+        if self.adapter == "lora":
+            return lora(rank=self.rank, alpha=self.alpha, targets=self.targets)
+        if self.adapter == "bottleneck":
+            return bottleneck(size=self.bottleneck)
+        return prefix(length=self.prefix) if self.adapter == "prefix" else None
+
+    def make_embedding_adapter(self) -> EmbeddingAdapter | None:
+        """The net on the final embedding, if it is there."""
+        if self.adapter != "embedding":
+            return None
+        return make_embedding_adapter(rank=self.rank, hidden=self.hidden)
+
+    def build(
+        self,
+        *,
+        num_items: int,
+        num_users: int,
+        texts: ItemTexts,
+        lifted: bool = False,
+        dtype=jnp.float32,
+    ) -> Recipe:
+        """The recipe for a catalog.
+
+        Args:
+            num_items: `I`.
+            num_users: `U`.
+            texts: the catalog's texts behind the backbone.
+            lifted: train through the table of all items' vectors (`Recipe.lifted`).
+            dtype: of what is trained.
+        """
+        del num_users, dtype
+        group = 1 + self.negatives
+        with_history = self.users != "vector"
+        model = two_tower(
+            texts.tower(self.make_adapter()),
+            num_items=num_items,
+            projection=texts.projection,
+            center=texts.center,
+            group=group,
+            users=self.users,
+            on_embedding=self.make_embedding_adapter(),
+            id_residual=self.id_residual,
+            loss=self.loss,
+            personal=self.personal,
+            history_length=self.history,
+            history_heads=self.history_heads,
+            user_l2=self.user_l2,
+        )
+        draw = text_pairs(
+            num_items,
+            self.negatives,
+            history=self.history if with_history else 0,
+            log_q=self.loss == "softmax",
+        )
+        local = CLIENT_OPTIMIZERS[self.client_optimizer]
+        server = SERVER_OPTIMIZERS[self.server_optimizer]
+        own = (*self.personal, *(() if self.users == "history" else ("user",)))
+        by_row = _row_rates if self.client_optimizer == "sgd" else None
+        if own and self.shared_steps == "once":
+            phases = (
+                Phase(lambda h: local(h["user_lr"]), names=own),
+                Phase(
+                    lambda h: local(h["client_lr"]),
+                    without=own,
+                    row_rate=by_row,
+                    last_epoch=True,
+                ),
+            )
+        else:
+            # One gradient serves both kinds.
+            def joint(h) -> optax.GradientTransformation:
+                rates = {"own": local(h["user_lr"]), "shared": local(h["client_lr"])}
+                return optax.partition(
+                    rates,
+                    lambda tree: {k: "own" if k in own else "shared" for k in tree},
+                )
+
+            once = self.shared_steps == "once"
+            phases = (Phase(joint, row_rate=by_row, last_epoch=once),)
+        scalars = (
+            "client_lr",
+            "user_lr",
+            "item_lr_scale",
+            "server_lr",
+            "server_momentum",
+            "server_tau",
+        )
+        return Recipe(
+            model=model,
+            client_update=local_update(
+                model,
+                draw,
+                phases,
+                batch_size=self.batch_size,
+                epochs=self.local_epochs,
+                group=group,
+            ),
+            aggregator=AGGREGATORS[self.aggregation](),
+            server_optimizer=lambda h: server(
+                h["server_lr"], h["server_momentum"], h["server_tau"]
+            ),
+            hparams={name: getattr(self, name) for name in scalars},
+            common_start=True,
+            single_user=bool(own),
+            draw=draw,
+            negatives=self.negatives,
+            lifted=lifted,
+        )
+
+
+def _row_rates(hparams) -> dict[str, Array]:
+    """Rows of the ID residual have a rate of their own; lifted vectors have not."""
+    rate = hparams["client_lr"]
+    return {"item": rate * hparams["item_lr_scale"], VECTORS: rate}

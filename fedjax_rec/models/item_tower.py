@@ -1,0 +1,138 @@
+"""Items as vectors: their texts through a frozen backbone with an adapter in it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec import packing
+from fedjax_rec.types import Adapter, Array, Backbone, Layout, Tree
+
+_TOKENS_A_STEP = 8192
+"""Tokens of the catalog encoded at once: bounds what the backward pass has to keep."""
+
+
+class ItemTower(NamedTuple):
+    """What turns items into vectors `[D]`.
+
+    Attributes:
+        init: `(key) -> groups`, a dict of trainable groups; empty if nothing trains.
+        batch: `(groups, frozen, ids [P]) -> [P, D]`, for the items of one client.
+        catalog: `(groups, frozen) -> [I, D]`, for every item at once.
+        width: `D`.
+    """
+
+    init: Callable[[Array], dict[str, Tree]]
+    batch: Callable[[dict, Tree, Array], Array]
+    catalog: Callable[[dict, Tree], Array]
+    width: int
+
+
+def cached_tower(width: int) -> ItemTower:
+    """Vectors computed beforehand: `frozen["embedding"]`, `[I, D]`.
+
+    Args:
+        width: `D`.
+    """
+
+    def batch(groups, frozen, ids):
+        del groups
+        return frozen["embedding"].at[ids].get(mode="clip")
+
+    return ItemTower(
+        init=lambda key: {},
+        batch=batch,
+        catalog=lambda groups, frozen: frozen["embedding"],
+        width=width,
+    )
+
+
+def adapted_tower(
+    backbone: Backbone,
+    adapter: Adapter,
+    num_layers: int,
+    *,
+    per_row: int = 4,
+    width: int,
+    longest: int,
+    dtype=jnp.float32,
+) -> ItemTower:
+    """The backbone's last layers with an adapter, on what the layers before them say.
+
+    `frozen["text"]` holds `lists` (`packing.Lists`): hidden states of each item's
+    tokens before those layers, or the tokens where no layer comes before; `plan`, the
+    catalog in packed rows; and `weights`, of which `layers` are the last `num_layers`.
+    Where `lists` are the tokens though layers come before, `weights["before"]` holds
+    those, and they run each time.
+
+    Args:
+        backbone: the frozen model.
+        adapter: trained in each of those layers.
+        num_layers: `k`, how many run here.
+        per_row: `G`, texts of a client's batch that share a row.
+        width: `W` of such a row (`packing.fold_width`).
+        longest: tokens of the longest text.
+        dtype: of the adapter, and of the vectors.
+
+    Returns:
+        The tower.
+    """
+
+    def encode(groups, text, values: Array, layout: Layout, num_texts: int) -> Array:
+        weights, hidden = text["weights"], values
+        if "embeddings" in weights:
+            hidden = backbone.embed(weights, values, layout)
+        if "before" in weights:
+            hidden = backbone.run(weights["before"], hidden, layout, None, None)
+        hidden = backbone.run(weights["layers"], hidden, layout, adapter, groups)
+        return backbone.pool(weights, hidden, layout, num_texts).astype(dtype)
+
+    def batch(groups, frozen, ids):
+        text = frozen["text"]
+        return packing.encode_packed(
+            lambda *rows: encode(groups, text, *rows),
+            text["lists"],
+            ids,
+            per_row=min(per_row, ids.shape[0]),
+            width=width,
+            longest=longest,
+        )
+
+    def catalog(groups, frozen):
+        text = frozen["text"]
+        plan: packing.Plan = text["plan"]
+        rows, row_width = plan.index.shape
+        step = max(1, min(rows, _TOKENS_A_STEP // row_width))
+        steps = -(-rows // step)
+
+        def cut(x: Array, fill: int) -> Array:
+            pad = steps * step - rows
+            padded = jnp.pad(x, ((0, pad), (0, 0)), constant_values=fill)
+            return padded.reshape(steps, step, row_width)
+
+        # Recomputed in the backward pass: else it keeps every layer's activations.
+        @jax.checkpoint
+        def some(index: Array, segment: Array, position: Array) -> Array:
+            layout = Layout(segment=segment, position=position)
+            values = text["lists"].values[index]
+            return encode(groups, text, values, layout, plan.per_row)
+
+        last = text["lists"].values.shape[0] - 1
+        slots = jax.lax.map(
+            lambda x: some(*x),
+            (
+                cut(plan.index, last),
+                cut(plan.layout.segment, 0),
+                cut(plan.layout.position, 0),
+            ),
+        )
+        slots = slots.reshape(steps * step, plan.per_row, backbone.width)
+        return packing.at_places(slots[:rows], plan.place)
+
+    return ItemTower(
+        init=lambda key: adapter.init(key, backbone, num_layers, dtype),
+        batch=batch,
+        catalog=catalog,
+        width=backbone.width,
+    )
