@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-COMMANDS = ("train", "data", "report")
+COMMANDS = ("train", "data", "backbone", "report")
 
 HELP = """\
 usage: fedjax-rec COMMAND ...
@@ -18,6 +18,8 @@ commands:
   train CONFIG             run an experiment: progress, a table, a folder of results
   data prepare SOURCE      read a data set once into the cache; show counts and notes
   data describe WHAT       numbers (and a plot) of how clients share the data
+  backbone fetch minilm    bring a frozen foundation model into the cache, verified
+  backbone describe WHAT   its layers, and where an adapter attaches
   report RUN...            compare runs; mean and spread where only the seed differs
 
 examples:

@@ -2,9 +2,26 @@
 
 import os
 
+import pytest
+
+# Taken before any test changes it: what is fetched once is for all sessions.
+CACHE = os.environ.get("FEDJAX_REC_CACHE")
+
 # Tests compile hundreds of small programs once: compile quickly, run slowly.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
     " --xla_llvm_disable_expensive_passes=true"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The folder of MiniLM in the ordinary cache, fetched by the first who asks."""
+    from fedjax_rec.backbones import Unreachable
+    from fedjax_rec.backbones.fetch import fetch
+
+    try:
+        return fetch("minilm", CACHE or "~/.cache/fedjax_rec")
+    except Unreachable as error:
+        pytest.skip(str(error))

