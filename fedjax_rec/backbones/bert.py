@@ -234,6 +234,9 @@ class Embeddings(nn.Module):
         return LayerNorm(c.norm_eps, name="norm")(hidden)
 
 
+# Under another jit, grad or vmap these leave no trace (`inline`); called on their own,
+# they compile once a shape instead of at every call.
+@partial(jax.jit, static_argnames=("config",), inline=True)
 def embed(config: BertConfig, weights: Tree, tokens: Array, layout: Layout) -> Array:
     """Hidden states before the first layer.
 
@@ -251,6 +254,7 @@ def embed(config: BertConfig, weights: Tree, tokens: Array, layout: Layout) -> A
     return out
 
 
+@partial(jax.jit, static_argnames=("config", "adapter"), inline=True)
 def run(
     config: BertConfig,
     stack: Tree,

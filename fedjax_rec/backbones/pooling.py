@@ -1,6 +1,7 @@
 """From the hidden states of a text's tokens to one vector."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ class Head:
     steps: tuple[str, ...] = ()
 
 
+@partial(jax.jit, static_argnames=("head", "num_texts"), inline=True)
 def pool(
     head: Head, weights: Tree, hidden: Array, layout: Layout, num_texts: int
 ) -> Array:

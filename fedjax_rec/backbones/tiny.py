@@ -14,13 +14,16 @@ from fedjax_rec.backbones import bert
 from fedjax_rec.backbones.bert import BertConfig
 from fedjax_rec.backbones.checkpoint import fingerprint
 from fedjax_rec.backbones.encoder import check_dtype, encoder
+from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pooling import Head
 from fedjax_rec.backbones.tokenize import check_max_tokens, check_texts
 from fedjax_rec.types import Backbone, Tree
 
 CLS, SEP, _FIRST = 1, 2, 3
 _WORD = re.compile(r"\w+|[^\w\s]")
-# Beside a word's, a position's share is small: what a text says outweighs where.
+# Beside a word's, a position's share is small, and so is what a random layer adds:
+# what a text says outweighs where, and survives the layers.
+_DAMPED = {"output": 0.3, "down": 0.3}
 _DEVIATION = {"token": 1.0, "position": 0.1, "type": 0.1}
 
 
@@ -55,6 +58,12 @@ def tiny(
     """
     check_dtype(dtype)
     check_max_tokens(max_tokens, 3)
+    if width % num_heads:
+        raise BackboneError(
+            f"num_heads {num_heads}",
+            file="tiny",
+            expected=f"a divisor of width {width}",
+        )
     config = BertConfig(
         vocab_size=vocab_size,
         width=width,
@@ -103,10 +112,11 @@ class _Draw:
         self._random, self._dtype = np.random.default_rng(seed), dtype
 
     def __call__(self, path: Any, shape: tuple[int, ...]) -> jax.Array:
-        leaf = path[-1].key
+        leaf, owner = path[-1].key, path[-2].key
         if leaf in ("scale", "bias"):
             values = np.full(shape, float(leaf == "scale"))
         else:
             deviation = _DEVIATION[leaf] if leaf in _DEVIATION else shape[-2] ** -0.5
-            values = float(deviation) * self._random.standard_normal(shape)
+            deviation = float(deviation) * _DAMPED.get(owner, 1)
+            values = deviation * self._random.standard_normal(shape)
         return jnp.asarray(values.astype(np.float32).astype(jnp.dtype(self._dtype)))

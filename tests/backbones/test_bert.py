@@ -209,7 +209,9 @@ def test_a_prefix_acts_like_tokens_that_every_text_sees(place):
     pk, pv = random.normal(size=(2, 2, 2, 3)).astype(np.float32)
     segment = np.array([[1, 1, 2, 2, 2]])
     visible = jnp.asarray(segment[:, None, :, None] == segment[:, None, None, :])
-    found = bert.attend(*map(jnp.asarray, (q, k, v)), visible, (pk, pv))
+    prefix = (jnp.asarray(pk), jnp.asarray(pv))
+    query, key, value = map(jnp.asarray, (q, k, v))
+    found = bert.attend(query, key, value, visible, prefix)
     for i in range(5):
         for h in range(2):
             own = segment[0] == segment[0, i]
