@@ -38,6 +38,9 @@ LAYERS = {
 # Heavy or replaceable packages, and the only places that may import them.
 CONFINED = {
     "flax": ("backbones/", "models/"),
+    "safetensors": ("backbones/",),
+    "tokenizers": ("backbones/",),
+    "huggingface_hub": ("backbones/",),
     "orbax": ("simulation/checkpoint.py",),
     "tensorflow_datasets": ("data/",),
     "matplotlib": ("report.py", "data/describe/"),
@@ -128,7 +131,10 @@ def test_an_upward_and_a_sideways_import_are_noticed(tmp_path, monkeypatch):
 
 def test_importing_the_package_loads_nothing_heavy():
     """The import is quick because of what it leaves out, however slow the machine."""
-    heavy = ("tensorflow_datasets", "matplotlib", "pandas", "orbax", "flax", "optax")
+    heavy = (
+        "tensorflow_datasets", "matplotlib", "pandas", "orbax", "flax", "optax",
+        "tokenizers", "safetensors",
+    )  # fmt: skip
     loaded = run_python(
         f"import sys, fedjax_rec; print([m for m in {heavy!r} if m in sys.modules])"
     )

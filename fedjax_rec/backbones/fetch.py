@@ -233,11 +233,10 @@ def pip_command() -> list[str]:
         if python is None:
             continue
         command = [python, "-m", "pip"]
-        asked = subprocess.run(
-            [*command, "--version"], capture_output=True, check=False
-        )
-        if asked.returncode == 0:
-            return command
+        with contextlib.suppress(OSError):  # an interpreter that was removed
+            asked = [*command, "--version"]
+            if not subprocess.run(asked, capture_output=True, check=False).returncode:
+                return command
     raise Unreachable(
         f"pip, which downloads, is missing for {sys.executable}",
         fix="Run: python -m ensurepip (or: uv pip install pip)",

@@ -312,5 +312,5 @@ def test_a_hub_that_does_not_answer(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
-    with pytest.raises(BackboneError, match="org/name: cannot be had .*no route"):
+    with pytest.raises(BackboneError, match=r"org/name: cannot be had .*no route"):
         load_backbone("org/name")
