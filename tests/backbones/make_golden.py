@@ -70,7 +70,9 @@ TEXTS = [
 
 def main() -> None:
     """Writes the file beside this one."""
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import (  # pyright: ignore[reportMissingImports]
+        SentenceTransformer,
+    )
 
     model = SentenceTransformer(sys.argv[1], device="cpu")
     tokens = [model.tokenize([text])["input_ids"][0].numpy() for text in TEXTS]

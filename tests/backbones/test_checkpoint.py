@@ -314,3 +314,35 @@ def test_a_hub_that_does_not_answer(monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     with pytest.raises(BackboneError, match=r"org/name: cannot be had .*no route"):
         load_backbone("org/name")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("BertForMaskedLM", {"hidden_act": "relu", "layer_norm_eps": 1e-5}),
+        ("BertModel", {"hidden_act": "gelu_new"}),
+        ("RobertaModel", {"pad_token_id": 1, "type_vocab_size": 1}),
+        ("XLMRobertaForMaskedLM", {"pad_token_id": 1, "type_vocab_size": 1}),
+        ("CamembertModel", {"pad_token_id": 1}),
+    ],
+)
+def test_transformers_computes_the_same_from_the_same_folder(
+    write, place, model, options
+):
+    torch = pytest.importorskip("torch")
+    kind = getattr(pytest.importorskip("transformers"), model)
+    sizes = json.loads((write() / "config.json").read_text()) | options
+    del sizes["model_type"]
+    torch.manual_seed(0)
+    theirs = kind(kind.config_class(**sizes, initializer_range=0.3)).eval()
+    folder = write()
+    theirs.save_pretrained(folder)  # beside a tokenizer that fits
+    backbone, weights = load(folder)
+    ids, layout = place([np.array([2, 4, 5, 6, 7, 3], np.int32)], [[0]], 6)
+    hidden = backbone.embed(weights, ids, layout)
+    found = backbone.run(weights["layers"], hidden, layout, None, None)
+    with torch.no_grad():
+        states = theirs(torch.tensor(np.asarray(ids)).long(), output_hidden_states=True)
+    expected = states.hidden_states[-1].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
