@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -278,8 +279,8 @@ def test_gradients_agree_in_both_branches(setting):
             "vmap of grad": jax.vmap(
                 jax.grad(lambda w, i, r=run: (r(w, i) ** 2).mean()), (None, 0)
             )(weight, ids),
-            "remat": jax.grad(
-                jax.checkpoint(lambda w, r=run: (r(w, ids[0]) ** 2).mean())
+            "remat": jax.jit(
+                jax.grad(jax.checkpoint(lambda w, r=run: (r(w, ids[0]) ** 2).mean()))
             )(weight),
             "train": jax.jit(lambda w, i, r=run: training_loss(r, w, i))(weight, ids),
         }
@@ -289,12 +290,14 @@ def test_gradients_agree_in_both_branches(setting):
         found[OVERFLOWS],
     )
 
+    owner = np.repeat(np.arange(42), setting.lists.length)
+    position = np.concatenate([np.arange(t) for t in setting.lists.length])
+
+    @jax.jit
     def plainly(w):
-        vectors = [
-            jnp.tanh((x + jnp.sin(jnp.arange(len(x)))[:, None]) @ w).sum(0)
-            for x in [*setting.values, np.zeros((0, 8), np.float32)]
-        ]
-        return (jnp.stack(vectors)[ids] ** 2).mean()
+        tokens = jnp.tanh((setting.lists.values[:-1] + jnp.sin(position)[:, None]) @ w)
+        # Of 43 texts the last, the padding, has no token.
+        return (jax.ops.segment_sum(tokens, owner, 43)[ids] ** 2).mean()
 
     np.testing.assert_allclose(
         found[FITS]["grad of vmap"], jax.grad(plainly)(weight), atol=1e-5
@@ -314,6 +317,68 @@ def test_only_one_branch_runs_under_vmap(setting, train, width):
 
     text = jax.jit(program).lower(setting.weight, setting.ids).compile().as_text()
     assert (" conditional(" in (text or "")) is (width == FITS)
+
+
+def test_gradients_reach_the_lists_themselves(setting):
+    def loss(values, width):
+        lists = packing.Lists(
+            values=values, offset=setting.lists.offset, length=setting.lists.length
+        )
+        run = encoder(SimpleNamespace(lists=lists), width)
+        return (jax.vmap(run, (None, 0))(setting.weight, setting.ids) ** 2).mean()
+
+    found = [
+        jax.jit(jax.grad(loss), static_argnums=1)(setting.lists.values, width)
+        for width in (FITS, OVERFLOWS)
+    ]
+    assert found[0].any()
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+def conditionals(jaxpr):
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "cond":
+            yield eqn
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from conditionals(inner)
+
+
+def test_the_way_out_keeps_nothing_for_the_backward_pass(setting):
+    """Else each step copies what the branch not taken would have kept, and weights."""
+    run = encoder(setting, FITS)
+
+    def program(weight, ids):
+        return jax.vmap(
+            jax.value_and_grad(lambda w, i: (run(w, i) ** 2).mean()), (None, 0)
+        )(weight, ids)
+
+    jaxpr = jax.make_jaxpr(program)(setting.weight, setting.ids).jaxpr
+    shapes = [[v.aval.shape for v in c.outvars] for c in conditionals(jaxpr)]
+    assert shapes == [[(4, 6, 5)], [(4, 8, 5)]], "vectors, then gradients"
+
+
+def test_clients_spread_over_devices(setting):
+    mesh = jax.make_mesh((1,), ("clients",), (jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.PartitionSpec("clients")
+    everywhere = jax.sharding.PartitionSpec()
+    for width in (FITS, OVERFLOWS):
+        run = encoder(setting, width)
+
+        def local(weight, ids, run=run):
+            weight = jax.lax.pcast(weight, ("clients",), to="varying")
+            return training_loss(run, weight, ids)
+
+        found = jax.jit(
+            jax.shard_map(
+                local, mesh=mesh, in_specs=(everywhere, spread), out_specs=spread
+            )
+        )(setting.weight, setting.ids)
+        expected = jax.jit(lambda w, i, r=run: training_loss(r, w, i))(
+            setting.weight, setting.ids
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected
+        )
 
 
 def test_everybody_is_all_and_one_for_all():
