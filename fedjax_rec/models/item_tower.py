@@ -79,7 +79,12 @@ def adapted_tower(
         The tower.
     """
 
+    key = jax.random.key(0)
+    names = jax.eval_shape(lambda: adapter.init(key, backbone, num_layers, dtype))
+
     def encode(groups, text, values: Array, layout: Layout, num_texts: int) -> Array:
+        # Layers take slices of all they are given: nothing but the adapter's own.
+        groups = {name: groups[name] for name in names}
         weights, hidden = text["weights"], values
         if "embeddings" in weights:
             hidden = backbone.embed(weights, values, layout)
