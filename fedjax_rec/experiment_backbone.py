@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec import packing
-from fedjax_rec.algorithms.fedfm import FedFM, ItemTexts
+from fedjax_rec.algorithms.fedfm import ADAPTER_GROUPS, FedFM, ItemTexts
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.notes import load_notes
 from fedjax_rec.data.splits import Split
@@ -47,6 +47,10 @@ class BackboneConfig:
     notes: str | None = None
     shuffle_texts: bool = False
     cache: str | None = None
+
+
+RIDGE = 5.0
+"""Of the whitening (`principal`); ridge regression with penalty 10 on ML-100K."""
 
 
 class Prepared(NamedTuple):
@@ -230,7 +234,12 @@ def prepare(
 
 
 def principal(embedding: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first principal axes of a catalog, scaled to unit variance together.
+    """The first principal axes of a catalog, whitened as ridge regression would.
+
+    In `z = W^T (e - mean)`, with axes scaled by `1 / sqrt(s^2 / I + floor)`, a user's
+    vector one gradient step from zero is that user's ridge regression on the
+    embeddings, of penalty `I floor`. The floor is `RIDGE` times the mean variance of
+    an axis.
 
     Args:
         embedding: `[I, D]`.
@@ -249,10 +258,14 @@ def principal(embedding: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
             f"{embedding.shape[0]} texts of width {embedding.shape[1]}"
         )
     _, scale, axes = np.linalg.svd(embedding - center, full_matrices=False)
-    spread = scale[:dim] / np.sqrt(len(embedding))
+    variance = scale**2 / len(embedding)
+    floor = RIDGE * variance.sum() / embedding.shape[1]
     signs = np.sign(axes[:dim].sum(1, keepdims=True))  # SVD leaves them open
     axes = axes[:dim] * np.where(signs == 0, 1, signs)
-    return (axes / np.sqrt(np.mean(spread**2))).T.astype(np.float32), center
+    axes /= np.sqrt(variance[:dim, None] + floor)
+    # So that vectors have about norm 1.
+    axes /= np.sqrt(np.sum(variance[:dim] / (variance[:dim] + floor)))
+    return axes.T.astype(np.float32), center
 
 
 def histories(split: Split, length: int) -> np.ndarray:
@@ -277,14 +290,16 @@ def _once(
 ) -> tuple[bool, str]:
     """Whether items are encoded once a round for all clients, and why."""
     group = 1 + algorithm.negatives
-    towers = {"lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter"}
-    kept = sorted(towers & set(algorithm.personal))
+    kept = sorted(set(ADAPTER_GROUPS) & set(algorithm.personal))
     obstacles = []
     if kept:
         obstacles.append(f"{', '.join(kept)} differ from client to client")
     if not algorithm.linear:
         obstacles.append("clients take more than one step of plain SGD on shared parts")
-    elif max(1, algorithm.batch_size // group) < largest:
+    elif (
+        algorithm.shared_steps == "every"
+        and max(1, algorithm.batch_size // group) < largest
+    ):
         obstacles.append(
             f"the largest client's {largest * group:,} pairs are more than one batch "
             f"of {algorithm.batch_size:,}"

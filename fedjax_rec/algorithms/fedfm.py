@@ -4,18 +4,24 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.algorithms.fedavg import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
 from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.clients.reconstruct import reconstruct_update
 from fedjax_rec.data.pairs import text_pairs
 from fedjax_rec.models.adapters import EmbeddingAdapter, bottleneck, lora, prefix
 from fedjax_rec.models.adapters import embedding_adapter as make_embedding_adapter
 from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
 from fedjax_rec.types import Adapter, Array, Recipe
+
+
+ADAPTER_GROUPS = ("lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter")
+"""The groups of all adapters."""
 
 
 class ItemTexts(NamedTuple):
@@ -69,13 +75,18 @@ class FedFM:
         user_l2: pulls user vectors to zero.
         item_lr_scale: rows of the ID residual move by `client_lr * item_lr_scale`.
         local_epochs: passes over the pairs a round.
-        shared_steps: the shared parts train in `every` local step, or `once`, in the
-            last epoch, when the personal parts have settled.
+        shared_steps: the shared parts train in `every` local step, or `once` a round:
+            the user's vector is then fitted from zero, by `local_epochs` steps over
+            all pairs, before the shared parts take one (FedRecon).
+        query: with `once`, the share of a user's positives that only the shared step
+            sees, drawn anew each round.
+        fixed: groups that nobody trains, such as `head`.
         batch_size: pairs a step; at least a client's pairs is full batch.
         negatives: negatives a positive.
         aggregation: as in `FedAvg`.
         server_optimizer: of the pseudo-gradient.
         server_lr: learning rate of the server optimizer.
+        adapter_lr_scale: what is left of the server's step for the adapter.
         server_momentum: momentum, and beta_1 of `adam` and `yogi`.
         server_tau: adaptivity of `adam`, `yogi` and `adagrad`.
 
@@ -108,6 +119,8 @@ class FedFM:
     item_lr_scale: float = 1.0
     local_epochs: int = 1
     shared_steps: Literal["every", "once"] = "every"
+    query: float = 0.0
+    fixed: tuple[str, ...] = ()
     batch_size: int = 256
     negatives: int = 4
     aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
@@ -115,8 +128,18 @@ class FedFM:
     )
     server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
     server_lr: float = 1.0
+    adapter_lr_scale: float = 1.0
     server_momentum: float = 0.9
     server_tau: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.shared_steps == "once" and self.personal:
+            raise ValueError(
+                f"shared_steps='once' rebuilds the user's vector each round, and keeps "
+                f"nothing else personal: personal={self.personal} needs 'every'"
+            )
+        if not 0 <= self.query < 1:
+            raise ValueError(f"query={self.query}, expected a share in [0, 1)")
 
     @property
     def in_layers(self) -> bool:
@@ -127,11 +150,12 @@ class FedFM:
     def linear(self) -> bool:
         """Whether the aggregate of the shared parts is linear in their gradients.
 
-        So it is where a client takes one step of plain SGD on them a round, given that
-        its pairs are one batch.
+        So it is where a client takes one step of plain SGD on them a round; with
+        `every`, given that its pairs are one batch.
         """
-        once = self.local_epochs == 1 or self.shared_steps == "once"
-        return once and self.client_optimizer == "sgd"
+        if self.shared_steps == "once":
+            return True
+        return self.local_epochs == 1 and self.client_optimizer == "sgd"
 
     def make_adapter(self) -> Adapter | None:
         """The adapter inside the layers, if it is there."""
@@ -179,6 +203,7 @@ class FedFM:
             id_residual=self.id_residual,
             loss=self.loss,
             personal=self.personal,
+            fixed=self.fixed,
             history_length=self.history,
             history_heads=self.history_heads,
             user_l2=self.user_l2,
@@ -189,52 +214,30 @@ class FedFM:
             history=self.history if with_history else 0,
             log_q=self.loss == "softmax",
         )
-        local = CLIENT_OPTIMIZERS[self.client_optimizer]
         server = SERVER_OPTIMIZERS[self.server_optimizer]
         own = (*self.personal, *(() if self.users == "history" else ("user",)))
-        by_row = _row_rates if self.client_optimizer == "sgd" else None
-        if own and self.shared_steps == "once":
-            phases = (
-                Phase(lambda h: local(h["user_lr"]), names=own),
-                Phase(
-                    lambda h: local(h["client_lr"]),
-                    without=own,
-                    row_rate=by_row,
-                    last_epoch=True,
-                ),
+        if self.shared_steps == "once":
+            update = reconstruct_update(
+                model, draw, steps=self.local_epochs, query=self.query, group=group
             )
         else:
-            # One gradient serves both kinds.
-            def joint(h) -> optax.GradientTransformation:
-                rates = {"own": local(h["user_lr"]), "shared": local(h["client_lr"])}
-                return optax.partition(
-                    rates,
-                    lambda tree: {k: "own" if k in own else "shared" for k in tree},
-                )
-
-            once = self.shared_steps == "once"
-            phases = (Phase(joint, row_rate=by_row, last_epoch=once),)
+            update = self._joint_update(model, draw, own, group)
         scalars = (
             "client_lr",
             "user_lr",
             "item_lr_scale",
             "server_lr",
+            "adapter_lr_scale",
             "server_momentum",
             "server_tau",
         )
         return Recipe(
             model=model,
-            client_update=local_update(
-                model,
-                draw,
-                phases,
-                batch_size=self.batch_size,
-                epochs=self.local_epochs,
-                group=group,
-            ),
+            client_update=update,
             aggregator=AGGREGATORS[self.aggregation](),
-            server_optimizer=lambda h: server(
-                h["server_lr"], h["server_momentum"], h["server_tau"]
+            server_optimizer=lambda h: optax.chain(
+                server(h["server_lr"], h["server_momentum"], h["server_tau"]),
+                _scale_groups(ADAPTER_GROUPS, h["adapter_lr_scale"]),
             ),
             hparams={name: getattr(self, name) for name in scalars},
             common_start=True,
@@ -244,8 +247,41 @@ class FedFM:
             lifted=lifted,
         )
 
+    def _joint_update(self, model, draw, own: tuple[str, ...], group: int):
+        """Every local step moves personal and shared parts by one gradient."""
+        local = CLIENT_OPTIMIZERS[self.client_optimizer]
+
+        def optimizer(h) -> optax.GradientTransformation:
+            rates = {"own": local(h["user_lr"]), "shared": local(h["client_lr"])}
+            return optax.partition(
+                rates, lambda tree: {k: "own" if k in own else "shared" for k in tree}
+            )
+
+        by_row = _row_rates if self.client_optimizer == "sgd" else None
+        return local_update(
+            model,
+            draw,
+            (Phase(optimizer, row_rate=by_row),),
+            batch_size=self.batch_size,
+            epochs=self.local_epochs,
+            group=group,
+        )
+
 
 def _row_rates(hparams) -> dict[str, Array]:
     """Rows of the ID residual have a rate of their own; lifted vectors have not."""
     rate = hparams["client_lr"]
     return {"item": rate * hparams["item_lr_scale"], VECTORS: rate}
+
+
+def _scale_groups(names, scale) -> optax.GradientTransformation:
+    """Multiplies the updates of some groups, where they are there."""
+
+    def update(updates, state, params=None):
+        del params
+        return {
+            name: jax.tree.map(lambda u: u * scale, part) if name in names else part
+            for name, part in updates.items()
+        }, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -33,9 +33,6 @@ class Phase(NamedTuple):
             `optimizer` like all else, at a cost of all the client's rows a step.
         proximal: `(hparams) -> mu`, adding `mu / 2 |x - received|^2` to the loss of
             what `optimizer` handles (so it wants `row_rate=None`).
-        last_epoch: runs in the last epoch only, when what is personal has settled
-            (reconstruction before the shared step, as in FedRecon, Singhal et al.
-            2021).
     """
 
     optimizer: Callable[[Tree], optax.GradientTransformation]
@@ -43,7 +40,6 @@ class Phase(NamedTuple):
     without: tuple[str, ...] = ()
     row_rate: Callable[[Tree], Array | float | dict[str, Array | float]] | None = None
     proximal: Callable[[Tree], Array | float] | None = None
-    last_epoch: bool = False
 
     def part(self, tree: dict[str, Tree]) -> dict[str, Tree]:
         """What the phase trains."""
@@ -92,11 +88,11 @@ def local_update(
         num_groups = pairs["mask"].shape[0] // group
         batch_groups = min(max(1, batch_size // group), num_groups)
         steps = -(-num_groups // batch_groups)
-        once = steps == 1 and _adds_up(phases, params, epochs)
+        once = steps * epochs == 1 and _adds_up(phases, params)
         ids, pairs = _touch(params.shared, pairs, merge=not once)
         start = {**rows.gather(params.shared, ids), **params.personal}
         names = frozenset(params.shared)
-        make_step = partial(_make_step, model, phases, frozen, hparams, start, names)
+        step = _make_step(model, phases, frozen, hparams, start, names)
         carry = (start, [p.optimizer(hparams).init(p.split(start)[1]) for p in phases])
 
         def batches_of(order):
@@ -110,9 +106,8 @@ def local_update(
             batches["mask"] &= real.reshape(steps, -1)
             return batches
 
-        def epoch(carry, keys, last):
+        def epoch(carry, keys):
             order_key, loss_key = keys
-            step = make_step(last=last)
             if steps == 1:
                 return step(carry, (pairs, loss_key))
             order = _order(order_key, pairs["mask"][::group], shuffle)
@@ -121,23 +116,13 @@ def local_update(
             return jax.lax.scan(step, carry, (batches_of(order), keys))
 
         if epochs == 1:
-            (trained, _), sums = epoch(carry, (order_key, loss_key), True)
+            (trained, _), sums = epoch(carry, (order_key, loss_key))
         else:
             keys = (
                 jax.random.split(order_key, epochs),
                 jax.random.split(loss_key, epochs),
             )
-            # Where every epoch is the same, one loop compiles one step.
-            split = epochs - any(p.last_epoch for p in phases)
-            first = jax.tree.map(lambda k: k[:split], keys)
-            carry, sums = jax.lax.scan(
-                partial(epoch, last=split == epochs), carry, first
-            )
-            if split < epochs:
-                final = jax.tree.map(lambda k: k[split], keys)
-                carry, more = epoch(carry, final, True)
-                sums = jax.tree.map(lambda a, b: a.sum() + b.sum(), sums, more)
-            trained, _ = carry
+            (trained, _), sums = jax.lax.scan(epoch, carry, keys)
         totals = jax.tree.map(jnp.sum, sums)
         count = totals.pop("count")
         return ClientResult(
@@ -150,19 +135,16 @@ def local_update(
     return update
 
 
-def _adds_up(phases: tuple[Phase, ...], params: Params, epochs: int) -> bool:
-    """Whether steps on a repeated row just add up, given one batch an epoch.
+def _adds_up(phases: tuple[Phase, ...], params: Params) -> bool:
+    """Whether steps on a repeated row just add up within one batch.
 
-    So they do where a single phase descends the tables by plain SGD, once: every
-    occurrence takes its gradient at the row's initial value.
+    So they do where a single phase descends the tables by plain SGD: every occurrence
+    takes its gradient at the row's initial value.
     """
     flat = {**params.shared, **params.personal}
     trains = [bool(_spaces(phase.part(flat))) for phase in phases]
     plain = all(p.row_rate for p, t in zip(phases, trains, strict=True) if t)
-    once = epochs == 1 or all(
-        p.last_epoch for p, t in zip(phases, trains, strict=True) if t
-    )
-    return once and sum(trains) <= 1 and plain
+    return sum(trains) <= 1 and plain
 
 
 def _spaces(tree: Tree) -> set[str]:
@@ -222,8 +204,8 @@ def _order(key: Array, mask: Array, shuffle: bool) -> Array:
     return order.astype(jnp.int32)
 
 
-def _make_step(model, phases, frozen, hparams, start, shared_names, *, last):
-    """One batch: the step of every phase that this epoch runs, in order."""
+def _make_step(model, phases, frozen, hparams, start, shared_names):
+    """One batch: every phase's step, in order."""
 
     def as_params(flat) -> Params:
         shared = {k: v for k, v in flat.items() if k in shared_names}
@@ -242,9 +224,6 @@ def _make_step(model, phases, frozen, hparams, start, shared_names, *, last):
         count = batch["mask"].sum()
         new_states, sums = [], {}
         for phase, state in zip(phases, states, strict=True):
-            if phase.last_epoch and not last:
-                new_states.append(state)
-                continue
             view = rows.gather(local, at)
 
             def loss_of(part, rest):

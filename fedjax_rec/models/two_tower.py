@@ -29,6 +29,7 @@ def two_tower(
     id_residual: bool = False,
     loss: Literal["bce", "bpr", "softmax"] = "bce",
     personal: Collection[str] = (),
+    fixed: Collection[str] = (),
     history_length: int = 20,
     history_heads: int = 4,
     user_l2: float = 0.0,
@@ -52,6 +53,7 @@ def two_tower(
         personal: names of the groups that stay on their clients, of those of the
             tower, `embedding_adapter`, `head`, `common` and `history`. `user` always
             does.
+        fixed: names of groups that get no gradient.
         history_length: `L`.
         history_heads: of the attention over the history.
         user_l2: adds `user_l2 / 2 |p_u|^2` to a batch's loss.
@@ -64,7 +66,7 @@ def two_tower(
         `embedding` `[I, D]` and `history` `[U, L]`.
 
     Raises:
-        ValueError: `personal` names a group there is not.
+        ValueError: `personal` or `fixed` names a group there is not.
 
     References:
         Covington et al., Deep Neural Networks for YouTube Recommendations, RecSys 2016.
@@ -82,11 +84,12 @@ def two_tower(
     steps.append((frozenset({"head"}), _project))
     groups = frozenset().union(*(names for names, _ in steps), {"common"})
     groups |= {"history"} if with_history else set()
-    if unknown := set(personal) - groups:
-        raise ValueError(
-            f"personal names {', '.join(sorted(unknown))}; expected some of "
-            f"{', '.join(sorted(groups))}"
-        )
+    for label, chosen in (("personal", personal), ("fixed", fixed)):
+        if unknown := set(chosen) - groups:
+            raise ValueError(
+                f"{label} names {', '.join(sorted(unknown))}; expected some of "
+                f"{', '.join(sorted(groups))}"
+            )
     shared_steps = 0  # how many come before the first that is personal
     for names, _ in steps:
         if names & set(personal):
@@ -115,7 +118,16 @@ def two_tower(
             x = apply(groups, x)  # pyright: ignore[reportCallIssue]
         return x
 
+    def trained(shared: Tree, personal: Tree) -> Tree:
+        """All groups by name; those that are fixed get no gradient."""
+        parts = {**shared, **personal}
+        held = {
+            name: jax.lax.stop_gradient(parts[name]) for name in fixed if name in parts
+        }
+        return {**parts, **held}
+
     def lift(shared: Tree, frozen: Tree) -> Tree:
+        shared = trained(shared, {})
         x = walk(shared, tower.catalog(shared, frozen), 0, shared_steps)
         used = frozenset().union(*(names for names, _ in steps[:shared_steps]))
         rest = {name: part for name, part in shared.items() if name not in used}
@@ -123,7 +135,7 @@ def two_tower(
 
     def item_vectors(params: Params, frozen, ids, number) -> Array:
         """`[..., d]` of the items `ids`, which are rows `number` of the tables."""
-        parts = {**params.shared, **params.personal}
+        parts = trained(params.shared, params.personal)
         if VECTORS in parts:
             x = walk(parts, rows.lookup(parts[VECTORS], number), shared_steps, 9)
         elif ids is None:
@@ -135,7 +147,7 @@ def two_tower(
         return x
 
     def user_vectors(params: Params, frozen, history) -> Array:
-        parts = {**params.shared, **params.personal}
+        parts = trained(params.shared, params.personal)
         vector = parts["common"]["user"]
         if own_vector:
             vector = vector + parts["user"]
@@ -156,7 +168,7 @@ def two_tower(
         scores = (
             (items @ users[..., None])[..., 0] if users.ndim == 2 else items @ users
         )
-        parts = {**params.shared, **params.personal}
+        parts = trained(params.shared, params.personal)
         scores = scores + parts["common"]["bias"]
         if loss == "bce":
             value = binary_cross_entropy(
@@ -175,7 +187,7 @@ def two_tower(
         ids = query.get("text") if candidates is None else candidates
         items = item_vectors(params, frozen, ids, candidates)
         history = frozen["history"][query["user"]] if with_history else None
-        bias = {**params.shared, **params.personal}["common"]["bias"]
+        bias = trained(params.shared, params.personal)["common"]["bias"]
         return items @ user_vectors(params, frozen, history) + bias
 
     return Model(init, batch_loss, score, lift if shared_steps else None)

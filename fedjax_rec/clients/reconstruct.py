@@ -1,0 +1,114 @@
+"""Local training that rebuilds what is personal, then takes one step on what is shared.
+
+Federated reconstruction: a user's part is fitted from a common start on some of its
+examples (the support), and the shared gradient is taken on the others (the query), as
+they look to a user's part that has not seen them. A positive that its own user's part
+was fitted on teaches the shared part to find what it already knows.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec import rows, trees
+from fedjax_rec.clients.local import Columns, Draw
+from fedjax_rec.types import Array, ClientResult, ClientUpdate, Model, Params
+
+
+def reconstruct_update(
+    model: Model,
+    draw: Draw,
+    *,
+    steps: int = 1,
+    query: float = 0.0,
+    group: int = 1,
+) -> ClientUpdate:
+    """Builds a client's local training; all of its pairs are one batch.
+
+    The hyperparameters read are `user_lr`, of `steps` gradient steps on the personal
+    part; `client_lr`, of one on the shared part; and `item_lr_scale`, which multiplies
+    it for row tables. The personal part that stays is then fitted on all pairs.
+
+    Args:
+        model: what is trained; something of it has to be personal.
+        draw: as in `local_update`.
+        steps: gradient steps of a fit, each from zero on, since users start at zero.
+        query: share of the positives, drawn anew each round, that only the shared step
+            sees; 0 shows all of them to both.
+        group: consecutive pairs that go to support or query together.
+
+    Returns:
+        The client update. Its delta is linear in the gradient of the shared part.
+
+    Raises:
+        ValueError: `query` is not in `[0, 1)`.
+
+    References:
+        Singhal et al., Federated Reconstruction: Partially Local Federated Learning,
+        NeurIPS 2021.
+    """
+    if not 0 <= query < 1:
+        raise ValueError(f"query={query}, expected a share in [0, 1)")
+
+    def update(params: Params, frozen, examples, hparams, key) -> ClientResult:
+        draw_key, split_key, loss_key = jax.random.split(key, 3)
+        pairs: Columns = draw(examples, draw_key)
+        count = pairs["mask"].shape[0]
+        # Rows come in the order of the pairs: to the model their numbers are `None`.
+        spaces = {
+            leaf.space: pairs[leaf.space]
+            for leaf in jax.tree.leaves(params.shared, is_leaf=rows.is_table)
+            if rows.is_table(leaf)
+        }
+        shared = rows.gather(params.shared, spaces)
+        batch = {**pairs, **dict.fromkeys(spaces)}
+        start = jax.tree.map(jnp.zeros_like, params.personal)
+
+        def loss(shared, personal, mask):
+            both = Params(shared=shared, personal=personal)
+            return model.loss(both, frozen, {**batch, "mask": mask}, loss_key)
+
+        def fit(mask: Array):
+            def step(personal, _):
+                grads = jax.grad(lambda p: loss(shared, p, mask)[0])(personal)
+                rate = hparams["user_lr"]
+                moved = jax.tree.map(lambda p, g: p - rate * g, personal, grads)
+                return trees.where(mask.any(), moved, personal), None
+
+            return jax.lax.scan(step, start, None, length=steps)[0]
+
+        mask = asked = pairs["mask"]
+        personal = fitted = fit(mask)
+        if query:
+            draws = jax.random.uniform(split_key, (count // group,)) < query
+            chosen = jnp.repeat(draws, group)
+            # Whoever would have no support, or no query, uses all it has for both.
+            some = (mask & chosen).any() & (mask & ~chosen).any()
+            asked = jnp.where(some, mask & chosen, mask)
+            fitted = fit(jnp.where(some, mask & ~chosen, mask))
+        value, grads = jax.value_and_grad(
+            lambda s: loss(s, fitted, asked), has_aux=True
+        )(shared)
+
+        def descend(name: str, part):
+            rate = hparams["client_lr"]
+            scaled = rate * hparams["item_lr_scale"] if name == "item" else rate
+
+            def one(leaf):
+                if not rows.is_table(leaf):
+                    return -rate * leaf
+                ids = spaces[leaf.space]
+                return rows.Rows(
+                    ids=ids, values=-scaled * leaf.values, space=leaf.space
+                )
+
+            return jax.tree.map(one, part, is_leaf=rows.is_table)
+
+        weight = asked[::group].sum().astype(value[0].dtype)
+        return ClientResult(
+            delta={name: descend(name, part) for name, part in grads.items()},
+            personal=personal,
+            weight=weight,
+            metrics={"loss": value[0], **value[1]},
+        )
+
+    return update
