@@ -1,0 +1,313 @@
+"""One round of a backbone with an adapter, several ways: for `backbone.py`.
+
+Each client takes local steps of SGD on 8 labelled texts at a time: a LoRA (or a net on
+the embedding), the map from embeddings to item vectors and what all users share, and
+its own user vector; the server takes the mean of what is shared. Every way sees the
+same texts, labels and start.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_rec import packing
+from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.backbones import load_backbone
+from fedjax_rec.backbones.prefix import build_embeddings, build_prefix
+from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.data.clients import make_client_data
+from fedjax_rec.data.interactions import Entities, make_interactions
+from fedjax_rec.data.pairs import explicit_pairs
+from fedjax_rec.data.partition import per_user
+from fedjax_rec.experiment import default_examples_per_chunk
+from fedjax_rec.models.adapters import embedding_adapter, lora
+from fedjax_rec.models.item_tower import adapted_tower, cached_tower
+from fedjax_rec.models.two_tower import two_tower
+from fedjax_rec.packing import Lists
+from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
+from fedjax_rec.types import Backbone, Cohort, Model, Recipe, ServerState, Tree
+
+BATCH, STEPS, RANK, ALPHA, DIM, RATE = 8, 2, 8, 16.0, 32, 0.1
+TARGETS = ("attention/query", "attention/value")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What every way is given.
+
+    Attributes:
+        name: of the backbone.
+        backbone: its functions.
+        weights: its arrays.
+        tokens: of each text.
+        items: `[C, STEPS * BATCH]` ids of the texts a client trains on.
+        labels: `[C, STEPS * BATCH]`, 0 or 1.
+        shared: of the start, by name, with a LoRA in every layer and both its matrices
+            away from zero.
+        user: `[C, DIM]`.
+        root: where prefixes are kept.
+    """
+
+    name: str
+    backbone: Backbone
+    weights: Tree
+    tokens: Lists
+    items: np.ndarray
+    labels: np.ndarray
+    shared: dict[str, Any]
+    user: np.ndarray
+    root: Any = None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.asarray(self.tokens.length)
+
+
+def workload(
+    name: str,
+    clients: int,
+    lengths: np.ndarray,
+    *,
+    dtype: str = "float32",
+    root: Any = None,
+) -> Workload:
+    """Clients with random texts of these lengths, from a random start."""
+    backbone, weights = load_backbone(name, dtype=dtype)
+    rng = np.random.default_rng(0)
+    vocabulary = weights["embeddings"]["token"].shape[0]
+    texts = [rng.integers(0, vocabulary, n).astype(np.int32) for n in lengths]
+    shape = (clients, STEPS * BATCH)
+    adapter = lora(rank=RANK, alpha=ALPHA, targets=TARGETS)
+    layers = backbone.num_layers
+    groups = adapter.init(jax.random.key(0), backbone, layers, jnp.float32)
+
+    def normal(std, *shape):
+        return rng.normal(0, std, shape).astype(np.float32)
+
+    shared = {
+        "lora_a": groups["lora_a"],
+        "lora_b": {k: normal(0.02, *b.shape) for k, b in groups["lora_b"].items()},
+        "head": {
+            "w": normal(0.3, backbone.width, DIM),
+            "b": normal(0.1, DIM),
+        },
+        "common": {"user": normal(0.3, DIM), "bias": np.float32(0.1)},
+    }
+    return Workload(
+        name=name,
+        backbone=backbone,
+        weights=weights,
+        tokens=packing.make_lists(texts),
+        items=_distinct(rng, shape, len(texts)),
+        labels=(rng.random(shape) < 0.5).astype(np.float32),
+        shared=shared,
+        user=normal(0.5, clients, DIM),
+        root=root,
+    )
+
+
+def _distinct(rng, shape: tuple[int, int], items: int) -> np.ndarray:
+    rows = [rng.choice(items, shape[1], replace=False) for _ in range(shape[0])]
+    return np.stack(rows).astype(np.int32)
+
+
+class Path(NamedTuple):
+    """One way through the engine.
+
+    Attributes:
+        layers: that the LoRA is in, from the last; 0 is the embedding adapter.
+        cached: whether the layers before them were run once.
+        per_row: texts in a packed row; 1 pads each to the longest.
+        chunk: clients of one `vmap`; 0 takes the default.
+    """
+
+    layers: int
+    cached: bool = True
+    per_row: int = 1
+    chunk: int = 0
+
+
+class Ours:
+    """The engine: `local_update` of a two-tower model, chunks of clients, a mean."""
+
+    def __init__(self, work: Workload, path: Path):
+        self.clients = clients = len(work.items)
+        train = make_interactions(
+            user=np.repeat(np.arange(clients), STEPS * BATCH),
+            item=work.items.reshape(-1),
+            rating=work.labels.reshape(-1),
+            users=Entities(ids=[str(u) for u in range(clients)]),
+            items=Entities(ids=[str(i) for i in range(len(work.lengths))]),
+        )
+        self.data = make_client_data(train, per_user(train))
+        model, self.frozen, shared = _model(work, path)
+        self.recipe = Recipe(
+            model=model,
+            client_update=local_update(
+                model,
+                _text_pairs,
+                (Phase(lambda h: optax.sgd(RATE)),),
+                batch_size=BATCH,
+                shuffle=False,
+            ),
+            aggregator=AGGREGATORS["uniform"](),
+            server_optimizer=lambda h: optax.sgd(1.0),
+            hparams={},
+        )
+        per_chunk = path.chunk * STEPS * BATCH
+        per_chunk = per_chunk or default_examples_per_chunk(1, texts=bool(path.layers))
+        self.chunks = chunk_sizes(self.data, per_chunk, clients)
+        algorithm = make_algorithm(self.recipe, self.chunks)
+
+        def one_round(state, personal, data, frozen):
+            cohort = Cohort(ids=jnp.arange(clients), personal=personal)
+            key = jax.random.key(0)
+            state, cohort, told = algorithm.round(state, cohort, data, frozen, {}, key)
+            return state, cohort.personal, told["loss"]
+
+        self.round = jax.jit(one_round, donate_argnums=(0, 1))
+        shared = jax.tree.map(jnp.array, shared)
+        self.state = ServerState(
+            shared=shared,
+            optimizer=optax.sgd(1.0).init(shared),
+            round=jnp.zeros((), jnp.int32),
+        )
+        self.personal = {"user": jnp.array(work.user)}
+
+    def step(self) -> None:
+        self.state, self.personal, loss = self.round(
+            self.state, self.personal, self.data, self.frozen
+        )
+        jax.block_until_ready((self.state, self.personal, loss))
+
+    def losses(self) -> np.ndarray:
+        """`[C, STEPS]`: what the next round will see, from the engine's own updates.
+
+        It tells a client's mean loss; a client cut off after a step tells the first.
+        """
+
+        def mean_loss(examples, user):
+            params: Any = dataclasses.replace(
+                self.recipe.model.init(jax.random.key(0)),
+                shared=self.state.shared,
+                personal={"user": user},
+            )
+            update = self.recipe.client_update
+            key = jax.random.key(0)
+            return update(params, self.frozen, examples, {}, key).metrics["loss"]
+
+        examples = {
+            name: jax.vmap(lambda i, name=name: self.data.examples(i, 0)[name])(
+                jnp.arange(self.data.num_clients)
+            )
+            for name in ("item", "user", "rating", "mask")
+        }
+        means = [
+            jax.jit(jax.vmap(mean_loss))(
+                {name: x[:, : steps * BATCH] for name, x in examples.items()},
+                self.personal["user"],
+            )
+            for steps in range(1, STEPS + 1)
+        ]
+        sums = [n * np.asarray(mean) for n, mean in enumerate(means, 1)]
+        return np.diff(np.stack(sums, axis=1), prepend=0)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """What the server has, by path, and the users' vectors."""
+        leaves = jax.tree_util.tree_leaves_with_path(self.state.shared)
+        found = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+        return {**found, "user": np.asarray(self.personal["user"])}
+
+    def program_mib(self) -> float:
+        """Temporary memory of the compiled round."""
+        args = (self.state, self.personal, self.data, self.frozen)
+        analysis: Any = self.round.lower(*args).compile().memory_analysis()
+        return analysis.temp_size_in_bytes / 2**20
+
+
+def _text_pairs(examples, key):
+    pairs = explicit_pairs()(examples, key)
+    return {**pairs, "text": pairs["item"]}
+
+
+def _model(work: Workload, path: Path) -> tuple[Model, Tree, Tree]:
+    """The two towers, what is frozen, and the shared start."""
+    backbone, weights, tokens = work.backbone, work.weights, work.tokens
+    total, k = backbone.num_layers, path.layers
+    shared = {name: work.shared[name] for name in ("head", "common")}
+    common: Any = {
+        "num_items": len(work.lengths),
+        "projection": jnp.asarray(work.shared["head"]["w"]),
+        "center": jnp.zeros(backbone.width),
+        "group": 1,
+        "loss": "bce",
+    }
+    if not k:
+        net = embedding_adapter(rank=16)
+        shared |= net.init(jax.random.key(0), backbone.width, jnp.float32)
+        embedding = build_embeddings(backbone, weights, tokens, root=work.root)
+        frozen = {"embedding": jnp.asarray(embedding.astype(np.float32))}
+        tower = cached_tower(backbone.width)
+        return two_tower(tower, on_embedding=net, **common), frozen, shared
+    kept = {"head": weights["head"]}
+    kept["layers"] = jax.tree.map(lambda x: x[total - k :], weights["layers"])
+    if k == total or not path.cached:
+        kept["embeddings"] = weights["embeddings"]
+    else:
+        tokens = build_prefix(backbone, weights, tokens, total - k, root=work.root)
+    if k < total and not path.cached:
+        kept["before"] = jax.tree.map(lambda x: x[: total - k], weights["layers"])
+    lengths, longest = work.lengths, int(work.lengths.max())
+    width = longest
+    if path.per_row > 1:
+        width = packing.fold_width(lengths, BATCH, path.per_row)
+    adapter = lora(rank=RANK, alpha=ALPHA, targets=TARGETS)
+    tower = adapted_tower(
+        backbone, adapter, k, per_row=path.per_row, width=width, longest=longest
+    )
+    for name in ("lora_a", "lora_b"):
+        shared[name] = {s: x[total - k :] for s, x in work.shared[name].items()}
+    text = {"lists": tokens, "plan": packing.plan(lengths), "weights": kept}
+    return two_tower(tower, **common), {"text": text}, shared
+
+
+@functools.cache
+def matmul_peak(dtype: str, size: int) -> float:
+    """FLOP/s of the best of some big products `[size, size]` of a type."""
+    x = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+
+    @jax.jit
+    def product(x, y):
+        return x @ y
+
+    best = np.inf
+    for _ in range(10):
+        started = time.perf_counter()
+        product(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def model_flops(work: Workload, tokens: int, texts: int) -> float:
+    """Products that a step of a LoRA in every layer has to compute, padding left out.
+
+    Forward: each linear map, attention's two products and the LoRA. Backward: the same
+    for the gradient of the activations, that of the LoRA's matrices, and nothing for
+    what is frozen; below the lowest layer's query, key and value nothing is trained.
+    """
+    backbone = work.backbone
+    width, layers = backbone.width, backbone.num_layers
+    linear = sum(a * b for a, b in backbone.sites.values())
+    low_rank = sum(RANK * sum(backbone.sites[site]) for site in TARGETS)
+    mixed = 2 * width * tokens / texts  # each token with its text's, twice
+    once = 2 * tokens * (linear + low_rank + mixed) * layers
+    lowest = 2 * tokens * (3 * width * width + RANK * width * len(TARGETS))
+    # Attention's products have two moving sides, and so have the LoRA's.
+    more = 2 * tokens * (low_rank + mixed) * layers
+    return 2 * once - lowest + more
