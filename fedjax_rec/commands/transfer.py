@@ -24,6 +24,7 @@ from fedjax_rec.commands.session import UserError, set_up_jax, versions
 from fedjax_rec.commands.train import opening, run_name
 from fedjax_rec.experiment import Experiment, build
 from fedjax_rec.experiment import check as check_experiment
+from fedjax_rec.experiment_transfer import FewShot, Target, check
 from fedjax_rec.simulation.runfolder import (
     REPORT,
     RESULT,
@@ -36,7 +37,7 @@ from fedjax_rec.simulation.runfolder import (
     read_run,
 )
 from fedjax_rec.simulation.simulation import Simulation
-from fedjax_rec.transfer import FewShot, Target, TargetSplit
+from fedjax_rec.transfer import TargetSplit
 
 HELP = """\
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
@@ -133,7 +134,7 @@ def transfer(options: Transfer) -> dict[str, Any]:
             console.print(text, highlight=False, soft_wrap=True)
 
     try:
-        transferring.check(experiment, options.target, options.few_shot)
+        check(experiment, options.target, options.few_shot)
         check_experiment(experiment)
         check_folder(path, config, options.overwrite)
     except ValueError as error:
