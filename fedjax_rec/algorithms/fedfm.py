@@ -19,7 +19,6 @@ from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
 from fedjax_rec.types import Adapter, Array, Recipe
 
-
 ADAPTER_GROUPS = ("lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter")
 """The groups of all adapters."""
 
