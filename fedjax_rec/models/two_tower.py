@@ -37,8 +37,8 @@ def two_tower(
     """`score(u, i) = (p_u + c + h_u) . (W e_i + w + q_i) + b`.
 
     `e_i` is what the tower says of the item's text; `p_u` the user's own vector, `c`
-    and `b` what all users share, `h_u` attention over the user's history, `q_i` a row
-    of an item's own.
+    and `b` what all users share (`b` under `bce` alone: the others do not see it),
+    `h_u` attention over the user's history, `q_i` a row of an item's own.
 
     Args:
         tower: of the items.
@@ -102,7 +102,9 @@ def two_tower(
         if on_embedding is not None:
             parts |= on_embedding.init(net_key, width, dtype)
         parts["head"] = {"w": projection, "b": -center @ projection}
-        parts["common"] = {"user": jnp.zeros(dim, dtype), "bias": jnp.zeros((), dtype)}
+        parts["common"] = {"user": jnp.zeros(dim, dtype)}
+        if loss == "bce":
+            parts["common"]["bias"] = jnp.zeros((), dtype)
         if with_history:
             parts |= init_history(projection, center, history_length, history_heads)
         if id_residual:
@@ -169,7 +171,7 @@ def two_tower(
             (items @ users[..., None])[..., 0] if users.ndim == 2 else items @ users
         )
         parts = trained(params.shared, params.personal)
-        scores = scores + parts["common"]["bias"]
+        scores = scores + parts["common"].get("bias", 0)
         if loss == "bce":
             value = binary_cross_entropy(
                 scores.reshape(-1), batch["label"], batch["mask"]
@@ -187,7 +189,7 @@ def two_tower(
         ids = query.get("text") if candidates is None else candidates
         items = item_vectors(params, frozen, ids, candidates)
         history = frozen["history"][query["user"]] if with_history else None
-        bias = trained(params.shared, params.personal)["common"]["bias"]
+        bias = trained(params.shared, params.personal)["common"].get("bias", 0)
         return items @ user_vectors(params, frozen, history) + bias
 
     return Model(init, batch_loss, score, lift if shared_steps else None)
