@@ -1,22 +1,28 @@
-"""Synthetic data, nothing to download: a recommender that learns tastes it never sees.
+"""LoRA on MiniLM over a synthetic catalog.
 
 fedjax-rec train configs/quickstart.py
-
-Expect HR@10 = .153 and NDCG@10 = .080 on the test, ranked among all items (popularity:
-.053 and .027; random: .007 and .004), from round 30 of 40, for seed 0 (the learning
-rate was tried out on that seed). On two CPU cores it takes about 30 s, and 11 s once
-the compiled programs are cached.
 """
 
-from fedjax_rec import Execution, Experiment, FedAvg, SyntheticData
+from fedjax_rec import BackboneConfig, Execution, Experiment, FedFM, SyntheticData
 
 
 def get_config() -> Experiment:
-    """A thousand people, each one a client that keeps its own vector."""
+    """A thousand people; each keeps its own vector and sends adapters."""
     return Experiment(
         name="quickstart",
         data=SyntheticData(),
-        algorithm=FedAvg(model="mf", aggregation="per_row", client_lr=20.0),
+        algorithm=FedFM(
+            adapter="lora",
+            layers=1,
+            dim=32,
+            loss="softmax",
+            shared_steps="once",
+            local_epochs=5,
+            batch_size=1_000_000,
+            server_optimizer="adam",
+            server_lr=1e-3,
+        ),
+        backbone=BackboneConfig(or_tiny=True),
         execution=Execution(max_buckets=2),  # quick to compile
         rounds=40,
         eval_every=5,
