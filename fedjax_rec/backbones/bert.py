@@ -40,6 +40,45 @@ def _gelu_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return y, slope * tangents[0]
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def normalise(x: Array, eps: float) -> Array:
+    """`x` centred and scaled to variance 1 in its last axis, in float32 at least.
+
+    Its derivative needs the result alone and a number a row; what autodiff would keep,
+    or compute in its place, is twice as much.
+    """
+    return _normalise(x, eps)[0]
+
+
+def _normalise(x: Array, eps: float) -> tuple[Array, Array]:
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    inverse = jax.lax.rsqrt(variance + eps)
+    return centred * inverse, inverse
+
+
+@normalise.defjvp
+def _normalise_jvp(eps: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    y, inverse = _normalise(primals[0], eps)
+    step = tangents[0].astype(y.dtype)
+    along = (y * step).mean(-1, keepdims=True)
+    return y, inverse * (step - step.mean(-1, keepdims=True) - y * along)
+
+
+@jax.custom_jvp
+def softmax(x: Array) -> Array:
+    """Over the last axis; the result is all that the backward pass needs."""
+    powers = jnp.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@softmax.defjvp
+def _softmax_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    y, step = softmax(primals[0]), tangents[0]
+    return y, y * (step - (y * step).sum(-1, keepdims=True))
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
@@ -111,11 +150,7 @@ class LayerNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        centred = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
-        return y.astype(x.dtype)
+        return (normalise(x, self.eps) * scale + bias).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -171,11 +206,11 @@ def attend(
     scores = jnp.einsum("rqhd,rkhd->rhqk", query, key, preferred_element_type=wide)
     scores = jnp.where(visible, scores, jnp.finfo(wide).min)
     if prefix is None:
-        shares = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        shares = softmax(scores).astype(value.dtype)
         return jnp.einsum("rhqk,rkhd->rqhd", shares, value)
     more = jnp.einsum("rqhd,phd->rhqp", query, prefix[0], preferred_element_type=wide)
     both = jnp.concatenate([more, scores], axis=-1)
-    shares = jax.nn.softmax(both, axis=-1).astype(value.dtype)
+    shares = softmax(both).astype(value.dtype)
     before, within = jnp.split(shares, [more.shape[-1]], axis=-1)
     return jnp.einsum("rhqk,rkhd->rqhd", within, value) + jnp.einsum(
         "rhqp,phd->rqhd", before, prefix[1]
