@@ -19,7 +19,7 @@ from fedjax_rec.data.clients import (
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits.last import leave_last
 from fedjax_rec.evaluation.protocol import Protocol
-from fedjax_rec.experiment_backbone import BackboneConfig, prepare
+from fedjax_rec.experiment_backbone import BackboneConfig, message, prepare
 from fedjax_rec.experiment_data import CsvData, FileData, SyntheticData
 from fedjax_rec.simulation import sampling
 from fedjax_rec.simulation.round import chunk_sizes
@@ -192,8 +192,8 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
         "dtype": dtype,
     }
     prepared = None
+    interactions = np.bincount(partition.client, minlength=partition.num_clients)
     if isinstance(experiment.algorithm, FedFM):
-        interactions = np.bincount(partition.client, minlength=partition.num_clients)
         per_client = (1 + experiment.algorithm.negatives) * interactions.mean()
         prepared = prepare(
             experiment.backbone,
@@ -209,6 +209,16 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
         )
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
     recipe = experiment.algorithm.build(**sizes)
+    notes = {}
+    if isinstance(experiment.algorithm, FedFM) and prepared is not None:
+        sent = message(
+            recipe.model,
+            experiment.algorithm.fixed,
+            interactions,
+            recipe.negatives,
+            data.num_items if pool is None else len(pool),
+        )
+        notes = {"backbone": {**prepared.facts, "message_bits": sent}}
     if partition.user_of_client is None:
         if recipe.single_user:
             raise ValueError(
@@ -254,7 +264,7 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
         seed=experiment.seed,
         user_chunk=execution.user_chunk,
         frozen=() if prepared is None else prepared.frozen,
-        notes={} if prepared is None else {"backbone": prepared.facts},
+        notes=notes,
         why=() if prepared is None else prepared.why,
     )
 

@@ -1,6 +1,8 @@
 """From an experiment's backbone and catalog to what its clients start from."""
 
 import dataclasses
+import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -8,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec import packing
+from fedjax_rec import packing, rows
 from fedjax_rec.algorithms.fedfm import ADAPTER_GROUPS, FedFM, ItemTexts
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.notes import load_notes
@@ -16,7 +18,9 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.data.texts import default_template, item_texts
 from fedjax_rec.models.adapters import describe
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
-from fedjax_rec.types import Backbone, Tree
+from fedjax_rec.types import Backbone, Model, Tree
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,8 +88,8 @@ def load_texts(config: BackboneConfig, data: Interactions) -> list[str]:
     return texts
 
 
-def load_model(config: BackboneConfig, progress: bool) -> tuple[Backbone, Tree, bool]:
-    """The backbone, its weights, and whether it stands in for another."""
+def load_model(config: BackboneConfig, progress: bool) -> tuple[Backbone, Tree, str]:
+    """The backbone, its weights, and a warning where `tiny` stands in for it."""
     from fedjax_rec.backbones import Unreachable, load_backbone
 
     options: dict[str, Any] = {
@@ -95,11 +99,50 @@ def load_model(config: BackboneConfig, progress: bool) -> tuple[Backbone, Tree, 
         "progress": progress,
     }
     try:
-        return *load_backbone(config.path or config.name, **options), False
-    except Unreachable:
+        return *load_backbone(config.path or config.name, **options), ""
+    except Unreachable as error:
         if not config.or_tiny:
             raise
-    return *load_backbone("tiny", **options), True
+        warning = (
+            f"tiny stands in for {config.name}, which could not be fetched; its "
+            f"figures say nothing about {config.name}. {error}"
+        )
+    _LOG.warning("%s", warning)
+    return *load_backbone("tiny", **options), warning
+
+
+def message(
+    model: Model,
+    fixed: Collection[str],
+    interactions: np.ndarray,
+    negatives: int,
+    room: int,
+) -> dict[str, int]:
+    """Bits that a client sends in a round, by group of the shared parts.
+
+    Of a row table these are the rows of the items in its pairs, with their ids. Its
+    `m` positives are distinct; of the `room - m` other items, each is a negative of one
+    positive with probability `negatives / (room - m)`.
+
+    Args:
+        model: what is trained.
+        fixed: groups that nobody trains.
+        interactions: `[N]`, the `m` of each client; rows are the mean over clients.
+        negatives: negatives a positive.
+        room: items that training may see.
+    """
+    others = np.maximum(room - interactions, 1)
+    missed = (1 - np.minimum(negatives / others, 1)) ** interactions
+    touched = (interactions + others * (1 - missed)).mean()
+
+    def bits(tree: Tree) -> int:
+        if rows.is_table(tree):
+            whole = describe({"": tree.values})["total"]["bits"]
+            return round(touched * (whole / len(tree.values) + 32))
+        return describe({"": tree})["total"]["bits"]
+
+    shared = jax.eval_shape(model.init, jax.random.key(0)).shared
+    return {name: bits(part) for name, part in shared.items() if name not in fixed}
 
 
 def prepare(
@@ -138,7 +181,7 @@ def prepare(
 
     train = split.train
     texts = load_texts(config, train)
-    backbone, weights, stands_in = load_model(config, progress)
+    backbone, weights, warning = load_model(config, progress)
     root = _root(config.cache)
     tokens = packing.make_lists(backbone.tokenize(texts))
     total = backbone.num_layers
@@ -204,7 +247,8 @@ def prepare(
     facts = {
         "name": backbone.name,
         "fingerprint": backbone.fingerprint,
-        "stands_in": stands_in,
+        "stands_in": bool(warning),
+        "warning": warning,
         "layers": total,
         "width": backbone.width,
         "dtype": config.dtype,

@@ -11,7 +11,32 @@ from fedjax_rec.evaluation.protocol import Protocol, paper_compat
 from fedjax_rec.simulation.runfolder import open_run, plain, read_run
 
 
-def make_run(path, hr=0.3, seed=0, lr=0.1, protocol=None, draws=0.1, finished=True):
+BACKBONE = {
+    "name": "minilm",
+    "layers": 6,
+    "width": 384,
+    "dtype": "float32",
+    "adapter": "lora",
+    "adapter_layers": 1,
+    "adapter_parameters": 12_288,
+    "path": "suffix",
+    "once": True,
+    "shuffled": False,
+    "stands_in": False,
+    "message_bits": {"lora_a": 196_608, "lora_b": 196_608, "item": 8_000},
+}
+
+
+def make_run(
+    path,
+    hr=0.3,
+    seed=0,
+    lr=0.1,
+    protocol=None,
+    draws=0.1,
+    finished=True,
+    backbone=None,
+):
     protocol = protocol or Protocol()
     metrics = {"hr@10": hr, "ndcg@10": hr / 2, "ndcg@10/gini": 0.5}
     config = {
@@ -36,6 +61,7 @@ def make_run(path, hr=0.3, seed=0, lr=0.1, protocol=None, draws=0.1, finished=Tr
                 },
                 "protocol": {**plain(protocol), "split": "leave_one_out"},
                 "data": {"name": "ml", "users": 9},
+                **({"backbone": {**BACKBONE, **backbone}} if backbone else {}),
                 "rounds": 2,
                 "seconds": {"train": 1, "evaluate": 1, "baselines": 1, "total": 3},
             }
@@ -95,6 +121,32 @@ def test_the_compatible_preset_and_a_leak_are_warned_of(tmp_path):
 
 def test_a_model_below_popularity_is_remarked(tmp_path):
     assert "does not beat popularity" in printed(make_run(tmp_path, hr=0.15))
+
+
+def test_a_backbone_is_told_with_what_clients_send(tmp_path):
+    run = make_run(tmp_path / "a", backbone={"name": "minilm"})
+    for text in (" ".join(printed(run).split()), report.markdown(run)):
+        assert "Backbone minilm (6 layers of width 384, float32)" in text
+        assert "lora of 12,288 parameters in the last 1 of 6 layers" in text
+        assert "path suffix, items encoded once a round" in text
+        assert "A client sends 50.2 kB a round" in text
+        assert "lora_a 24.6, lora_b 24.6, item 1.0" in text
+        assert "SHUFFLED" not in text
+        assert "WARNING" not in text
+    shuffled = make_run(tmp_path / "b", backbone={"shuffled": True})
+    assert "texts were SHUFFLED" in report.markdown(shuffled)
+
+
+def test_a_stand_in_is_warned_of_and_kept_apart(tmp_path):
+    facts = {"name": "tiny", "stands_in": True, "warning": "tiny stands in for minilm"}
+    stood_in = make_run(tmp_path / "a", backbone=facts)
+    for text in (" ".join(printed(stood_in).split()), report.markdown(stood_in)):
+        assert "WARNING" in text
+        assert "tiny stands in for minilm" in text
+    # Another seed with the real thing is not averaged with it.
+    real = make_run(tmp_path / "b", seed=1, backbone={"name": "minilm"})
+    rows = rows_of([stood_in, real])
+    assert [len(row.metrics) for row in rows if not row.baseline] == [1, 1]
 
 
 def test_curves_are_drawn(tmp_path):

@@ -108,6 +108,32 @@ def protocol_in_words(protocol: Mapping[str, Any]) -> str:
     )
 
 
+def backbone_in_words(facts: Mapping[str, Any]) -> str:
+    """What was trained on which foundation model, and what a client sends."""
+    where = f" in the last {facts['adapter_layers']} of {facts['layers']} layers"
+    kind = facts["adapter"]
+    adapter = (
+        "no adapter"
+        if kind == "none"
+        else f"{kind} of {facts['adapter_parameters']:,} parameters"
+        + (where if facts["adapter_layers"] else " on the embedding")
+    )
+    shuffled = (
+        " The texts were SHUFFLED: every item got another one's."
+        if facts["shuffled"]
+        else ""
+    )
+    bits = facts["message_bits"]
+    parts = ", ".join(f"{name} {size / 8000:,.1f}" for name, size in bits.items())
+    return (
+        f"Backbone {facts['name']} ({facts['layers']} layers of width "
+        f"{facts['width']}, {facts['dtype']}), {adapter}; path {facts['path']}, items "
+        f"encoded {'once a round' if facts['once'] else 'by each client'}.{shuffled} "
+        f"A client sends {sum(bits.values()) / 8000:,.1f} kB a round, uncompressed: "
+        f"{parts}."
+    )
+
+
 def warnings_of(runs: Sequence[Run]) -> list[str]:
     """What forbids taking these numbers at face value."""
     found = []
@@ -143,6 +169,10 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
                 f"{draws:.3f}; chance is {chance:.3f}"
             )
     for run in runs:
+        backbone = _backbone(run)
+        if backbone.get("stands_in"):
+            found.append(f"STAND-IN ({run.path}): {backbone['warning']}")
+    for run in runs:
         since = (run.result or {}).get("loss_not_finite_since_round")
         if since:
             found.append(
@@ -167,6 +197,8 @@ def remarks_of(runs: Sequence[Run]) -> list[str]:
     if len(runs) == 1:
         result = runs[0].result or {}
         seconds = result["seconds"]
+        if backbone := _backbone(runs[0]):
+            found.append(backbone_in_words(backbone))
         found.append(
             f"Round {result['selected']} of {result['rounds']} was selected. "
             f"{seconds['total']:.1f} s: training {seconds['train']:.1f}, evaluation "
@@ -241,11 +273,20 @@ def _protocol(run: Run) -> dict[str, Any]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """The configuration, but for where files lie."""
-    data = dict(run.config.get("data") or {})
-    for place in ("dir", "cache", "download"):
-        data.pop(place, None)
-    return {**run.config, "data": data}
+    """The configuration, but for where files lie; the backbone that was there."""
+    settings = dict(run.config)
+    for part in ("data", "backbone"):
+        fields = dict(run.config.get(part) or {})
+        for place in ("cache", *(("dir", "download") if part == "data" else ())):
+            fields.pop(place, None)
+        settings[part] = fields
+    if _backbone(run).get("stands_in"):
+        settings["backbone"]["name"] = "tiny"
+    return settings
+
+
+def _backbone(run: Run) -> dict[str, Any]:
+    return (run.result or {}).get("backbone") or {}
 
 
 def _data(run: Run) -> dict[str, Any]:
