@@ -10,7 +10,6 @@ from fedjax_rec.commands.comparison import labels_of, rows_of
 from fedjax_rec.evaluation.protocol import Protocol, paper_compat
 from fedjax_rec.simulation.runfolder import open_run, plain, read_run
 
-
 BACKBONE = {
     "name": "minilm",
     "layers": 6,
