@@ -23,6 +23,9 @@ cross-entropy, plain SGD, dropout off, and the mean of the clients. Parts (`--on
   `--gpu-mode-small` runs it anywhere, tiny: a test of the program, not a measurement.
 
 Medians of interleaved repetitions in one process; two rounds before them do not count.
+Beside the seconds (`*_round_s`) stand those of processor time (`*_cpu_s`, of all
+threads). On a machine that others use too, `--cores 1` and the latter are what can be
+compared: PyTorch's threads wait for one another by spinning.
 """
 
 import argparse
@@ -35,6 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 NAMES = ("speed", "packed", "memory", "gpu")
 CLIENTS, TEXTS, TOKENS = 16, 256, 32
@@ -50,10 +54,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--repeats", type=int, default=7, help="counted rounds")
     parser.add_argument("--gpu-mode-small", action="store_true")
+    parser.add_argument(
+        "--cores", type=int, help="use so many (Linux); by default all there are"
+    )
     args = parser.parse_args()
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
-    figures: dict[str, float] = {}
+    if args.cores is not None:
+        allowed = sorted(os.sched_getaffinity(0))
+        if not 1 <= args.cores <= len(allowed):
+            parser.error(f"--cores must be 1 to {len(allowed)}, got {args.cores}")
+        os.sched_setaffinity(0, allowed[: args.cores])  # the children inherit it
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as root:
 
         def run(name: str) -> dict:
@@ -123,7 +135,7 @@ def machine() -> dict[str, str | int | None]:
 
     return {
         "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
@@ -161,17 +173,19 @@ def make(work, way: str):
         return None
 
 
-def timed(running: dict, repeats: int, often: tuple[str, ...] = ()) -> dict[str, float]:
-    """`{way}_round_s`, medians; each repetition runs every way, in turn."""
+def timed(running: dict, repeats: int, often: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`{way}_round_s` and `{way}_cpu_s`, medians; a repetition runs every way."""
     import numpy as np
 
     seconds: dict[str, list[float]] = {name: [] for name in running}
+    processor: dict[str, list[float]] = {name: [] for name in running}
     for repeat in range(2 + repeats):
         for name, way in running.items():
             for _ in range(20 if name in often else 1):
-                started = time.perf_counter()
+                started, used = time.perf_counter(), time.process_time()
                 way.step()
                 if repeat >= 2:
+                    processor[name].append(time.process_time() - used)
                     seconds[name].append(time.perf_counter() - started)
     figures = {}
     for name, found in seconds.items():
@@ -179,11 +193,14 @@ def timed(running: dict, repeats: int, often: tuple[str, ...] = ()) -> dict[str,
         low, high = np.percentile(found, [25, 75])
         print(
             f"  {name}: {median:.4f} s a round (quartiles {low:.4f} to {high:.4f}, min "
-            f"{min(found):.4f}), {running[name].clients / median:,.1f} clients/s",
+            f"{min(found):.4f}), {running[name].clients / median:,.1f} clients/s, processor "
+            f"{np.median(processor[name]):.4f} s",
             file=sys.stderr,
             flush=True,
         )
         figures[f"{name}_round_s"] = median
+        figures[f"{name}_round_s_quartiles"] = [float(low), float(high)]
+        figures[f"{name}_cpu_s"] = float(np.median(processor[name]))
     return figures
 
 
@@ -202,7 +219,7 @@ def agree(what: str, difference: float, most: float) -> float:
     return difference
 
 
-def speed(work, repeats: int) -> dict[str, float]:
+def speed(work, repeats: int) -> dict[str, Any]:
     import numpy as np
 
     running = {}
@@ -235,12 +252,14 @@ def speed(work, repeats: int) -> dict[str, float]:
         figures[f"{way}_ratio_full_uncached"] = full / figures[f"{way}_round_s"]
     if "torch" in running:
         figures["full_lora_ratio_torch"] = figures["torch_round_s"] / full
+        ratio = figures["torch_cpu_s"] / figures["full_lora_cpu_s"]
+        figures["full_lora_cpu_ratio_torch"] = ratio
     for way in running:
         figures[f"{way}_clients_per_s"] = CLIENTS / figures[f"{way}_round_s"]
     return figures
 
 
-def packed(repeats: int) -> dict[str, float]:
+def packed(repeats: int) -> dict[str, Any]:
     """Lengths of ML-100K's titles with genres, to the longest of 33 tokens."""
     import backbone_ways
     import numpy as np
@@ -265,7 +284,7 @@ def packed(repeats: int) -> dict[str, float]:
     return {**figures, "packed_ratio_padded": ratio}
 
 
-def memory(work, way: str) -> dict[str, float]:
+def memory(work, way: str) -> dict[str, Any]:
     from backbone_ways import Ours
 
     running = make(work, way)

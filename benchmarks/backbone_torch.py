@@ -17,7 +17,7 @@ class Torch:
         import torch  # pyright: ignore[reportMissingImports]
         import transformers  # pyright: ignore[reportMissingImports]
 
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.torch, self.clients = torch, len(work.items)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         base: Any = transformers.AutoModel.from_pretrained(
