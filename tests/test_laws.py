@@ -132,8 +132,8 @@ def behind_a_backbone(name):
 
     def load(config, progress):
         del config, progress
-        size = {"width": 8, "num_layers": 2, "num_heads": 2, "ffn_width": 8}
-        return *tiny(**size, vocab_size=64), False
+        size: dict[str, Any] = {"width": 8, "num_heads": 2, "ffn_width": 8}
+        return *tiny(**size, num_layers=2, vocab_size=64), False
 
     config: Any = CONFIGS[name]
     with mock.patch.object(experiment_backbone, "load_model", load):

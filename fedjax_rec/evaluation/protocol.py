@@ -18,7 +18,8 @@ class Protocol:
 
     Attributes:
         candidates: `full` ranks every item the user has in no earlier part (neither
-            train nor, for the test, validation); `sampled` ranks the positives among
+            train nor, for the test, validation, nor in what is shown of held-out
+            users); `sampled` ranks the positives among
             `num_candidates` items the user never touched. Sampled metrics can order
             models differently from the full ones [1]. `cold` ranks the items that a
             `cold_items` split held out for the part, and no others.

@@ -108,6 +108,9 @@ class Simulation:
             name: (getattr(split, name).user, getattr(split, name).item)
             for name in ("train", "val", "test")
         }
+        if (query := split.info.get("query")) is not None:  # shown of held-out users
+            known.append(query)
+            pairs["query"] = (query.user, query.item)
         cold = self.protocol.candidates == "cold"
         key = trees.derive(
             jax.random.key(0), trees.Purpose.EVALUATION, 0 if part == "val" else 1

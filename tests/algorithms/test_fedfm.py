@@ -103,7 +103,12 @@ class World:
 
 @functools.cache
 def backbone(num_layers=2):
-    size = {"width": 8, "num_heads": 2, "ffn_width": 12, "vocab_size": 64}
+    size: dict[str, Any] = {
+        "width": 8,
+        "num_heads": 2,
+        "ffn_width": 12,
+        "vocab_size": 64,
+    }
     return tiny(num_layers=num_layers, **size)
 
 
@@ -216,7 +221,9 @@ def program(root, encode):
     config = FedFM(**{**SMALL, "rank": RANK, "dim": 6}, layers=0)
     world = World(config, model, root, encode=encode)
     lowered = world.round.lower(*world.arguments)
-    return lowered.compile().as_text(), lowered.as_text(), world
+    compiled = lowered.compile().as_text()
+    assert compiled is not None
+    return compiled, lowered.as_text(), world
 
 
 def dots(text):

@@ -164,3 +164,111 @@ def test_shuffle_of_many_pairs_agrees_with_the_packed_one_on_a_prefix():
     few = np.asarray(_order(key, jnp.arange(9_000) < 8_000, True))[:8_000]
     many = np.asarray(_order(key, jnp.arange(20_000) < 8_000, True))[:8_000]
     np.testing.assert_array_equal(few, many)
+
+
+def two_tables():
+    """`x_i . p + y_i . p` for rows of two tables and a personal vector."""
+    rng = np.random.default_rng(3)
+
+    def table():
+        values = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
+        return rows.Table(values=values)
+
+    def loss(params, frozen, batch, key):
+        shared = params.shared
+        items = rows.lookup(shared["x"], batch["item"])
+        items = items + rows.lookup(shared["y"], batch["item"])
+        scores = (items + shared["w"]) @ params.personal["user"]
+        error = jnp.where(batch["mask"], scores - batch["label"], 0)
+        return 0.5 * (error**2).sum() / batch["mask"].sum(), {}
+
+    params = Params(
+        shared={"x": table(), "y": table(), "w": jnp.asarray([0.1, 0.2, 0.3])},
+        personal={"user": jnp.asarray(rng.normal(size=3), jnp.float32)},
+    )
+    return MODEL._replace(loss=loss), params
+
+
+def slopes_of(params):
+    """Gradients at the start: of a table (both have the same), `w` and the user."""
+    x, y = (np.asarray(params.shared[n].values, np.float64) for n in "xy")
+    user = np.asarray(params.personal["user"], np.float64)
+    items = x[ITEMS] + y[ITEMS] + np.asarray(params.shared["w"])
+    slope = (items @ user - LABELS) / len(ITEMS)
+    table = np.zeros((6, 3))
+    np.add.at(table, ITEMS, slope[:, None] * user)
+    return table, slope.sum() * user, slope @ items
+
+
+def test_tables_have_rates_of_their_own():
+    model, params = two_tables()
+    phase = Phase(lambda h: optax.sgd(RATE), row_rate=lambda h: {"x": 0.3})
+    update = local_update(model, pairs_as_given, (phase,), batch_size=99, shuffle=False)
+    result = update(params, (), examples(ITEMS, LABELS), {}, jax.random.key(0))
+    table, w, user = slopes_of(params)
+    moved = rows.scatter_add(jnp.zeros((6, 3)), result.delta["x"])
+    np.testing.assert_allclose(moved, -0.3 * table, atol=1e-6)
+    # Whoever the dict does not name stays.
+    assert not np.asarray(result.delta["y"].values).any()
+    np.testing.assert_allclose(result.delta["w"], -RATE * w, atol=1e-6)
+    start = np.asarray(params.personal["user"])
+    np.testing.assert_allclose(result.personal["user"], start - RATE * user, atol=1e-6)
+
+
+def test_a_phase_leaves_out_what_it_is_without():
+    model, params = two_tables()
+    rest = Phase(
+        lambda h: optax.sgd(RATE), without=("user", "y"), row_rate=lambda h: RATE
+    )
+    update = local_update(model, pairs_as_given, (rest,), batch_size=99, shuffle=False)
+    result = update(params, (), examples(ITEMS, LABELS), {}, jax.random.key(0))
+    table, w, _ = slopes_of(params)
+    moved = rows.scatter_add(jnp.zeros((6, 3)), result.delta["x"])
+    np.testing.assert_allclose(moved, -RATE * table, atol=1e-6)
+    np.testing.assert_allclose(result.delta["w"], -RATE * w, atol=1e-6)
+    assert not np.asarray(result.delta["y"].values).any()
+    np.testing.assert_array_equal(result.personal["user"], params.personal["user"])
+
+
+@pytest.mark.parametrize("batch", [6, 7, 8])
+def test_groups_stay_together_and_the_last_batch_is_short(batch):
+    """Five real groups of three of six, in batches of two: 2, 2 and 1 real ones."""
+
+    def draw(examples, key):
+        return {
+            "item": jnp.arange(18, dtype=jnp.int32),
+            "label": jnp.arange(18) * 1.0,
+            "mask": jnp.arange(18) < 14,  # the last real group lacks its third
+        }
+
+    def loss(params, frozen, batch, key):
+        # What a batch holds, in the sum of powers of two over its groups.
+        assert batch["label"].shape == (6,)
+        group = batch["label"].reshape(2, 3) // 3
+        together = (group == group[:, :1]).all() & (batch["label"][::3] % 3 == 0).all()
+        real = batch["mask"].reshape(2, 3)
+        seen = jnp.where(real, 4.0**group, 0).sum()
+        return params.personal["user"].sum(), {
+            "together": together * 1.0,
+            "seen": seen / real.sum(),
+            "steps": 1.0 / real.sum(),
+        }
+
+    params = Params(shared={"w": jnp.zeros(1)}, personal={"user": jnp.zeros(1)})
+    update = local_update(
+        MODEL._replace(loss=loss),
+        draw,
+        (Phase(lambda h: optax.sgd(RATE)),),
+        batch_size=batch,
+        epochs=2,
+        group=3,
+    )
+    data = {"mask": jnp.ones(5, bool)}
+    for seed in range(5):
+        result = jax.jit(update)(params, (), data, {}, jax.random.key(seed))
+        metrics = {k: float(v) for k, v in result.metrics.items()}
+        assert metrics["together"] == 1
+        # Each mean is weighted by real pairs, 28 in two epochs of three steps.
+        assert metrics["steps"] * 28 == pytest.approx(6)
+        expected = 2 * (3 * (1 + 4 + 16 + 64) + 2 * 256)
+        assert metrics["seen"] * 28 == pytest.approx(expected)

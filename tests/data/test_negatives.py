@@ -82,3 +82,53 @@ def test_a_used_up_complement_is_masked_not_invented():
     assert np.asarray(real).sum(1).tolist() == [1, 1, 1, 1]
     assert (np.asarray(items)[:, 0] == 3).all()
     assert (np.asarray(items)[:, 1:] == 5).all()
+
+
+def test_negatives_of_a_pool_are_uniform_over_what_the_client_lacks_of_it():
+    """Through the layout: the client holds 3 of a pool of 8 among 30 items."""
+    from fedjax_rec.data.clients import make_client_data
+    from fedjax_rec.data.interactions import Entities, make_interactions
+    from fedjax_rec.data.partition import iid, per_user
+
+    pool = np.array([2, 3, 7, 11, 12, 20, 28, 29])
+    train = make_interactions(
+        user=np.array([0, 0, 0, 1, 1]),
+        item=np.array([28, 3, 11, 2, 29]),
+        users=Entities(ids=["a", "b"]),
+        items=Entities(ids=[f"i{i}" for i in range(30)]),
+    )
+    free = [{2, 7, 12, 20, 29}, {3, 7, 11, 12, 20, 28}]
+    for part in (per_user(train), iid(jax.random.key(0), train, 1)):
+        data = make_client_data(train, part, pool=pool, max_buckets=1)
+        draws = [0, 0]
+        for client in range(part.num_clients):
+            examples = data.examples(jnp.int32(client), 0)
+            users = np.asarray(examples["user"])[np.asarray(examples["mask"])]
+            keys = jax.random.split(jax.random.key(client), 4000)
+            draw = jax.vmap(lambda k, e=examples: negatives.draw_negatives(k, e, 30, 2))
+            items, real = map(np.asarray, draw(keys))
+            for at, user in enumerate(users):
+                assert real[:, at].all()
+                pairs = items[:, at]
+                assert set(pairs.ravel().tolist()) == free[user]
+                pairs = np.sort(pairs, axis=1) @ [100, 1]
+                _, counts = np.unique(pairs, return_counts=True)
+                size = len(free[user])
+                assert len(counts) == size * (size - 1) // 2
+                assert scipy.stats.chisquare(counts).pvalue > 1e-3
+                draws[user] += 1
+            padded = ~np.asarray(examples["mask"])
+            assert (items[:, padded] == 30).all()
+        assert draws == [3, 2]
+    with pytest.raises(ValueError, match="pool leaves out items that clients hold"):
+        make_client_data(train, per_user(train), pool=pool[1:])
+
+
+def test_a_pool_smaller_than_the_draw_is_masked():
+    examples = {
+        **one_user([0, 2], 3, 30),
+        "pool": jnp.asarray([5, 9, 13], jnp.int32),
+    }  # positions 0 and 2 of the pool are the client's: only 9 is left
+    items, real = negatives.draw_negatives(jax.random.key(1), examples, 30, 2)
+    assert np.asarray(items).tolist() == [[9, 30], [9, 30], [30, 30]]
+    assert np.asarray(real).tolist() == [[True, False]] * 2 + [[False, False]]

@@ -1,6 +1,7 @@
 """The driver: chunks, padding and sampled candidates change nothing they should not."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -135,3 +136,30 @@ def test_teaching_errors():
         run(SCORES[:, :9], targets(full), full, 4)
     with pytest.raises(ValueError, match="at least one user"):
         run(SCORES, targets(full), full, 0)
+
+
+def test_cold_candidates_are_ranked_among_themselves_by_hand():
+    protocol = Protocol(candidates="cold", cutoffs=(1, 2, 3), selection="hr@1")
+    # Five of eight items are warm. User 0 is to find 6 and knows 0, a warm one; user 1
+    # is to find 5 and 7, and knows 6 from validation.
+    layout: Any = {
+        "positives": (np.array([0, 1, 1]), np.array([6, 5, 7])),
+        "known": [(np.array([0, 1]), np.array([0, 6]))],
+        "num_users": 2,
+        "num_items": 8,
+        "protocol": protocol,
+    }
+    targets = make_targets(**layout, pool=np.array([5, 6, 7]))
+    # Warm items outrank all; cold ones are 7, 5, 6 for user 0 and 6, 7, 5 for user 1.
+    table = jnp.asarray([[9, 9, 9, 9, 9, 2, 1, 3], [9, 9, 9, 9, 9, 1, 3, 2.0]])
+    got = run(table, targets, protocol, 2)
+    # Rank 3 of three; then ranks 1 and 2 of two, for its 6 is no candidate.
+    assert np.asarray(got["hr@1"]).tolist() == [0, 1]
+    assert np.asarray(got["hr@2"]).tolist() == [0, 1]
+    assert np.asarray(got["hr@3"]).tolist() == [1, 1]
+    np.testing.assert_allclose(got["ndcg@3"], [0.5, 1])
+    np.testing.assert_allclose(got["auc"][0], 0)
+    with pytest.raises(ValueError, match=r"needs split\.kind='cold_items'"):
+        make_targets(**layout)
+    with pytest.raises(ValueError, match="outside the pool of cold items"):
+        make_targets(**layout, pool=np.array([5, 6]))

@@ -1,17 +1,20 @@
 """Evaluation against clients trained and scored one by one on full tables."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import FedAvg, FedMF, FedNCF, PFedRec, Protocol, rows
+from fedjax_rec import FedAvg, FedFM, FedMF, FedNCF, PFedRec, Protocol, rows
+from fedjax_rec.algorithms.fedfm import ItemTexts
 from fedjax_rec.data.clients import make_client_data, serving_clients
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, per_user
 from fedjax_rec.evaluation.targets import make_targets
+from fedjax_rec.models.item_tower import cached_tower
 from fedjax_rec.simulation.evaluation import (
     by_bucket,
     make_evaluate,
@@ -29,11 +32,13 @@ ROOT = jax.random.key(3)
 SMALL = {"dim": 3, "negatives": 2}
 # The rows a client sends: of 36 pairs in batches of 16, PFedRec merges the repeats of
 # an item into its first place, FedNCF takes a table shorter than the pairs whole, and
-# the one batch of FedAvg sends repeats as they come.
+# the one batch of FedAvg sends repeats as they come. FedFM has dense leaves beside.
+TEXTS: Any = {"client_lr": 20.0, "user_lr": 1.0, "adapter": "embedding", "rank": 2}
 CONFIGS = {
     "pfedrec": (PFedRec(**SMALL, batch_size=16, item_lr_scale=2.0), ITEMS),
     "fedncf": (FedNCF(**SMALL, hidden=(4,), batch_size=16, init_scale=1.0), 20),
     "fedavg": (FedAvg(**SMALL, users="table", client_lr=20.0), ITEMS),
+    "fedfm": (FedFM(**SMALL, **TEXTS, id_residual=True, batch_size=16), ITEMS),
 }
 
 
@@ -53,7 +58,14 @@ class World:
 
     def __init__(self, name):
         config, self.num_items = CONFIGS[name]
-        self.recipe = config.build(num_items=self.num_items, num_users=USERS)
+        sizes: Any = {"num_items": self.num_items, "num_users": USERS}
+        self.frozen: Any = ()
+        if isinstance(config, FedFM):
+            draw = np.random.default_rng(2).normal
+            e, w = (jnp.asarray(draw(size=s), jnp.float32) for s in ((50, 4), (4, 3)))
+            self.frozen = {"embedding": e}
+            sizes["texts"] = ItemTexts(lambda adapter: cached_tower(4), w, e.mean(0))
+        self.recipe = config.build(**sizes)
         self.train = interactions(SIZES, self.num_items)
         # One bucket: everybody is padded to the widest client.
         self.data = make_client_data(self.train, per_user(self.train), max_buckets=1)
@@ -66,9 +78,9 @@ class World:
             own = jax.tree.map(lambda x: x[client], self.personal)
             key = client_key(ROOT, self.state.round, client)
             shared = self.state.shared
-            result = local(shared, own, (), self.recipe.hparams, client, key)
+            result = local(shared, own, self.frozen, self.recipe.hparams, client, key)
             scores = (
-                score_tuned(self.recipe, shared, result, (), client, at)
+                score_tuned(self.recipe, shared, result, self.frozen, client, at)
                 for at in (None, candidates)
             )
             return result, *scores
@@ -95,7 +107,7 @@ class World:
             shared[name] = rows.Table(values=jnp.asarray(values), space=leaf.space)
         params = Params(shared=shared, personal=result.personal)
         score = self.recipe.model.score
-        return np.asarray(score(params, (), {"user": jnp.int32(client)}, None))
+        return np.asarray(score(params, self.frozen, {"user": jnp.int32(client)}, None))
 
 
 world = functools.cache(World)
@@ -105,9 +117,8 @@ world = functools.cache(World)
 def test_tuned_scores_are_those_of_a_full_copy(name):
     w = world(name)
     own = jax.tree.map(lambda x: x[1], w.personal)
-    before = w.recipe.model.score(
-        Params(shared=w.state.shared, personal=own), (), {"user": jnp.int32(1)}, None
-    )
+    start = Params(shared=w.state.shared, personal=own)
+    before = w.recipe.model.score(start, w.frozen, {"user": jnp.int32(1)}, None)
     ids = np.asarray(w.tuned(0)[0].delta["item"].ids)
     assert (ids == w.num_items).any()  # padding: after real rows, or among them
     wide = np.asarray(w.tuned(1)[0].delta["item"].ids)
