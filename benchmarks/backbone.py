@@ -193,8 +193,8 @@ def timed(running: dict, repeats: int, often: tuple[str, ...] = ()) -> dict[str,
         low, high = np.percentile(found, [25, 75])
         print(
             f"  {name}: {median:.4f} s a round (quartiles {low:.4f} to {high:.4f}, min "
-            f"{min(found):.4f}), {running[name].clients / median:,.1f} clients/s, processor "
-            f"{np.median(processor[name]):.4f} s",
+            f"{min(found):.4f}), {running[name].clients / median:,.1f} clients/s, "
+            f"{np.median(processor[name]):.4f} s of processor",
             file=sys.stderr,
             flush=True,
         )
