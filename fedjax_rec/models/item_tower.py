@@ -10,7 +10,10 @@ from fedjax_rec import packing
 from fedjax_rec.types import Adapter, Array, Backbone, Layout, Tree
 
 _TOKENS_A_STEP = 8192
-"""Tokens of the catalog encoded at once: bounds what the backward pass has to keep."""
+"""Tokens of the catalog encoded at once."""
+_KEPT, _MEMORY = 24, 2 << 30
+"""About how many vectors `[D]` a layer keeps of a token for the backward pass; and how
+many bytes may be kept in all before they are computed again instead."""
 
 
 class ItemTower(NamedTuple):
@@ -116,13 +119,13 @@ def adapted_tower(
             padded = jnp.pad(x, ((0, pad), (0, 0)), constant_values=fill)
             return padded.reshape(steps, step, row_width)
 
-        # Recomputed in the backward pass: else it keeps every layer's activations.
-        @jax.checkpoint
         def some(index: Array, segment: Array, position: Array) -> Array:
             layout = Layout(segment=segment, position=position)
             values = text["lists"].values[index]
             return encode(groups, text, values, layout, plan.per_row)
 
+        if rows * row_width * num_layers * _KEPT * backbone.width * 4 > _MEMORY:
+            some = jax.checkpoint(some)
         last = text["lists"].values.shape[0] - 1
         slots = jax.lax.map(
             lambda x: some(*x),
