@@ -84,6 +84,52 @@ def test_train_writes_a_folder_and_prints_a_table(tmp_path, capsys):
     assert (folder / "result.json").read_bytes() == before
 
 
+FM = """
+    from fedjax_rec import BackboneConfig, Experiment, FedFM, SyntheticData
+
+    def get_config():
+        return Experiment(
+            name="texts",
+            data=SyntheticData(num_users=24, num_items=40, num_interactions=300),
+            algorithm=FedFM(dim=4, rank=2, batch_size=999),
+            backbone=BackboneConfig(),
+            rounds=1,
+            eval_every=1,
+        )
+"""
+
+
+def test_train_tells_which_path_a_backbone_takes_and_why(tmp_path, capsys):
+    config = write(tmp_path, FM, "texts.py")
+    options = ["--backbone.name", "tiny", "--execution.max-buckets", "1"]
+    assert main(["train", config, *options, "--output", "out"]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "path suffix: lora in the last 1 of 2 layers; what the 1 before" in shown
+    assert "items are encoded once a round for all clients (40 texts for" in shown
+    assert "exact, since each client takes one step of plain SGD" in shown
+    facts = json.loads((tmp_path / "out/result.json").read_text())["backbone"]
+    assert facts["name"] == "tiny"
+    assert not facts["stands_in"]
+    assert (facts["path"], facts["once"], facts["texts"]) == ("suffix", True, 40)
+    assert (facts["layers"], facts["width"], facts["adapter_layers"]) == (2, 32, 1)
+    # Two maps of one layer, A and B each of 32 times 2.
+    assert facts["adapter_parameters"] == 256
+    assert facts["adapter_bits"] == 32 * 256
+    assert facts["fingerprint"]
+    assert list((tmp_path / "cache" / "prefix").iterdir())
+    for args, expected in (
+        (["--algorithm.layers", "3"], "algorithm.layers=3: tiny has 2 layers"),
+        (["--algorithm.dim", "33"], "algorithm.dim=33: expected at most 32"),
+        (["--algorithm.personal", "haed"], "personal names haed; expected some of"),
+        (
+            ["--execution.encode", "once", "--algorithm.local-epochs", "2"],
+            "is not exact: clients take more than one step",
+        ),
+        (["--protocol.candidates", "cold"], "needs split.kind='cold_items'"),
+    ):
+        assert expected in fails(capsys, "train", config, *options, *args)
+
+
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
@@ -171,7 +217,7 @@ def test_help_of_a_config_lists_every_field_with_its_value(tmp_path, capsys):
         "(default: 24)",
         "--protocol.cutoffs",
         "--output",
-        "--algorithm {FedAvg,FedMF,FedNCF,PFedRec}",
+        "--algorithm {FedAvg,FedFM,FedMF,FedNCF,PFedRec}",
     ):
         assert text in shown
 

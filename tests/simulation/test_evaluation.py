@@ -33,7 +33,7 @@ SMALL = {"dim": 3, "negatives": 2}
 # The rows a client sends: of 36 pairs in batches of 16, PFedRec merges the repeats of
 # an item into its first place, FedNCF takes a table shorter than the pairs whole, and
 # the one batch of FedAvg sends repeats as they come. FedFM has dense leaves beside.
-TEXTS: Any = {"client_lr": 20.0, "user_lr": 1.0, "adapter": "embedding", "rank": 2}
+TEXTS: Any = {"client_lr": 0.5, "user_lr": 0.5, "adapter": "embedding", "rank": 2}
 CONFIGS = {
     "pfedrec": (PFedRec(**SMALL, batch_size=16, item_lr_scale=2.0), ITEMS),
     "fedncf": (FedNCF(**SMALL, hidden=(4,), batch_size=16, init_scale=1.0), 20),
