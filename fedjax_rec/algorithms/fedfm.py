@@ -139,6 +139,11 @@ class FedFM:
             )
         if not 0 <= self.query < 1:
             raise ValueError(f"query={self.query}, expected a share in [0, 1)")
+        if self.users != "vector" and min(self.history, self.history_heads) < 1:
+            raise ValueError(
+                f"users={self.users!r} needs items and heads of attention, got history="
+                f"{self.history}, history_heads={self.history_heads}"
+            )
 
     @property
     def in_layers(self) -> bool:

@@ -124,7 +124,7 @@ def make_client_data(
         partition: the client of each.
         also_excluded: further interactions of the users that are no negatives.
         pool: item ids that may be negatives (a cold split holds the others out of all
-            training); `None` is every item. The interactions lie within it.
+            training); `None` is every item. The interactions of `train` lie within it.
         max_buckets: most size buckets; each compiles its own program.
         width_cost: work of a client padded to each width, for choosing the buckets.
 
@@ -163,6 +163,8 @@ def make_client_data(
     owner, item = np.concatenate(owners), np.concatenate(items)
     user = np.concatenate(users)
     keep = owner < num_clients
+    if pool is not None:  # what is held out is drawn by nobody anyway
+        keep[n:] &= np.isin(item[n:], pool)
     owner, item, user = owner[keep], item[keep], user[keep]
     by_item = np.lexsort((item, user, owner))
     owner, item, user = owner[by_item], item[by_item], user[by_item]

@@ -338,6 +338,11 @@ def test_what_contradicts_itself_is_refused_at_once():
         FedFM(shared_steps="once", personal=("head",))
     with pytest.raises(ValueError, match=r"share in \[0, 1\)"):
         FedFM(query=1.0)
+    nothing: Any
+    for nothing in ({"history": 0}, {"history_heads": 0}):
+        with pytest.raises(ValueError, match="needs items and heads of attention"):
+            FedFM(users="both", **nothing)
+        FedFM(users="vector", **nothing)
 
 
 def test_the_path_is_chosen_and_told(root):

@@ -1,5 +1,6 @@
 """Negatives: exact complements by hand, uniformity by a chi-square test."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -120,6 +121,13 @@ def test_negatives_of_a_pool_are_uniform_over_what_the_client_lacks_of_it():
             padded = ~np.asarray(examples["mask"])
             assert (items[:, padded] == 30).all()
         assert draws == [3, 2]
+    # Of what is excluded beside, that outside the pool needs no place in it.
+    also = train.take(np.array([3, 4]))
+    also = dataclasses.replace(also, item=np.array([12, 17], np.int32))
+    data = make_client_data(train, per_user(train), also_excluded=(also,), pool=pool)
+    examples = data.examples(jnp.int32(1), int(data.buckets[1]))
+    size = int(examples["exclude_size"])
+    assert pool[np.asarray(examples["exclude"])[:size]].tolist() == [2, 12, 29]
     with pytest.raises(ValueError, match="pool leaves out items that clients hold"):
         make_client_data(train, per_user(train), pool=pool[1:])
 
