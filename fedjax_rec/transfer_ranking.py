@@ -82,7 +82,14 @@ def lifted_recipe(
     """
     width = lifted["history"]["value"].shape[1]
     dim = lifted["common"]["user"].shape[0]
-    bare = dataclasses.replace(algorithm, adapter="none", personal=tuple(tune))
+    bare = dataclasses.replace(
+        algorithm,
+        adapter="none",
+        personal=tuple(tune),
+        fixed=(),
+        shared_steps="every",
+        query=0.0,
+    )
     texts = ItemTexts(
         tower=lambda adapter: cached_tower(width),
         projection=jnp.zeros((width, dim)),

@@ -11,6 +11,7 @@ import pytest
 
 from fedjax_rec import (
     BackboneConfig,
+    Execution,
     Experiment,
     FedFM,
     FedMF,
@@ -63,6 +64,7 @@ def experiment(**fields):
         data=SyntheticData(num_users=40, num_items=60, num_interactions=500),
         algorithm=ALGORITHM,
         backbone=BackboneConfig(name="tiny"),
+        execution=Execution(max_buckets=1),
         rounds=2,
         eval_every=1,
         **fields,
@@ -130,6 +132,15 @@ def hand_made():
     }
     data = client_data(split.train, np.arange(2), 20)
     return Place(targets, data, frozen, protocol), lifted
+
+
+def test_lifted_parameters_do_for_every_setting_of_training():
+    _, lifted = hand_made()
+    plain = dataclasses.replace(ALGORITHM, dim=2, history=2)
+    other = dataclasses.replace(plain, fixed=("lora_a", "head"), adapter="embedding")
+    for algorithm in (plain, other):
+        recipe = lifted_recipe(algorithm, lifted, 4, ("common",))
+        assert recipe.model.init(jax.random.key(0)).personal.keys() == {"common"}
 
 
 def test_scores_by_hand():
@@ -356,18 +367,19 @@ def test_a_source_without_validation_cannot_choose(cache):
 
 CONFIG = """
     '''What to expect.'''
-    from fedjax_rec import BackboneConfig, Experiment, FedFM, SyntheticData
+    from fedjax_rec import BackboneConfig, Execution, Experiment, FedFM, SyntheticData
 
     def get_config():
         return Experiment(
             name="small",
             data=SyntheticData(num_users=40, num_items=60, num_interactions=500),
             algorithm=FedFM(
-                rank=2, dim=8, users="history", history=5, history_heads=1,
+                adapter="none", dim=8, users="history", history=5, history_heads=1,
                 batch_size=100_000, server_optimizer="adam", server_lr=1e-3,
             ),
             backbone=BackboneConfig(name="tiny"),
-            rounds=2,
+            execution=Execution(max_buckets=1),
+            rounds=1,
             eval_every=1,
         )
 """
