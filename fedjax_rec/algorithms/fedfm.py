@@ -256,7 +256,7 @@ class FedFM:
         local = CLIENT_OPTIMIZERS[self.client_optimizer]
 
         def optimizer(h) -> optax.GradientTransformation:
-            rates = {"own": local(h["user_lr"]), "shared": local(h["client_lr"])}
+            rates: dict = {"own": local(h["user_lr"]), "shared": local(h["client_lr"])}
             return optax.partition(
                 rates, lambda tree: {k: "own" if k in own else "shared" for k in tree}
             )

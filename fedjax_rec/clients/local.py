@@ -38,7 +38,7 @@ class Phase(NamedTuple):
     optimizer: Callable[[Tree], optax.GradientTransformation]
     names: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
-    row_rate: Callable[[Tree], Array | float | dict[str, Array | float]] | None = None
+    row_rate: Callable[[Tree], Array | float | dict[str, Any]] | None = None
     proximal: Callable[[Tree], Array | float] | None = None
 
     def part(self, tree: dict[str, Tree]) -> dict[str, Tree]:

@@ -6,7 +6,6 @@ clients are padded to small widths, and absent clients are never computed.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
 import jax
@@ -138,8 +137,8 @@ def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
         aggregator = recipe.aggregator
         shared, pull = state.shared, lambda delta: delta
         if recipe.lifted and recipe.model.lift is not None:
-            lift = partial(recipe.model.lift, frozen=frozen)
-            shared, transposed = jax.vjp(lift, state.shared)
+            lift = recipe.model.lift
+            shared, transposed = jax.vjp(lambda s: lift(s, frozen), state.shared)
 
             def pull(delta):
                 return transposed(delta)[0]
