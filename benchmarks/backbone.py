@@ -61,6 +61,8 @@ def main() -> None:
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
     if args.cores is not None:
+        if not hasattr(os, "sched_setaffinity"):
+            parser.error("--cores needs Linux")
         allowed = sorted(os.sched_getaffinity(0))
         if not 1 <= args.cores <= len(allowed):
             parser.error(f"--cores must be 1 to {len(allowed)}, got {args.cores}")
@@ -125,6 +127,7 @@ def child(name: str, repeats: int, root: str) -> dict:
 def machine() -> dict[str, str | int | None]:
     import importlib.metadata
 
+    import backbone_ways
     import jax
 
     def version(package: str) -> str | None:
@@ -135,7 +138,7 @@ def machine() -> dict[str, str | int | None]:
 
     return {
         "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": backbone_ways.cores(),
         "python": platform.python_version(),
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,

@@ -1,10 +1,9 @@
 """The round of `backbone_ways.py` in PyTorch, transformers and peft."""
 
-import os
 from typing import Any
 
 import numpy as np
-from backbone_ways import ALPHA, BATCH, RANK, RATE, STEPS, TARGETS, Workload
+from backbone_ways import ALPHA, BATCH, RANK, RATE, STEPS, TARGETS, Workload, cores
 
 from fedjax_rec.backbones import locate
 
@@ -17,7 +16,7 @@ class Torch:
         import torch  # pyright: ignore[reportMissingImports]
         import transformers  # pyright: ignore[reportMissingImports]
 
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cores())
         self.torch, self.clients = torch, len(work.items)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         base: Any = transformers.AutoModel.from_pretrained(

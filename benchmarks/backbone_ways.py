@@ -8,6 +8,7 @@ same texts, labels and start.
 
 import dataclasses
 import functools
+import os
 import time
 from typing import Any, NamedTuple
 
@@ -35,6 +36,13 @@ from fedjax_rec.types import Backbone, Cohort, Model, Recipe, ServerState, Tree
 
 BATCH, STEPS, RANK, ALPHA, DIM, RATE = 8, 2, 8, 16.0, 32, 0.1
 TARGETS = ("attention/query", "attention/value")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
