@@ -1,36 +1,41 @@
-"""Cold items on MovieLens 100K."""
+"""LoRA on MiniLM for items nobody has trained on, MovieLens 100K.
 
-from fedjax_rec import (
-    BackboneConfig,
-    Execution,
-    Experiment,
-    FedFM,
-    FileData,
-    Protocol,
-    SplitConfig,
-)
+fedjax-rec train configs/lora_minilm_ml100k_cold.py --data.dir ~/ml-100k
+
+20 % of the items, drawn at random, are held out of all training; every rating is a
+positive; each user with a cold item ranks all of them.
+"""
+
+from fedjax_rec import Execution, Experiment, FedFM, FileData, Protocol, SplitConfig
 
 
 def get_config() -> Experiment:
-    """20 % of the items are held out of all training, and then ranked."""
+    """All 943 users as clients; everything that training may see is trained on."""
     return Experiment(
         name="lora_minilm_ml100k_cold",
         data=FileData(source="movielens-100k"),
-        split=SplitConfig(kind="cold_items", test=0.2, val=0.1),
+        split=SplitConfig(kind="cold_items", test=0.2, val=0.0),
         algorithm=FedFM(
             adapter="lora",
             layers=1,
-            dim=32,
+            rank=8,
+            dim=64,
             loss="softmax",
+            negatives=8,
+            # The user's vector is rebuilt each round, by one step from zero, which is
+            # a ridge regression; the shared step sees the other positives.
             shared_steps="once",
-            local_epochs=5,
-            batch_size=1_000_000,
+            query=0.3,
+            user_lr=100.0,
+            # Its 25,000 numbers would fit the items of training, and lose the others.
+            fixed=("head",),
             server_optimizer="adam",
             server_lr=1e-3,
+            adapter_lr_scale=0.3,
         ),
-        backbone=BackboneConfig(),
-        protocol=Protocol(candidates="cold", selection="ndcg@20"),
+        # Rounds were chosen on the validation items of other splits (seeds 5 and 6).
+        protocol=Protocol(candidates="cold", selection="last", cutoffs=(10, 20)),
         execution=Execution(max_buckets=3),
-        rounds=40,
-        eval_every=5,
+        rounds=24,
+        eval_every=24,
     )
