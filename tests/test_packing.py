@@ -285,7 +285,7 @@ def test_gradients_agree_in_both_branches(setting):
             "train": jax.jit(lambda w, i, r=run: training_loss(r, w, i))(weight, ids),
         }
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6),
         found[FITS],
         found[OVERFLOWS],
     )
