@@ -24,10 +24,11 @@ LABELS = {
 
 def label(name: str) -> str:
     """What a ranker is called in a table."""
-    if name.startswith("few_shot_"):
-        steps = int(name.removeprefix("few_shot_"))
-        return f"few-shot, {steps} local step{'s' if steps > 1 else ''}"
-    return LABELS[name]
+    kind, _, steps = name.rpartition("_")
+    if not steps.isdigit():
+        return LABELS[name]
+    named = {"few_shot": "few-shot", "untrained": "untrained"}[kind]
+    return f"{named}, {steps} local step{'s' if steps != '1' else ''}"
 
 
 def columns_of(result: Mapping[str, Any]) -> dict[str, str]:
@@ -107,7 +108,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         )
     gaps = []
     for other, gap in result["differences"].items():
-        if other.startswith("few_shot_"):
+        if other not in LABELS:
             continue
         mean, error = gap["mean"], gap["standard_error"]
         sign = "above" if mean > 0 else "below"
@@ -138,12 +139,17 @@ def plot(run: Run, path: str | Path) -> None:
     name = f"ndcg@{main_cutoff(result)}"
     rankers = result["rankers"]
     steps = [0, *result["few_shot"]["steps"]]
-    curve = [rankers["zero_shot"], *(rankers[f"few_shot_{n}"] for n in steps[1:])]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, [metrics[name] for metrics in curve], marker="o", label="trained")
-    others = ("untrained", "popularity", "shuffled", "random")
-    for other, style in zip(others, ("-", "--", "-.", ":"), strict=True):
+    for zero, kind, style in (
+        ("zero_shot", "few_shot", "o-"),
+        ("untrained", "untrained", "s--"),
+    ):
+        curve = [rankers[zero], *(rankers[f"{kind}_{n}"] for n in steps[1:])]
+        which = "trained" if zero == "zero_shot" else "untrained"
+        axes.plot(steps, [metrics[name] for metrics in curve], style, label=which)
+    others = ("popularity", "shuffled", "random")
+    for other, style in zip(others, ("--", "-.", ":"), strict=True):
         value = rankers[other][name]
         axes.axhline(value, color="gray", linestyle=style, label=label(other))
     axes.set(xlabel="local steps (0: zero-shot)", ylabel=f"target {name.upper()}")

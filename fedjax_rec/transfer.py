@@ -181,7 +181,7 @@ def transfer(
         window=few_shot.window, progress=progress,
     )  # fmt: skip
     clock.append(time.perf_counter())
-    start("ranking", (5 + len(few_shot.steps)) * len(held.users))
+    start("ranking", (5 + 2 * len(few_shot.steps)) * len(held.users))
     found = rank_all(
         experiment, target, few_shot, place, held.split.train.item,
         {"trained": trained, "untrained": untrained}, rate, listen, advance,
@@ -355,8 +355,8 @@ def rank_all(
         advance: told how many users were ranked.
 
     Returns:
-        `random`, `popularity`, `shuffled`, `untrained`, `zero_shot` and
-        `few_shot_N`, each metric name to `[E]`.
+        `random`, `popularity`, `shuffled`, `untrained`, `zero_shot`, `few_shot_N` and
+        `untrained_N`, N local steps without training: each metric name to `[E]`.
     """
     algorithm, num_items = experiment.algorithm, place.targets.num_items
     key = trees.derive(jax.random.key(experiment.seed), trees.Purpose.BASELINE)
@@ -376,12 +376,13 @@ def rank_all(
     keep("shuffled", rank_zero_shot(algorithm, mixed_place, mixed, advance))
     for name, which in (("untrained", "untrained"), ("zero_shot", "trained")):
         keep(name, rank_zero_shot(algorithm, place, lifted[which], advance))
-    for steps in few_shot.steps:
-        per_user = rank_tuned(
-            algorithm, place, lifted["trained"], steps=steps, lr=rate,
-            tune=few_shot.tune, seed=experiment.seed, advance=advance,
-        )  # fmt: skip
-        keep(f"few_shot_{steps}", per_user)
+    for name, which in (("few_shot", "trained"), ("untrained", "untrained")):
+        for steps in few_shot.steps:
+            per_user = rank_tuned(
+                algorithm, place, lifted[which], steps=steps, lr=rate,
+                tune=few_shot.tune, seed=experiment.seed, advance=advance,
+            )  # fmt: skip
+            keep(f"{name}_{steps}", per_user)
     return found
 
 

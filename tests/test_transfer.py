@@ -405,7 +405,7 @@ def test_the_command_writes_a_folder(cache, tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert list(result["rankers"]) == [
         "random", "popularity", "shuffled", "untrained", "zero_shot", "few_shot_1",
-        "few_shot_2",
+        "few_shot_2", "untrained_1", "untrained_2",
     ]  # fmt: skip
     assert result["data"]["evaluated"] == 30
     assert result["few_shot"]["lr"] == 0.1

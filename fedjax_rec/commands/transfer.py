@@ -279,8 +279,12 @@ class _Ranking:
         self._started = time.monotonic()
 
     def start(self, what: str, users: int) -> None:
-        """Begins a stretch of `users` rankings."""
+        """Begins a stretch of `users` rankings; with 0, what has bars of its own."""
         self.close()
+        if not users:
+            if self._enabled:
+                print(f"{what}…", file=sys.stderr, flush=True)
+            return
         self._started = time.monotonic()
         self._bar = tqdm(
             total=users,
