@@ -1,6 +1,22 @@
-"""LoRA on MiniLM over a synthetic catalog.
+"""LoRA on MiniLM over a synthetic catalog: nothing to bring.
 
 fedjax-rec train configs/quickstart.py
+
+Expect HR@10 = .156 and NDCG@10 = .084 on the test, ranked among all items (popularity:
+.053 and .027; random: .007 and .004; `fedavg_synthetic.py`, without texts: .153 and
+.080), from round 9 of 9, for seed 0. Rates and rounds were chosen by the validation of
+seed 0; seeds 0, 1 and 2 reach NDCG@10 .100, .096 and .100 there.
+
+Known items have rows of their own, which learn here what texts could tell: without the
+adapter the validation is the same to .001; without it and with shuffled texts it is
+.099, .099 and .104. What reading is worth shows on items nobody trained on:
+
+fedjax-rec train configs/quickstart.py --split.kind cold_items --split.test 0.2 \\
+    --protocol.candidates cold
+
+ranks 300 of them with NDCG@10 = .165; .046 with --backbone.shuffle-texts, random .035.
+
+The run takes 50 s of processor time on two CPU cores once programs are compiled.
 """
 
 from fedjax_rec import BackboneConfig, Execution, Experiment, FedFM, SyntheticData

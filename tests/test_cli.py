@@ -298,5 +298,7 @@ def test_every_config_is_an_experiment():
     for path in configs:
         experiment, doc = load_config(str(path))
         assert isinstance(experiment, Experiment)
-        assert experiment.name == path.stem
-        assert f"fedjax-rec train configs/{path.name}" in doc
+        transfer = path.stem.startswith("transfer_")
+        assert experiment.name == path.stem.removeprefix("transfer_")
+        command = "transfer" if transfer else "train"
+        assert f"fedjax-rec {command} configs/{path.name}" in doc

@@ -20,7 +20,7 @@ Compares finished runs: a line a configuration, with mean and standard deviation
 runs differ by seed alone, beside rankers that learn nothing. Runs under different
 protocols or on different data are not comparable: the differences are listed.
 
-fedjax-rec report runs/quickstart-fedavg-synthetic-s0
+fedjax-rec report runs/quickstart-fedfm-synthetic-s0
 fedjax-rec report runs/* --output comparison
 """
 
