@@ -185,7 +185,7 @@ def prepare(
     root = _root(config.cache)
     tokens = packing.make_lists(backbone.tokenize(texts))
     total = backbone.num_layers
-    if algorithm.layers > total:
+    if algorithm.in_layers and algorithm.layers > total:
         raise ValueError(
             f"algorithm.layers={algorithm.layers}: {backbone.name} has {total} layers"
         )

@@ -72,7 +72,8 @@ class FedFM:
         client_lr: of the shared parts, on the client.
         user_lr: of the personal parts.
         user_l2: pulls user vectors to zero.
-        item_lr_scale: rows of the ID residual move by `client_lr * item_lr_scale`.
+        item_lr_scale: rows of the ID residual move by `client_lr * item_lr_scale`
+            (under plain SGD; other client optimizers treat them like all else).
         local_epochs: passes over the pairs a round.
         shared_steps: the shared parts train in `every` local step, or `once` a round:
             the user's vector is then fitted from zero, by `local_epochs` steps over
@@ -191,9 +192,17 @@ class FedFM:
             num_users: `U`.
             texts: the catalog's texts behind the backbone.
             lifted: train through the table of all items' vectors (`Recipe.lifted`).
-            dtype: of what is trained.
+            dtype: of what is trained; float32.
+
+        Raises:
+            ValueError: another dtype, or groups that are not there.
         """
-        del num_users, dtype
+        del num_users
+        if dtype != jnp.float32:
+            raise ValueError(
+                f"execution.dtype={jnp.dtype(dtype).name!r}: FedFM trains in float32; "
+                "the backbone's own type is backbone.dtype"
+            )
         group = 1 + self.negatives
         with_history = self.users != "vector"
         model = two_tower(

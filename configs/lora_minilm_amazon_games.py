@@ -1,0 +1,31 @@
+"""LoRA on MiniLM with a history tower, Amazon video games.
+
+fedjax-rec train configs/lora_minilm_amazon_games.py --data.dir ~/amazon-games
+"""
+
+from fedjax_rec import CohortConfig, Execution, Experiment, FedFM, FileData
+
+
+def get_config() -> Experiment:
+    """The first 2,000 users; everything is shared, so newcomers are served, too."""
+    return Experiment(
+        name="lora_minilm_amazon_games",
+        data=FileData(source="amazon", min_interactions=3, first_users=2000),
+        algorithm=FedFM(
+            adapter="lora",
+            layers=1,
+            users="history",
+            history=10,
+            dim=128,
+            loss="softmax",
+            negatives=8,
+            batch_size=4096,
+            server_optimizer="adam",
+            server_lr=1e-3,
+            adapter_lr_scale=0.3,
+        ),
+        cohort=CohortConfig(sampling="uniform", size=512),
+        execution=Execution(max_buckets=2),
+        rounds=20,
+        eval_every=10,
+    )
