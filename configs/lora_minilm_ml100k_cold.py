@@ -4,6 +4,11 @@ fedjax-rec train configs/lora_minilm_ml100k_cold.py --data.dir ~/ml-100k
 
 20 % of the items, drawn at random, are held out of all training; every rating is a
 positive; each user with a cold item ranks all of them.
+
+Expect NDCG@20 .324 +- .020 and Recall@20 (capped) .359 +- .016 over `--seed S
+--split.seed S`, S = 0 to 4 (.304, .317, .315, .357, .329); with
+`--backbone.shuffle-texts` .075 +- .007. A ridge regression a user on the frozen
+embeddings, of the same splits: .327, .357. About 2 minutes on 2 cores.
 """
 
 from fedjax_rec import Execution, Experiment, FedFM, FileData, Protocol, SplitConfig
