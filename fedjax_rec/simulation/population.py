@@ -44,7 +44,8 @@ def make_run_rounds(algorithm: Algorithm, sampler: Sampler, capacity: int):
     """
 
     def one(state: ServerState, personal: Tree, data, frozen, hparams, key):
-        ids = sampler(trees.derive(key, trees.Purpose.COHORT, state.round))
+        cohort_key = trees.derive(key, trees.Purpose.COHORT, state.round)
+        ids = sampler(cohort_key, state.round).ids
         cohort = Cohort(ids=ids, personal=trees.take(personal, ids))
         state, cohort, metrics = algorithm.round(
             state, cohort, data, frozen, hparams, key

@@ -5,15 +5,29 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array
+from fedjax_rec.types import Array, struct
 
-Sampler = Callable[[Array], Array]
-"""`(key) -> ids [C]` int32; absent slots hold `N`."""
+
+@struct
+class Participation:
+    """Who takes part in a round; slots `[C]` int32, absent ones hold `N`.
+
+    Attributes:
+        ids: clients whose message arrives.
+        invited: clients that began: those and the ones that dropped out on the way.
+    """
+
+    ids: Array
+    invited: Array
+
+
+Sampler = Callable[[Array, Array], Participation]
+"""`(key of the round, number of the round) -> Participation`."""
 
 
 def everyone(num_clients: int) -> Sampler:
     """Every client, every round; `C = N`."""
-    return lambda key: jnp.arange(num_clients, dtype=jnp.int32)
+    return lambda key, number: _complete(jnp.arange(num_clients, dtype=jnp.int32))
 
 
 def uniform(num_clients: int, cohort_size: int) -> Sampler:
@@ -31,11 +45,12 @@ def uniform(num_clients: int, cohort_size: int) -> Sampler:
     """
     _check(num_clients, cohort_size)
 
-    def sample(key: Array) -> Array:
+    def sample(key: Array, number: Array) -> Participation:
+        del number
         # The C smallest of N distinct random words: exact up to ties of 32-bit words.
         words = jax.random.bits(key, (num_clients,), jnp.uint32)
         order = jnp.argsort(words)
-        return jnp.sort(order[:cohort_size]).astype(jnp.int32)
+        return _complete(jnp.sort(order[:cohort_size]).astype(jnp.int32))
 
     return sample
 
@@ -62,14 +77,19 @@ def poisson(num_clients: int, mean: float, cohort_size: int) -> Sampler:
     if not 0 < mean <= num_clients:
         raise ValueError(f"the mean cohort must lie in (0, {num_clients}], got {mean}")
 
-    def sample(key: Array) -> Array:
+    def sample(key: Array, number: Array) -> Participation:
+        del number
         draws = jax.random.uniform(key, (num_clients,))
         # Those below the threshold, in random order since the draws are.
         order = jnp.argsort(draws)[:cohort_size].astype(jnp.int32)
         chosen = draws[order] < mean / num_clients
-        return jnp.sort(jnp.where(chosen, order, num_clients))
+        return _complete(jnp.sort(jnp.where(chosen, order, num_clients)))
 
     return sample
+
+
+def _complete(ids: Array) -> Participation:
+    return Participation(ids=ids, invited=ids)
 
 
 def _check(num_clients: int, cohort_size: int) -> None:

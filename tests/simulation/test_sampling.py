@@ -10,11 +10,11 @@ from fedjax_rec.simulation import sampling
 
 def draws(sampler, count=4000):
     keys = jax.random.split(jax.random.key(0), count)
-    return np.asarray(jax.vmap(sampler)(keys))
+    return np.asarray(jax.vmap(lambda key: sampler(key, 0).ids)(keys))
 
 
 def test_everyone():
-    assert sampling.everyone(4)(jax.random.key(0)).tolist() == [0, 1, 2, 3]
+    assert sampling.everyone(4)(jax.random.key(0), 0).ids.tolist() == [0, 1, 2, 3]
 
 
 def test_uniform_is_without_replacement_and_even():

@@ -185,7 +185,7 @@ def test_cohorts_count_their_clients(sampling):
     invited = []
     for round_ in range(6):
         key = trees.derive(simulation.key, trees.Purpose.COHORT, round_)
-        ids = np.asarray(simulation.sampler(key))
+        ids = np.asarray(simulation.sampler(key, 0).ids)
         invited.append(ids[ids < 60])
     assert told["clients"].tolist() == [len(ids) for ids in invited]
     assert told["examples"].tolist() == [sizes[ids].sum() for ids in invited]
