@@ -23,21 +23,23 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser().absolute()
 
 
-def set_up_jax(dtype: str = "float32", threads: bool = False) -> None:
-    """Keeps compiled programs on disk, and allows float64 where it is asked for.
+def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
+    """Keeps compiled programs on disk, makes devices of cores, allows float64.
 
     A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays as it is, and so
     does a number of threads (`NPROC`, which XLA reads for its CPU client). A client's
-    steps are too small to share between threads: one takes no longer than two, and
-    half the processor time. A backbone's matrix products are not.
+    steps are too small to share between threads, so every core is a device with a
+    single one.
 
     Args:
         dtype: of the parameters.
-        threads: leave the number of threads to XLA.
+        devices: of a CPU; 0 is one a core.
     """
-    if not threads:
-        os.environ.setdefault("NPROC", "1")
+    os.environ.setdefault("NPROC", "1")
     import jax
+
+    if jax.config.values["jax_num_cpu_devices"] < 0:
+        jax.config.update("jax_num_cpu_devices", devices or cores())
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
@@ -45,6 +47,13 @@ def set_up_jax(dtype: str = "float32", threads: bool = False) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def versions() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from fedjax_rec.algorithms import FedFM
 from fedjax_rec.commands.config_file import (
     choices_help,
     load_config,
@@ -109,9 +108,7 @@ def train(options: Train) -> dict[str, Any]:
         UserError: the experiment or the folder is not right.
     """
     experiment, show = options.experiment, not options.quiet
-    set_up_jax(
-        experiment.execution.dtype, threads=isinstance(experiment.algorithm, FedFM)
-    )
+    set_up_jax(experiment.execution.dtype, experiment.mesh.devices)
     config = plain(experiment)
     path = options.output or free_folder("runs", run_name(experiment))
     console = Console(stderr=True)
