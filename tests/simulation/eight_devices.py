@@ -136,9 +136,9 @@ def experiments():
         if name == "texts":
             del changes["tables in two parts"], changes["disk"]
             changes["backbone in two parts"] = {"mesh": MeshConfig(devices=4, model=2)}
-        for place, change in changes.items():
+        for where, change in changes.items():
             got = outcome(dataclasses.replace(base, **change))
-            told[f"{name}, {place}"] = difference(wanted, got)
+            told[f"{name}, {where}"] = difference(wanted, got)
     simulation = build(dataclasses.replace(SMALL, **places["tables in two parts"]))
     simulation.advance(1)
     table = simulation.state.shared["item"].values
