@@ -60,9 +60,22 @@ def versions() -> dict[str, Any]:
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
+        "processor": _processor(),
+        "threads": os.environ.get("NPROC") or str(os.cpu_count()),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": ["fedjax-rec", *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _processor() -> str:
+    """The processor's model: its vector units decide in which order sums are made."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return next(models, platform.machine())
 
 
 def _version(name: str) -> str | None:
