@@ -7,11 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedjax_rec.commands.interrupts import Stopped
 from fedjax_rec.commands.session import UserError
-from fedjax_rec.simulation.checkpoint import Checkpoints
 from fedjax_rec.simulation.runfolder import (
     CONFIG,
     METRICS,
@@ -23,6 +22,9 @@ from fedjax_rec.simulation.runfolder import (
     read_run,
 )
 from fedjax_rec.simulation.simulation import Event, Simulation
+
+if TYPE_CHECKING:  # Orbax is loaded only where a run begins
+    from fedjax_rec.simulation.checkpoint import Checkpoints
 
 DECISIVE = (
     "fedjax_rec", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices",
@@ -123,7 +125,7 @@ def go_back(
     run: Run,
     simulation: Simulation,
     folder: RunFolder,
-    checkpoints: Checkpoints,
+    checkpoints: "Checkpoints",
     config: Mapping[str, Any],
     changed: Mapping[str, Any],
 ) -> int:
@@ -188,7 +190,7 @@ def go_back(
 def saver(
     simulation: Simulation,
     folder: RunFolder,
-    checkpoints: Checkpoints,
+    checkpoints: "Checkpoints",
     every: int | None,
     asked: Callable[[], int],
 ) -> Callable[[Event], None]:
