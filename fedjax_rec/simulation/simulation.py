@@ -233,6 +233,7 @@ class Simulation:
         self.selected = snapshot.progress["selected"]
         self.metrics = snapshot.progress["metrics"]
         self.history = list(history)
+        self.at_rest = True
 
     def events(self, rest_every: int = 0) -> Iterator[Event]:
         """Trains, yielding one event a round and one an evaluation.
