@@ -283,7 +283,9 @@ def _run(
             done = resuming.go_back(
                 before, simulation, folder, checkpoints, config, changed
             )
-            say(f"resumed after round {done}" if done else "no checkpoint: from round 0")
+            say(
+                f"resumed after round {done}" if done else "no checkpoint: from round 0"
+            )
         if every != 0 and checkpoints is not None:
             asked = stack.enter_context(put_off())
             rest = resuming.saver(simulation, folder, checkpoints, every, asked)
