@@ -123,8 +123,7 @@ def remarks(run: Run) -> list[str]:
         "interactions of its history."
     )
     if run.seconds:
-        kinds = "total train evaluate baselines encode rank choose".split()
-        seconds = {kind: run.seconds.get(kind, 0) for kind in kinds}
+        seconds = dict.fromkeys(("evaluate", "baselines", "choose"), 0.0) | run.seconds
         found.append(
             f"{seconds['total']:.0f} s: training {seconds['train']:.0f}, the source's "
             f"evaluation {seconds['evaluate'] + seconds['baselines']:.0f}, encoding "

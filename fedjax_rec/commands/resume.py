@@ -68,8 +68,9 @@ def check_config(run: Run, config: Mapping[str, Any]) -> None:
         )
     if more and old["eval_every"] > old["rounds"]:
         raise RunFolderError(
-            f"{run.path} was evaluated after its {old['rounds']} rounds only, not every "
-            f"{old['eval_every']}: it cannot get more rounds and equal an unbroken run"
+            f"{run.path} was evaluated after its {old['rounds']} rounds only, not "
+            f"every {old['eval_every']}: with more rounds it would not equal an "
+            "unbroken run"
         )
 
 
@@ -96,8 +97,8 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
         lines = "\n".join(f"  {line}" for line in changes)
         raise RunFolderError(
             f"{run.path} was computed by other software or on another machine:\n"
-            f"{lines}\nIts bits could change on the way. Restore what was there, or pass "
-            "--accept-versions to go on all the same, which is noted in versions.json"
+            f"{lines}\nIts bits could change on the way. Restore what was there, or "
+            "pass --accept-versions to go on all the same; versions.json will say so"
         )
     return {name: new[name] for name in DECISIVE if old[name] != new[name]}
 
@@ -109,8 +110,8 @@ def check_prepared(run: Run, prepared: Mapping[str, Any]) -> None:
         lines = "\n".join(f"  {line}" for line in changes)
         raise RunFolderError(
             f"{run.path} began with other data (hashes of what was read):\n{lines}\n"
-            "Put the data, the backbone and the machine's settings back, or start again "
-            "with the config and --overwrite"
+            "Put the data, the backbone and the machine's settings back, or start it "
+            "again with its config and --overwrite"
         )
 
 

@@ -61,8 +61,8 @@ docstring says what to expect. Every field can be changed on the way:
 
 `fedjax-rec train CONFIG --help` lists the fields with their values and meaning.
 
-A run that was stopped or killed goes on from its last checkpoint, and ends with the same
-bits as if it had never stopped:
+A run that was stopped or killed goes on from its last checkpoint, and ends with the
+same bits as if it had never stopped:
 
   fedjax-rec train --resume runs/mine
   fedjax-rec train --resume runs/mine --rounds 200     # more than it was begun with

@@ -14,6 +14,8 @@ from fedjax_rec.simulation import timings
 from fedjax_rec.simulation.plain import differences, plain
 from fedjax_rec.simulation.runwriter import (
     METRICS,
+    REPORT,
+    RESULT,
     RunFolder,
     RunFolderError,
     read_lines,
@@ -22,7 +24,6 @@ from fedjax_rec.simulation.runwriter import (
 from fedjax_rec.simulation.timings import TIMINGS
 
 CONFIG, VERSIONS = "config.json", "versions.json"
-RESULT, REPORT = "result.json", "report.md"
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
 
@@ -168,7 +169,6 @@ def continue_run(path: str | Path) -> Iterator[RunFolder]:
     with _locked(path):
         folder = RunFolder(path)
         with writable(path):
-            (path / RESULT).unlink(missing_ok=True)
             _mend(path / TIMINGS)
         try:
             yield folder

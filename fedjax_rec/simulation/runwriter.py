@@ -11,7 +11,7 @@ from fedjax_rec.simulation import timings
 from fedjax_rec.simulation.plain import plain
 from fedjax_rec.simulation.timings import TIMINGS
 
-METRICS = "metrics.jsonl"
+METRICS, RESULT, REPORT = "metrics.jsonl", "result.json", "report.md"
 
 
 class RunFolderError(ValueError):
@@ -56,8 +56,14 @@ class RunFolder:
             return os.fstat(file.fileno()).st_size
 
     def cut_back(self, position: int) -> list[dict[str, Any]]:
-        """Leaves the first `position` bytes of `metrics.jsonl`; returns its events."""
+        """Leaves the first `position` bytes of `metrics.jsonl`, and no result.
+
+        Returns:
+            The events that are left.
+        """
         with writable(self.path / METRICS):
+            for name in (RESULT, REPORT):
+                (self.path / name).unlink(missing_ok=True)
             os.truncate(self._open(METRICS).fileno(), position)
         return list(read_lines(self.path / METRICS))
 
