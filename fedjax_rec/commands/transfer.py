@@ -58,8 +58,8 @@ takes a few local steps on its own history, and is ranked for again.
 `fedjax-rec transfer CONFIG --help` lists the fields with their values and meaning.
 
 The folder (by default runs/NAME-ALGORITHM-DATA-sSEED-to-TARGET) then holds
-config.json, versions.json, metrics.jsonl, result.json, report.md, and few_shot.png with
-the extra `analysis`.
+config.json, versions.json, metrics.jsonl, timings.jsonl, result.json, report.md, and
+few_shot.png with the extra `analysis`.
 """
 
 
