@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from fedjax_rec.simulation.runfolder import (
     RunFolder,
     RunFolderError,
     differences,
+    has_checkpoint,
     read_run,
 )
 from fedjax_rec.simulation.simulation import Event, Simulation
@@ -48,9 +49,32 @@ def read(path: Path) -> Run:
     return run
 
 
+def named(args: Sequence[str]) -> Path | None:
+    """The folder that `--resume` names among arguments.
+
+    Raises:
+        UserError: it names none.
+    """
+    for index, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag == "--resume":
+            value = value if equals else "".join(args[index + 1 : index + 2])
+            if not value or value.startswith("-"):
+                raise UserError("--resume: expected the folder of a run")
+            return Path(value)
+    return None
+
+
 def command(path: Path) -> str:
     """What continues the run in `path`."""
     return f"fedjax-rec train --resume {shlex.quote(str(path))}"
+
+
+def advice(path: Path) -> str:
+    """A line on how a run that broke off goes on, if it can."""
+    if not has_checkpoint(path):
+        return ""
+    return f"\nIts checkpoints are intact. Continue with\n  {command(path)}"
 
 
 def check_config(run: Run, config: Mapping[str, Any]) -> None:

@@ -37,7 +37,6 @@ from fedjax_rec.simulation.runfolder import (
     check_folder,
     continue_run,
     free_folder,
-    has_checkpoint,
     open_run,
     plain,
     read_run,
@@ -118,7 +117,7 @@ class Train:
 
 def main(args: list[str]) -> int:
     """Runs the command."""
-    place = _resumed(args)
+    place = resuming.named(args)
     path = next((a for a in args if a.endswith(".py")), args[0] if args else "")
     named = path and not path.startswith("-")
     if not named and place is None:
@@ -179,6 +178,8 @@ def train(options: Train) -> dict[str, Any]:
             resuming.check_config(before, config)
             if before.result is not None and before.config == config:
                 say(f"{path} is finished; nothing is left to be done")
+                if not (path / REPORT).exists():  # killed while it was being drawn
+                    _write_report(RunFolder(path))
                 return _told(path)
             changed = resuming.check_versions(
                 before, versions(), options.accept_versions
@@ -202,14 +203,15 @@ def train(options: Train) -> dict[str, Any]:
         with opened as folder:
             _run(options, simulation, folder, before, changed, say)
     except RunFolderError as error:
-        raise UserError(f"{error}{_advice(path)}") from error
+        raise UserError(f"{error}{resuming.advice(path)}") from error
     except Stopped as stopped:
         say(f"{stopped}; continue with\n  {resuming.command(path)}")
         if stopped.number == signal.SIGINT:
             raise KeyboardInterrupt from stopped
         raise SystemExit(128 + stopped.number) from stopped
     except KeyboardInterrupt:
-        say(f"\nstopped; the rounds so far are in {path}/metrics.jsonl{_advice(path)}")
+        say(f"\nstopped; the rounds so far are in {path}/metrics.jsonl")
+        say(resuming.advice(path).lstrip("\n"))
         raise
     return _told(path, written=True)
 
@@ -227,18 +229,6 @@ def _check_options(options: Train) -> None:
         )
 
 
-def _resumed(args: list[str]) -> Path | None:
-    """The folder that `--resume` names."""
-    for index, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag == "--resume":
-            value = value if equals else "".join(args[index + 1 : index + 2])
-            if not value or value.startswith("-"):
-                raise UserError("--resume: expected the folder of a run")
-            return Path(value)
-    return None
-
-
 def _told(path: Path, written: bool = False) -> dict[str, Any]:
     """Prints a finished run's table, and returns its result."""
     from fedjax_rec import report
@@ -248,13 +238,6 @@ def _told(path: Path, written: bool = False) -> dict[str, Any]:
     if written:
         Console().print(f"written: {path}", highlight=False, soft_wrap=True)
     return run.result or {}
-
-
-def _advice(path: Path) -> str:
-    """How a run that broke off goes on, if it can."""
-    if not has_checkpoint(path):
-        return ""
-    return f"\nIts checkpoints are intact. Continue with\n  {resuming.command(path)}"
 
 
 def _run(
@@ -302,6 +285,10 @@ def _run(
     result = record(experiment, simulation, found)
     # First what took long to compute: a fault in drawing must not lose it.
     folder.write_json(RESULT, result)
+    _write_report(folder)
+
+
+def _write_report(folder: RunFolder) -> None:
     from fedjax_rec import report
 
     run = read_run(folder.path)

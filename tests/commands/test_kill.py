@@ -24,6 +24,7 @@ from fedjax_rec.commands.config_file import load_config
 from fedjax_rec.commands.resume import config_hash
 from fedjax_rec.experiment import build
 from fedjax_rec.simulation.checkpoint import Checkpoints
+from fedjax_rec.simulation.runfolder import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,6 +157,29 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
     # The last save may have been on its way when the baselines were begun.
     assert "resumed after round" in bench.finish("killed")
     assert bench.bytes_of("killed") == expected
+
+
+def test_a_full_disk_ends_in_words_and_loses_nothing(tmp_path):
+    pytest.importorskip("resource")
+    bench = Bench(tmp_path, rounds=6, eval_every=2)
+    bench.finish("whole")
+    lines = (tmp_path / "whole/metrics.jsonl").read_bytes().splitlines(keepends=True)
+    saved = len(b"".join(lines[:6]))  # four rounds, two evaluations
+    full = (
+        "import resource\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({saved + 20}, {saved + 20}))"
+    )
+    process = bench.start("full", full)
+    shown = process.communicate()[0]
+    assert process.returncode == 2
+    assert "Traceback" not in shown
+    assert "full/metrics.jsonl cannot be written (File too large)" in shown
+    assert "fedjax-rec train --resume full" in shown
+    run = read_run(tmp_path / "full")
+    assert run.result is None
+    assert [event["round"] for event in run.events] == [1, 2, 2, 3, 4, 4]
+    assert "resumed after round 4" in bench.finish("full")
+    assert bench.bytes_of("full") == bench.bytes_of("whole")
 
 
 def met(folder):
