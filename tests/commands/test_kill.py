@@ -132,6 +132,7 @@ class Bench:
         checkpoints = Checkpoints(folder / "checkpoints", config_hash(config))
         found = checkpoints.restore(like)
         checkpoints.close()
+        assert found is not None
         leaves = jax.tree_util.tree_leaves_with_path(found.snapshot.arrays)
         files = ("config.json", "metrics.jsonl", "result.json")
         return {

@@ -6,12 +6,14 @@ import shutil
 import signal
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 
 from fedjax_rec.cli import main
 from fedjax_rec.commands.config_file import load_config
 from fedjax_rec.commands.progress import Progress
+from fedjax_rec.commands.resume import config_hash
 from fedjax_rec.experiment import build
 from fedjax_rec.simulation.checkpoint import Checkpoints
 from fedjax_rec.simulation.runfolder import read_run
@@ -72,13 +74,10 @@ def arrays_of(folder):
     """The newest checkpoint's round and arrays, as bytes."""
     like = build(load_config("small.py")[0]).snapshot().arrays
     config = json.loads((folder / "config.json").read_text())
-    from fedjax_rec.commands.resume import config_hash
-
     checkpoints = Checkpoints(folder / "checkpoints", config_hash(config))
     found = checkpoints.restore(like)
     checkpoints.close()
-    import jax
-
+    assert found is not None
     leaves = [np.asarray(x).tobytes() for x in jax.tree.leaves(found.snapshot.arrays)]
     return found.snapshot.progress, leaves
 

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_a_run_in_progress_cannot_be_continued(tmp_path):
         raise AssertionError
 
 
-def test_a_write_that_fails_is_told_and_loses_nothing(tmp_path, monkeypatch):
+def test_a_write_that_fails_is_told_and_loses_nothing(tmp_path):
     class Full:
         """A file on a disk that takes ten bytes more."""
 
@@ -181,7 +182,8 @@ def test_a_write_that_fails_is_told_and_loses_nothing(tmp_path, monkeypatch):
     def run_out():
         with open_run(tmp_path, CONFIG, {}) as folder:
             folder.append(EVENT)
-            folder._files["metrics.jsonl"] = Full(folder._open("metrics.jsonl"))
+            full: Any = Full(folder._open("metrics.jsonl"))
+            folder._files["metrics.jsonl"] = full
             folder.append({**EVENT, "round": 2})
 
     with pytest.raises(RunFolderError, match=r"metrics\.jsonl cannot be .*No space"):
