@@ -27,6 +27,7 @@ examples:
   fedjax-rec train configs/quickstart.py
   fedjax-rec train configs/quickstart.py --algorithm.client-lr 0.3 --rounds 50
   fedjax-rec train configs/fedmf_ml100k.py --data.dir ~/ml-100k --seed 1
+  fedjax-rec train --resume runs/mine
   fedjax-rec transfer configs/transfer_ml_to_games.py --target amazon
   fedjax-rec data describe synthetic --partition.kind dirichlet --plot skew.png
   fedjax-rec report runs/* --output comparison

@@ -109,6 +109,21 @@ def join(options: Processes) -> bool:
     return jax.process_index() == 0
 
 
+def agree(text: str) -> str:
+    """What the first process of a run says, for all of them."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return text
+    said = np.zeros(4096, np.uint8)
+    data = text.encode()
+    said[: len(data)] = np.frombuffer(data, np.uint8)
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(said))
+    return heard.tobytes().rstrip(b"\0").decode()
+
+
 def cores() -> int:
     """Processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -129,9 +144,22 @@ def versions() -> dict[str, Any]:
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
+        "processor": _processor(),
+        "threads": os.environ.get("NPROC") or str(os.cpu_count()),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": ["fedjax-rec", *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _processor() -> str:
+    """The processor's model: its vector units decide in which order sums are made."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return next(models, platform.machine())
 
 
 def _version(name: str) -> str | None:

@@ -61,11 +61,11 @@ def fresh(ran):
     simulation = build(EXPERIMENT)
     # The compiled rounds read nothing but their arguments: compile them once.
     simulation.population._run_rounds = ran[0].population._run_rounds
-    start = copy((simulation.state, simulation.personal))
+    start = simulation.snapshot()
+    start = start._replace(arrays=copy(start.arrays))
 
     def reset():
-        simulation.state, simulation.personal = copy(start)
-        simulation.best = -np.inf
+        simulation.restore(start)
         return simulation
 
     return reset
