@@ -106,7 +106,7 @@ class Hosted:
 
     def _initial(self, recipe: Recipe, key: Array, folder: Path | None) -> Tree:
         count = self.data.num_clients
-        shapes = jax.eval_shape(partial(initial_personal, recipe, key), 1)
+        shapes = jax.eval_shape(lambda: initial_personal(recipe, key, 1))
         names = iter(range(len(jax.tree.leaves(shapes))))
 
         def empty(leaf):

@@ -181,7 +181,7 @@ def table_specs(shared: Tree, mesh: Mesh, split: bool) -> Tree:
 
 
 def weight_specs(frozen: Tree, mesh: Mesh, split: bool) -> Tree:
-    """Specs of frozen arrays: if `split`, those of a megabyte or more over `parts`.
+    """Specs of frozen arrays: if `split`, those of 4,096 numbers or more over `parts`.
 
     Each is split along its longest axis that divides.
     """
@@ -189,7 +189,7 @@ def weight_specs(frozen: Tree, mesh: Mesh, split: bool) -> Tree:
 
     def one(leaf: Any) -> PartitionSpec:
         axes = [a for a, n in enumerate(leaf.shape) if n % parts == 0 and n >= parts]
-        if parts == 1 or not axes or math.prod(leaf.shape) * 4 < 1 << 20:
+        if parts == 1 or not axes or math.prod(leaf.shape) < 4096:
             return EVERYWHERE
         axis = max(axes, key=lambda a: leaf.shape[a])
         return PartitionSpec(*[None] * axis, PARTS)

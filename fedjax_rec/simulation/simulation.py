@@ -105,7 +105,8 @@ class Simulation:
         mesh, whole = self.mesh, EVERYWHERE
         axis = None if mesh.size == 1 else meshes.CLIENTS
         algorithm = make_algorithm(self.recipe, self.chunks, devices=axis)
-        state = algorithm.init(self.key)
+        # A copy: rounds donate it, and a model may hold what it starts from.
+        state = jax.tree.map(jnp.copy, algorithm.init(self.key))
         specs = jax.tree.map(lambda _: whole, state)
         tables = meshes.table_specs(state.shared, mesh, self.split_tables)
         self.state: ServerState = meshes.place(
