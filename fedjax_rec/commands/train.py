@@ -24,6 +24,7 @@ from fedjax_rec.commands.session import (
     versions,
 )
 from fedjax_rec.experiment import Experiment, build, check
+from fedjax_rec.simulation.costs import summarise_costs
 from fedjax_rec.simulation.runfolder import (
     REPORT,
     RESULT,
@@ -216,6 +217,7 @@ def record(
             "clients": simulation.data.num_clients,
         },
         **simulation.notes,
+        "costs": summarise_costs(result["history"]),
         "rounds": result["rounds"],
         "seconds": result["seconds"],
     }
