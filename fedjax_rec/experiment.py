@@ -16,7 +16,14 @@ from fedjax_rec.data.clients import lay_out, serving_clients, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits.last import leave_last
 from fedjax_rec.evaluation.protocol import Protocol
-from fedjax_rec.experiment_backbone import BackboneConfig, message, prepare
+from fedjax_rec.experiment_backbone import BackboneConfig, prepare
+from fedjax_rec.experiment_cohort import (
+    CohortConfig,
+    check_cohort,
+    cohort_size,
+    group_bits,
+    make_participants,
+)
 from fedjax_rec.experiment_data import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment_mesh import (
     MeshConfig,
@@ -24,7 +31,6 @@ from fedjax_rec.experiment_mesh import (
     choose_store,
     on_disk,
 )
-from fedjax_rec.simulation import sampling
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.round import chunk_sizes
 from fedjax_rec.simulation.simulation import Simulation
@@ -96,19 +102,6 @@ class PartitionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CohortConfig:
-    """Who takes part in a round.
-
-    Attributes:
-        sampling: everybody, uniform without replacement, or each client on its own.
-        size: clients of a round; the expected number under `poisson`; unused by `all`.
-    """
-
-    sampling: Literal["all", "uniform", "poisson"] = "all"
-    size: int = 256
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
     """How the program runs; none of it changes results beyond rounding.
 
@@ -162,7 +155,7 @@ class Experiment:
         default_factory=PFedRec
     )
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
-    cohort: CohortConfig = CohortConfig()
+    cohort: CohortConfig = dataclasses.field(default_factory=CohortConfig)
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
     execution: Execution = Execution()
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -193,7 +186,7 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
     partition = make_partition(split.train, experiment.partition)
     execution, protocol = experiment.execution, experiment.protocol
     dtype = jnp.dtype(execution.dtype)
-    sampler, cohort_size = make_sampler(experiment.cohort, partition.num_clients)
+    slots = cohort_size(experiment.cohort, partition.num_clients)
     pool = training_items(split)
     sizes: dict = {
         "num_items": data.num_items,
@@ -210,7 +203,7 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
             split,
             pool=pool,
             largest=int(interactions.max()),
-            pairs_a_round=per_client * cohort_size,
+            pairs_a_round=per_client * slots,
             tuned=protocol.evaluated == "tuned",
             encode=execution.encode,
             prefix_cache=execution.prefix_cache,
@@ -218,16 +211,21 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
         )
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
     recipe = experiment.algorithm.build(**sizes)
-    notes = {}
+    room = data.num_items if pool is None else len(pool)
+    participants = make_participants(
+        experiment.cohort,
+        recipe,
+        split.train,
+        partition,
+        room=room,
+        algorithm=experiment.algorithm,
+        backbone=None if prepared is None else prepared.facts,
+    )
+    notes = dict(participants.notes)
     if isinstance(experiment.algorithm, FedFM) and prepared is not None:
-        sent = message(
-            recipe.model,
-            experiment.algorithm.fixed,
-            interactions,
-            recipe.negatives,
-            data.num_items if pool is None else len(pool),
-        )
-        notes = {"backbone": {**prepared.facts, "message_bits": sent}}
+        fixed = experiment.algorithm.fixed
+        sent = group_bits(recipe, fixed, split.train, partition, room)
+        notes["backbone"] = {**prepared.facts, "message_bits": sent}
     if partition.user_of_client is None:
         if recipe.single_user:
             raise ValueError(
@@ -268,9 +266,9 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
         split=split,
         data=clients,
         client_of_user=serving_clients(partition, split.train.user, data.num_users),
-        sampler=sampler,
-        cohort_size=cohort_size,
-        chunks=chunk_sizes(clients, per_chunk, cohort_size, shares(mesh)),
+        sampler=participants.sampler,
+        cohort_size=slots,
+        chunks=chunk_sizes(clients, per_chunk, slots, shares(mesh)),
         protocol=protocol,
         rounds=experiment.rounds,
         eval_every=min(experiment.eval_every, experiment.rounds),
@@ -282,7 +280,7 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
         split_tables=experiment.mesh.items > 1,
         frozen=() if prepared is None else prepared.frozen,
         notes=notes,
-        why=() if prepared is None else prepared.why,
+        why=(() if prepared is None else prepared.why) + participants.why,
     )
 
 
@@ -300,7 +298,6 @@ def check(experiment: Experiment) -> None:
     positive = {
         "rounds": experiment.rounds,
         "eval_every": experiment.eval_every,
-        "cohort.size": experiment.cohort.size,
         "partition.num_clients": experiment.partition.num_clients,
         "execution.max_buckets": experiment.execution.max_buckets,
         "execution.user_chunk": experiment.execution.user_chunk,
@@ -318,6 +315,7 @@ def check(experiment: Experiment) -> None:
             raise ValueError(
                 f"algorithm.{field.name} must be finite and not negative, got {value}"
             )
+    check_cohort(experiment.cohort)
     if experiment.execution.examples_per_chunk < 0:
         raise ValueError("execution.examples_per_chunk must not be negative")
     if experiment.seed < 0 or experiment.seed >= 2**32:
@@ -391,15 +389,3 @@ def make_partition(
             key, train, labels, n, shards_per_client=config.shards_per_client
         )
     return partitioning.drift(key, train, n, labels=labels, alpha=config.alpha)
-
-
-def make_sampler(
-    config: CohortConfig, num_clients: int
-) -> tuple[sampling.Sampler, int]:
-    """The sampler a config names, and its `C`."""
-    if config.sampling == "all":
-        return sampling.everyone(num_clients), num_clients
-    if config.sampling == "uniform":
-        return sampling.uniform(num_clients, config.size), config.size
-    capacity = min(num_clients, int(np.ceil(config.size + 4 * config.size**0.5)))
-    return sampling.poisson(num_clients, config.size, capacity), capacity

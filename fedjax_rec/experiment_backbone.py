@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec import packing, rows
+from fedjax_rec import packing
 from fedjax_rec.algorithms.fedfm import ADAPTER_GROUPS, FedFM, ItemTexts
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.notes import load_notes
@@ -18,7 +17,7 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.data.texts import default_template, item_texts
 from fedjax_rec.models.adapters import describe
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
-from fedjax_rec.types import Backbone, Model, Tree
+from fedjax_rec.types import Backbone, Tree
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,40 +108,6 @@ def load_model(config: BackboneConfig, progress: bool) -> tuple[Backbone, Tree, 
         )
     _LOG.warning("%s", warning)
     return *load_backbone("tiny", **options), warning
-
-
-def message(
-    model: Model,
-    fixed: Collection[str],
-    interactions: np.ndarray,
-    negatives: int,
-    room: int,
-) -> dict[str, int]:
-    """Bits that a client sends in a round, by group of the shared parts.
-
-    Of a row table these are the rows of the items in its pairs, with their ids. Its
-    `m` positives are distinct; of the `room - m` other items, each is a negative of one
-    positive with probability `negatives / (room - m)`.
-
-    Args:
-        model: what is trained.
-        fixed: groups that nobody trains.
-        interactions: `[N]`, the `m` of each client; rows are the mean over clients.
-        negatives: negatives a positive.
-        room: items that training may see.
-    """
-    others = np.maximum(room - interactions, 1)
-    missed = (1 - np.minimum(negatives / others, 1)) ** interactions
-    touched = (interactions + others * (1 - missed)).mean()
-
-    def bits(tree: Tree) -> int:
-        if rows.is_table(tree):
-            whole = describe({"": tree.values})["total"]["bits"]
-            return round(touched * (whole / len(tree.values) + 32))
-        return describe({"": tree})["total"]["bits"]
-
-    shared = jax.eval_shape(model.init, jax.random.key(0)).shared
-    return {name: bits(part) for name, part in shared.items() if name not in fixed}
 
 
 def prepare(
@@ -244,6 +209,8 @@ def prepare(
     elif net is not None:
         groups = jax.eval_shape(lambda: net.init(key, backbone.width, jnp.float32))
     size = describe(groups)["total"]
+    whole = describe({"": weights})["total"]
+    layers = describe({"": weights["layers"]})["total"]["parameters"]
     facts = {
         "name": backbone.name,
         "fingerprint": backbone.fingerprint,
@@ -261,6 +228,11 @@ def prepare(
         "adapter_layers": k,
         "adapter_parameters": size["parameters"],
         "adapter_bits": size["bits"],
+        # What a client's device would hold and compute: all layers forward, and
+        # backward through those with adapters, 2 operations a weight and token each;
+        # the gradient of the activations alone, since weights are frozen.
+        "weight_bytes": whole["bits"] // 8,
+        "pair_flops": 2 * layers * (1 + k / total) * float(lengths.mean()),
     }
     return Prepared(
         texts=ItemTexts(

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedjax_rec.commands.costs_in_words import costs_in_words
 from fedjax_rec.simulation.runfolder import Run, differences
 
 BASELINES = {
@@ -198,6 +199,8 @@ def remarks_of(runs: Sequence[Run]) -> list[str]:
         result = runs[0].result or {}
         if backbone := _backbone(runs[0]):
             found.append(backbone_in_words(backbone))
+        if result.get("costs"):
+            found.append(costs_in_words(result["costs"], result.get("devices") or {}))
         selected = f"Round {result['selected']} of {result['rounds']} was selected."
         found.append(f"{selected} {_seconds_in_words(runs[0].seconds)}".rstrip())
     elif any(
@@ -245,7 +248,9 @@ def labels_of(groups: Sequence[Sequence[Run]], seeds: bool = False) -> list[str]
 
 
 def flat(tree: Any, name: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; of a list of dicts by their numbers."""
+    if isinstance(tree, list) and tree and all(isinstance(x, dict) for x in tree):
+        tree = dict(enumerate(tree))
     if not isinstance(tree, dict):
         return {name: tree}
     leaves: dict[str, Any] = {}

@@ -32,6 +32,7 @@ from fedjax_rec.commands.session import (
 )
 from fedjax_rec.commands.stored_config import stored_experiment
 from fedjax_rec.experiment import Experiment, build, check
+from fedjax_rec.simulation.costs import summarise_costs
 from fedjax_rec.simulation.fingerprint import fingerprint
 from fedjax_rec.simulation.runfolder import (
     CHECKPOINTS,
@@ -368,6 +369,7 @@ def record(
             "clients": simulation.data.num_clients,
         },
         **simulation.notes,
+        "costs": summarise_costs(result["history"]),
         "rounds": result["rounds"],
         **({"loss_not_finite_since_round": diverged} if diverged else {}),
     }

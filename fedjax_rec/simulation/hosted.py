@@ -127,15 +127,23 @@ class Hosted:
         return personal
 
     def _make_draw(self, sampler: Sampler, capacity: int):
+        # Tables as long as the population stay in the host's memory, where it draws.
+        host = _host()
+        tables = jax.device_put(sampler.tables, host)
+
         @jax.jit
-        def draw(key: Array, first: Array):
+        def draw(tables: Tree, key: Array, first: Array):
             def one(number: Array):
                 cohort_key = trees.derive(key, trees.Purpose.COHORT, number)
-                return sampler(cohort_key, number)
+                return sampler.sample(tables, cohort_key, number)
 
-            return jax.vmap(one)(first + jnp.arange(capacity, dtype=jnp.int32))
+            return jax.lax.map(one, first + jnp.arange(capacity, dtype=jnp.int32))
 
-        return draw
+        def drawn(key: Array, first: int) -> Any:
+            inputs = jax.device_put((key, np.int32(first)), host)
+            return jax.device_get(draw(tables, *inputs))
+
+        return drawn
 
     def _make_round(self, algorithm: Algorithm):
         def one(state, personal, data, ids, rows, frozen, hparams, key):
@@ -162,7 +170,7 @@ class Hosted:
     ) -> tuple[ServerState, dict[str, np.ndarray]]:
         """Runs `count` rounds, each while the next one's cohort is fetched."""
         first = int(state.round)
-        cohorts = jax.device_get(self._draw(self._key, jnp.int32(first)))
+        cohorts = self._draw(self._key, first)
         ready = self._fetch(jax.tree.map(lambda x: x[0], cohorts), None)
         told, idle_since, unwritten = [], None, None
         for i in range(count):
@@ -195,7 +203,8 @@ class Hosted:
         if unwritten is not None:
             self._write(*unwritten)
         told = jax.device_get(told)
-        return state, {name: np.stack([t[name] for t in told]) for name in told[0]}
+        log = {name: np.stack([t[name] for t in told]) for name in told[0]}
+        return state, {**log, **{k: x[:count] for k, x in cohorts.told.items()}}
 
     def _fetch(self, drawn: Any, busy: np.ndarray | None) -> Ready:
         """Brings a cohort to the devices; `busy` clients' state is being written."""
@@ -304,6 +313,14 @@ class Hosted:
                 self._gather(ids),
                 dataclasses.replace(placed, pool=self._pool),
             )
+
+
+def _host() -> jax.Device:
+    """A CPU of this process; where JAX was told to use none, its first device."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def _when_ready(tree: Tree) -> float:

@@ -59,7 +59,7 @@ def rows_here(slots: Array | None, ids: Array, rows: int, axis: str | None) -> A
 
 
 def make_one_round(algorithm: Algorithm, sampler: Sampler, axis: str | None = None):
-    """`(state, personal, data, frozen, hparams, key, slots)` to the next round's.
+    """`(state, personal, data, frozen, hparams, key, slots, tables)` to the next ones.
 
     Args:
         algorithm: its `round` joins the devices of `axis`.
@@ -70,15 +70,17 @@ def make_one_round(algorithm: Algorithm, sampler: Sampler, axis: str | None = No
         A pure function that returns `(state, personal, metrics)`.
     """
 
-    def one(state: ServerState, personal: Tree, data, frozen, hparams, key, slots):
+    def one(
+        state: ServerState, personal: Tree, data, frozen, hparams, key, slots, tables
+    ):
         cohort_key = trees.derive(key, trees.Purpose.COHORT, state.round)
-        drawn = sampler(cohort_key, state.round)
+        drawn = sampler.sample(tables, cohort_key, state.round)
         rows = rows_here(slots, drawn.ids, data.num_clients, axis)
         cohort = Cohort(ids=drawn.ids, rows=rows, personal=personal)
         state, cohort, metrics = algorithm.round(
             state, cohort, data, frozen, hparams, key
         )
-        return state, cohort.personal, metrics
+        return state, cohort.personal, {**metrics, **drawn.told}
 
     return one
 
@@ -87,14 +89,14 @@ def many_rounds(one, capacity: int):
     """Up to `capacity` rounds of `one` in a loop.
 
     Returns:
-        `(state, personal, data, frozen, hparams, key, slots, count) -> (state,
+        `(state, personal, data, frozen, hparams, key, slots, tables, count) -> (state,
         personal, metrics)`; `count` is traced, so one compilation serves any number of
         rounds, and `metrics` are `[capacity]` arrays of which the first `count` are
         real.
     """
 
-    def run(state, personal, data, frozen, hparams, key, slots, count):
-        fixed = (data, frozen, hparams, key, slots)
+    def run(state, personal, data, frozen, hparams, key, slots, tables, count):
+        fixed = (data, frozen, hparams, key, slots, tables)
         shapes = jax.eval_shape(one, state, personal, *fixed)[2]
         log = jax.tree.map(lambda x: jnp.zeros(capacity, x.dtype), shapes)
 

@@ -90,6 +90,7 @@ class Resident:
         self._run_rounds = make_run_rounds(
             algorithm, sampler, capacity, None if mesh.size == 1 else mesh
         )
+        self._tables = meshes.place(mesh, sampler.tables)
         self._placed_slots = meshes.place(mesh, slots) if mesh.size > 1 else None
 
     def _start(self, recipe: Recipe, key: Array) -> None:
@@ -144,6 +145,7 @@ class Resident:
             hparams,
             self._key,
             self._placed_slots,
+            self._tables,
             np.int32(count),
         )
         return state, {name: np.asarray(column)[:count] for name, column in log.items()}
