@@ -1,7 +1,5 @@
 """What every client keeps between rounds, and many rounds in one program."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
@@ -34,13 +32,17 @@ def initial_personal(recipe: Recipe, key: Array, num_clients: int) -> Tree:
 
 
 def make_run_rounds(algorithm: Algorithm, sampler: Sampler, capacity: int):
+    """`make_rounds`, jitted, with state and personal donated."""
+    return jax.jit(make_rounds(algorithm, sampler, capacity), donate_argnums=(0, 1))
+
+
+def make_rounds(algorithm: Algorithm, sampler: Sampler, capacity: int):
     """Builds `run_rounds`, up to `capacity` rounds as one program.
 
     Returns:
         `(state, personal, data, frozen, hparams, key, count) -> (state, personal,
-        metrics)`, jitted, with state and personal donated. `count` is traced, so one
-        compilation serves any number of rounds; `metrics` are `[capacity]` arrays of
-        which the first `count` are real.
+        metrics)`, pure. `count` is traced, so one compilation serves any number of
+        rounds; `metrics` are `[capacity]` arrays of which the first `count` are real.
     """
 
     def one(state: ServerState, personal: Tree, data, frozen, hparams, key):
@@ -52,7 +54,6 @@ def make_run_rounds(algorithm: Algorithm, sampler: Sampler, capacity: int):
         )
         return state, trees.put(personal, cohort.ids, cohort.personal), metrics
 
-    @partial(jax.jit, donate_argnums=(0, 1))
     def run_rounds(
         state: ServerState,
         personal: Tree,

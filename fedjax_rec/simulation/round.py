@@ -52,6 +52,7 @@ def fold_clients(
     ids: Array,
     data: ClientData,
     chunks: tuple[int, ...],
+    axis: str | None = None,
 ) -> T:
     """Folds `visit` over a cohort, chunk by chunk, one loop for each bucket.
 
@@ -62,6 +63,9 @@ def fold_clients(
         ids: `[C]` int32; ids of `N` and more are absent.
         data: tells each client's bucket.
         chunks: `V` for each bucket.
+        axis: name of a `vmap` over experiments around this, or `None`. All then take
+            the most trips that any needs, since a loop whose trip count is batched
+            would copy its whole carry at every step.
 
     Returns:
         The last carry.
@@ -83,7 +87,10 @@ def fold_clients(
             chunk_ids = ids.at[slots].get(mode="fill", fill_value=n)
             return visit(carry, g, slots, chunk_ids)
 
-        carry = jax.lax.fori_loop(0, (count + v - 1) // v, step, carry)
+        trips = (count + v - 1) // v
+        if axis is not None:
+            trips = jax.lax.pmax(trips, axis)  # surplus slots are not `present`
+        carry = jax.lax.fori_loop(0, trips, step, carry)
     return carry
 
 
@@ -106,12 +113,15 @@ def train_client(recipe: Recipe, data: ClientData, bucket: int):
     return train
 
 
-def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
+def make_algorithm(
+    recipe: Recipe, chunks: tuple[int, ...], axis: str | None = None
+) -> Algorithm:
     """Binds a recipe to its execution.
 
     Args:
         recipe: the system.
         chunks: `V` for each bucket, from `chunk_sizes`.
+        axis: as in `fold_clients`.
 
     Returns:
         Its `init` and `round`, pure and jittable.
@@ -168,7 +178,7 @@ def make_algorithm(recipe: Recipe, chunks: tuple[int, ...]) -> Algorithm:
 
         sums = _zero_sums(recipe, shared, cohort, data, frozen, hparams, keys[0])
         carry = (aggregator.init(shared, len(cohort.ids)), cohort.personal, sums)
-        acc, personal, sums = fold_clients(visit, carry, cohort.ids, data, chunks)
+        acc, personal, sums = fold_clients(visit, carry, cohort.ids, data, chunks, axis)
         delta, info = aggregator.finish(acc)
         # FedOpt (Reddi et al. 2021): the negated delta is the server's gradient.
         gradient = jax.tree.map(jnp.negative, pull(delta))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from fedjax_rec.simulation.leak import count_draws
 from fedjax_rec.simulation.population import initial_personal, make_run_rounds
 from fedjax_rec.simulation.round import make_algorithm
 from fedjax_rec.simulation.sampling import Sampler
+from fedjax_rec.simulation.selection import selected_metrics, selection_value
 from fedjax_rec.types import Array, Recipe, ServerState, Tree
 
 Event = dict[str, Any]
@@ -212,10 +213,7 @@ class Simulation:
                     for part in ("train", "val", "test"):
                         if len(getattr(self.split, part)):
                             event[f"rmse_{part}"] = self.rmse(part)
-                selected = self.protocol.selection
-                value = done if selected == "last" else event["val"][selected]
-                if selected == "last" and done < self.rounds:
-                    value = -np.inf
+                value = selection_value(self.protocol.selection, event, self.rounds)
                 if value > self.best:  # the test is seen only where validation says
                     self.best = value
                     event["test"] = self.evaluate("test")
@@ -234,18 +232,10 @@ class Simulation:
         started = time.perf_counter()
         seconds = {"train": 0.0, "evaluate": 0.0}
         history: list[Event] = []
-        metrics: dict[str, Any] = {}
-        selected = 0
         for event in self.events():
             history.append(event)
             kind = "train" if event["event"] == "round" else "evaluate"
             seconds[kind] += event["seconds"]
-            if "test" in event:
-                selected = event["round"]
-                metrics = {k: dict(event[k]) for k in ("val", "test") if k in event}
-                for part, values in metrics.items():
-                    if f"rmse_{part}" in event:
-                        values["rmse"] = event[f"rmse_{part}"]
             if listen is not None:
                 listen(event)
         begun = time.perf_counter()
@@ -256,6 +246,11 @@ class Simulation:
         if listen is not None:
             listen(event)
         seconds["total"] = time.perf_counter() - started
+        return {**self.outcome(history, ranked), "seconds": seconds}
+
+    def outcome(self, history: list[Event], ranked: dict[str, Any]) -> dict[str, Any]:
+        """What `run` returns but for its seconds, of a run's events and baselines."""
+        selected, metrics = selected_metrics(history)
         return {
             "metrics": metrics,
             "selected": selected,
@@ -266,28 +261,44 @@ class Simulation:
                 "split_info": dict(self.split.info),
             },
             "rounds": self.rounds,
-            "seconds": seconds,
             "history": history,
         }
 
     def baselines(self) -> dict[str, dict[str, Any] | None]:
         """Random, popularity and draw-count rankers on the test users."""
+        return self.baselines_of([self.key])[0]
+
+    def baselines_of(
+        self, roots: Sequence[Array]
+    ) -> list[dict[str, dict[str, Any] | None]]:
+        """The baselines of runs that differ by seed alone, by their root keys."""
         targets, num_items = self.targets["test"], self.data.num_items
-        key = trees.derive(self.key, trees.Purpose.BASELINE)
         popular = baselines.popularity(
             jnp.asarray(self.split.train.item, jnp.int32), num_items
         )
-        scorers = {
-            "random": baselines.by_user(
+
+        @jax.jit
+        def random(targets, key):
+            scorer = baselines.by_user(
                 lambda user: baselines.random_scores(key, user, num_items)
-            ),
-            "popularity": baselines.by_user(lambda user: popular),
-        }
-        found: dict[str, dict[str, Any] | None] = {}
-        for name, scorer in scorers.items():
-            run = jax.jit(lambda t, scorer=scorer: self._rank(scorer, t, key))
-            found[name] = summarise(run(targets), targets.mask)
-        found["draw_count"] = self.draw_count(self.rounds)
+            )
+            return self._rank(scorer, targets, key)
+
+        @jax.jit
+        def popularity(targets, key):
+            return self._rank(baselines.by_user(lambda user: popular), targets, key)
+
+        found: list[dict[str, dict[str, Any] | None]] = []
+        draws = self.draw_counts(self.rounds, roots)
+        for root, drawn in zip(roots, draws, strict=True):
+            key = trees.derive(root, trees.Purpose.BASELINE)
+            found.append(
+                {
+                    "random": summarise(random(targets, key), targets.mask),
+                    "popularity": summarise(popularity(targets, key), targets.mask),
+                    "draw_count": drawn,
+                }
+            )
         return found
 
     def _rank(self, scorer, targets: Targets, key: Array) -> dict[str, Array]:
@@ -299,8 +310,14 @@ class Simulation:
         Counts tie all the time, so its ties are broken at random whatever the
         protocol says: pessimistic ties would hide an early leak.
         """
+        return self.draw_counts(rounds, [self.key])[0]
+
+    def draw_counts(
+        self, rounds: int, roots: Sequence[Array]
+    ) -> list[dict[str, Any] | None]:
+        """`draw_count` of runs that differ by seed alone, by their root keys."""
         if not self.recipe.negatives:
-            return None
+            return [None] * len(roots)
         rounds = min(rounds, self.leak_rounds)
         protocol = dataclasses.replace(self.protocol, ties="random")
         targets, num_items = self.targets["test"], self.data.num_items
@@ -329,13 +346,16 @@ class Simulation:
 
             return evaluate(score, targets, protocol, root, self.user_chunk)
 
-        per_user = rank(
-            self.data,
-            jnp.asarray(users),
-            jnp.asarray(clients),
-            targets,
-            self.key,
-            jnp.int32(rounds),
-        )
-        summary: dict[str, Any] = summarise(per_user, targets.mask)
-        return {**summary, "rounds": rounds, "users": len(users)}
+        found = []
+        for root in roots:
+            per_user = rank(
+                self.data,
+                jnp.asarray(users),
+                jnp.asarray(clients),
+                targets,
+                root,
+                jnp.int32(rounds),
+            )
+            summary: dict[str, Any] = summarise(per_user, targets.mask)
+            found.append({**summary, "rounds": rounds, "users": len(users)})
+        return found
