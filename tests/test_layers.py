@@ -30,7 +30,9 @@ LAYERS = {
     "experiment_data": 4,
     "experiment_transfer": 4,
     "report": 4,
+    "report_sweep": 4,
     "report_transfer": 4,
+    "sweep": 4,
     "transfer": 4,
     "transfer_ranking": 4,
     "commands": 4,
@@ -47,11 +49,18 @@ CONFINED = {
     "huggingface_hub": ("backbones/",),
     "orbax": ("simulation/checkpoint.py",),
     "tensorflow_datasets": ("data/",),
-    "matplotlib": ("report.py", "report_transfer.py", "data/describe/"),
+    "matplotlib": (
+        "report.py",
+        "report_sweep.py",
+        "report_transfer.py",
+        "data/describe/",
+    ),
     "pandas": ("report.py", "data/describe/"),
     "tyro": ("commands/",),
     "tensorflow": (),
     "torch": (),
+    "ray": ("sweep/on_ray.py",),
+    "optuna": ("sweep/choose.py",),
 }
 
 

@@ -22,6 +22,7 @@ from fedjax_rec.experiment import Experiment, build, check
 from fedjax_rec.simulation.runfolder import (
     REPORT,
     RESULT,
+    Run,
     RunFolder,
     RunFolderError,
     check_folder,
@@ -156,16 +157,24 @@ def _run(
         progress.close()
     if progress.not_finite is not None:
         result["loss_not_finite_since_round"] = progress.not_finite
+    run = write_result(folder, result)
+    from fedjax_rec import report
+
+    if report.can_plot():
+        with folder.replacing(report.CURVES) as temporary:
+            report.plot_curves([run], temporary)
+    return result
+
+
+def write_result(folder: RunFolder, result: dict[str, Any]) -> Run:
+    """Finishes a run's folder: `result.json`, then the same to read."""
     # First what took long to compute: a fault in drawing must not lose it.
     folder.write_json(RESULT, result)
     from fedjax_rec import report
 
     run = read_run(folder.path)
     folder.write_text(REPORT, report.markdown(run))
-    if report.can_plot():
-        with folder.replacing(report.CURVES) as temporary:
-            report.plot_curves([run], temporary)
-    return result
+    return run
 
 
 def record(

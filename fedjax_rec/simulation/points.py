@@ -24,7 +24,7 @@ from fedjax_rec.simulation.population import initial_personal, make_rounds
 from fedjax_rec.simulation.round import make_algorithm
 from fedjax_rec.simulation.selection import selection_value
 from fedjax_rec.simulation.simulation import Event, Simulation
-from fedjax_rec.types import Array, ServerState, Tree
+from fedjax_rec.types import ServerState, Tree
 
 SEEDS, DEVICES = "seeds", "devices"
 """Axes of the `vmap` over seeds, and of the mesh."""

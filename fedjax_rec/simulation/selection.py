@@ -16,8 +16,8 @@ def selection_value(selection: str, event: Mapping[str, Any], rounds: int) -> fl
     Returns:
         Minus infinity where the evaluation cannot be chosen.
 
-    >>> selection_value("last", {"round": 3}, 4), selection_value("last", {"round": 4}, 4)
-    (-inf, 4.0)
+    >>> [selection_value("last", {"round": n}, 4) for n in (3, 4)]
+    [-inf, 4.0]
     """
     if selection != "last":
         return event["val"][selection]
