@@ -26,7 +26,8 @@ MOST_LINES = 10
 
 def show(console: Console, settings: Sequence[Setting], metric: str) -> None:
     """Prints the table; the best setting by validation stands out."""
-    columns, best = columns_of(settings, metric), best_of(settings, metric)
+    best = best_of(settings, metric)
+    columns = columns_of(settings, metric)[:3]  # more do not fit into 80 characters
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings(settings, columns):
         table.add_column(heading, justify="right" if heading else "left")

@@ -44,7 +44,7 @@ follow one after another. Each point has a run folder of its own in DIR.
   fedjax-rec sweep configs/sweep_pfedrec.py --grid algorithm.client-lr=0.01,0.1,1 \\
       --grid seed=0:5
   fedjax-rec sweep configs/quickstart.py --points 20 \\
-      --sample algorithm.client-lr=log:1e-2:10 --sample algorithm.server-lr=log:1e-4:1e-2
+      --sample algorithm.client-lr=log:0.01:10 --sample seed=uniform:0:999
   fedjax-rec sweep configs/fedavg_synthetic.py --optuna 24 \\
       --sample algorithm.client-lr=log:0.1:100 --grid seed=0:3
 
@@ -139,8 +139,9 @@ def sweep(options: Sweep) -> int:
     samples = space.sampled_settings(draws, options.points, options.sample_seed)
     wanted = [{**s, **g} for s in samples or [{}] for g in grid]
     points = [] if options.optuna else [folder.add(values) for values in wanted]
-    for experiment in _corners(base, draws, grid) if options.optuna else ():
-        _check_selection(experiment)
+    for experiment in _corners(base, draws, grid):
+        if options.optuna:
+            _check_selection(experiment)
     log = [a.field for a in axes if a.geometric]
     log += [d.field for d in draws if d.kind == "log"]
     folder.geometric = list(dict.fromkeys([*folder.geometric, *log]))

@@ -1,10 +1,11 @@
 """Runs points into their folders: together where they share a program, else in turn."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,30 +98,40 @@ def _together(
     memory: int,
 ) -> None:
     done: set[str] = set()
+    seeds = [point.experiment.seed for point in group]
+    pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
         devices = jax.local_devices()
         each = point_bytes(simulation)
         most = most_points(each, devices, memory)
-        seeds = [point.experiment.seed for point in group]
-        on_cpu = devices[0].platform == "cpu"
         blocks = lay_out(
             seeds,
             devices=min(len(devices), len(group)),
             most=most,
-            seeds_at_once=not on_cpu,
+            # One lane cannot fill an accelerator; on a CPU it overfills the cache.
+            seeds_at_once=devices[0].platform != "cpu",
         )
         shape = blocks[0].points.shape
         listener.say(
-            f"{len(group)} points as one program, {sum(int(b.real.sum()) for b in blocks[:1])}"
-            f" at a time in {len(blocks)} block(s): {shape[0]} device(s) x {shape[1]} "
-            f"seed(s) x {shape[2]} setting(s); about {each / 2**20:,.0f} MiB a point, room "
-            f"for {most} on a device"
+            f"{len(group)} points as one program, in blocks of {shape[0]} device(s) x "
+            f"{shape[1]} seed(s) x {shape[2]} setting(s), {len(blocks)} in turn; about "
+            f"{each / 2**20:,.1f} MiB a point, room for {most} on a device"
         )
+        # Baselines know no setting: once a seed, compiled while the rounds compile.
+        distinct = list(dict.fromkeys(seeds))
+        keys = [jax.random.key(seed) for seed in distinct]
+        ranked = pool.submit(simulation.baselines_of, keys)
         programs = Points(simulation, shape, devices)
-        roots = {seed: jax.random.key(seed) for seed in dict.fromkeys(seeds)}
-        ranked: dict[int, Any] = {}
         for block in blocks:
-            _block(block, group, programs, roots, ranked, folder, listener, done)
+            for i, history, files in _rounds(block, group, programs, folder, listener):
+                found = ranked.result()[distinct.index(seeds[i])]
+                files.append(
+                    {"event": "baselines", "round": simulation.rounds, **found}
+                )
+                result = simulation.outcome(history, found)
+                _finish(group[i], simulation, result, history, files)
+                done.add(group[i].name)
+                listener.point_done(group[i].name, "")
             listener.block_done()
     except Exception as error:
         rest = [point for point in group if point.name not in done]
@@ -133,23 +144,23 @@ def _together(
                 _alone(point, data, folder, listener)
             except Exception as own:
                 listener.point_done(point.name, _told(own))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _block(
+def _rounds(
     block: Lanes,
     group: list[Point],
     programs: Points,
-    roots: dict[int, Any],
-    ranked: dict[int, Any],
     folder: Path,
     listener: Listener,
-    done: set[str],
-) -> None:
-    simulation = programs.simulation
+) -> Iterator[tuple[int, list[Event], RunFolder]]:
+    """Runs a block; then each point's position, events and open folder."""
+    recipe = programs.simulation.recipe
     here = [int(i) for i in block.points[block.real]]
     history: dict[int, list[Event]] = {i: [] for i in here}
     seeds = [point.experiment.seed for point in group]
-    scalars = [scalars_of(simulation.recipe, point.experiment) for point in group]
+    scalars = [scalars_of(recipe, point.experiment) for point in group]
     software = versions()
     with contextlib.ExitStack() as stack:
         folders = {
@@ -159,16 +170,8 @@ def _block(
             history[i].append(event)
             folders[i].append(event)
             listener.round_done(group[i].name, event)
-        missing = [s for s in dict.fromkeys(seeds[i] for i in here) if s not in ranked]
-        found = simulation.baselines_of([roots[seed] for seed in missing])
-        ranked.update(zip(missing, found, strict=True))
         for i in here:
-            event = {"event": "baselines", "round": simulation.rounds}
-            folders[i].append({**event, **ranked[seeds[i]]})
-            result = simulation.outcome(history[i], ranked[seeds[i]])
-            _finish(group[i], simulation, result, history[i], folders[i])
-            done.add(group[i].name)
-            listener.point_done(group[i].name, "")
+            yield i, history[i], folders[i]
 
 
 def _alone(point: Point, data: Interactions, folder: Path, listener: Listener) -> None:
