@@ -6,13 +6,13 @@
 without --data). Each side starts with an empty compilation cache and prepared data:
 
 - `fedjax-rec sweep`, one process;
-- `fedjax-rec train` 24 times, as a loop in a shell would: a fresh process each, of which
-  the first compiles and the others find its programs in the cache.
+- `fedjax-rec train` 24 times, as a loop in a shell would: a fresh process each, of
+  which the first compiles and the others find its programs in the cache.
 
 Figures: `sweep24_speedup`, wall time of the loop over that of the sweep, compilation
 included (and `sweep24_cpu_ratio`, the same of processor time, which other users of the
-machine disturb less); `sweep24_metric_difference`, `sweep24_loss_difference`, the largest
-between the two sides over all points, validation and test metrics, and rounds.
+machine disturb less); `sweep24_metric_difference` and `sweep24_loss_difference`, the
+largest between the two sides over all points, metrics of both parts, and rounds.
 """
 
 import argparse

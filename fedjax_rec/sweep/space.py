@@ -180,4 +180,4 @@ def _geometric(values: Sequence[Any]) -> bool:
     if not numbers or len(values) < 3:
         return False
     ratios = [b / a for a, b in itertools.pairwise(sorted(values))]
-    return min(ratios) > 1.4 and max(ratios) / min(ratios) < 2
+    return min(ratios) > 1.4 and max(ratios) / min(ratios) < 1.3

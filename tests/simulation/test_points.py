@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_blocks_in_turn_equal_blocks_at_once():
 
 @pytest.mark.parametrize("axis", [None, "seeds"])
 def test_loops_over_clients_have_a_common_trip_count(axis):
-    """A batched predicate shows as `reduce_or`, and copies the carry at every step."""
+    """A batched predicate would copy the whole carry at every step."""
     cohort = CohortConfig(sampling="poisson", size=10)
     simulation = build(dataclasses.replace(SMALL, cohort=cohort))
     algorithm = make_algorithm(simulation.recipe, simulation.chunks, axis)
@@ -151,8 +152,18 @@ def test_loops_over_clients_have_a_common_trip_count(axis):
         return rounds(state, simulation.personal, data, (), hparams, key, jnp.int32(2))
 
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
-    program = str(jax.make_jaxpr(jax.vmap(run, axis_name="seeds"))(keys))
-    assert ("reduce_or" in program) == (axis is None)
+    program = jax.make_jaxpr(jax.vmap(run, axis_name="seeds"))(keys)
+    shapes = set(predicates(program.jaxpr))
+    assert shapes == ({(), (3,)} if axis is None else {()})
+
+
+def predicates(jaxpr):
+    """Shapes of the predicates of all `while` loops."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "while":
+            yield equation.params["cond_jaxpr"].jaxpr.outvars[0].aval.shape
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from predicates(inner)
 
 
 def test_bytes_of_a_point_count_its_parameters():

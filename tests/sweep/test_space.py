@@ -20,7 +20,8 @@ BASE = Experiment(name="base", data=SyntheticData(), algorithm=FedAvg())
 @pytest.mark.parametrize(
     ("text", "field", "values", "geometric"),
     [
-        ("algorithm.client-lr=0.01,0.1,1", "algorithm.client_lr", (0.01, 0.1, 1.0), True),
+        ("algorithm.client-lr=0.01,0.03,0.1", "algorithm.client_lr",
+         (0.01, 0.03, 0.1), True),
         ("algorithm.client_lr=1,2,3", "algorithm.client_lr", (1.0, 2.0, 3.0), False),
         ("seed=0:5", "seed", (0, 1, 2, 3, 4), False),
         ("seed=10:20:5", "seed", (10, 15), False),
