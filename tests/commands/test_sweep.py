@@ -85,9 +85,10 @@ def test_a_sweep_from_end_to_end_and_again_and_more(config, capsys):
     results = [json.loads((f / "result.json").read_text()) for f in (ours, alone)]
     assert results[0]["baselines"] == results[1]["baselines"]
     assert results[0].keys() == results[1].keys()
-    assert main(["report", "out"]) == 0
-    shown = capsys.readouterr().out
-    assert "lr=1.0 x 2" in " ".join(shown.split())  # a line a rate, seeds together
+    assert main(["report", "out", "--output", "compared"]) == 0
+    text = (config / "compared" / "comparison.md").read_text()
+    assert "| FedAvg client_lr=1.0 x 2 |" in text  # a line a rate, seeds together
+    capsys.readouterr()
 
     # Again: nothing runs. Another grid: only what is new, and its row joins the table.
     before = (ours / "metrics.jsonl").stat().st_mtime_ns
