@@ -22,6 +22,8 @@ _PUBLIC = {
     "CohortConfig": "experiment",
     "Execution": "experiment",
     "BackboneConfig": "experiment_backbone",
+    "MeshConfig": "experiment_mesh",
+    "PopulationConfig": "experiment_mesh",
     "build": "experiment",
     "Protocol": "evaluation.protocol",
     "paper_compat": "evaluation.protocol",

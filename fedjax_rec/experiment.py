@@ -13,17 +13,20 @@ from fedjax_rec import trees
 from fedjax_rec.algorithms import FedAvg, FedFM, FedMF, FedNCF, PFedRec
 from fedjax_rec.data import partition as partitioning
 from fedjax_rec.data import splits
-from fedjax_rec.data.clients import (
-    make_client_data,
-    serving_clients,
-    with_rating_dtype,
-)
+from fedjax_rec.data.clients import lay_out, serving_clients, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits.last import leave_last
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment_backbone import BackboneConfig, message, prepare
 from fedjax_rec.experiment_data import CsvData, FileData, SyntheticData
+from fedjax_rec.experiment_mesh import (
+    MeshConfig,
+    PopulationConfig,
+    choose_store,
+    on_disk,
+)
 from fedjax_rec.simulation import sampling
+from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.round import chunk_sizes
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.types import Recipe
@@ -144,6 +147,8 @@ class Experiment:
         cohort: who takes part.
         protocol: how it is evaluated.
         execution: how it is run.
+        mesh: the devices it runs on.
+        population: where clients' data and personal state lie.
         rounds: how many rounds to train.
         eval_every: rounds between evaluations.
         seed: of initial values, negatives, orders and cohorts.
@@ -162,6 +167,8 @@ class Experiment:
     cohort: CohortConfig = CohortConfig()
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
     execution: Execution = Execution()
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    population: PopulationConfig = dataclasses.field(default_factory=PopulationConfig)
     rounds: int = 100
     eval_every: int = 10
     seed: int = 0
@@ -190,6 +197,7 @@ def build(
         fedjax_rec.data.errors.DataError: the data are not what they should be.
     """
     check(experiment)
+    mesh = experiment.mesh.make()
     data = experiment.data.load(progress) if data is None else data
     split = make_split(data, experiment.split)
     partition = make_partition(split.train, experiment.partition)
@@ -246,7 +254,7 @@ def build(
     also = (split.val, split.test) if protocol.negative_pool == "not_interacted" else ()
     pairs = 1 + recipe.negatives
     batch = getattr(experiment.algorithm, "batch_size", 1)
-    clients = make_client_data(
+    clients = lay_out(
         split.train,
         partition,
         also_excluded=also,
@@ -261,6 +269,10 @@ def build(
     per_chunk = execution.examples_per_chunk or default_examples_per_chunk(
         pairs, texts=per_pair and not recipe.lifted
     )
+    store = choose_store(experiment.population, recipe, clients, mesh)
+    folder = None
+    if store == "disk":
+        clients, folder = on_disk(clients, experiment.population.folder)
     return Simulation(
         recipe=recipe,
         split=split,
@@ -268,12 +280,16 @@ def build(
         client_of_user=serving_clients(partition, split.train.user, data.num_users),
         sampler=sampler,
         cohort_size=cohort_size,
-        chunks=chunk_sizes(clients, per_chunk, cohort_size),
+        chunks=chunk_sizes(clients, per_chunk, cohort_size, shares(mesh)),
         protocol=protocol,
         rounds=experiment.rounds,
         eval_every=min(experiment.eval_every, experiment.rounds),
         seed=experiment.seed,
         user_chunk=execution.user_chunk,
+        mesh=mesh,
+        hosted=store != "device",
+        folder=folder,
+        split_tables=experiment.mesh.items > 1,
         frozen=() if prepared is None else prepared.frozen,
         notes=notes,
         why=() if prepared is None else prepared.why,

@@ -154,13 +154,14 @@ class Model(NamedTuple):
         lift: `(shared, frozen) -> shared`, or `None`: replaces parameters of which
             every item's vector is computed by a `rows.Table` of those vectors, so that
             all clients (or all evaluated users) share one computation. `loss` and
-            `score` take either form.
+            `score` take either form. Its keyword `axis` names a mesh axis whose
+            devices share the work: each computes some items, and all get all.
     """
 
     init: Callable[[Array], Params]
     loss: Callable[[Params, Tree, dict[str, Any], Array], tuple[Array, dict]]
     score: Callable[[Params, Tree, dict[str, Array], Array | None], Array]
-    lift: Callable[[Tree, Tree], Tree] | None = None
+    lift: Callable[..., Tree] | None = None
 
 
 @struct
@@ -190,6 +191,9 @@ class ClientUpdate(Protocol):
 
 class Aggregator(NamedTuple):
     """A fold over deltas, so that a mean needs no memory in the cohort.
+
+    Accumulators add up: the sum of two is that of both their clients. So devices fold
+    their own clients, and one all-reduce joins them.
 
     Attributes:
         init: `(shared, cohort_size) -> acc`, zeros shaped after the shared parameters.
@@ -235,14 +239,20 @@ class Recipe(NamedTuple):
 
 @struct
 class Cohort:
-    """The slice of the population that takes part in a round; every leaf `[C, ...]`.
+    """Who takes part in a round, and the part of the population where they are found.
+
+    A round may see the whole population, one device's share, or a cohort that was
+    brought from the host: `rows` tells where in it a client stands.
 
     Attributes:
-        ids: int32 client ids; absent slots hold `N`.
-        personal: the clients' personal parameters.
+        ids: `[C]` int32 client ids, of which keys are made.
+        rows: `[C]` int32, the clients' rows in `personal` and in the clients' data;
+            absent ones hold the number of rows or more.
+        personal: personal parameters, `[rows, ...]`.
     """
 
     ids: Array
+    rows: Array
     personal: Tree
 
 

@@ -196,14 +196,10 @@ class Run:
         ids = jnp.asarray(ids, jnp.int32)
         told = {}
         for _ in range(rounds):
-            cohort = Cohort(
-                ids=ids, personal=jax.tree.map(lambda x: x[ids % len(x)], personal)
-            )
+            cohort = Cohort(ids=ids, rows=ids, personal=personal)
             rest = (self.data, self.frozen, self.recipe.hparams, key)
             state, cohort, told = fn(state, cohort, *rest)
-            personal = jax.tree.map(
-                lambda x, y: x.at[ids].set(y, mode="drop"), personal, cohort.personal
-            )
+            personal = cohort.personal
         return state, personal, told
 
 

@@ -28,6 +28,7 @@ LAYERS = {
     "experiment": 4,
     "experiment_backbone": 4,
     "experiment_data": 4,
+    "experiment_mesh": 4,
     "experiment_transfer": 4,
     "report": 4,
     "report_sweep": 4,

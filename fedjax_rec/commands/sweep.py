@@ -1,17 +1,14 @@
 """`fedjax-rec sweep CONFIG`: many settings and seeds, as one program where they can."""
 
-import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from fedjax_rec.algorithms import FedFM
 from fedjax_rec.commands.config_file import choices_help, load_config, override, switch
 from fedjax_rec.commands.session import UserError, set_up_jax
 from fedjax_rec.commands.sweep_progress import SweepProgress
@@ -145,7 +142,8 @@ def sweep(options: Sweep) -> int:
     log = [a.field for a in axes if a.geometric]
     log += [d.field for d in draws if d.kind == "log"]
     folder.geometric = list(dict.fromkeys([*folder.geometric, *log]))
-    _set_up(base, options)
+    fans_out = options.jobs > 1 or options.engine == "ray"
+    set_up_jax(base.execution.dtype, devices=1 if fans_out else 0)
     with folder.locked():
         runner = _Runner(folder, options, memory)
         if options.optuna:
@@ -340,17 +338,3 @@ def _corners(base: Experiment, draws: list[space.Draw], grid: list[Values]):
             for value in draw.values or (draw.low, draw.high):
                 own = int(value) if draw.whole else value
                 yield with_values(base, {**g, draw.field: own})
-
-
-def _set_up(base: Experiment, options: Sweep) -> None:
-    """One thread and one device a core, but for backbones, whose products use all."""
-    algorithm: Any = base.algorithm
-    threads = isinstance(algorithm, FedFM) and algorithm.in_layers
-    set_up_jax(base.execution.dtype, threads=threads)
-    if threads or options.jobs > 1 or options.engine == "ray":
-        return
-    import jax
-
-    # Too late where a notebook or a test has used JAX: then it stays as it is.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))

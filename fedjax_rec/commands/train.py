@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from fedjax_rec.algorithms import FedFM
 from fedjax_rec.commands.config_file import (
     choices_help,
     load_config,
@@ -17,7 +16,13 @@ from fedjax_rec.commands.config_file import (
     value_error,
 )
 from fedjax_rec.commands.progress import Progress
-from fedjax_rec.commands.session import UserError, set_up_jax, versions
+from fedjax_rec.commands.session import (
+    Processes,
+    UserError,
+    join,
+    set_up_jax,
+    versions,
+)
 from fedjax_rec.experiment import Experiment, build, check
 from fedjax_rec.simulation.runfolder import (
     REPORT,
@@ -68,12 +73,18 @@ class Train:
         output: the run's folder; by default runs/NAME-ALGORITHM-DATA-sSEED.
         overwrite: replace the results of a finished run of the same config.
         quiet: no progress; only the table at the end, and warnings.
+        distributed: this is one of several processes of the run; the first writes.
+        processes: how the processes find each other.
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     output: Path | None = None
     overwrite: bool = False
     quiet: bool = False
+    distributed: bool = False
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=Processes
+    )
 
 
 def main(args: list[str]) -> int:
@@ -110,9 +121,9 @@ def train(options: Train) -> dict[str, Any]:
         UserError: the experiment or the folder is not right.
     """
     experiment, show = options.experiment, not options.quiet
-    set_up_jax(
-        experiment.execution.dtype, threads=isinstance(experiment.algorithm, FedFM)
-    )
+    set_up_jax(experiment.execution.dtype, experiment.mesh.devices)
+    if options.distributed and not join(options.processes):
+        return follow(experiment)
     config = plain(experiment)
     path = options.output or free_folder("runs", run_name(experiment))
     console = Console(stderr=True)
@@ -140,6 +151,14 @@ def train(options: Train) -> dict[str, Any]:
     report.show(Console(), run)
     Console().print(f"written: {path}", highlight=False, soft_wrap=True)
     return result
+
+
+def follow(experiment: Experiment) -> dict[str, Any]:
+    """Does the share of a process that is not the first: it computes, and is silent."""
+    try:
+        return build(experiment).run()
+    except ValueError as error:
+        raise UserError(value_error(error)) from error
 
 
 def _run(

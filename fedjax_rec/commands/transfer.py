@@ -119,7 +119,7 @@ def transfer(options: Transfer) -> dict[str, Any]:
         UserError: the experiment, the target or the folder is not right.
     """
     experiment, show = options.experiment, not options.quiet
-    set_up_jax(experiment.execution.dtype, threads=True)
+    set_up_jax(experiment.execution.dtype, experiment.mesh.devices)
     config = {
         **plain(experiment),
         "target": plain(options.target),

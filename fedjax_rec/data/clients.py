@@ -1,7 +1,9 @@
-"""Client data as CSR arrays on the device, gathered to padded examples."""
+"""Client data as CSR arrays, gathered to padded examples on the device."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -105,6 +107,13 @@ class ClientData:
 
 
 def make_client_data(
+    train: Interactions, partition: Partition, **options
+) -> ClientData:
+    """`lay_out` as arrays on the default device; it takes the same arguments."""
+    return jax.tree.map(jnp.asarray, lay_out(train, partition, **options))
+
+
+def lay_out(
     train: Interactions,
     partition: Partition,
     *,
@@ -129,7 +138,7 @@ def make_client_data(
         width_cost: work of a client padded to each width, for choosing the buckets.
 
     Returns:
-        Arrays on the default device.
+        NumPy arrays.
 
     Raises:
         ValueError: `also_excluded` with clients that are not single users.
@@ -190,11 +199,14 @@ def make_client_data(
         int(max(exclude_size[bucket == g].max(initial=1), 1))
         for g in range(len(widths))
     )
+    arrays: Any = {
+        "interactions": _ragged(columns, size),
+        "exclude": _ragged({"item": item}, exclude_size),
+        "pool": None if pool is None else pool.astype(np.int32),
+        "buckets": bucket.astype(np.int32),
+    }
     return ClientData(
-        interactions=_ragged(columns, size),
-        exclude=_ragged({"item": item}, exclude_size),
-        pool=None if pool is None else jnp.asarray(pool, jnp.int32),
-        buckets=jnp.asarray(bucket),
+        **arrays,
         num_items=train.num_items,
         num_users=train.num_users,
         widths=widths,
@@ -233,15 +245,20 @@ def _offsets(size: np.ndarray) -> np.ndarray:
 
 def _ragged(columns: dict[str, np.ndarray], size: np.ndarray) -> Ragged:
     # One trailing element keeps gathers from an empty column defined.
-    def device(column: np.ndarray) -> Array:
+    def narrow(column: np.ndarray) -> np.ndarray:
         dtype = np.float32 if column.dtype.kind == "f" else np.int32
-        return jnp.asarray(np.append(column, 0).astype(dtype))
+        return np.append(column, 0).astype(dtype)
 
-    return Ragged(
-        columns={name: device(column) for name, column in columns.items()},
-        offset=jnp.asarray(_offsets(size).astype(np.int32)),
-        size=jnp.asarray(size.astype(np.int32)),
-    )
+    # An offset into more than 2**31 interactions never reaches a device: there it is
+    # one into the part that the device holds.
+    offset = _offsets(size)
+    wide = np.int64 if size.sum() >= 2**31 else np.int32
+    lists: Any = {
+        "columns": {name: narrow(column) for name, column in columns.items()},
+        "offset": offset.astype(wide),
+        "size": size.astype(np.int32),
+    }
+    return Ragged(**lists)
 
 
 def with_rating_dtype(data: ClientData, dtype) -> ClientData:

@@ -19,6 +19,7 @@ def evaluate(
     protocol: Protocol,
     key: Array,
     chunk: int = 64,
+    beside: tuple[Array, ...] = (),
 ) -> dict[str, Array]:
     """Every metric of every evaluated user.
 
@@ -27,14 +28,16 @@ def evaluate(
     result depends on neither the chunk size nor who else is evaluated.
 
     Args:
-        score_fn: `(users [V], candidates) -> scores`. For full ranking `candidates` is
-            `None` and the scores are `[V, I]`; for sampled it is `[V, K]` valid item
-            ids, positives first, and so are the scores (padding repeats some valid id
-            and its scores are not looked at). Higher ranks first.
+        score_fn: `(users [V], candidates, *beside) -> scores`. For full ranking
+            `candidates` is `None` and the scores are `[V, I]`; for sampled it is
+            `[V, K]` valid item ids, positives first, and so are the scores (padding
+            repeats some valid id and its scores are not looked at). Higher ranks
+            first.
         targets: of the part to evaluate, laid out under the same protocol.
         protocol: candidates, ties and cut-offs.
         key: decides random ties; each user's is folded from it.
         chunk: users scored at once; memory grows with chunk times items.
+        beside: more of each user, `[E]`, for `score_fn`.
 
     Returns:
         `metric_names(protocol.cutoffs)` to `[E]` float32, in the order of
@@ -54,12 +57,13 @@ def evaluate(
     num_users, num_items = targets.user.shape[0], targets.num_items
     chunk = min(chunk, num_users)
 
-    def run(rows: tuple[Array, ...]) -> dict[str, Array]:
+    def run(inputs) -> dict[str, Array]:
+        rows, more = inputs
         user, positives, offset, size, *sampled = rows
         keys = jax.vmap(lambda u: jax.random.fold_in(key, u))(user)
         options = {"cutoffs": protocol.cutoffs, "ties": protocol.ties}
         if not sampled:
-            scores = score_fn(user, None)
+            scores = score_fn(user, None, *more)
             _check(scores, (chunk, num_items))
             exclude = _exclude(targets, offset, size)
             pool = targets.pool
@@ -68,7 +72,7 @@ def evaluate(
             )(scores, positives, exclude, keys)
         ids = jnp.concatenate([positives, sampled[0]], axis=-1)
         # A valid id in place of padding: no scorer need know about padding.
-        scores = score_fn(user, jnp.minimum(ids, num_items - 1))
+        scores = score_fn(user, jnp.minimum(ids, num_items - 1), *more)
         _check(scores, ids.shape)
         width, mask = positives.shape[-1], ids < num_items
         return jax.vmap(
@@ -85,7 +89,8 @@ def evaluate(
     )
     if targets.candidates is not None:
         rows = (*rows, _chunked(targets.candidates, chunk, num_items))
-    metrics = jax.lax.map(run, rows)
+    more = tuple(_chunked(array, chunk, 0) for array in beside)
+    metrics = jax.lax.map(run, (rows, more))
     return {name: value.reshape(-1)[:num_users] for name, value in metrics.items()}
 
 

@@ -22,13 +22,14 @@ class ItemTower(NamedTuple):
     Attributes:
         init: `(key) -> groups`, a dict of trainable groups; empty if nothing trains.
         batch: `(groups, frozen, ids [P]) -> [P, D]`, for the items of one client.
-        catalog: `(groups, frozen) -> [I, D]`, for every item at once.
+        catalog: `(groups, frozen, axis=None) -> [I, D]`, for every item at once, by
+            the devices of a mesh axis together where it is named.
         width: `D`.
     """
 
     init: Callable[[Array], dict[str, Tree]]
     batch: Callable[[dict, Tree, Array], Array]
-    catalog: Callable[[dict, Tree], Array]
+    catalog: Callable[..., Array]
     width: int
 
 
@@ -46,7 +47,7 @@ def cached_tower(width: int) -> ItemTower:
     return ItemTower(
         init=lambda key: {},
         batch=batch,
-        catalog=lambda groups, frozen: frozen["embedding"],
+        catalog=lambda groups, frozen, axis=None: frozen["embedding"],
         width=width,
     )
 
@@ -107,17 +108,22 @@ def adapted_tower(
             longest=longest,
         )
 
-    def catalog(groups, frozen):
+    def catalog(groups, frozen, axis=None):
         text = frozen["text"]
         plan: packing.Plan = text["plan"]
         rows, row_width = plan.index.shape
-        step = max(1, min(rows, _TOKENS_A_STEP // row_width))
-        steps = -(-rows // step)
+        share = 1 if axis is None else jax.lax.axis_size(axis)
+        step = max(1, min(-(-rows // share), _TOKENS_A_STEP // row_width))
+        steps = -(-rows // (step * share)) * share
 
         def cut(x: Array, fill: int) -> Array:
             pad = steps * step - rows
             padded = jnp.pad(x, ((0, pad), (0, 0)), constant_values=fill)
-            return padded.reshape(steps, step, row_width)
+            cut = padded.reshape(steps, step, row_width)
+            if axis is None:
+                return cut
+            first = jax.lax.axis_index(axis) * (steps // share)
+            return jax.lax.dynamic_slice_in_dim(cut, first, steps // share)
 
         def some(index: Array, segment: Array, position: Array) -> Array:
             layout = Layout(segment=segment, position=position)
@@ -135,6 +141,8 @@ def adapted_tower(
                 cut(plan.layout.position, 0),
             ),
         )
+        if axis is not None:
+            slots = jax.lax.all_gather(slots, axis, tiled=True)
         slots = slots.reshape(steps * step, plan.per_row, backbone.width)
         return packing.at_places(slots[:rows], plan.place)
 

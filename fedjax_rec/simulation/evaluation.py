@@ -1,16 +1,18 @@
 """Scores of every evaluated user, from aggregated or from tuned parameters."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec import rows
+from fedjax_rec import rows, trees
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
+from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.round import client_key, train_client
 from fedjax_rec.types import Array, Params, Recipe, ServerState, Tree
 
@@ -22,9 +24,10 @@ def score_user(
     return recipe.model.score(params, frozen, {"user": user, **query}, candidates)
 
 
-def lifted(recipe: Recipe, shared: Tree, frozen: Tree) -> Tree:
+def lifted(recipe: Recipe, shared: Tree, frozen: Tree, axis: str | None) -> Tree:
     """Shared parameters with all items' vectors computed once, where a model can."""
-    return recipe.model.lift(shared, frozen) if recipe.model.lift else shared
+    lift = recipe.model.lift
+    return shared if lift is None else lift(shared, frozen, axis=axis)
 
 
 def score_tuned(
@@ -108,110 +111,86 @@ def make_evaluate(
     protocol: Protocol,
     user_chunk: int = 64,
     chunks: tuple[int, ...] = (),
+    axis: str | None = None,
 ):
-    """Builds the evaluation of a state.
+    """Builds the evaluation of a state on some users.
 
     Args:
         recipe: the system.
         protocol: `evaluated` says which parameters.
         user_chunk: users scored at once from aggregated parameters.
         chunks: `V` of each size bucket, for tuned parameters.
+        axis: of the mesh over which users are dealt, each to where its client lies.
 
     Returns:
-        `(state, personal, targets, client_of_user, data, frozen, hparams, root_key,
-        key) -> {metric: [E]}`, pure. For tuned parameters `targets` is a tuple, one
-        for each bucket as `by_bucket` makes it, and so is the result's order.
+        `(bucket, state, personal, targets, clients [E], rows [E], data, frozen,
+        hparams, root_key, key) -> {metric: [E]}`, pure; `bucket` is static. `clients`
+        are the ids of the users' clients and `rows` where they stand in `personal` and
+        `data`. For tuned parameters all of them are of one size bucket.
     """
 
-    def aggregated(
+    def run(
+        bucket: int,
         state: ServerState,
         personal,
         targets,
-        client_of_user,
+        clients,
+        rows_,
         data,
         frozen,
         hparams,
         root,
         key,
     ):
-        del data, hparams, root
-        shared = lifted(recipe, state.shared, frozen)
+        shared, chunk = state.shared, user_chunk
+        if protocol.evaluated == "aggregated":
+            shared = lifted(recipe, shared, frozen, axis)
+        else:
+            chunk = chunks[bucket]
+        train = train_client(recipe, data, bucket)
 
-        def score(users, candidates):
-            own = jax.tree.map(lambda x: x[client_of_user[users]], personal)
-            axes = (0, 0, None if candidates is None else 0)
+        def score(users, candidates, clients, rows_):
+            own = trees.take(personal, rows_)
+            axes = (0, 0, 0, 0, None if candidates is None else 0)
 
-            def one(own, user, candidates):
-                params = Params(shared=shared, personal=own)
-                return score_user(recipe, params, frozen, user, candidates)
+            def one(own, client, row, user, candidates):
+                if protocol.evaluated == "aggregated":
+                    params = Params(shared=shared, personal=own)
+                    return score_user(recipe, params, frozen, user, candidates)
+                own_key = client_key(root, state.round, client)
+                result = train(shared, own, frozen, hparams, row, own_key)
+                return score_tuned(recipe, shared, result, frozen, user, candidates)
 
-            return jax.vmap(one, in_axes=axes)(own, users, candidates)
+            return jax.vmap(one, in_axes=axes)(own, clients, rows_, users, candidates)
 
-        return evaluate(score, targets, protocol, key, user_chunk)
+        beside = (clients, rows_)
+        return evaluate(score, targets, protocol, key, chunk, beside)
 
-    def tuned(
-        state: ServerState,
-        personal,
-        targets,
-        client_of_user,
-        data,
-        frozen,
-        hparams,
-        root,
-        key,
-    ):
-        results = []
-        for bucket, part in enumerate(targets):
-            if part is None:
-                continue
-            train = train_client(recipe, data, bucket)
-
-            def score(users, candidates, train=train):
-                clients = client_of_user[users]
-                own = jax.tree.map(lambda x: x[clients], personal)
-                axes = (0, 0, 0, None if candidates is None else 0)
-
-                def one(own, client, user, candidates):
-                    own_key = client_key(root, state.round, client)
-                    result = train(state.shared, own, frozen, hparams, client, own_key)
-                    return score_tuned(
-                        recipe, state.shared, result, frozen, user, candidates
-                    )
-
-                return jax.vmap(one, in_axes=axes)(own, clients, users, candidates)
-
-            results.append(evaluate(score, part, protocol, key, chunks[bucket]))
-        return {
-            name: jnp.concatenate([result[name] for result in results])
-            for name in results[0]
-        }
-
-    return aggregated if protocol.evaluated == "aggregated" else tuned
+    return run
 
 
-def make_rmse(recipe: Recipe, chunk: int = 4096):
-    """Builds the root mean squared error of predicted ratings.
+def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
+    """Builds the squared errors of predicted ratings.
 
     Returns:
-        `(state, personal, client [n], user [n], item [n], rating [n], frozen) ->
-        scalar`, pure: every interaction is predicted from the aggregated parameters
-        and its client's personal ones, and the scores are taken for ratings.
+        `(state, personal, rows [n], user [n], item [n], rating [n], frozen) -> [n]`,
+        pure: every interaction is predicted from the aggregated parameters and its
+        client's personal ones, and the scores are taken for ratings.
     """
 
-    def rmse(state, personal, client, user, item, rating, frozen):
-        shared = lifted(recipe, state.shared, frozen)
+    def squares(state, personal, rows_, user, item, rating, frozen):
+        shared = lifted(recipe, state.shared, frozen, axis)
 
         def square(row):
-            client, user, item, rating = row
-            own = jax.tree.map(lambda x: x[client], personal)
+            at, user, item, rating = row
+            own = trees.take(personal, at)
             params = Params(shared=shared, personal=own)
             predicted = score_user(recipe, params, frozen, user, item[None])[0]
             return jnp.square(predicted - rating)
 
-        rows_ = (client, user, item, rating)
-        return jnp.sqrt(jax.lax.map(square, rows_, batch_size=chunk).mean())
+        return jax.lax.map(square, (rows_, user, item, rating), batch_size=chunk)
 
-    return rmse
+    return squares
 
 
 def same_shapes(parts: list[Targets]) -> list[Targets]:
@@ -251,30 +230,34 @@ def same_shapes(parts: list[Targets]) -> list[Targets]:
 
 
 def by_bucket(
-    targets: Targets, data: ClientData, client_of_user: np.ndarray
-) -> tuple[Targets | None, ...]:
-    """Splits evaluated users by the size bucket of their client.
+    users: np.ndarray, data: ClientData, client_of_user: np.ndarray
+) -> list[tuple[int, np.ndarray]]:
+    """Positions of evaluated users, by the size bucket of their client.
 
     Users whose client has no training data go with the smallest bucket: there they
     train on nothing.
     """
-    bucket = np.asarray(data.buckets)[client_of_user[np.asarray(targets.user)]]
+    bucket = np.asarray(data.buckets)[client_of_user[users]]
     bucket = np.where(bucket == len(data.widths), 0, bucket)
-    parts: list[Targets | None] = []
-    for g in range(len(data.widths)):
-        at = np.flatnonzero(bucket == g)
-        if not len(at):
-            parts.append(None)
-            continue
-        parts.append(take_users(targets, at))
-    return tuple(parts)
+    return [(int(g), np.flatnonzero(bucket == g)) for g in np.unique(bucket)]
+
+
+_OF_USERS = ("user", "positives", "exclude_offset", "exclude_size", "candidates")
 
 
 def take_users(targets: Targets, at: np.ndarray) -> Targets:
-    """The evaluated users at positions `at`."""
+    """The evaluated users at positions `at`; -1 is padding, and wants nothing."""
     fields = {
-        name: getattr(targets, name)[at]
-        for name in ("user", "positives", "exclude_offset", "exclude_size")
+        name: None if (array := getattr(targets, name)) is None else array[at]
+        for name in _OF_USERS
     }
-    candidates = None if targets.candidates is None else targets.candidates[at]
-    return dataclasses.replace(targets, **fields, candidates=candidates)
+    real = (at >= 0)[:, None]
+    fields["positives"] = jnp.where(real, fields["positives"], targets.num_items)
+    return dataclasses.replace(targets, **fields)
+
+
+def target_specs(targets: Targets) -> Any:
+    """Which arrays of targets are dealt over a mesh: those with an entry a user."""
+    specs = jax.tree.map(lambda _: EVERYWHERE, targets)
+    dealt = {n: DEALT for n in _OF_USERS if getattr(targets, n) is not None}
+    return dataclasses.replace(specs, **dealt)

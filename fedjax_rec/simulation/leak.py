@@ -15,6 +15,7 @@ def count_draws(
     chunks: tuple[int, ...],
     users: Array,
     clients: Array,
+    rows: Array,
     root: Array,
     first_round: int | Array,
     rounds: Array,
@@ -26,7 +27,8 @@ def count_draws(
         data: what the clients hold.
         chunks: `V` of each bucket.
         users: `[S]` int32, ascending: whose draws are counted.
-        clients: `[C]` int32: who draws for them, ids of `N` absent.
+        clients: `[C]` int32: who draws for them.
+        rows: `[C]` int32, where these stand in `data`; absent past its end.
         root: the experiment's root key.
         first_round: scalar, the first round counted.
         rounds: scalar, how many; every client is taken to take part in each.
@@ -42,18 +44,18 @@ def count_draws(
     def one_round(i, counts):
         keys = jax.vmap(client_key, (None, None, 0))(root, first_round + i, clients)
 
-        def visit(counts, bucket, slots, ids):
-            def drawn(client, key):
-                pairs = draw(data.examples(client, bucket), jax.random.split(key, 3)[0])
+        def visit(counts, bucket, slots, chunk):
+            def drawn(row, key):
+                pairs = draw(data.examples(row, bucket), jax.random.split(key, 3)[0])
                 negative = pairs["mask"] & (pairs["label"] == 0)
                 return slot[pairs["user"]], jnp.where(
                     negative, pairs["item"], num_items
                 )
 
-            who, item = jax.vmap(drawn)(ids, trees.take(keys, slots))
+            who, item = jax.vmap(drawn)(chunk, trees.take(keys, slots))
             return counts.at[who.reshape(-1), item.reshape(-1)].add(1, mode="drop")
 
-        return fold_clients(visit, counts, clients, data, chunks)
+        return fold_clients(visit, counts, rows, data, chunks)
 
     counts = jnp.zeros((s, num_items), jnp.int32)
     return jax.lax.fori_loop(0, rounds, one_round, counts)

@@ -17,10 +17,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from fedjax_rec import trees
+from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import summarise
-from fedjax_rec.simulation.evaluation import by_bucket, make_evaluate, make_rmse
+from fedjax_rec.simulation.evaluation import (
+    by_bucket,
+    make_evaluate,
+    make_squares,
+    take_users,
+)
 from fedjax_rec.simulation.lanes import Lanes
-from fedjax_rec.simulation.population import initial_personal, make_rounds
+from fedjax_rec.simulation.population import (
+    initial_personal,
+    make_one_round,
+    many_rounds,
+)
+from fedjax_rec.simulation.resident import Resident
 from fedjax_rec.simulation.round import make_algorithm
 from fedjax_rec.simulation.selection import selection_value
 from fedjax_rec.simulation.simulation import Event, Simulation
@@ -56,7 +67,7 @@ class Points:
         # On a CPU a chunk should stay in cache, however many points share it.
         chunks = tuple(max(1, round(v / shape[2])) for v in simulation.chunks)
         recipe, n = simulation.recipe, simulation.data.num_clients
-        self.algorithm = make_algorithm(recipe, chunks, axis=SEEDS)
+        self.algorithm = make_algorithm(recipe, chunks, points=SEEDS)
         self._init = jax.jit(
             lambda key: (self.algorithm.init(key), initial_personal(recipe, key, n))
         )
@@ -65,16 +76,21 @@ class Points:
             recipe, simulation.protocol, simulation.user_chunk, simulation.chunks
         )
 
-        def evaluate_one(state, personal, hparams, key, targets, client_of_user, *rest):
+        def evaluate_one(state, personal, hparams, key, groups, data, frozen):
             own = trees.derive(key, trees.Purpose.EVALUATION)
-            some = (state, personal, targets, client_of_user, *rest)
-            return evaluate(*some, hparams, key, own)
+            rest = (data, frozen, hparams, key, own)
+            # On a device that holds all clients a client's row is its id.
+            found = [
+                evaluate(bucket, state, personal, targets, ids, ids, *rest)
+                for bucket, (targets, ids) in groups.items()
+            ]
+            return {n: jnp.concatenate([x[n] for x in found]) for n in found[0]}
 
         def rmse_one(state, personal, hparams, key, *rest):
             del hparams, key
-            return rmse(state, personal, *rest)
+            return jnp.sqrt(squares(state, personal, *rest).mean())
 
-        rmse = make_rmse(recipe)
+        squares = make_squares(recipe)
         self._evaluate = self._some_points(evaluate_one)
         self._rmse = self._some_points(rmse_one)
         self._place()
@@ -150,7 +166,7 @@ class Points:
         if not spots:
             return {}
         targets, mask = self._targets[part]
-        rest = (targets, self._clients, self._data, self._frozen)
+        rest = (targets, self._data, self._frozen)
         found = self._of(self._evaluate, some, spots, *rest)
         return {spot: summarise(per_user, mask) for spot, per_user in found.items()}
 
@@ -210,13 +226,19 @@ class Points:
         sim = self.simulation
         targets: dict[str, Any] = {}
         for part, found in sim.targets.items():
-            some: Any = found
-            mask = found.mask
+            users = np.asarray(found.user)
+            parts = [(0, np.arange(len(users)))]
             if sim.protocol.evaluated == "tuned":
-                some = by_bucket(found, sim.data, sim.client_of_user)
-                mask = jnp.concatenate([t.mask for t in some if t is not None])
-            targets[part] = (some, np.asarray(mask))
-        dtype = None
+                parts = by_bucket(users, sim.data, sim.client_of_user)
+            some = {
+                bucket: (
+                    take_users(found, at),
+                    sim.client_of_user[users[at]].astype(np.int32),
+                )
+                for bucket, at in parts
+            }
+            masks = [np.asarray(mine.mask) for mine, _ in some.values()]
+            targets[part] = (some, np.concatenate(masks))
         rows = {}
         if not sim.recipe.negatives:
             dtype = sim.data.interactions.columns["rating"].dtype
@@ -224,20 +246,27 @@ class Points:
                 of = getattr(sim.split, part)
                 if len(of):
                     columns = (sim.client_of_user[of.user], of.user, of.item)
-                    rows[part] = (*columns, np.asarray(of.rating, dtype))
+                    columns = [column.astype(np.int32) for column in columns]
+                    rows[part] = (*columns, of.rating.astype(dtype))
         everywhere = NamedSharding(self.mesh, Spec())
         self._targets = {
             part: (jax.device_put(some, everywhere), mask)
             for part, (some, mask) in targets.items()
         }
-        self._data, self._frozen, self._clients, self._parts = jax.device_put(
-            (sim.data, sim.frozen, sim.client_of_user, rows), everywhere
+        self._data, self._frozen, self._parts = jax.device_put(
+            (_resident(sim), sim.frozen, rows), everywhere
         )
 
     def _make_rounds(self) -> Callable:
         """`(state, personal, data, frozen, hparams, keys, count)`, all devices."""
         sim = self.simulation
-        rounds = make_rounds(self.algorithm, sim.sampler, sim.eval_every)
+        one = make_one_round(self.algorithm, sim.sampler)
+        many = many_rounds(one, sim.eval_every)
+
+        def rounds(*inputs):
+            *rest, count = inputs
+            return many(*rest, None, count)  # clients' rows are their ids
+
         out = (_STATE, 0, 0)
         settings = jax.vmap(rounds, (_STATE, 0, None, None, 0, None, None), out)
         seeds = jax.vmap(
@@ -336,6 +365,17 @@ def _add(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: x[None], tree)
 
 
+def _resident(simulation: Simulation) -> ClientData:
+    """All clients' data, which lie on one device."""
+    population = simulation.population
+    if not isinstance(population, Resident) or simulation.mesh.size > 1:
+        raise ValueError(
+            "points run side by side where one device holds a run's whole population: "
+            "mesh.devices=1 and population.store='device'"
+        )
+    return population.data
+
+
 def point_bytes(simulation: Simulation) -> int:
     """About how much memory one more point of a sweep takes, in bytes.
 
@@ -344,7 +384,7 @@ def point_bytes(simulation: Simulation) -> int:
     """
     from fedjax_rec.simulation.round import train_client
 
-    recipe, data = simulation.recipe, simulation.data
+    recipe, data = simulation.recipe, _resident(simulation)
 
     def size(tree: Tree) -> int:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

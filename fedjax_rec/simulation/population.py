@@ -1,77 +1,144 @@
 """What every client keeps between rounds, and many rounds in one program."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from fedjax_rec import trees
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.simulation.mesh import (
+    CLIENTS,
+    DEALT,
+    EVERYWHERE,
+    client_specs,
+    run_dealt,
+)
 from fedjax_rec.simulation.sampling import Sampler
 from fedjax_rec.types import Algorithm, Array, Cohort, Recipe, ServerState, Tree
 
 
-def initial_personal(recipe: Recipe, key: Array, num_clients: int) -> Tree:
-    """Personal parameters `[N, ...]` before the first round.
+def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
+    """Personal parameters `[n, ...]` before the first round.
 
     Args:
         recipe: says whether clients start from common values or from their own.
         key: the experiment's root key.
-        num_clients: `N`.
+        clients: ids `[n]`, or `N` for all of them.
 
     Returns:
         A tree of device arrays.
     """
     key = trees.derive(key, trees.Purpose.INIT)
+    ids = jnp.arange(clients) if isinstance(clients, int) else clients
     if recipe.common_start:
         one = recipe.model.init(key).personal
-        return jax.tree.map(lambda x: jnp.tile(x, (num_clients,) + (1,) * x.ndim), one)
+        return jax.tree.map(lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), one)
 
     def one_client(client: Array) -> Tree:
         return recipe.model.init(jax.random.fold_in(key, client)).personal
 
-    return jax.jit(jax.vmap(one_client))(jnp.arange(num_clients))
+    return jax.jit(jax.vmap(one_client))(ids)
 
 
-def make_run_rounds(algorithm: Algorithm, sampler: Sampler, capacity: int):
-    """`make_rounds`, jitted, with state and personal donated."""
-    return jax.jit(make_rounds(algorithm, sampler, capacity), donate_argnums=(0, 1))
+def rows_here(slots: Array | None, ids: Array, rows: int, axis: str | None) -> Array:
+    """Rows `[C]` of clients on this device; those that lie elsewhere are past the end.
+
+    Args:
+        slots: `[N]` the row of each client in the arrays of all devices, one after
+            another; `None` is their ids.
+        ids: `[C]`, absent ones `N`.
+        rows: how many this device holds.
+        axis: of the mesh.
+    """
+    if slots is None or axis is None:
+        return ids
+    slot = slots.at[ids].get(mode="fill", fill_value=jnp.iinfo(slots.dtype).max)
+    row = slot - jax.lax.axis_index(axis) * rows
+    return jnp.where((row >= 0) & (row < rows), row, rows)
 
 
-def make_rounds(algorithm: Algorithm, sampler: Sampler, capacity: int):
-    """Builds `run_rounds`, up to `capacity` rounds as one program.
+def make_one_round(algorithm: Algorithm, sampler: Sampler, axis: str | None = None):
+    """`(state, personal, data, frozen, hparams, key, slots)` to the next round's.
+
+    Args:
+        algorithm: its `round` joins the devices of `axis`.
+        sampler: who takes part.
+        axis: of the mesh, where clients are dealt over one.
 
     Returns:
-        `(state, personal, data, frozen, hparams, key, count) -> (state, personal,
-        metrics)`, pure. `count` is traced, so one compilation serves any number of
-        rounds; `metrics` are `[capacity]` arrays of which the first `count` are real.
+        A pure function that returns `(state, personal, metrics)`.
     """
 
-    def one(state: ServerState, personal: Tree, data, frozen, hparams, key):
+    def one(state: ServerState, personal: Tree, data, frozen, hparams, key, slots):
         cohort_key = trees.derive(key, trees.Purpose.COHORT, state.round)
-        ids = sampler(cohort_key, state.round).ids
-        cohort = Cohort(ids=ids, personal=trees.take(personal, ids))
+        drawn = sampler(cohort_key, state.round)
+        rows = rows_here(slots, drawn.ids, data.num_clients, axis)
+        cohort = Cohort(ids=drawn.ids, rows=rows, personal=personal)
         state, cohort, metrics = algorithm.round(
             state, cohort, data, frozen, hparams, key
         )
-        return state, trees.put(personal, cohort.ids, cohort.personal), metrics
+        return state, cohort.personal, metrics
 
-    def run_rounds(
-        state: ServerState,
-        personal: Tree,
-        data: ClientData,
-        frozen: Tree,
-        hparams: Tree,
-        key: Array,
-        count: Array,
-    ):
-        shapes = jax.eval_shape(one, state, personal, data, frozen, hparams, key)[2]
+    return one
+
+
+def many_rounds(one, capacity: int):
+    """Up to `capacity` rounds of `one` in a loop.
+
+    Returns:
+        `(state, personal, data, frozen, hparams, key, slots, count) -> (state,
+        personal, metrics)`; `count` is traced, so one compilation serves any number of
+        rounds, and `metrics` are `[capacity]` arrays of which the first `count` are
+        real.
+    """
+
+    def run(state, personal, data, frozen, hparams, key, slots, count):
+        fixed = (data, frozen, hparams, key, slots)
+        shapes = jax.eval_shape(one, state, personal, *fixed)[2]
         log = jax.tree.map(lambda x: jnp.zeros(capacity, x.dtype), shapes)
 
         def step(i, carry):
             state, personal, log = carry
-            state, personal, metrics = one(state, personal, data, frozen, hparams, key)
+            state, personal, metrics = one(state, personal, *fixed)
             log = jax.tree.map(lambda column, x: column.at[i].set(x), log, metrics)
             return state, personal, log
 
         return jax.lax.fori_loop(0, count, step, (state, personal, log))
+
+    return run
+
+
+def make_run_rounds(
+    algorithm: Algorithm,
+    sampler: Sampler,
+    capacity: int,
+    mesh: jax.sharding.Mesh | None = None,
+):
+    """Builds `run_rounds`, `many_rounds` as a program.
+
+    Args:
+        algorithm: made for the axis `clients` where there is a mesh.
+        sampler: who takes part.
+        capacity: most rounds of a call.
+        mesh: over which personal state and clients' data are dealt.
+
+    Returns:
+        As `many_rounds`, jitted, with state and personal donated.
+    """
+    one = make_one_round(algorithm, sampler, None if mesh is None else CLIENTS)
+    run = many_rounds(one, capacity)
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def run_rounds(state, personal, data: ClientData, *rest):
+        if mesh is None:
+            return run(state, personal, data, *rest)
+        whole = (EVERYWHERE,) * len(rest)
+        return run_dealt(
+            run,
+            mesh,
+            (EVERYWHERE, DEALT, client_specs(data), *whole),
+            (EVERYWHERE, DEALT, EVERYWHERE),
+        )(state, personal, data, *rest)
 
     return run_rounds

@@ -5,6 +5,8 @@ with a trip count read on the device: any cohort runs in the one compiled progra
 clients are padded to small widths, and absent clients are never computed.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,7 +23,7 @@ T = TypeVar("T")
 
 
 def chunk_sizes(
-    data: ClientData, examples_per_chunk: int, cohort_size: int
+    data: ClientData, examples_per_chunk: int, cohort_size: int, shares: int = 1
 ) -> tuple[int, ...]:
     """`V` for each bucket: about `examples_per_chunk` padded examples.
 
@@ -32,12 +34,14 @@ def chunk_sizes(
         data: what the clients hold.
         examples_per_chunk: padded examples of one `vmap`.
         cohort_size: `C`.
+        shares: devices over which a cohort is dealt.
 
     Returns:
         One `V` of at least 1 for each of `data.widths`.
     """
     sizes = np.bincount(np.asarray(data.buckets), minlength=len(data.widths) + 1)
-    expected = np.ceil(sizes * (cohort_size / data.num_clients)).astype(int)
+    part = cohort_size / data.num_clients
+    expected = np.ceil(np.ceil(sizes * part) / shares).astype(int)
     chunks = []
     for count, width in zip(expected, data.widths, strict=False):
         count = max(1, min(count, cohort_size))
@@ -49,30 +53,30 @@ def chunk_sizes(
 def fold_clients(
     visit: Callable[[T, int, Array, Array], T],
     carry: T,
-    ids: Array,
+    rows: Array,
     data: ClientData,
     chunks: tuple[int, ...],
-    axis: str | None = None,
+    points: str | None = None,
 ) -> T:
     """Folds `visit` over a cohort, chunk by chunk, one loop for each bucket.
 
     Args:
-        visit: `(carry, bucket, slots [V], ids [V]) -> carry`. `slots` are positions in
-            `ids`; where a chunk is not full, slots are `C` and ids `N`.
+        visit: `(carry, bucket, slots [V], rows [V]) -> carry`. `slots` are positions in
+            `rows`; where a chunk is not full, slots are `C` and rows past the end.
         carry: donated from step to step, so writes into it are in place.
-        ids: `[C]` int32; ids of `N` and more are absent.
+        rows: `[C]` int32, of `data`; rows past its end are absent.
         data: tells each client's bucket.
         chunks: `V` for each bucket.
-        axis: name of a `vmap` over experiments around this, or `None`. All then take
-            the most trips that any needs, since a loop whose trip count is batched
-            would copy its whole carry at every step.
+        points: name of the axis of an enclosing `vmap` over experiments. Its loops
+            then run equally often: with a trip count for each, `vmap` would copy
+            every carry at every step.
 
     Returns:
         The last carry.
     """
-    n, c = data.num_clients, ids.shape[0]
+    n, c = data.num_clients, rows.shape[0]
     num_buckets = len(data.widths)
-    bucket = data.buckets.at[ids].get(mode="fill", fill_value=num_buckets)
+    bucket = data.buckets.at[rows].get(mode="fill", fill_value=num_buckets)
     order = jnp.argsort(bucket).astype(jnp.int32)
     counts = jnp.zeros(num_buckets + 1, jnp.int32).at[bucket].add(1)
     firsts = jnp.cumsum(counts) - counts
@@ -84,12 +88,12 @@ def fold_clients(
             present = within < count
             at = order.at[first + within].get(mode="clip")
             slots = jnp.where(present, at, c)
-            chunk_ids = ids.at[slots].get(mode="fill", fill_value=n)
-            return visit(carry, g, slots, chunk_ids)
+            chunk_rows = rows.at[slots].get(mode="fill", fill_value=n)
+            return visit(carry, g, slots, chunk_rows)
 
         trips = (count + v - 1) // v
-        if axis is not None:
-            trips = jax.lax.pmax(trips, axis)  # surplus slots are not `present`
+        if points is not None:
+            trips = jax.lax.pmax(trips, points)
         carry = jax.lax.fori_loop(0, trips, step, carry)
     return carry
 
@@ -103,25 +107,31 @@ def client_key(root: Array, round_number: Array, client: Array) -> Array:
 
 
 def train_client(recipe: Recipe, data: ClientData, bucket: int):
-    """One client: `(shared, personal, frozen, hparams, id, key) -> ClientResult`."""
+    """One client: `(shared, personal, frozen, hparams, row, key) -> ClientResult`."""
 
-    def train(shared, personal, frozen, hparams, client, key):
+    def train(shared, personal, frozen, hparams, row, key):
         params = Params(shared=shared, personal=personal)
-        examples = data.examples(client, bucket)
+        examples = data.examples(row, bucket)
         return recipe.client_update(params, frozen, examples, hparams, key)
 
     return train
 
 
 def make_algorithm(
-    recipe: Recipe, chunks: tuple[int, ...], axis: str | None = None
+    recipe: Recipe,
+    chunks: tuple[int, ...],
+    *,
+    devices: str | None = None,
+    points: str | None = None,
 ) -> Algorithm:
     """Binds a recipe to its execution.
 
     Args:
         recipe: the system.
         chunks: `V` for each bucket, from `chunk_sizes`.
-        axis: as in `fold_clients`.
+        devices: the mesh axis over which clients are spread; `round` then runs under
+            `shard_map` on each device's own clients, and joins them in one all-reduce.
+        points: as in `fold_clients`.
 
     Returns:
         Its `init` and `round`, pure and jittable.
@@ -145,29 +155,22 @@ def make_algorithm(
         key: Array,
     ) -> tuple[ServerState, Cohort, dict[str, Array]]:
         aggregator = recipe.aggregator
-        shared, pull = state.shared, lambda delta: delta
-        if recipe.lifted and recipe.model.lift is not None:
-            lift = recipe.model.lift
-            shared, transposed = jax.vjp(lambda s: lift(s, frozen), state.shared)
-
-            def pull(delta):
-                return transposed(delta)[0]
-
+        shared, pull = _lifted(recipe, state.shared, frozen, devices)
         keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
 
-        def visit(carry, bucket, slots, ids):
+        def visit(carry, bucket, slots, rows):
             acc, personal, sums = carry
             train = train_client(recipe, data, bucket)
             result = jax.vmap(train, in_axes=(None, 0, None, None, 0, 0))(
                 shared,
-                trees.take(personal, slots),
+                trees.take(personal, rows),
                 frozen,
                 hparams,
-                ids,
+                rows,
                 trees.take(keys, slots),
             )
             acc = aggregator.update(acc, result.delta, result.weight)
-            personal = trees.put(personal, slots, result.personal)
+            personal = trees.put(personal, rows, result.personal)
             weight = result.weight
             told = {
                 "examples": weight.sum(),
@@ -178,7 +181,11 @@ def make_algorithm(
 
         sums = _zero_sums(recipe, shared, cohort, data, frozen, hparams, keys[0])
         carry = (aggregator.init(shared, len(cohort.ids)), cohort.personal, sums)
-        acc, personal, sums = fold_clients(visit, carry, cohort.ids, data, chunks, axis)
+        acc, personal, sums = fold_clients(
+            visit, carry, cohort.rows, data, chunks, points
+        )
+        if devices is not None:
+            acc, sums = jax.lax.psum((acc, sums), devices)
         delta, info = aggregator.finish(acc)
         # FedOpt (Reddi et al. 2021): the negated delta is the server's gradient.
         gradient = jax.tree.map(jnp.negative, pull(delta))
@@ -195,16 +202,37 @@ def make_algorithm(
             k: x if k in ("examples", "clients") else x / jnp.maximum(examples, 1)
             for k, x in sums.items()
         }
-        return new, Cohort(ids=cohort.ids, personal=personal), {**metrics, **info}
+        cohort = dataclasses.replace(cohort, personal=personal)
+        return new, cohort, {**metrics, **info}
 
     return Algorithm(init, one_round)
+
+
+def _lifted(recipe: Recipe, shared: Tree, frozen: Tree, devices: str | None):
+    """What clients train on, and the way of its delta back to what is trained."""
+    if not recipe.lifted or recipe.model.lift is None:
+        return shared, lambda delta: delta
+    lift = functools.partial(recipe.model.lift, axis=devices)
+    lifted, transposed = jax.vjp(lambda s: lift(s, frozen), shared)
+    behind = [name for name in shared if name not in lifted]
+
+    def pull(delta: Tree) -> Tree:
+        (back,) = transposed(delta)
+        if devices is None:
+            return back
+        # Each device holds the part of the items it encoded, times their number: the
+        # transpose of a gather adds up the equal deltas of all of them.
+        part = {name: back[name] for name in behind}
+        return {**back, **jax.lax.pmean(part, devices)}
+
+    return lifted, pull
 
 
 def _zero_sums(recipe, shared, cohort, data, frozen, hparams, key):
     train = train_client(recipe, data, 0)
     personal = jax.tree.map(lambda x: x[0], cohort.personal)
     result = jax.eval_shape(
-        train, shared, personal, frozen, hparams, cohort.ids[0], key
+        train, shared, personal, frozen, hparams, cohort.rows[0], key
     )
     names = ("examples", "clients", *result.metrics)
     return {name: jnp.zeros((), result.weight.dtype) for name in names}

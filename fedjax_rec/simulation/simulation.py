@@ -1,30 +1,38 @@
 """The loop: rounds on the device, evaluation between them, results as events."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from fedjax_rec import trees
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.data.pack import pack
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.evaluate import evaluate, summarise
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
+from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.evaluation import (
     by_bucket,
     make_evaluate,
-    make_rmse,
+    make_squares,
     same_shapes,
     take_users,
+    target_specs,
 )
+from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.leak import count_draws
-from fedjax_rec.simulation.population import initial_personal, make_run_rounds
+from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
+from fedjax_rec.simulation.resident import Block, Resident
 from fedjax_rec.simulation.round import make_algorithm
 from fedjax_rec.simulation.sampling import Sampler
 from fedjax_rec.simulation.selection import selected_metrics, selection_value
@@ -41,7 +49,7 @@ class Simulation:
     Attributes:
         recipe: the system.
         split: train, validation and test.
-        data: the clients' training data.
+        data: the clients' training data, as NumPy arrays.
         client_of_user: `[U]` the client that serves each user.
         sampler: who takes part.
         cohort_size: `C`, what the sampler returns.
@@ -51,6 +59,11 @@ class Simulation:
         eval_every: rounds between evaluations; the last round is always evaluated.
         seed: of everything but the split's and the candidates' own.
         frozen: arrays no client trains.
+        mesh: the devices; by default the first alone.
+        hosted: keep personal state and clients' data on the host, and bring each
+            cohort's to the devices.
+        split_tables: row tables lie over the mesh's axis `parts`.
+        folder: where personal state on the host is a memory map.
         notes: facts that belong to the result, by heading.
         why: sentences on how it runs.
         user_chunk: users scored at once.
@@ -70,6 +83,10 @@ class Simulation:
     eval_every: int
     seed: int = 0
     frozen: Tree = ()
+    mesh: Mesh = dataclasses.field(default_factory=lambda: meshes.make_mesh(1))
+    hosted: bool = False
+    split_tables: bool = False
+    folder: Path | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
     why: tuple[str, ...] = ()
     user_chunk: int = 64
@@ -86,21 +103,65 @@ class Simulation:
             )
         self.best = -np.inf
         self.key = jax.random.key(self.seed)
-        self.algorithm = make_algorithm(self.recipe, self.chunks)
-        self.state: ServerState = self.algorithm.init(self.key)
-        self.personal: Tree = initial_personal(
-            self.recipe, self.key, self.data.num_clients
+        mesh, whole = self.mesh, EVERYWHERE
+        axis = None if mesh.size == 1 else meshes.CLIENTS
+        algorithm = make_algorithm(self.recipe, self.chunks, devices=axis)
+        # A copy: rounds donate it, and a model may hold what it starts from.
+        state = jax.tree.map(jnp.copy, algorithm.init(self.key))
+        specs = jax.tree.map(lambda _: whole, state)
+        tables = meshes.table_specs(state.shared, mesh, self.split_tables)
+        self.state: ServerState = meshes.place(
+            mesh, state, dataclasses.replace(specs, shared=tables)
         )
+        split_weights = meshes.weight_specs(self.frozen, mesh, not self.split_tables)
+        self.frozen = meshes.place(mesh, self.frozen, split_weights)
+        where = (self.sampler, self.data, mesh, self.key, self.eval_every)
+        self.population: Hosted | Resident
+        if self.hosted:
+            self.population = Hosted(self.recipe, algorithm, *where, self.folder)
+        else:
+            self.population = Resident(self.recipe, algorithm, *where)
         parts = [p for p in ("val", "test") if len(getattr(self.split, p))]
         aligned = same_shapes([self._targets(part) for part in parts])
         self.targets = dict(zip(parts, aligned, strict=True))
-        self._run_rounds = make_run_rounds(
-            self.algorithm, self.sampler, self.eval_every
+        self._placed: dict[tuple, tuple[Targets, Array]] = {}
+        self._hparams = meshes.place(mesh, self.recipe.hparams)
+        self._keys = meshes.place(
+            mesh, (self.key, trees.derive(self.key, trees.Purpose.EVALUATION))
         )
-        self._rmse = jax.jit(make_rmse(self.recipe))
-        self._evaluate = jax.jit(
-            make_evaluate(self.recipe, self.protocol, self.user_chunk, self.chunks)
+        run = make_evaluate(
+            self.recipe, self.protocol, self.user_chunk, self.chunks, axis
         )
+        squares = make_squares(self.recipe, axis=axis)
+
+        def evaluate_block(
+            bucket, state, personal, targets, clients, rows, data, *rest
+        ):
+            inputs = (state, personal, targets, clients, rows, data, *rest)
+            one = functools.partial(run, bucket)
+            if axis is None:
+                return one(*inputs)
+            specs = (whole, DEALT, target_specs(targets), DEALT, DEALT)
+            specs += (meshes.client_specs(data), *(whole,) * len(rest))
+            return meshes.run_dealt(one, mesh, specs, DEALT)(*inputs)
+
+        def squares_block(*inputs):
+            if axis is None:
+                return squares(*inputs)
+            specs = (whole, *(DEALT,) * 5, whole)
+            return meshes.run_dealt(squares, mesh, specs, DEALT)(*inputs)
+
+        self._evaluate = jax.jit(evaluate_block, static_argnums=0)
+        self._squares = jax.jit(squares_block)
+
+    @property
+    def personal(self) -> Tree:
+        """Personal parameters `[N, ...]` in the order of the clients."""
+        return self.population.personal
+
+    @personal.setter
+    def personal(self, personal: Tree) -> None:
+        self.population.personal = personal
 
     def _targets(self, part: str) -> Targets:
         split = self.split
@@ -135,52 +196,80 @@ class Simulation:
         """
         if not 1 <= count <= self.eval_every:
             raise ValueError(f"advance by 1 to {self.eval_every} rounds, got {count}")
-        self.state, self.personal, log = self._run_rounds(
-            self.state,
-            self.personal,
-            self.data,
-            self.frozen,
-            self.recipe.hparams,
-            self.key,
-            jnp.int32(count),
+        self.state, log = self.population.advance(
+            self.state, self.frozen, self._hparams, count
         )
-        return {name: np.asarray(column)[:count] for name, column in log.items()}
+        return log
 
     def evaluate(self, part: str) -> dict[str, float]:
         """Means and dispersion over the users of `"val"` or `"test"`."""
-        targets: Any = self.targets[part]
-        mask = targets.mask
+        targets = self.targets[part]
+        users = np.asarray(targets.user)
+        groups = [(0, np.arange(len(users)))]
         if self.protocol.evaluated == "tuned":
-            targets = by_bucket(targets, self.data, self.client_of_user)
-            mask = jnp.concatenate([t.mask for t in targets if t is not None])
-        per_user = self._evaluate(
-            self.state,
-            self.personal,
-            targets,
-            jnp.asarray(self.client_of_user),
-            self.data,
-            self.frozen,
-            self.recipe.hparams,
-            self.key,
-            trees.derive(self.key, trees.Purpose.EVALUATION),
+            groups = by_bucket(users, self.data, self.client_of_user)
+        found, masks = [], []
+        for bucket, at in groups:
+            clients = self.client_of_user[users[at]]
+            for block in self.population.blocks(clients):
+                name = (part, bucket) if self.population.still else None
+                mine, ids = self._deal(targets, at, clients, block, name)
+                found.append(
+                    self._evaluate(
+                        bucket,
+                        self.state,
+                        block.personal,
+                        mine,
+                        ids,
+                        block.rows,
+                        block.data,
+                        self.frozen,
+                        self._hparams,
+                        *self._keys,
+                    )
+                )
+                masks.append(mine.mask)
+        if len(found) == 1:
+            return summarise(found[0], masks[0])
+        joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+        return summarise(joined, jnp.concatenate(masks))
+
+    def _deal(
+        self, targets: Targets, at: np.ndarray, clients: np.ndarray, block: Block, name
+    ) -> tuple[Targets, Array]:
+        """A block's users and their clients' ids, each where its client lies."""
+        if name in self._placed:
+            return self._placed[name]
+        order = block.order
+        mine = take_users(targets, np.where(order >= 0, at[order], -1))
+        ids = np.where(order >= 0, clients[order], self.data.num_clients)
+        dealt = (
+            meshes.place(self.mesh, mine, target_specs(mine)),
+            meshes.place(self.mesh, ids.astype(np.int32), DEALT),
         )
-        return summarise(per_user, mask)
+        if name is not None:
+            self._placed[name] = dealt
+        return dealt
 
     def rmse(self, part: str) -> float:
         """Root mean squared error of the ratings of a part, for explicit feedback."""
         rows = getattr(self.split, part)
         dtype = self.data.interactions.columns["rating"].dtype
-        return float(
-            self._rmse(
-                self.state,
-                self.personal,
-                jnp.asarray(self.client_of_user[rows.user]),
-                jnp.asarray(rows.user),
-                jnp.asarray(rows.item),
-                jnp.asarray(rows.rating, dtype),
-                self.frozen,
-            )
+        columns = (
+            rows.user.astype(np.int32),
+            rows.item.astype(np.int32),
+            rows.rating.astype(dtype),
         )
+        total = 0.0
+        for block in self.population.blocks(self.client_of_user[rows.user]):
+            real = block.order >= 0
+            at = np.where(real, block.order, 0)
+            mine = meshes.place(self.mesh, [c[at] for c in columns], DEALT)
+            squares = self._squares(
+                self.state, block.personal, block.rows, *mine, self.frozen
+            )
+            total += float(jnp.where(real, squares, 0).sum())
+        return float(np.sqrt(total / len(rows)))
 
     def events(self) -> Iterator[Event]:
         """Trains, yielding one event a round and one an evaluation.
@@ -330,10 +419,14 @@ class Simulation:
         if self.recipe.single_user:
             clients = np.unique(self.client_of_user[users]).astype(np.int32)
 
+        # Laid out again: where they live, other devices hold them, or none.
+        (data,) = pack(self.data, [clients])
+        here = np.arange(len(clients), dtype=np.int32)
+
         @jax.jit
-        def rank(data, users, clients, targets, root, rounds):
+        def rank(data, users, clients, here, targets, root, rounds):
             counts = count_draws(
-                self.recipe, data, self.chunks, users, clients, root, 0, rounds
+                self.recipe, data, self.chunks, users, clients, here, root, 0, rounds
             )
             at = jnp.zeros(data.num_users, jnp.int32)
             at = at.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
@@ -349,12 +442,13 @@ class Simulation:
         found = []
         for root in roots:
             per_user = rank(
-                self.data,
-                jnp.asarray(users),
-                jnp.asarray(clients),
+                data,
+                users,
+                clients,
+                here,
                 targets,
                 root,
-                jnp.int32(rounds),
+                np.int32(rounds),
             )
             summary: dict[str, Any] = summarise(per_user, targets.mask)
             found.append({**summary, "rounds": rounds, "users": len(users)})

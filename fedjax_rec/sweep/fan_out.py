@@ -40,7 +40,7 @@ def work(points: list[Point], folder: Path, memory: int) -> Told:
     from fedjax_rec.commands.session import set_up_jax
     from fedjax_rec.sweep.run_points import Listener, run_points
 
-    set_up_jax(points[0].experiment.execution.dtype)
+    set_up_jax(points[0].experiment.execution.dtype, devices=1)
     told: Told = []
     listener = Listener(point_done=lambda name, error: told.append((name, error)))
     run_points(points, folder, listener, memory)

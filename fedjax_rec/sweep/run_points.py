@@ -14,7 +14,8 @@ import jax
 from fedjax_rec.commands.session import versions
 from fedjax_rec.commands.train import record, write_result
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.experiment import build
+from fedjax_rec.experiment import Experiment, build
+from fedjax_rec.experiment_mesh import MeshConfig
 from fedjax_rec.simulation.lanes import Lanes, lay_out
 from fedjax_rec.simulation.points import Points, point_bytes
 from fedjax_rec.simulation.runfolder import RunFolder, open_run, plain
@@ -70,12 +71,17 @@ def run_points(
             if data_of(first) not in data:
                 data = {data_of(first): first.data.load()}  # one data set at a time
             loaded = data[data_of(first)]
-            if len(group) == 1:
-                _alone(group[0], loaded, folder, listener)
+            if len(group) == 1 or not _fits_one_device(first):
+                for point in group:
+                    try:
+                        _alone(point, loaded, folder, listener)
+                    except Exception as error:
+                        listener.point_done(point.name, _told(error))
                 continue
             try:
                 recipe = common_recipe([point.experiment for point in group])
-                simulation = build(first, data=loaded, make_recipe=recipe)
+                alone = dataclasses.replace(first, mesh=MeshConfig(devices=1))
+                simulation = build(alone, data=loaded, make_recipe=recipe)
             except DiffersError as differs:
                 parts: dict[Any, list[Point]] = {}
                 for point, outcome in zip(group, differs.outcomes, strict=True):
@@ -87,6 +93,12 @@ def run_points(
                 listener.point_done(point.name, _told(error))
             continue
         _together(group, simulation, loaded, folder, listener, memory)
+
+
+def _fits_one_device(experiment: Experiment) -> bool:
+    """Whether a run asks for no more than a device, so that points can share one."""
+    whole = experiment.mesh.model == experiment.mesh.items == 1
+    return whole and experiment.population.store in ("auto", "device")
 
 
 def _together(

@@ -18,8 +18,9 @@ from fedjax_rec.models.item_tower import cached_tower
 from fedjax_rec.simulation.evaluation import (
     by_bucket,
     make_evaluate,
-    make_rmse,
+    make_squares,
     score_tuned,
+    take_users,
 )
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
@@ -183,23 +184,18 @@ def test_tuned_evaluation_in_buckets_is_a_loop_over_users():
     w = world("pfedrec")
     data = make_client_data(w.train, per_user(w.train), max_buckets=2)
     protocol = Protocol(evaluated="tuned", cutoffs=(5,), selection="auc")
-    parts = by_bucket(targets_of(w, protocol), data, np.arange(USERS))
+    targets = targets_of(w, protocol)
+    groups = by_bucket(np.asarray(targets.user), data, np.arange(USERS))
     assert data.widths == (3, 12)
     # The cold user trains on nothing, in the smallest bucket.
-    assert [p.user.tolist() for p in parts if p] == [[0, 2, 3, 5], [1, 4, 6]]
-    evaluate = jax.jit(make_evaluate(w.recipe, protocol, chunks=(3, 2)))
-    got = evaluate(
-        w.state,
-        w.personal,
-        parts,
-        jnp.arange(USERS),
-        data,
-        (),
-        w.recipe.hparams,
-        ROOT,
-        jax.random.key(0),
-    )
-    expect(w, got, parts, w.brute_force)
+    assert [(g, at.tolist()) for g, at in groups] == [(0, [0, 2, 3, 5]), (1, [1, 4, 6])]
+    run = make_evaluate(w.recipe, protocol, chunks=(3, 2))
+    evaluate = jax.jit(run, static_argnums=0)
+    for bucket, at in groups:
+        part = take_users(targets, at)
+        rest = (data, (), w.recipe.hparams, ROOT, jax.random.key(0))
+        got = evaluate(bucket, w.state, w.personal, part, at, at, *rest)
+        expect(w, got, [part], w.brute_force)
 
 
 @pytest.mark.parametrize("candidates", ["full", "sampled"])
@@ -210,17 +206,14 @@ def test_by_bucket_keeps_every_user_once_with_what_is_theirs(candidates):
     targets = targets_of(w, protocol, users=[0, 2, 3, 4, 5])
     data = make_client_data(w.train, per_user(w.train), max_buckets=6)
     assert data.widths == (1, 2, 3, 10, 11, 12)
-    parts = by_bucket(targets, data, np.arange(USERS))
-    assert [p.user.tolist() if p else None for p in parts] == [
-        [2, 3],
-        [5],
-        [0],
-        [4],
-        None,
-        None,
-    ]
     every = targets.user.tolist()
-    for part in filter(None, parts):
+    groups = by_bucket(np.asarray(every), data, np.arange(USERS))
+    parts = [take_users(targets, at) for _, at in groups]
+    assert [g for g, _ in groups] == [0, 1, 2, 3]
+    assert [p.user.tolist() for p in parts] == [[2, 3], [5], [0], [4]]
+    padded = take_users(targets, np.array([1, -1, 0]))
+    assert padded.mask.tolist() == [True, False, True]
+    for part in parts:
         for at, user in enumerate(part.user.tolist()):
             whole = every.index(user)
             np.testing.assert_array_equal(part.positives[at], targets.positives[whole])
@@ -272,10 +265,12 @@ def test_aggregated_evaluation_reads_the_serving_clients_row():
     personal = {"scorer": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scorer)}
     protocol = Protocol(cutoffs=(5,), selection="auc")
     targets = targets_of(w, protocol)
-    evaluate = jax.jit(make_evaluate(w.recipe, protocol, user_chunk=4))
-    got = evaluate(
-        w.state, personal, targets, jnp.asarray(serving), w.data, (), {}, ROOT, ROOT
+    evaluate = jax.jit(
+        make_evaluate(w.recipe, protocol, user_chunk=4), static_argnums=0
     )
+    clients = jnp.asarray(serving)[targets.user]
+    rest = (w.data, (), {}, ROOT, ROOT)
+    got = evaluate(0, w.state, personal, targets, clients, clients, *rest)
     table = np.asarray(w.state.shared["item"].values, np.float64)
 
     def scores_of(user):
@@ -293,9 +288,9 @@ def test_rmse_by_hand():
     client, item = np.array([0, 1, 0, 1, 0]), np.array([0, 0, 1, 2, 2])
     rating = np.array([4.0, 2.0, 1.0, 1.0, 0.5], np.float32)
     expected = np.sqrt((1 + 0 + 4 + 9 + 0.25) / 5)
-    rmse = jax.jit(make_rmse(recipe, chunk=2))  # the last chunk holds one
+    squares = jax.jit(make_squares(recipe, chunk=2))  # the last chunk holds one
     state = ServerState(shared=shared, optimizer=(), round=jnp.int32(0))
     # Users are numbered otherwise than their clients: the client's vector counts.
     arrays = (jnp.asarray(x) for x in (client, 1 - client, item, rating))
-    got = rmse(state, {"user": jnp.asarray(vectors)}, *arrays, ())
-    assert float(got) == pytest.approx(expected, rel=1e-6)
+    got = squares(state, {"user": jnp.asarray(vectors)}, *arrays, ())
+    assert float(np.sqrt(got.mean())) == pytest.approx(expected, rel=1e-6)

@@ -62,7 +62,15 @@ def single():
 def count(data, users, clients, first, rounds):
     fn = jax.jit(
         lambda data, users, clients, first, rounds: count_draws(
-            RECIPE, data, (3,) * len(data.widths), users, clients, ROOT, first, rounds
+            RECIPE,
+            data,
+            (3,) * len(data.widths),
+            users,
+            clients,
+            clients,
+            ROOT,
+            first,
+            rounds,
         )
     )
     as_ids = (jnp.asarray(x, jnp.int32) for x in (users, clients))

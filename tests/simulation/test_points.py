@@ -19,6 +19,7 @@ from fedjax_rec import (
     FedAvg,
     FedFM,
     FedMF,
+    MeshConfig,
     PFedRec,
     Protocol,
     SyntheticData,
@@ -26,7 +27,7 @@ from fedjax_rec import (
 )
 from fedjax_rec.simulation.lanes import lay_out
 from fedjax_rec.simulation.points import Points, point_bytes
-from fedjax_rec.simulation.population import make_rounds
+from fedjax_rec.simulation.population import make_one_round, many_rounds
 from fedjax_rec.simulation.round import make_algorithm
 
 SMALL = Experiment(
@@ -34,6 +35,7 @@ SMALL = Experiment(
     data=SyntheticData(num_users=40, num_items=60, num_interactions=800),
     algorithm=FedAvg(dim=4, negatives=1, client_lr=10.0),
     execution=Execution(max_buckets=2),
+    mesh=MeshConfig(devices=1),
     rounds=3,
     eval_every=2,
 )
@@ -143,13 +145,13 @@ def test_loops_over_clients_have_a_common_trip_count(axis):
     """A batched predicate would copy the whole carry at every step."""
     cohort = CohortConfig(sampling="poisson", size=10)
     simulation = build(dataclasses.replace(SMALL, cohort=cohort))
-    algorithm = make_algorithm(simulation.recipe, simulation.chunks, axis)
-    rounds = make_rounds(algorithm, simulation.sampler, 2)
+    algorithm = make_algorithm(simulation.recipe, simulation.chunks, points=axis)
+    rounds = many_rounds(make_one_round(algorithm, simulation.sampler), 2)
 
     def run(key):
-        state, data = simulation.state, simulation.data
-        hparams = simulation.recipe.hparams
-        return rounds(state, simulation.personal, data, (), hparams, key, jnp.int32(2))
+        state, data = simulation.state, simulation.population.data
+        own = (state, simulation.personal, data, ())
+        return rounds(*own, simulation.recipe.hparams, key, None, jnp.int32(2))
 
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
     program = jax.make_jaxpr(jax.vmap(run, axis_name="seeds"))(keys)

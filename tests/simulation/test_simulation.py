@@ -60,7 +60,7 @@ def fresh(ran):
     """The same experiment built again; `reset` takes it back to its start."""
     simulation = build(EXPERIMENT)
     # The compiled rounds read nothing but their arguments: compile them once.
-    simulation._run_rounds = ran[0]._run_rounds
+    simulation.population._run_rounds = ran[0].population._run_rounds
     start = copy((simulation.state, simulation.personal))
 
     def reset():
