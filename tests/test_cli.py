@@ -301,4 +301,5 @@ def test_every_config_is_an_experiment():
         transfer = path.stem.startswith("transfer_")
         assert experiment.name == path.stem.removeprefix("transfer_")
         command = "transfer" if transfer else "train"
+        command = "sweep" if path.stem.startswith("sweep_") else command
         assert f"fedjax-rec {command} configs/{path.name}" in doc

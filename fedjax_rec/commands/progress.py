@@ -29,7 +29,7 @@ class Progress:
     def __init__(
         self, rounds: int, eval_every: int, enabled: bool = True, done: int = 0
     ):
-        live = enabled and _is_screen()
+        live = enabled and is_screen()
         self._log = enabled and not live
         self._bar = tqdm(
             total=rounds,
@@ -107,7 +107,7 @@ class Progress:
             self._bar.refresh()
 
 
-def _is_screen() -> bool:
+def is_screen() -> bool:
     """Whether stderr is a terminal with a size: some pretend to be one, of 0 lines."""
     if not sys.stderr.isatty():
         return False

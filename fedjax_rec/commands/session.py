@@ -1,5 +1,6 @@
 """What a command does to the process before anything is computed."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -40,7 +41,9 @@ def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
     import jax
 
     if jax.config.values["jax_num_cpu_devices"] < 0:
-        jax.config.update("jax_num_cpu_devices", devices or cores())
+        # Too late where the process has used JAX already: then it stays as it is.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices or cores())
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))

@@ -193,7 +193,7 @@ def train(options: Train) -> dict[str, Any]:
             if before.result is not None and before.config == config:
                 say(f"{path} is finished; nothing is left to be done")
                 if not (path / REPORT).exists():  # killed while it was being drawn
-                    _write_report(RunFolder(path))
+                    write_report(RunFolder(path))
                 return _told(path)
             changed = resuming.check_versions(
                 before, versions(), options.accept_versions
@@ -278,9 +278,7 @@ def _run(
     say: Callable[[str], None],
 ) -> None:
     found = _compute(options, simulation, folder, before, changed, say)
-    # First what took long to compute: a fault in drawing must not lose it.
-    folder.write_json(RESULT, record(options.experiment, simulation, found))
-    _write_report(folder)
+    write_result(folder, record(options.experiment, simulation, found))
 
 
 def _compute(
@@ -329,12 +327,20 @@ def _compute(
         return simulation.run(listen, rest, every or 0)
 
 
-def _write_report(folder: RunFolder) -> None:
+def write_result(folder: RunFolder, result: dict[str, Any], draw: bool = True) -> None:
+    """Finishes a run's folder: `result.json`, then the same to read and to look at."""
+    # First what took long to compute: a fault in drawing must not lose it.
+    folder.write_json(RESULT, result)
+    write_report(folder, draw)
+
+
+def write_report(folder: RunFolder, draw: bool = True) -> None:
+    """`report.md`, and if `draw` the curves, of a finished run."""
     from fedjax_rec import report
 
     run = read_run(folder.path)
     folder.write_text(REPORT, report.markdown(run))
-    if report.can_plot():
+    if draw and report.can_plot():
         with folder.replacing(report.CURVES) as temporary:
             report.plot_curves([run], temporary)
 

@@ -35,6 +35,7 @@ from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.resident import Block, Resident
 from fedjax_rec.simulation.round import make_algorithm
 from fedjax_rec.simulation.sampling import Sampler
+from fedjax_rec.simulation.selection import selected_metrics, selection_value
 from fedjax_rec.types import Array, Recipe, ServerState, Tree
 
 Event = dict[str, Any]
@@ -366,10 +367,7 @@ class Simulation:
                     for part in ("train", "val", "test"):
                         if len(getattr(self.split, part)):
                             event[f"rmse_{part}"] = self.rmse(part)
-                selection = self.protocol.selection
-                value = done if selection == "last" else event["val"][selection]
-                if selection == "last" and done < self.rounds:
-                    value = -np.inf
+                value = selection_value(self.protocol.selection, event, self.rounds)
                 if value > self.best:  # the test is seen only where validation says
                     self.best = value
                     event["test"] = self.evaluate("test")
@@ -381,11 +379,7 @@ class Simulation:
         """Adds an event to the history, and what it selects to the result."""
         self.history.append(event)
         if "test" in event:
-            self.selected = event["round"]
-            self.metrics = {k: dict(event[k]) for k in ("val", "test") if k in event}
-            for part, values in self.metrics.items():
-                if f"rmse_{part}" in event:
-                    values["rmse"] = event[f"rmse_{part}"]
+            self.selected, self.metrics = selected_metrics([event])
         return event
 
     def run(
@@ -425,9 +419,14 @@ class Simulation:
         if listen is not None:
             listen(event)
         seconds["total"] = time.perf_counter() - started
+        return {**self.outcome(self.history, ranked), "seconds": seconds}
+
+    def outcome(self, history: list[Event], ranked: dict[str, Any]) -> dict[str, Any]:
+        """What `run` returns but for its seconds, of a run's events and baselines."""
+        selected, metrics = selected_metrics(history)
         return {
-            "metrics": self.metrics,
-            "selected": self.selected,
+            "metrics": metrics,
+            "selected": selected,
             "baselines": ranked,
             "protocol": {
                 **dataclasses.asdict(self.protocol),
@@ -435,28 +434,44 @@ class Simulation:
                 "split_info": dict(self.split.info),
             },
             "rounds": self.rounds,
-            "seconds": seconds,
-            "history": self.history,
+            "history": history,
         }
 
     def baselines(self) -> dict[str, dict[str, Any] | None]:
         """Random, popularity and draw-count rankers on the test users."""
+        return self.baselines_of([self.key])[0]
+
+    def baselines_of(
+        self, roots: Sequence[Array]
+    ) -> list[dict[str, dict[str, Any] | None]]:
+        """The baselines of runs that differ by seed alone, by their root keys."""
         targets, num_items = self.targets["test"], self.data.num_items
-        key = trees.derive(self.key, trees.Purpose.BASELINE)
         popular = baselines.popularity(
             jnp.asarray(self.split.train.item, jnp.int32), num_items
         )
-        scorers = {
-            "random": baselines.by_user(
+
+        @jax.jit
+        def random(targets, key):
+            scorer = baselines.by_user(
                 lambda user: baselines.random_scores(key, user, num_items)
-            ),
-            "popularity": baselines.by_user(lambda user: popular),
-        }
-        found: dict[str, dict[str, Any] | None] = {}
-        for name, scorer in scorers.items():
-            run = jax.jit(lambda t, scorer=scorer: self._rank(scorer, t, key))
-            found[name] = summarise(run(targets), targets.mask)
-        found["draw_count"] = self.draw_count(self.rounds)
+            )
+            return self._rank(scorer, targets, key)
+
+        @jax.jit
+        def popularity(targets, key):
+            return self._rank(baselines.by_user(lambda user: popular), targets, key)
+
+        found: list[dict[str, dict[str, Any] | None]] = []
+        draws = self.draw_counts(self.rounds, roots)
+        for root, drawn in zip(roots, draws, strict=True):
+            key = trees.derive(root, trees.Purpose.BASELINE)
+            found.append(
+                {
+                    "random": summarise(random(targets, key), targets.mask),
+                    "popularity": summarise(popularity(targets, key), targets.mask),
+                    "draw_count": drawn,
+                }
+            )
         return found
 
     def _rank(self, scorer, targets: Targets, key: Array) -> dict[str, Array]:
@@ -468,8 +483,14 @@ class Simulation:
         Counts tie all the time, so its ties are broken at random whatever the
         protocol says: pessimistic ties would hide an early leak.
         """
+        return self.draw_counts(rounds, [self.key])[0]
+
+    def draw_counts(
+        self, rounds: int, roots: Sequence[Array]
+    ) -> list[dict[str, Any] | None]:
+        """`draw_count` of runs that differ by seed alone, by their root keys."""
         if not self.recipe.negatives:
-            return None
+            return [None] * len(roots)
         rounds = min(rounds, self.leak_rounds)
         protocol = dataclasses.replace(self.protocol, ties="random")
         targets, num_items = self.targets["test"], self.data.num_items
@@ -502,17 +523,20 @@ class Simulation:
 
             return evaluate(score, targets, protocol, root, self.user_chunk)
 
-        per_user = rank(
-            data,
-            users,
-            clients,
-            here,
-            targets,
-            self.key,
-            np.int32(rounds),
-        )
-        summary: dict[str, Any] = summarise(per_user, targets.mask)
-        return {**summary, "rounds": rounds, "users": len(users)}
+        found = []
+        for root in roots:
+            per_user = rank(
+                data,
+                users,
+                clients,
+                here,
+                targets,
+                root,
+                np.int32(rounds),
+            )
+            summary: dict[str, Any] = summarise(per_user, targets.mask)
+            found.append({**summary, "rounds": rounds, "users": len(users)})
+        return found
 
 
 def _put_in_place(old: Any, new: Any) -> Any:
