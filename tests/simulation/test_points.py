@@ -151,7 +151,7 @@ def test_loops_over_clients_have_a_common_trip_count(axis):
     def run(key):
         state, data = simulation.state, simulation.population.data
         own = (state, simulation.personal, data, ())
-        tables = simulation.sampler.tables
+        tables = jax.device_put(simulation.sampler.tables)
         return rounds(*own, simulation.recipe.hparams, key, None, tables, jnp.int32(2))
 
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
