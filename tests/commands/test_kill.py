@@ -185,7 +185,7 @@ def test_a_full_disk_ends_in_words_and_loses_nothing(tmp_path):
 
 
 def unfinished(folder):
-    """Saves and removals that were broken off, each told from a later one of its name."""
+    """Saves and removals broken off, each told from a later one of its name."""
     found = set()
     for path in folder.glob("checkpoints/*"):
         if "tmp" in path.name or not (path / "seal.json").exists():
