@@ -226,8 +226,8 @@ def train(options: Train) -> dict[str, Any]:
             raise KeyboardInterrupt from stopped
         raise SystemExit(128 + stopped.number) from stopped
     except KeyboardInterrupt:
-        say(f"\nstopped; the rounds so far are in {path}/metrics.jsonl")
-        say(resuming.advice(path).lstrip("\n"))
+        told = f"\nstopped; the rounds so far are in {path}/metrics.jsonl"
+        say(f"{told}{resuming.advice(path)}")
         raise
     return _told(path, written=True)
 
