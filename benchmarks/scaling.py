@@ -2,16 +2,16 @@
 
     python benchmarks/scaling.py [--only NAME ...] [--json FILE]
 
-- `two`: `two_device_speedup`, a PFedRec round on ML-100K (of the same shape and synthetic
-  where the data are not at hand) on one CPU device of one thread, over the same round on
-  two; both in one process, rounds interleaved, medians.
-- `weak`: `flops_of_D`, `bytes_of_D`, `sent_of_D`: what the compiled round costs *each* of
-  D virtual devices (XLA's own count) when the clients grow with the devices, and the
+- `two`: `two_device_speedup`, a PFedRec round on ML-100K (of the same shape and
+  synthetic where the data are not at hand) on one CPU device of one thread, over the
+  same round on two; both in one process, rounds interleaved, medians.
+- `weak`: `flops_of_D`, `bytes_of_D`, `sent_of_D`: what the compiled round costs *each*
+  of D virtual devices (XLA's own count) when the clients grow with the devices, and the
   bytes it puts into its all-reduce. Clients are of one size and of one batch and run in
-  one chunk, so that no loop hides work from the count. `weak_scaling_D` is the FLOPs of a
-  device alone over those of one of D: 1 is perfect.
-- `start`: `first_round_cold_s` and `first_round_warm_s`: from the start of the process to
-  the end of its first PFedRec ML-100K round, with an empty and with a full cache of
+  one chunk, so that no loop hides work from the count. `weak_scaling_D` is the FLOPs of
+  a device alone over those of one of D: 1 is perfect.
+- `start`: `first_round_cold_s` and `first_round_warm_s`: from the start of the process
+  to the end of its first PFedRec ML-100K round, with an empty and with a full cache of
   compiled programs.
 """
 

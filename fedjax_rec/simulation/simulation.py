@@ -190,13 +190,18 @@ class Simulation:
         if (query := split.info.get("query")) is not None:  # shown of held-out users
             known.append(query)
             pairs["query"] = (query.user, query.item)
+        if self.protocol.max_users:
+            some = _drawn_users(pairs[part][0], split.train.num_users, self.protocol)
+            pairs = {name: _of_users(some, *rows) for name, rows in pairs.items()}
+        else:
+            some = None
         cold = self.protocol.candidates == "cold"
         key = trees.derive(
             jax.random.key(0), trees.Purpose.EVALUATION, 0 if part == "val" else 1
         )
         return make_targets(
             positives=pairs[part],
-            known=[(p.user, p.item) for p in known],
+            known=[_of_users(some, p.user, p.item) for p in known],
             touched=list(pairs.values()),
             pool=split.info.get(f"{part}_items") if cold else None,
             num_users=split.train.num_users,
@@ -446,9 +451,8 @@ class Simulation:
     ) -> list[dict[str, dict[str, Any] | None]]:
         """The baselines of runs that differ by seed alone, by their root keys."""
         targets, num_items = self.targets["test"], self.data.num_items
-        popular = baselines.popularity(
-            jnp.asarray(self.split.train.item, jnp.int32), num_items
-        )
+        counts = np.bincount(self.split.train.item, minlength=num_items)
+        popular = jnp.asarray(counts, jnp.float32)
 
         @jax.jit
         def random(targets, key):
@@ -537,6 +541,24 @@ class Simulation:
             summary: dict[str, Any] = summarise(per_user, targets.mask)
             found.append({**summary, "rounds": rounds, "users": len(users)})
         return found
+
+
+def _drawn_users(user: np.ndarray, num_users: int, protocol: Protocol) -> np.ndarray:
+    """`[U]` bool: the users evaluated of those with something to find."""
+    order = np.random.default_rng(protocol.candidate_seed).permutation(num_users)
+    wanted = np.zeros(num_users, bool)
+    wanted[user] = True
+    chosen = np.zeros(num_users, bool)
+    chosen[order[wanted[order]][: protocol.max_users]] = True
+    return chosen
+
+
+def _of_users(some: np.ndarray | None, user: np.ndarray, item: np.ndarray):
+    """The interactions of some users; `None` is everybody."""
+    if some is None:
+        return user, item
+    here = some[user]
+    return user[here], item[here]
 
 
 def _put_in_place(old: Any, new: Any) -> Any:
