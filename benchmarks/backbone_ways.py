@@ -174,7 +174,8 @@ class Ours:
         algorithm = make_algorithm(self.recipe, self.chunks)
 
         def one_round(state, personal, data, frozen):
-            cohort = Cohort(ids=jnp.arange(clients), personal=personal)
+            ids = jnp.arange(clients)
+            cohort = Cohort(ids=ids, rows=ids, personal=personal)
             key = jax.random.key(0)
             state, cohort, told = algorithm.round(state, cohort, data, frozen, {}, key)
             return state, cohort.personal, told["loss"]

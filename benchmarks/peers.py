@@ -76,12 +76,11 @@ class Ours:
         algorithm = make_algorithm(recipe, chunks)
 
         def one_round(state, personal, data, ids):
-            cohort = Cohort(ids=ids, personal={"user": personal["user"][ids]})
+            cohort = Cohort(ids=ids, rows=ids, personal=personal)
             state, cohort, _ = algorithm.round(
                 state, cohort, data, (), {}, jax.random.key(0)
             )
-            trained = personal["user"].at[ids].set(cohort.personal["user"])
-            return state, {"user": trained}
+            return state, cohort.personal
 
         self.round = jax.jit(one_round, donate_argnums=(0, 1))
         shared: Any = {"item": rows.Table(values=jnp.asarray(table))}

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 COHORT, ITEMS, MEAN, DIM = 1_000, 50_000, 100, 64
 
@@ -93,13 +94,12 @@ def write_clients(folder: pathlib.Path, count: int):
     item, user, rating = (
         np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("item", "user", "rating")
     )
+    rows: Any = {"offset": offset, "size": size}
     arrays = {
         "interactions": Ragged(
-            columns={"item": item, "user": user, "rating": rating},
-            offset=offset,
-            size=size,
+            columns={"item": item, "user": user, "rating": rating}, **rows
         ),
-        "exclude": Ragged(columns={"item": item}, offset=offset, size=size),
+        "exclude": Ragged(columns={"item": item}, **rows),
         "buckets": np.searchsorted(widths, size).astype(np.int32),
     }
     return ClientData(

@@ -176,11 +176,11 @@ def weak(devices: int) -> dict[str, float]:
         population._tables,
         np.int32(1),
     ).compile()
-    cost = program.cost_analysis()
+    cost, text = program.cost_analysis() or {}, program.as_text() or ""
     return {
         f"flops_of_{devices}": cost["flops"],
         f"bytes_of_{devices}": cost["bytes accessed"],
-        f"sent_of_{devices}": float(_all_reduced(program.as_text())),
+        f"sent_of_{devices}": float(_all_reduced(text)),
     }
 
 

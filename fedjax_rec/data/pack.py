@@ -86,5 +86,5 @@ def _cut(lists: Ragged, at: np.ndarray, size: np.ndarray, length: int) -> Ragged
         part = np.zeros(length, column.dtype)
         part[:total] = column[source]
         columns[name] = part
-    lists: Any = {"columns": columns, "offset": offset, "size": size}
-    return Ragged(**lists)
+    arrays: Any = {"columns": columns, "offset": offset, "size": size}
+    return Ragged(**arrays)

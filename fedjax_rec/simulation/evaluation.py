@@ -149,7 +149,8 @@ def make_evaluate(
             chunk = chunks[bucket]
         train = train_client(recipe, data, bucket)
 
-        def score(users, candidates, clients, rows_):
+        def score(users, candidates, *beside):
+            clients, rows_ = beside
             own = trees.take(personal, rows_)
             axes = (0, 0, 0, 0, None if candidates is None else 0)
 
@@ -252,7 +253,8 @@ def take_users(targets: Targets, at: np.ndarray) -> Targets:
         for name in _OF_USERS
     }
     real = (at >= 0)[:, None]
-    fields["positives"] = jnp.where(real, fields["positives"], targets.num_items)
+    wanted = jnp.where(real, targets.positives[at], targets.num_items)
+    fields["positives"] = wanted
     return dataclasses.replace(targets, **fields)
 
 

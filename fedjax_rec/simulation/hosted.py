@@ -99,7 +99,7 @@ class Hosted:
         self._axis = None if mesh.size == 1 else meshes.CLIENTS
         self._pool = meshes.place(mesh, data.pool)
         self._finished = concurrent.futures.ThreadPoolExecutor(1)
-        self._lengths = (0, 0)
+        self._lengths = [0, 0]
         self.personal = self._initial(recipe, key, folder)
         self._draw = self._make_draw(sampler, capacity)
         self._round = self._make_round(algorithm)
@@ -251,18 +251,16 @@ class Hosted:
         does not: a program for each length, and seldom a second.
         """
         if not self._lengths[0]:
-            self._lengths = tuple(
+            self._lengths = [
                 int(per_share * x.mean() + 6 * x.std() * per_share**0.5) + int(x.max())
                 for x in (self._size, self._exclude_size)
-            )
+            ]
         groups = meshes.deal(self._buckets[ids], self._shares())
         for axis, sizes in enumerate((self._size, self._exclude_size)):
             need = max(int(sizes[ids[group]].sum()) for group in groups) + 1
             while need > self._lengths[axis]:
-                doubled = list(self._lengths)
-                doubled[axis] *= 2
-                self._lengths = tuple(doubled)
-        return self._lengths
+                self._lengths[axis] *= 2
+        return self._lengths[0], self._lengths[1]
 
     def _rows(self, per_share: int) -> Array:
         rows = np.tile(np.arange(per_share, dtype=np.int32), self._shares())
@@ -315,7 +313,7 @@ class Hosted:
             )
 
 
-def _host() -> jax.Device:
+def _host() -> Any:
     """A CPU of this process; where JAX was told to use none, its first device."""
     try:
         return jax.local_devices(backend="cpu")[0]

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -76,11 +77,10 @@ def place(mesh: Mesh, tree: Tree, spec: PartitionSpec | Tree = EVERYWHERE) -> Tr
         sharding = NamedSharding(mesh, spec)
         if jax.process_count() == 1:
             return jax.device_put(leaf, sharding)
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
-            leaf.dtype, jax.dtypes.prng_key
-        ):
+        is_array = isinstance(leaf, jax.Array)
+        if is_array and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(one(jax.random.key_data(leaf), spec))
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if is_array and not leaf.is_fully_addressable:
             return leaf
         array = np.asarray(leaf)
         return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
@@ -104,7 +104,7 @@ def place_dealt(mesh: Mesh, parts: dict[int, Tree]) -> Tree:
         if count == 1 and jax.process_count() == 1:
             return jax.device_put(leaves[0], sharding)
 
-        def share(index: tuple[slice, ...]) -> Any:
+        def share(index: Any) -> Any:
             return by_share[(index[0].start or 0) // max(length, 1)]
 
         return jax.make_array_from_callback((count * length, *rest), sharding, share)

@@ -51,7 +51,8 @@ class Run:
         algorithm = make_algorithm(recipe, (n,))
         self.state = algorithm.init(ROOT)
         personal = initial_personal(recipe, ROOT, n)
-        self.cohort = Cohort(ids=jnp.arange(n, dtype=jnp.int32), personal=personal)
+        ids = jnp.arange(n, dtype=jnp.int32)
+        self.cohort = Cohort(ids=ids, rows=ids, personal=personal)
         self._round = jax.jit(algorithm.round)
 
     def round(self):

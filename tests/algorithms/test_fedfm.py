@@ -80,7 +80,7 @@ class World:
         self.start = algorithm.init(self.key)
         ids = jnp.arange(len(SIZES), dtype=jnp.int32)
         personal = initial_personal(self.recipe, self.key, len(SIZES))
-        self.cohort = Cohort(ids=ids, personal=personal)
+        self.cohort = Cohort(ids=ids, rows=ids, personal=personal)
 
     @property
     def arguments(self):

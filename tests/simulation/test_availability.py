@@ -1,6 +1,7 @@
 """Who is there: hours, devices and dropouts, against the exact law."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +131,7 @@ def test_of_more_invited_the_first_to_arrive_count():
         assert set(ids) <= set(invited)
         beaten += (invited < 12).sum() > 3 and ids[2] < invited.max()
     kept = [len(set(ids) - {12}) for ids in drawn.ids]
-    law = scipy.stats.binom(6, 0.5)
+    law: Any = scipy.stats.binom(6, 0.5)
     expected = np.array([*law.pmf([0, 1, 2]), law.sf(2)]) * 500
     invited_all = (drawn.invited < 12).all(1)
     assert invited_all.mean() > 0.9

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def test_poisson_sizes_are_binomial(n, cap, whole):
     assert (draws_or_whole(np.arange(cap) / n, n) is None) == whole
     ids = draws(sampling.poisson(n, 5.0, cap), 8000)
     sizes = (ids < n).sum(1)
-    law = scipy.stats.binom(n, 5.0 / n)
+    law: Any = scipy.stats.binom(n, 5.0 / n)
     probability = law.pmf(np.arange(cap + 1))
     probability[cap] = law.sf(cap - 1)
     assert fits(np.bincount(sizes, minlength=cap + 1), probability)

@@ -1,6 +1,7 @@
 """Whole experiments on small synthetic data, and what is refused before they start."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,8 @@ def fresh(ran):
     """The same experiment built again; `reset` takes it back to its start."""
     simulation = build(EXPERIMENT)
     # The compiled rounds read nothing but their arguments: compile them once.
-    simulation.population._run_rounds = ran[0].population._run_rounds
+    again: Any = simulation.population
+    again._run_rounds = ran[0].population._run_rounds
     start = simulation.snapshot()
     start = start._replace(arrays=copy(start.arrays))
 
