@@ -261,7 +261,7 @@ class Points:
         """`(state, personal, data, frozen, hparams, keys, count)`, all devices."""
         sim = self.simulation
         one = make_one_round(self.algorithm, sim.sampler)
-        many = many_rounds(one, sim.eval_every)
+        many: Callable = many_rounds(one, sim.eval_every)
 
         def rounds(*inputs):
             *rest, count = inputs

@@ -1,6 +1,7 @@
 """Which points share a program, and what tells them apart."""
 
 import dataclasses
+from typing import Any
 
 import optax
 import pytest
@@ -103,7 +104,7 @@ def test_arithmetic_before_the_program_is_noticed():
 
 
 def test_several_numbers_agree_or_differ():
-    several = Several("x", [1.0, 2.0])
+    several: Any = Several("x", [1.0, 2.0])
     assert several
     assert several > 0
     assert several == several
