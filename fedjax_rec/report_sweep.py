@@ -112,7 +112,11 @@ def plot_curves(settings: Sequence[Setting], metric: str, path: str | Path) -> N
     )
     for setting in ranked[:MOST_LINES]:
         label = _label(setting.values) or "base"
-        losses.plot(*_mean_curve(setting, "round", None, "loss"))
+        if setting.diverged:  # its loss would flatten all others
+            label += " (diverged)"
+            losses.plot([], [])  # the next one keeps its colour in both panels
+        else:
+            losses.plot(*_mean_curve(setting, "round", None, "loss"))
         quality.plot(
             *_mean_curve(setting, "evaluation", "val", metric), marker=".", label=label
         )

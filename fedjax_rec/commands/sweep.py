@@ -9,15 +9,23 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from fedjax_rec.commands.config_file import choices_help, load_config, override, switch
+from fedjax_rec.commands.config_file import (
+    choices_help,
+    load_config,
+    override,
+    switch,
+    value_error,
+)
 from fedjax_rec.commands.session import UserError, set_up_jax
 from fedjax_rec.commands.sweep_progress import SweepProgress
+from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment import Experiment
 from fedjax_rec.simulation.runfolder import plain
 from fedjax_rec.sweep import space, table
 from fedjax_rec.sweep.choose import Values, check_optuna, choose
 from fedjax_rec.sweep.fan_out import run_in_processes
 from fedjax_rec.sweep.fields import with_values
+from fedjax_rec.sweep.grouping import data_of
 from fedjax_rec.sweep.memory import read_bytes
 from fedjax_rec.sweep.on_ray import check_ray, run_on_ray
 from fedjax_rec.sweep.run_points import Listener, run_points
@@ -175,6 +183,7 @@ class _Runner:
             again += folder.points[point.name]["status"] == "failed"
             folder.points[point.name] = {"values": point.values, "status": "waiting"}
             todo.append(point)
+        data = _load(todo[0].experiment) if todo else {}
         folder.save()
         words = [f"{len(points)} points in {folder.path}"]
         words += [f"{kept} finished before and kept"] if kept else []
@@ -201,7 +210,7 @@ class _Runner:
             elif options.jobs > 1:
                 run_in_processes(todo, folder.path, done, self.memory, options.jobs)
             else:
-                run_points(todo, folder.path, listener, self.memory)
+                run_points(todo, folder.path, listener, self.memory, data)
         except KeyboardInterrupt:
             progress.close()
             self.console.print(
@@ -329,6 +338,14 @@ def _check_selection(experiment: Experiment) -> None:
             "--optuna compares settings by validation, but protocol.selection='last' "
             "uses none; expected a metric such as --protocol.selection ndcg@10"
         )
+
+
+def _load(experiment: Experiment) -> dict[str, Interactions]:
+    """The data, by `data_of`: what is wrong with them is wrong with every point."""
+    try:
+        return {data_of(experiment): experiment.data.load()}
+    except ValueError as error:
+        raise UserError(value_error(error)) from error
 
 
 def _corners(base: Experiment, draws: list[space.Draw], grid: list[Values]):

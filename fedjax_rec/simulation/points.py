@@ -261,7 +261,7 @@ class Points:
         """`(state, personal, (data, tables), frozen, hparams, keys, count)`."""
         sim = self.simulation
         one = make_one_round(self.algorithm, sim.sampler)
-        many = many_rounds(one, sim.eval_every)
+        many: Callable = many_rounds(one, sim.eval_every)
 
         def rounds(state, personal, fixed, frozen, hparams, key, count):
             data, tables = fixed

@@ -44,7 +44,7 @@ def choose(
         Optimization (TPE), NeurIPS 2011.
     """
     check_optuna()
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Continued with the first seed, the random ones among its choices would repeat.
@@ -67,7 +67,7 @@ def choose(
 
 
 def _distribution(draw: Draw) -> Any:
-    from optuna.distributions import (
+    from optuna.distributions import (  # pyright: ignore[reportMissingImports]
         CategoricalDistribution,
         FloatDistribution,
         IntDistribution,

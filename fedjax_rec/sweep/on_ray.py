@@ -40,7 +40,7 @@ def run_on_ray(
         jobs: tasks at a time; 1 is one a CPU of the cluster.
     """
     check_ray()
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 
     ours = not ray.is_initialized()
     if ours:

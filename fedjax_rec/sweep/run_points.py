@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,11 @@ class Listener:
 
 
 def run_points(
-    points: Sequence[Point], folder: Path, listener: Listener, memory: int = 0
+    points: Sequence[Point],
+    folder: Path,
+    listener: Listener,
+    memory: int = 0,
+    data: Mapping[str, Interactions] | None = None,
 ) -> None:
     """Runs points; what one of them meets does not end the others.
 
@@ -57,8 +61,9 @@ def run_points(
         folder: of the sweep.
         listener: is told of everything.
         memory: bytes that points beside one another may take; 0 is half of the free.
+        data: what is loaded already, by `data_of`.
     """
-    data: dict[str, Interactions] = {}
+    data = dict(data or {})
     waiting = [
         [points[i] for i in group]
         for group in groups_of([point.experiment for point in points])

@@ -198,11 +198,12 @@ def test_shapes_follow_one_another_and_wild_points_are_results(config, capsys):
         ([*RATES, "--output", "small.py"], "is a file"),
         ([*RATES, "--output", "."], "and no sweep; expected an empty folder"),
         ([*RATES, "--engine", "slurm"], "invalid choice"),
+        ([*RATES, "--data", "FileData"], "Pass --data.dir DIR"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(config, capsys, args, expected):
     assert expected in fails(capsys, *args)
-    assert not (config / "out").exists()
+    assert not (config / "out" / "sweep.json").exists()
 
 
 def test_help_teaches(capsys):
