@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-COMMANDS = ("train", "transfer", "data", "backbone", "report")
+COMMANDS = ("train", "sweep", "transfer", "data", "backbone", "report")
 
 HELP = """\
 usage: fedjax-rec COMMAND ...
@@ -16,6 +16,7 @@ an evaluation nobody can cheat.
 
 commands:
   train CONFIG             run an experiment: progress, a table, a folder of results
+  sweep CONFIG             many settings and seeds as one program; a table and plots
   transfer CONFIG          train on one data set, rank untrained for users of another
   data prepare SOURCE      read a data set once into the cache; show counts and notes
   data describe WHAT       numbers (and a plot) of how clients share the data
@@ -27,6 +28,8 @@ examples:
   fedjax-rec train configs/quickstart.py
   fedjax-rec train configs/quickstart.py --algorithm.client-lr 0.3 --rounds 50
   fedjax-rec train configs/fedmf_ml100k.py --data.dir ~/ml-100k --seed 1
+  fedjax-rec train --resume runs/mine
+  fedjax-rec sweep configs/sweep_pfedrec.py --grid seed=0:3
   fedjax-rec transfer configs/transfer_ml_to_games.py --target amazon
   fedjax-rec data describe synthetic --partition.kind dirichlet --plot skew.png
   fedjax-rec report runs/* --output comparison

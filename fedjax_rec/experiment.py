@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -34,6 +35,7 @@ from fedjax_rec.experiment_mesh import (
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.round import chunk_sizes
 from fedjax_rec.simulation.simulation import Simulation
+from fedjax_rec.types import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,12 +167,20 @@ class Experiment:
     seed: int = 0
 
 
-def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
+def build(
+    experiment: Experiment,
+    *,
+    progress: bool = False,
+    data: Interactions | None = None,
+    make_recipe: Callable[..., Recipe] | None = None,
+) -> Simulation:
     """Loads, splits and partitions the data, and binds the algorithm to them.
 
     Args:
         experiment: what to run.
         progress: show bars for what takes over two seconds.
+        data: what `experiment.data` loads, where it is loaded already.
+        make_recipe: called in place of `experiment.algorithm.build`.
 
     Returns:
         A simulation; `.run()` trains it and returns the result.
@@ -181,7 +191,7 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
     """
     check(experiment)
     mesh = experiment.mesh.make()
-    data = experiment.data.load(progress)
+    data = experiment.data.load(progress) if data is None else data
     split = make_split(data, experiment.split)
     partition = make_partition(split.train, experiment.partition)
     execution, protocol = experiment.execution, experiment.protocol
@@ -210,7 +220,7 @@ def build(experiment: Experiment, *, progress: bool = False) -> Simulation:
             progress=progress,
         )
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
-    recipe = experiment.algorithm.build(**sizes)
+    recipe = (make_recipe or experiment.algorithm.build)(**sizes)
     room = data.num_items if pool is None else len(pool)
     participants = make_participants(
         experiment.cohort,

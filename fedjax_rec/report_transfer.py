@@ -64,7 +64,7 @@ def show(console: Console, run: Run) -> None:
         style = "bold" if name.startswith(("zero", "few")) else "dim"
         table.add_row(escape(label(name)), *cells, style=style)
     console.print(table)
-    for text in remarks(result):
+    for text in remarks(run):
         console.print(escape(text), highlight=False)
 
 
@@ -79,14 +79,15 @@ def markdown(run: Run) -> str:
     lines += ["|---|" + "---:|" * len(columns)]
     for name, cells in _rows(result, columns):
         lines.append(f"| {label(name)} | {' | '.join(cells)} |")
-    lines += ["", *(f"{text}\n" for text in remarks(result))]
+    lines += ["", *(f"{text}\n" for text in remarks(run))]
     lines += ["| field | value |", "|---|---|"]
     lines += [f"| `{name}` | {value} |" for name, value in flat(run.config).items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def remarks(result: Mapping[str, Any]) -> list[str]:
+def remarks(run: Run) -> list[str]:
     """How it was measured, and whether zero-shot beats each control."""
+    result = run.result or {}
     source, target = result["source"], result["data"]
     few, k = result["few_shot"], main_cutoff(result)
     name = f"ndcg@{k}"
@@ -121,13 +122,14 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         f"client's own {', '.join(few['tune'])}, from the latest {few['window']} "
         "interactions of its history."
     )
-    seconds = result["seconds"]
-    found.append(
-        f"{seconds['total']:.0f} s: training {seconds['train']:.0f}, the source's "
-        f"evaluation {seconds['evaluate'] + seconds['baselines']:.0f}, encoding the "
-        f"target {seconds['encode']:.0f}, ranking {seconds['rank']:.0f}, choosing the "
-        f"rate {seconds['choose']:.0f}."
-    )
+    if run.seconds:
+        seconds = dict.fromkeys(("evaluate", "baselines", "choose"), 0.0) | run.seconds
+        found.append(
+            f"{seconds['total']:.0f} s: training {seconds['train']:.0f}, the source's "
+            f"evaluation {seconds['evaluate'] + seconds['baselines']:.0f}, encoding "
+            f"the target {seconds['encode']:.0f}, ranking {seconds['rank']:.0f}, "
+            f"choosing the rate {seconds['choose']:.0f}."
+        )
     return found
 
 

@@ -61,7 +61,7 @@ def test_train_writes_a_folder_and_prints_a_table(tmp_path, capsys):
     assert "compiling" in shown.err
     folder = tmp_path / "out"
     result = json.loads((folder / "result.json").read_text())
-    assert {"metrics", "baselines", "protocol", "rounds", "seconds"} <= result.keys()
+    assert {"metrics", "baselines", "protocol", "rounds"} <= result.keys()
     assert result["metrics"].keys() == {"val", "test"}
     assert 0 <= result["metrics"]["test"]["hr@10"] <= 1
     assert result["baselines"].keys() == {"popularity", "random", "draw_count"}
@@ -280,7 +280,7 @@ def test_a_crash_leaves_a_readable_folder(tmp_path, monkeypatch):
     from fedjax_rec.simulation.runfolder import read_run
     from fedjax_rec.simulation.simulation import Simulation
 
-    def run(self, listen):
+    def run(self, listen, rest=None, rest_every=0):
         listen({"event": "round", "round": 1, "seconds": 0.1, "loss": 0.5})
         raise KeyboardInterrupt
 
@@ -301,4 +301,5 @@ def test_every_config_is_an_experiment():
         transfer = path.stem.startswith("transfer_")
         assert experiment.name == path.stem.removeprefix("transfer_")
         command = "transfer" if transfer else "train"
+        command = "sweep" if path.stem.startswith("sweep_") else command
         assert f"fedjax-rec {command} configs/{path.name}" in doc

@@ -32,7 +32,9 @@ LAYERS = {
     "experiment_mesh": 4,
     "experiment_transfer": 4,
     "report": 4,
+    "report_sweep": 4,
     "report_transfer": 4,
+    "sweep": 4,
     "transfer": 4,
     "transfer_ranking": 4,
     "commands": 4,
@@ -49,11 +51,18 @@ CONFINED = {
     "huggingface_hub": ("backbones/",),
     "orbax": ("simulation/checkpoint.py",),
     "tensorflow_datasets": ("data/",),
-    "matplotlib": ("report.py", "report_transfer.py", "data/describe/"),
+    "matplotlib": (
+        "report.py",
+        "report_sweep.py",
+        "report_transfer.py",
+        "data/describe/",
+    ),
     "pandas": ("report.py", "data/describe/"),
     "tyro": ("commands/",),
     "tensorflow": (),
     "torch": (),
+    "ray": ("sweep/on_ray.py",),
+    "optuna": ("sweep/choose.py",),
 }
 
 

@@ -46,7 +46,8 @@ def make_run(
     }
     with open_run(path, config, {"jax": "0.10"}) as folder:
         for r in (1, 2):
-            folder.append({"event": "round", "round": r, "loss": 1 / r})
+            event = {"event": "round", "round": r, "loss": 1 / r, "seconds": 1.5}
+            folder.append(event)
             folder.append({"event": "evaluation", "round": r, "val": metrics})
         if finished:
             result = {
@@ -62,7 +63,6 @@ def make_run(
                 "data": {"name": "ml", "users": 9},
                 **({"backbone": {**BACKBONE, **backbone}} if backbone else {}),
                 "rounds": 2,
-                "seconds": {"train": 1, "evaluate": 1, "baselines": 1, "total": 3},
             }
             folder.write_json("result.json", result)
     return read_run(path)
@@ -81,7 +81,8 @@ def test_one_run_beside_its_baselines(tmp_path):
             assert name in text
         assert "WARNING" not in text
         assert "every item the user has in no earlier part" in text
-        assert "Round 2 of 2" in text
+        assert "Round 2 of 2 was selected." in text
+        assert "s: training 3.0, evaluation 0.0, baselines 0.0." in text
     assert "| `algorithm.client_lr` | 0.1 |" in report.markdown(run)
 
 

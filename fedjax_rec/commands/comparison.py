@@ -197,21 +197,27 @@ def remarks_of(runs: Sequence[Run]) -> list[str]:
             )
     if len(runs) == 1:
         result = runs[0].result or {}
-        seconds = result["seconds"]
         if backbone := _backbone(runs[0]):
             found.append(backbone_in_words(backbone))
         if result.get("costs"):
             found.append(costs_in_words(result["costs"], result.get("devices") or {}))
-        found.append(
-            f"Round {result['selected']} of {result['rounds']} was selected. "
-            f"{seconds['total']:.1f} s: training {seconds['train']:.1f}, evaluation "
-            f"{seconds['evaluate']:.1f}, baselines {seconds['baselines']:.1f}."
-        )
+        selected = f"Round {result['selected']} of {result['rounds']} was selected."
+        found.append(f"{selected} {_seconds_in_words(runs[0].seconds)}".rstrip())
     elif any(
         len(r.metrics) > 1 for _, group in comparable(runs) for r in rows_of(group)
     ):
         found.append("± is the standard deviation over the runs of a line.")
     return found
+
+
+def _seconds_in_words(seconds: Mapping[str, float]) -> str:
+    if not seconds:  # timings.jsonl is not there: nobody needs it to compare
+        return ""
+    kinds = {"train": "training", "evaluate": "evaluation", "baselines": "baselines"}
+    parts = [f"{word} {seconds.get(kind, 0):.1f}" for kind, word in kinds.items()]
+    times = int(seconds["lives"]) - 1
+    again = f", resumed {times} time{'s' * (times > 1)}" if times else ""
+    return f"{seconds['total']:.1f} s{again}: {', '.join(parts)}."
 
 
 def labels_of(groups: Sequence[Sequence[Run]], seeds: bool = False) -> list[str]:

@@ -17,25 +17,29 @@ class Progress:
     waits for compilation, and an evaluation follows the last round before it.
 
     Args:
-        rounds: to come.
+        rounds: in all.
         eval_every: rounds between evaluations.
         enabled: whether anything is shown.
+        done: rounds that were done before.
 
     Attributes:
         not_finite: the first round whose loss was not finite, or `None`.
     """
 
-    def __init__(self, rounds: int, eval_every: int, enabled: bool = True):
-        live = enabled and _is_screen()
+    def __init__(
+        self, rounds: int, eval_every: int, enabled: bool = True, done: int = 0
+    ):
+        live = enabled and is_screen()
         self._log = enabled and not live
         self._bar = tqdm(
             total=rounds,
+            initial=done,
             disable=not live,
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} rounds "
             "[{elapsed}<{remaining}{postfix}]",
         )
-        self._rounds, self._eval_every = rounds, max(eval_every, 1)
+        self._rounds, self._eval_every, self._first = rounds, max(eval_every, 1), done
         self._started = time.monotonic()
         self._loss, self._quality = "", ""
         self._evaluated = False
@@ -43,7 +47,7 @@ class Progress:
         self.not_finite: int | None = None
         if live:
             threading.Thread(target=self._tick, daemon=True).start()
-        self._say(0, "compiling…")
+        self._say(done, "compiling…")
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Takes an event of the simulation."""
@@ -53,7 +57,7 @@ class Progress:
             if done % self._eval_every == 0 or done == self._rounds:
                 text = "evaluating…" if self._evaluated else "compiling evaluation…"
                 self._state(text)
-            elif done == 1:
+            elif done == self._first + 1:
                 self._say(done, "training")
             else:
                 self._state("training")
@@ -103,7 +107,7 @@ class Progress:
             self._bar.refresh()
 
 
-def _is_screen() -> bool:
+def is_screen() -> bool:
     """Whether stderr is a terminal with a size: some pretend to be one, of 0 lines."""
     if not sys.stderr.isatty():
         return False

@@ -1,5 +1,6 @@
 """What a command does to the process before anything is computed."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -40,7 +41,9 @@ def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
     import jax
 
     if jax.config.values["jax_num_cpu_devices"] < 0:
-        jax.config.update("jax_num_cpu_devices", devices or cores())
+        # Too late where the process has used JAX already: then it stays as it is.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices or cores())
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
@@ -109,6 +112,21 @@ def join(options: Processes) -> bool:
     return jax.process_index() == 0
 
 
+def agree(text: str) -> str:
+    """What the first process of a run says, for all of them."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return text
+    said = np.zeros(4096, np.uint8)
+    data = text.encode()
+    said[: len(data)] = np.frombuffer(data, np.uint8)
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(said))
+    return heard.tobytes().rstrip(b"\0").decode()
+
+
 def cores() -> int:
     """Processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -129,9 +147,22 @@ def versions() -> dict[str, Any]:
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
+        "processor": _processor(),
+        "threads": os.environ.get("NPROC") or str(os.cpu_count()),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": ["fedjax-rec", *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _processor() -> str:
+    """The processor's model: its vector units decide in which order sums are made."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return next(models, platform.machine())
 
 
 def _version(name: str) -> str | None:

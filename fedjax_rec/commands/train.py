@@ -1,13 +1,18 @@
 """`fedjax-rec train CONFIG`: from a config file to a folder of results."""
 
+import contextlib
 import dataclasses
+import math
+import signal
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from fedjax_rec.commands import resume as resuming
 from fedjax_rec.commands.config_file import (
     choices_help,
     load_config,
@@ -15,31 +20,40 @@ from fedjax_rec.commands.config_file import (
     switch,
     value_error,
 )
+from fedjax_rec.commands.interrupts import Stopped, put_off
 from fedjax_rec.commands.progress import Progress
 from fedjax_rec.commands.session import (
     Processes,
     UserError,
+    agree,
     join,
     set_up_jax,
     versions,
 )
+from fedjax_rec.commands.stored_config import stored_experiment
 from fedjax_rec.experiment import Experiment, build, check
 from fedjax_rec.simulation.costs import summarise_costs
+from fedjax_rec.simulation.fingerprint import fingerprint
 from fedjax_rec.simulation.runfolder import (
+    CHECKPOINTS,
     REPORT,
     RESULT,
+    Run,
     RunFolder,
     RunFolderError,
     check_folder,
+    continue_run,
     free_folder,
     open_run,
     plain,
     read_run,
 )
+from fedjax_rec.simulation.runwriter import SilentFolder
 from fedjax_rec.simulation.simulation import Simulation
 
 HELP = """\
 usage: fedjax-rec train CONFIG [--output DIR] [--overwrite] [--quiet] [--FIELD VALUE]
+       fedjax-rec train --resume RUN [--rounds MORE] [--accept-versions] [--quiet]
 
 Runs the experiment that CONFIG describes: trains it round by round, evaluates it, and
 sets it beside rankers that learn nothing.
@@ -54,14 +68,36 @@ docstring says what to expect. Every field can be changed on the way:
 
 `fedjax-rec train CONFIG --help` lists the fields with their values and meaning.
 
+A run that was stopped or killed goes on from its last checkpoint, and ends with the
+same bits as if it had never stopped:
+
+  fedjax-rec train --resume runs/mine
+  fedjax-rec train --resume runs/mine --rounds 200     # more than it was begun with
+  fedjax-rec train CONFIG --checkpoint.every 50        # by default at each evaluation
+
 The folder (by default runs/NAME-ALGORITHM-DATA-sSEED) then holds:
   config.json     every field as it was run
-  versions.json   of the software, and the device
+  versions.json   of the software, the device and the data; when it was resumed
   metrics.jsonl   a line a round and a line an evaluation, written as they happen
-  result.json     metrics, baselines, protocol, seconds; only once the run is finished
+  timings.jsonl   the seconds they took
+  checkpoints/    a folder a checkpoint: the last two, and the selected round's
+  result.json     metrics, baselines, protocol; only once the run is finished
   report.md       the same to read
   curves.png      with the extra `analysis`
 """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """When a run saves its state. None of it changes results.
+
+    Attributes:
+        every: rounds between checkpoints; 0 for none, by default at each evaluation.
+        keep: how many of the last are kept, beside the selected round's.
+    """
+
+    every: int | None = None
+    keep: int = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,10 +107,13 @@ class Train:
     Attributes:
         experiment: what is run.
         output: the run's folder; by default runs/NAME-ALGORITHM-DATA-sSEED.
-        overwrite: replace the results of a finished run of the same config.
+        overwrite: replace a run of the same config.
         quiet: no progress; only the table at the end, and warnings.
         distributed: this is one of several processes of the run; the first writes.
         processes: how the processes find each other.
+        resume: folder of a run to continue; CONFIG is not needed.
+        accept_versions: resume under other software or on another machine.
+        checkpoint: when state is saved.
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
@@ -85,17 +124,27 @@ class Train:
     processes: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=Processes
     )
+    resume: Path | None = None
+    accept_versions: bool = False
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
 def main(args: list[str]) -> int:
     """Runs the command."""
+    place = resuming.named(args)
     path = next((a for a in args if a.endswith(".py")), args[0] if args else "")
-    if not path or path.startswith("-"):
+    named = path and not path.startswith("-")
+    if not named and place is None:
         print(HELP, end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
     rest = list(args)
-    rest.remove(path)
-    experiment, doc = load_config(path)
+    if named:
+        rest.remove(path)
+        experiment, doc = load_config(path)
+    else:
+        assert place is not None
+        experiment = stored_experiment(resuming.read(place).config, str(place))
+        path, doc = f"--resume {place}", f"Continues {place}; only --rounds may grow."
     experiment, rest = switch(experiment, rest)
     options = override(
         Train,
@@ -123,69 +172,177 @@ def train(options: Train) -> dict[str, Any]:
     experiment, show = options.experiment, not options.quiet
     set_up_jax(experiment.execution.dtype, experiment.mesh.devices)
     if options.distributed and not join(options.processes):
-        return follow(experiment)
+        return follow(options)
     config = plain(experiment)
-    path = options.output or free_folder("runs", run_name(experiment))
     console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    _check_options(options)
+    before = None if options.resume is None else resuming.read(options.resume)
+    path = options.output or free_folder("runs", run_name(experiment))
+    changed: dict[str, Any] = {}
     try:
         check(experiment)
-        check_folder(path, config, options.overwrite)
+        if before is None:
+            check_folder(path, config, options.overwrite)
+        else:
+            path = before.path
+            resuming.check_config(before, config)
+            if before.result is not None and before.config == config:
+                say(f"{path} is finished; nothing is left to be done")
+                if not (path / REPORT).exists():  # killed while it was being drawn
+                    write_report(RunFolder(path))
+                return _told(path)
+            changed = resuming.check_versions(
+                before, versions(), options.accept_versions
+            )
         if show:
-            console.print("preparing data and clients…")
+            say("preparing data and clients…")
         simulation = build(experiment, progress=show)
+        prepared = fingerprint(simulation)
+        if before is not None:
+            resuming.check_prepared(before, prepared)
     except ValueError as error:
         raise UserError(value_error(error)) from error
     if show:
-        console.print(opening(experiment, simulation), highlight=False, soft_wrap=True)
+        say(opening(experiment, simulation))
     try:
-        with open_run(path, config, versions(), options.overwrite) as folder:
-            result = _run(experiment, simulation, folder, show)
+        if before is None:
+            found = {**versions(), "prepared": prepared}
+            opened = open_run(path, config, found, options.overwrite)
+        else:
+            opened = continue_run(path)
+        with opened as folder:
+            if options.distributed:
+                agree(str(folder.path.absolute()))
+            _run(options, simulation, folder, before, changed, say)
     except RunFolderError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{error}{resuming.advice(path)}") from error
+    except Stopped as stopped:
+        say(f"{stopped}; continue with\n  {resuming.command(path)}")
+        if stopped.number == signal.SIGINT:
+            raise KeyboardInterrupt from stopped
+        raise SystemExit(128 + stopped.number) from stopped
     except KeyboardInterrupt:
-        console.print(f"\nstopped; the rounds so far are in {path}/metrics.jsonl")
+        told = f"\nstopped; the rounds so far are in {path}/metrics.jsonl"
+        say(f"{told}{resuming.advice(path)}")
         raise
+    return _told(path, written=True)
+
+
+def _check_options(options: Train) -> None:
+    every, keep = options.checkpoint.every, options.checkpoint.keep
+    if every is not None and every < 0:
+        raise UserError(f"checkpoint.every must not be negative, got {every}")
+    if keep < 1:
+        raise UserError(f"checkpoint.keep must be at least 1, got {keep}")
+    if options.resume is not None and (options.output or options.overwrite):
+        raise UserError(
+            "--resume continues a run in its own folder: leave --output and "
+            "--overwrite out"
+        )
+
+
+def _told(path: Path, written: bool = False) -> dict[str, Any]:
+    """Prints a finished run's table, and returns its result."""
     from fedjax_rec import report
 
     run = read_run(path)
     report.show(Console(), run)
-    Console().print(f"written: {path}", highlight=False, soft_wrap=True)
-    return result
+    if written:
+        Console().print(f"written: {path}", highlight=False, soft_wrap=True)
+    return run.result or {}
 
 
-def follow(experiment: Experiment) -> dict[str, Any]:
+def follow(options: Train) -> dict[str, Any]:
     """Does the share of a process that is not the first: it computes, and is silent."""
+    before = None if options.resume is None else resuming.read(options.resume)
     try:
-        return build(experiment).run()
+        check(options.experiment)
+        simulation = build(options.experiment)
+        folder = SilentFolder(Path(agree("")))
+        quiet = dataclasses.replace(options, quiet=True)
+        return _compute(quiet, simulation, folder, before, {}, lambda text: None)
     except ValueError as error:
         raise UserError(value_error(error)) from error
 
 
 def _run(
-    experiment: Experiment, simulation: Simulation, folder: RunFolder, show: bool
+    options: Train,
+    simulation: Simulation,
+    folder: RunFolder,
+    before: Run | None,
+    changed: dict[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    found = _compute(options, simulation, folder, before, changed, say)
+    write_result(folder, record(options.experiment, simulation, found))
+
+
+def _compute(
+    options: Train,
+    simulation: Simulation,
+    folder: RunFolder,
+    before: Run | None,
+    changed: dict[str, Any],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    progress = Progress(simulation.rounds, simulation.eval_every, enabled=show)
+    config, every = plain(options.experiment), options.checkpoint.every
+    with contextlib.ExitStack() as stack:
+        done, rest, checkpoints = 0, None, None
+        if every != 0 or before is not None:
+            from fedjax_rec.simulation.checkpoint import Checkpoints
 
-    def listen(event: dict[str, Any]) -> None:
-        folder.append(event)
-        progress(event)
+            checkpoints = Checkpoints(
+                folder.path / CHECKPOINTS,
+                resuming.config_hash(config),
+                options.checkpoint.keep,
+                say,
+            )
+            stack.callback(checkpoints.close)
+        if before is not None and checkpoints is not None:
+            done = resuming.go_back(
+                before, simulation, folder, checkpoints, config, changed
+            )
+            say(
+                f"resumed after round {done}" if done else "no checkpoint: from round 0"
+            )
+        if every != 0 and checkpoints is not None:
+            # Of several processes one alone cannot stop for a checkpoint.
+            asked = lambda: 0  # noqa: E731
+            if not options.distributed:
+                asked = stack.enter_context(put_off())
+            rest = resuming.saver(simulation, folder, checkpoints, every, asked)
+        progress = Progress(
+            simulation.rounds, simulation.eval_every, not options.quiet, done
+        )
+        stack.callback(progress.close)
 
-    try:
-        result = record(experiment, simulation, simulation.run(listen))
-    finally:
-        progress.close()
-    if progress.not_finite is not None:
-        result["loss_not_finite_since_round"] = progress.not_finite
+        def listen(event: dict[str, Any]) -> None:
+            folder.append(event)
+            progress(event)
+
+        return simulation.run(listen, rest, every or 0)
+
+
+def write_result(folder: RunFolder, result: dict[str, Any], draw: bool = True) -> None:
+    """Finishes a run's folder: `result.json`, then the same to read and to look at."""
     # First what took long to compute: a fault in drawing must not lose it.
     folder.write_json(RESULT, result)
+    write_report(folder, draw)
+
+
+def write_report(folder: RunFolder, draw: bool = True) -> None:
+    """`report.md`, and if `draw` the curves, of a finished run."""
     from fedjax_rec import report
 
     run = read_run(folder.path)
     folder.write_text(REPORT, report.markdown(run))
-    if report.can_plot():
+    if draw and report.can_plot():
         with folder.replacing(report.CURVES) as temporary:
             report.plot_curves([run], temporary)
-    return result
 
 
 def record(
@@ -199,6 +356,7 @@ def record(
         for name, value in protocol["split_info"].items()
         if isinstance(value, bool | int | float | str)
     }
+    diverged = not_finite_since(result["history"])
     return {
         "name": experiment.name,
         "algorithm": type(experiment.algorithm).__name__,
@@ -219,8 +377,18 @@ def record(
         **simulation.notes,
         "costs": summarise_costs(result["history"]),
         "rounds": result["rounds"],
-        "seconds": result["seconds"],
+        **({"loss_not_finite_since_round": diverged} if diverged else {}),
     }
+
+
+def not_finite_since(events: Iterable[dict[str, Any]]) -> int | None:
+    """The first round whose loss is not finite, which a file tells as `null`."""
+    for event in events:
+        if event["event"] == "round" and "loss" in event:
+            loss = event["loss"]
+            if loss is None or not math.isfinite(loss):
+                return event["round"]
+    return None
 
 
 def run_name(experiment: Experiment) -> str:

@@ -58,8 +58,8 @@ takes a few local steps on its own history, and is ranked for again.
 `fedjax-rec transfer CONFIG --help` lists the fields with their values and meaning.
 
 The folder (by default runs/NAME-ALGORITHM-DATA-sSEED-to-TARGET) then holds
-config.json, versions.json, metrics.jsonl, result.json, report.md, and few_shot.png with
-the extra `analysis`.
+config.json, versions.json, metrics.jsonl, timings.jsonl, result.json, report.md, and
+few_shot.png with the extra `analysis`.
 """
 
 
@@ -178,7 +178,6 @@ def _run(
     show: bool,
 ) -> dict[str, Any]:
     experiment, target, few = options.experiment, options.target, options.few_shot
-    started = time.perf_counter()
     training = Progress(simulation.rounds, simulation.eval_every, enabled=show)
 
     def listen(event: dict[str, Any]) -> None:
@@ -205,7 +204,8 @@ def _run(
     finally:
         ranking.close()
     result = _record(options, simulation, source, held, moved)
-    result["seconds"]["total"] = time.perf_counter() - started
+    for kind, seconds in moved.seconds.items():
+        folder.time(kind, simulation.rounds, seconds)
     if training.not_finite is not None:
         result["loss_not_finite_since_round"] = training.not_finite
     # First what took long to compute: a fault in drawing must not lose it.
@@ -266,7 +266,6 @@ def _record(
         },
         **simulation.notes,
         "rounds": source.result["rounds"],
-        "seconds": {**source.result["seconds"], **moved.seconds},
     }
 
 

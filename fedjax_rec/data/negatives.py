@@ -84,15 +84,16 @@ def outside(
     >>> outside(jnp.arange(4), jnp.array([0, 2, 3]), jnp.array(0), jnp.array(3), 3)
     Array([1, 4, 5, 6], dtype=int32)
     """
-    found = jnp.zeros(rank.shape, jnp.int32)
-    last = sorted_items.shape[0] - 1
-    step = 1 << max(max_size.bit_length() - 1, 0)
-    while step and max_size:
-        probe = found + step
+    last, steps = sorted_items.shape[0] - 1, max_size.bit_length()
+
+    def halve(i: Array, found: Array) -> Array:
+        probe = found + (1 << (steps - 1 - i))
         at = jnp.minimum(start + probe - 1, last)
         ahead = (probe <= size) & (sorted_items[at] - (probe - 1) <= rank)
-        found = jnp.where(ahead, probe, found)
-        step //= 2
+        return jnp.where(ahead, probe, found)
+
+    # A loop: unrolled it runs no faster, and is a fifth of what a client compiles.
+    found = jax.lax.fori_loop(0, steps, halve, jnp.zeros(rank.shape, jnp.int32))
     return rank + found
 
 

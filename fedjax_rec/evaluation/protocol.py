@@ -24,7 +24,10 @@ class Protocol:
             models differently from the full ones [1]. `cold` ranks the items that a
             `cold_items` split held out for the part, and no others.
         num_candidates: negatives a user, for `sampled`.
-        candidate_seed: of the sampled negatives, the same for every model.
+        candidate_seed: of the sampled negatives, the same for every model, and of the
+            users that `max_users` leaves.
+        max_users: evaluate at most so many users of each part, drawn at random; 0 is
+            all. For populations of which a sample says enough.
         negative_pool: what training may draw negatives from. `not_train` is what a
             client can know; `not_interacted` also leaves out validation and test
             items, which leaks them, and is refused outside `paper_compat`.
@@ -45,6 +48,7 @@ class Protocol:
     candidates: Candidates = "full"
     num_candidates: int = 99
     candidate_seed: int = 0
+    max_users: int = 0
     negative_pool: NegativePool = "not_train"
     ties: Ties = "pessimistic"
     evaluated: Evaluated = "aggregated"
@@ -75,6 +79,10 @@ class Protocol:
         if self.candidate_seed < 0:
             raise ValueError(
                 f"candidate_seed={self.candidate_seed}: a seed is an integer >= 0"
+            )
+        if self.max_users < 0:
+            raise ValueError(
+                f"max_users={self.max_users}: expected a number of users, or 0 for all"
             )
         _check_cutoffs(self.cutoffs)
         allowed = (*metric_names(self.cutoffs), "last")

@@ -3,22 +3,29 @@
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
+from fedjax_rec.simulation import timings
+from fedjax_rec.simulation.plain import differences, plain
+from fedjax_rec.simulation.runwriter import (
+    METRICS,
+    REPORT,
+    RESULT,
+    RunFolder,
+    RunFolderError,
+    read_lines,
+    writable,
+)
+from fedjax_rec.simulation.timings import TIMINGS
 
 CONFIG, VERSIONS = "config.json", "versions.json"
-METRICS, RESULT, REPORT = "metrics.jsonl", "result.json", "report.md"
+CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
-
-
-class RunFolderError(ValueError):
-    """The folder cannot take this run, or holds none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,7 @@ class Run:
         versions: of everything that computed it.
         events: one dict a round or evaluation, in order.
         result: `None` where the run did not finish.
+        seconds: over all lives of its process, see `timings.total`.
     """
 
     path: Path
@@ -38,49 +46,7 @@ class Run:
     versions: dict[str, Any]
     events: list[dict[str, Any]]
     result: dict[str, Any] | None
-
-
-class RunFolder:
-    """Writes a run into a folder that exists; `open_run` makes and locks it."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._metrics: IO[str] | None = None
-
-    def append(self, event: Mapping[str, Any]) -> None:
-        """Adds a line to `metrics.jsonl`; it is on disk when this returns."""
-        if self._metrics is None:
-            self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
-        self._metrics.write(json.dumps(plain(event), allow_nan=False) + "\n")
-        self._metrics.flush()
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file, whole or not at all."""
-        text = json.dumps(plain(value), indent=2, allow_nan=False)
-        self.write_text(name, text + "\n")
-
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a text file, whole or not at all."""
-        with self.replacing(name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-    @contextlib.contextmanager
-    def replacing(self, name: str) -> Iterator[Path]:
-        """A temporary path to write; it becomes `name` if the block succeeds."""
-        target = self.path / name
-        # The suffix stays, since plotting libraries take the format from it.
-        temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-        try:
-            yield temporary
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Closes `metrics.jsonl`."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def check_folder(
@@ -89,12 +55,13 @@ def check_folder(
     """Raises unless `path` can take a run of `config`; changes nothing on disk.
 
     A folder can if it is absent or empty, holds an unfinished run of the same
-    configuration (which starts again), or, with `overwrite`, a finished one.
+    configuration that left no checkpoint (which starts again), or, with `overwrite`,
+    any run of the same configuration.
 
     Args:
         path: of the run.
         config: the resolved configuration, plain values.
-        overwrite: whether a finished run of the same configuration is replaced.
+        overwrite: whether a run of the same configuration is replaced.
 
     Raises:
         RunFolderError: it cannot, and why.
@@ -124,6 +91,18 @@ def check_folder(
             f"{path} holds a finished run of this very config. Pass --overwrite to run "
             "it again and replace its results, or choose another --output"
         )
+    if has_checkpoint(path) and not overwrite:
+        raise RunFolderError(
+            f"{path} holds an unfinished run of this very config. Continue it with\n"
+            f"  fedjax-rec train --resume {path}\n"
+            "or pass --overwrite to start it again"
+        )
+
+
+def has_checkpoint(path: str | Path) -> bool:
+    """Whether a run left a checkpoint, whole or not."""
+    # What is not yet committed has a suffix.
+    return any(p.name.isdigit() for p in (Path(path) / CHECKPOINTS).glob("*"))
 
 
 @contextlib.contextmanager
@@ -142,7 +121,7 @@ def open_run(
         path: of the run; made where absent.
         config: the resolved configuration.
         versions: of everything that computes it.
-        overwrite: whether a finished run of the same configuration is replaced.
+        overwrite: whether a run of the same configuration is replaced.
 
     Yields:
         The folder.
@@ -152,8 +131,55 @@ def open_run(
     """
     path = Path(path)
     check_folder(path, config, overwrite)
-    with _writable(path):
+    with writable(path, "Choose another --output"):
         path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        # Again, now that nobody else can write between the look and the start.
+        check_folder(path, config, overwrite)
+        folder = RunFolder(path)
+        with writable(path, "Choose another --output"):
+            stale = (RESULT, REPORT, METRICS, TIMINGS)
+            for name in (*stale, *(p.name for p in path.glob("*.png"))):
+                (path / name).unlink(missing_ok=True)
+            if (path / CHECKPOINTS).exists():
+                shutil.rmtree(path / CHECKPOINTS)
+            folder.write_json(VERSIONS, versions)
+            folder.write_json(CONFIG, config)
+        try:
+            folder.start(0)
+            yield folder
+        finally:
+            folder.close()
+
+
+@contextlib.contextmanager
+def continue_run(path: str | Path) -> Iterator[RunFolder]:
+    """The folder of an unfinished run, as it was left; `cut_back` it, then go on.
+
+    Args:
+        path: of the run.
+
+    Yields:
+        The folder.
+
+    Raises:
+        RunFolderError: the folder is in use, or cannot be written.
+    """
+    path = Path(path)
+    with _locked(path):
+        folder = RunFolder(path)
+        with writable(path):
+            _mend(path / TIMINGS)
+        try:
+            yield folder
+        finally:
+            folder.close()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from writing the folder."""
+    with writable(path, "Choose another --output"):
         lock = (path / _LOCK).open("wb")
     with lock:
         if not _take(lock):
@@ -161,19 +187,7 @@ def open_run(
                 f"{path} is being written by another process. Wait for it, or choose "
                 "another --output"
             )
-        # Again, now that nobody else can write between the look and the start.
-        check_folder(path, config, overwrite)
-        folder = RunFolder(path)
-        with _writable(path):
-            stale = (RESULT, REPORT, METRICS, *(p.name for p in path.glob("*.png")))
-            for name in stale:
-                (path / name).unlink(missing_ok=True)
-            folder.write_json(VERSIONS, versions)
-            folder.write_json(CONFIG, config)
-        try:
-            yield folder
-        finally:
-            folder.close()
+        yield
 
 
 def read_run(path: str | Path) -> Run:
@@ -194,8 +208,9 @@ def read_run(path: str | Path) -> Run:
         path=path,
         config=_read_json(path / CONFIG),
         versions=_read_json(versions) if versions.exists() else {},
-        events=list(_read_lines(path / METRICS)),
+        events=list(read_lines(path / METRICS)),
         result=result,
+        seconds=timings.total(read_lines(path / TIMINGS)),
     )
 
 
@@ -209,51 +224,6 @@ def free_folder(parent: str | Path, name: str) -> Path:
     return path
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON has it; a dataclass is a dict that begins with its `type`.
-
-    What JSON has no number for (NaN, infinities) becomes `None`.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **plain(fields)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
-
-
-def differences(
-    old: Any, new: Any, name: str = "", words: tuple[str, str] = ("there", "now")
-) -> list[str]:
-    """One line for each value in which two trees of plain values differ.
-
-    Args:
-        old: the first tree.
-        new: the second.
-        name: of the trees' root.
-        words: what the two are called.
-
-    >>> differences({"rounds": 5, "seed": 0}, {"rounds": 6, "seed": 0})
-    ['rounds: 5 there, 6 now']
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in dict.fromkeys([*old, *new]):
-            inner = f"{name}.{key}" if name else key
-            gone = "(absent)"
-            lines += differences(old.get(key, gone), new.get(key, gone), inner, words)
-        return lines
-    return [] if old == new else [f"{name}: {old} {words[0]}, {new} {words[1]}"]
-
-
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -261,29 +231,11 @@ def _read_json(path: Path) -> Any:
         raise RunFolderError(f"{path} cannot be read as JSON: {error}") from error
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # a run killed in the middle of its last line
-                return
-            raise RunFolderError(f"{path}, line {number}: {error}") from error
-
-
-@contextlib.contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be written ({error.strerror}). Choose another --output"
-        ) from error
+def _mend(path: Path) -> None:
+    """Cuts a last line off that a killed process did not finish."""
+    if path.exists():
+        whole = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, whole)
 
 
 def _take(lock: IO[bytes]) -> bool:

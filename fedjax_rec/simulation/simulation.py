@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +35,24 @@ from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.resident import Block, Resident
 from fedjax_rec.simulation.round import make_algorithm
 from fedjax_rec.simulation.sampling import Sampler
+from fedjax_rec.simulation.selection import selected_metrics, selection_value
 from fedjax_rec.types import Array, Recipe, ServerState, Tree
 
 Event = dict[str, Any]
 """`{"event": "round" | "evaluation" | "baselines", "round": n, ...}`, plain values."""
+
+
+class Snapshot(NamedTuple):
+    """What a run that continues needs beside its experiment: nothing frozen, no keys.
+
+    Attributes:
+        arrays: `{"server": ServerState, "personal": [N, ...]}`, JAX or NumPy leaves.
+        progress: plain values: `round` (rounds done), `best` (validation's value at
+            the selected round), `selected` and its `metrics`.
+    """
+
+    arrays: Tree
+    progress: dict[str, Any]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -101,6 +115,10 @@ class Simulation:
                 "by: use a split with validation, or protocol.selection='last'"
             )
         self.best = -np.inf
+        self.selected = 0
+        self.metrics: dict[str, Any] = {}
+        self.history: list[Event] = []
+        self.at_rest = True
         self.key = jax.random.key(self.seed)
         mesh, whole = self.mesh, EVERYWHERE
         axis = None if mesh.size == 1 else meshes.CLIENTS
@@ -172,13 +190,18 @@ class Simulation:
         if (query := split.info.get("query")) is not None:  # shown of held-out users
             known.append(query)
             pairs["query"] = (query.user, query.item)
+        if self.protocol.max_users:
+            some = _drawn_users(pairs[part][0], split.train.num_users, self.protocol)
+            pairs = {name: _of_users(some, *rows) for name, rows in pairs.items()}
+        else:
+            some = None
         cold = self.protocol.candidates == "cold"
         key = trees.derive(
             jax.random.key(0), trees.Purpose.EVALUATION, 0 if part == "val" else 1
         )
         return make_targets(
             positives=pairs[part],
-            known=[(p.user, p.item) for p in known],
+            known=[_of_users(some, p.user, p.item) for p in known],
             touched=list(pairs.values()),
             pool=split.info.get(f"{part}_items") if cold else None,
             num_users=split.train.num_users,
@@ -270,29 +293,77 @@ class Simulation:
             total += float(jnp.where(real, squares, 0).sum())
         return float(np.sqrt(total / len(rows)))
 
-    def events(self) -> Iterator[Event]:
+    def snapshot(self) -> Snapshot:
+        """The run as it stands; the arrays are the live ones, not copies.
+
+        Raises:
+            RuntimeError: a round waits for its evaluation: who continued from there
+                would leave it out.
+        """
+        if not self.at_rest:
+            raise RuntimeError("a snapshot is taken at rest: after a due evaluation")
+        progress = {
+            "round": int(self.state.round),
+            "best": float(self.best),
+            "selected": self.selected,
+            "metrics": self.metrics,
+        }
+        return Snapshot({"server": self.state, "personal": self.personal}, progress)
+
+    def restore(self, snapshot: Snapshot, history: Sequence[Event] = ()) -> None:
+        """Stands where `snapshot` was taken; what follows is the same, bit for bit.
+
+        Args:
+            snapshot: of a simulation of the same experiment.
+            history: the events before it.
+        """
+        # NumPy leaves are written where they are: they may lie in a mapped file.
+        arrays = jax.tree.map(
+            _put_in_place,
+            {"server": self.state, "personal": self.personal},
+            snapshot.arrays,
+        )
+        self.state, self.personal = arrays["server"], arrays["personal"]
+        self.best = snapshot.progress["best"]
+        self.selected = snapshot.progress["selected"]
+        self.metrics = snapshot.progress["metrics"]
+        self.history = list(history)
+        self.at_rest = True
+
+    def events(self, rest_every: int = 0) -> Iterator[Event]:
         """Trains, yielding one event a round and one an evaluation.
 
         Rounds run several at a time, as many as take about half a second, so that a
-        progress bar moves and the device is seldom waited for.
+        progress bar moves and the device is seldom waited for. `at_rest` says whether
+        a snapshot can be taken when an event is yielded.
+
+        Args:
+            rest_every: come to rest at multiples of this round, too; 0 is wherever it
+                happens.
         """
-        done, at_once = int(self.state.round), 1
+        done, at_once, several = int(self.state.round), 1, jax.process_count() > 1
         while done < self.rounds:
-            until = min(self.rounds, (done // self.eval_every + 1) * self.eval_every)
-            count = min(at_once, until - done)
+            stops = [every for every in (self.eval_every, rest_every) if every]
+            until = min(self.rounds, *((done // n + 1) * n for n in stops))
+            # Several processes take the same steps, however fast each of them is.
+            count = until - done if several else min(at_once, until - done)
             started = time.perf_counter()
             log = self.advance(count)
             seconds = time.perf_counter() - started
+            due = (done + count) % self.eval_every == 0 or done + count == self.rounds
             for i in range(count):
                 done += 1
-                yield {
-                    "event": "round",
-                    "round": done,
-                    "seconds": seconds / count,
-                    **{name: float(column[i]) for name, column in log.items()},
-                }
+                self.at_rest = i == count - 1 and not due
+                yield self._keep(
+                    {
+                        "event": "round",
+                        "round": done,
+                        "seconds": seconds / count,
+                        **{name: float(column[i]) for name, column in log.items()},
+                    }
+                )
             at_once = max(1, int(0.5 * count / seconds)) if done > 1 else at_once
-            if done == until:
+            if due:
                 started = time.perf_counter()
                 event: Event = {"event": "evaluation", "round": done}
                 if "val" in self.targets:
@@ -301,50 +372,63 @@ class Simulation:
                     for part in ("train", "val", "test"):
                         if len(getattr(self.split, part)):
                             event[f"rmse_{part}"] = self.rmse(part)
-                selected = self.protocol.selection
-                value = done if selected == "last" else event["val"][selected]
-                if selected == "last" and done < self.rounds:
-                    value = -np.inf
+                value = selection_value(self.protocol.selection, event, self.rounds)
                 if value > self.best:  # the test is seen only where validation says
                     self.best = value
                     event["test"] = self.evaluate("test")
-                yield {**event, "seconds": time.perf_counter() - started}
+                self.at_rest = True
+                event["seconds"] = time.perf_counter() - started
+                yield self._keep(event)
 
-    def run(self, listen: Callable[[Event], None] | None = None) -> dict[str, Any]:
+    def _keep(self, event: Event) -> Event:
+        """Adds an event to the history, and what it selects to the result."""
+        self.history.append(event)
+        if "test" in event:
+            self.selected, self.metrics = selected_metrics([event])
+        return event
+
+    def run(
+        self,
+        listen: Callable[[Event], None] | None = None,
+        rest: Callable[[Event], None] | None = None,
+        rest_every: int = 0,
+    ) -> dict[str, Any]:
         """Trains to the end and evaluates the baselines.
 
         Args:
             listen: called with every event as it happens.
+            rest: called with an event after `listen` where `snapshot()` is possible;
+                what it raises ends the run.
+            rest_every: see `events`.
 
         Returns:
             The result: `metrics` (`val` and `test` at the selected round), `selected`
-            (that round), `baselines`, `protocol`, `rounds`, `seconds`, `history`.
+            (that round), `baselines`, `protocol`, `rounds`, `seconds` (of this call),
+            `history`.
         """
         started = time.perf_counter()
         seconds = {"train": 0.0, "evaluate": 0.0}
-        history: list[Event] = []
-        metrics: dict[str, Any] = {}
-        selected = 0
-        for event in self.events():
-            history.append(event)
+        for event in self.events(rest_every):
             kind = "train" if event["event"] == "round" else "evaluate"
             seconds[kind] += event["seconds"]
-            if "test" in event:
-                selected = event["round"]
-                metrics = {k: dict(event[k]) for k in ("val", "test") if k in event}
-                for part, values in metrics.items():
-                    if f"rmse_{part}" in event:
-                        values["rmse"] = event[f"rmse_{part}"]
             if listen is not None:
                 listen(event)
+            if rest is not None and self.at_rest:
+                rest(event)
         begun = time.perf_counter()
         ranked = self.baselines()
         seconds["baselines"] = time.perf_counter() - begun
         event = {"event": "baselines", "round": self.rounds, **ranked}
-        history.append(event)
+        event["seconds"] = seconds["baselines"]
+        self.history.append(event)
         if listen is not None:
             listen(event)
         seconds["total"] = time.perf_counter() - started
+        return {**self.outcome(self.history, ranked), "seconds": seconds}
+
+    def outcome(self, history: list[Event], ranked: dict[str, Any]) -> dict[str, Any]:
+        """What `run` returns but for its seconds, of a run's events and baselines."""
+        selected, metrics = selected_metrics(history)
         return {
             "metrics": metrics,
             "selected": selected,
@@ -355,28 +439,43 @@ class Simulation:
                 "split_info": dict(self.split.info),
             },
             "rounds": self.rounds,
-            "seconds": seconds,
             "history": history,
         }
 
     def baselines(self) -> dict[str, dict[str, Any] | None]:
         """Random, popularity and draw-count rankers on the test users."""
+        return self.baselines_of([self.key])[0]
+
+    def baselines_of(
+        self, roots: Sequence[Array]
+    ) -> list[dict[str, dict[str, Any] | None]]:
+        """The baselines of runs that differ by seed alone, by their root keys."""
         targets, num_items = self.targets["test"], self.data.num_items
-        key = trees.derive(self.key, trees.Purpose.BASELINE)
-        popular = baselines.popularity(
-            jnp.asarray(self.split.train.item, jnp.int32), num_items
-        )
-        scorers = {
-            "random": baselines.by_user(
+        counts = np.bincount(self.split.train.item, minlength=num_items)
+        popular = jnp.asarray(counts, jnp.float32)
+
+        @jax.jit
+        def random(targets, key):
+            scorer = baselines.by_user(
                 lambda user: baselines.random_scores(key, user, num_items)
-            ),
-            "popularity": baselines.by_user(lambda user: popular),
-        }
-        found: dict[str, dict[str, Any] | None] = {}
-        for name, scorer in scorers.items():
-            run = jax.jit(lambda t, scorer=scorer: self._rank(scorer, t, key))
-            found[name] = summarise(run(targets), targets.mask)
-        found["draw_count"] = self.draw_count(self.rounds)
+            )
+            return self._rank(scorer, targets, key)
+
+        @jax.jit
+        def popularity(targets, key):
+            return self._rank(baselines.by_user(lambda user: popular), targets, key)
+
+        found: list[dict[str, dict[str, Any] | None]] = []
+        draws = self.draw_counts(self.rounds, roots)
+        for root, drawn in zip(roots, draws, strict=True):
+            key = trees.derive(root, trees.Purpose.BASELINE)
+            found.append(
+                {
+                    "random": summarise(random(targets, key), targets.mask),
+                    "popularity": summarise(popularity(targets, key), targets.mask),
+                    "draw_count": drawn,
+                }
+            )
         return found
 
     def _rank(self, scorer, targets: Targets, key: Array) -> dict[str, Array]:
@@ -388,8 +487,14 @@ class Simulation:
         Counts tie all the time, so its ties are broken at random whatever the
         protocol says: pessimistic ties would hide an early leak.
         """
+        return self.draw_counts(rounds, [self.key])[0]
+
+    def draw_counts(
+        self, rounds: int, roots: Sequence[Array]
+    ) -> list[dict[str, Any] | None]:
+        """`draw_count` of runs that differ by seed alone, by their root keys."""
         if not self.recipe.negatives:
-            return None
+            return [None] * len(roots)
         rounds = min(rounds, self.leak_rounds)
         protocol = dataclasses.replace(self.protocol, ties="random")
         targets, num_items = self.targets["test"], self.data.num_items
@@ -422,14 +527,44 @@ class Simulation:
 
             return evaluate(score, targets, protocol, root, self.user_chunk)
 
-        per_user = rank(
-            data,
-            users,
-            clients,
-            here,
-            targets,
-            self.key,
-            np.int32(rounds),
-        )
-        summary: dict[str, Any] = summarise(per_user, targets.mask)
-        return {**summary, "rounds": rounds, "users": len(users)}
+        found = []
+        for root in roots:
+            per_user = rank(
+                data,
+                users,
+                clients,
+                here,
+                targets,
+                root,
+                np.int32(rounds),
+            )
+            summary: dict[str, Any] = summarise(per_user, targets.mask)
+            found.append({**summary, "rounds": rounds, "users": len(users)})
+        return found
+
+
+def _drawn_users(user: np.ndarray, num_users: int, protocol: Protocol) -> np.ndarray:
+    """`[U]` bool: the users evaluated of those with something to find."""
+    order = np.random.default_rng(protocol.candidate_seed).permutation(num_users)
+    wanted = np.zeros(num_users, bool)
+    wanted[user] = True
+    chosen = np.zeros(num_users, bool)
+    chosen[order[wanted[order]][: protocol.max_users]] = True
+    return chosen
+
+
+def _of_users(some: np.ndarray | None, user: np.ndarray, item: np.ndarray):
+    """The interactions of some users; `None` is everybody."""
+    if some is None:
+        return user, item
+    here = some[user]
+    return user[here], item[here]
+
+
+def _put_in_place(old: Any, new: Any) -> Any:
+    """`new` where `old` lies: on the same devices, or in the same memory."""
+    if isinstance(old, np.ndarray):
+        old[...] = new
+        return old
+    whole = np.array(new)  # a copy: rounds donate what they are given
+    return jax.make_array_from_callback(whole.shape, old.sharding, whole.__getitem__)

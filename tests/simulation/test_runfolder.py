@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from fedjax_rec.simulation.runfolder import (
     RunFolderError,
     check_folder,
+    continue_run,
     differences,
     free_folder,
     open_run,
@@ -97,6 +99,96 @@ def test_an_unfinished_run_starts_again(tmp_path):
     with open_run(tmp_path, CONFIG, {}) as folder:
         folder.append(EVENT)
     finish(tmp_path)
+    assert read_run(tmp_path).events == [EVENT]
+
+
+def test_an_unfinished_run_with_a_checkpoint_is_not_lost(tmp_path):
+    with open_run(tmp_path, CONFIG, {}) as folder:
+        folder.append(EVENT)
+        (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
+    check_folder(tmp_path, CONFIG)  # what was never whole cannot be resumed
+    (tmp_path / "checkpoints" / "1").mkdir()
+    with pytest.raises(RunFolderError, match=f"train --resume {tmp_path}"):
+        finish(tmp_path)
+    assert read_run(tmp_path).events == [EVENT]
+    finish(tmp_path, overwrite=True)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_clock_has_a_file_of_its_own(tmp_path):
+    with open_run(tmp_path, CONFIG, {}) as folder:
+        folder.append({**EVENT, "seconds": 1.5})
+        folder.append({"event": "evaluation", "round": 1, "seconds": 0.25})
+        folder.time("rank", 1, 2.0)
+    with continue_run(tmp_path) as folder:
+        folder.start(1)
+        folder.append({**EVENT, "round": 2, "seconds": 0.5})
+    assert "seconds" not in (tmp_path / "metrics.jsonl").read_text()
+    seconds = read_run(tmp_path).seconds
+    assert (seconds["train"], seconds["evaluate"], seconds["rank"]) == (2.0, 0.25, 2.0)
+    assert seconds["lives"] == 2
+    lines = [json.loads(x) for x in (tmp_path / "timings.jsonl").open()]
+    assert [x["event"] for x in lines] == [
+        "start", "round", "evaluation", "rank", "start", "round"
+    ]  # fmt: skip
+    assert seconds["total"] == lines[3]["elapsed"] + lines[5]["elapsed"]
+
+
+def test_metrics_are_cut_back_to_where_a_checkpoint_was_taken(tmp_path):
+    with open_run(tmp_path, CONFIG, {}) as folder:
+        folder.append(EVENT)
+        position = folder.position()
+        folder.append({**EVENT, "round": 2, "text": "größer"})
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    for half in (b"", b'{"event": "rou'):
+        (tmp_path / "metrics.jsonl").write_bytes(whole + half)
+        (tmp_path / "timings.jsonl").write_bytes(b'{"event": "start"}\n{"ev')
+        with continue_run(tmp_path) as folder:
+            assert folder.cut_back(position) == [EVENT]
+            folder.append({**EVENT, "round": 2, "text": "größer"})
+            assert folder.position() == len(whole)
+            folder.time("round", 2, 1.0)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+        assert read_run(tmp_path).seconds["train"] == 1
+
+
+def test_a_run_in_progress_cannot_be_continued(tmp_path):
+    pytest.importorskip("fcntl")
+    with (
+        open_run(tmp_path, CONFIG, {}),
+        pytest.raises(RunFolderError, match="another process"),
+        continue_run(tmp_path),
+    ):
+        raise AssertionError
+
+
+def test_a_write_that_fails_is_told_and_loses_nothing(tmp_path):
+    class Full:
+        """A file on a disk that takes ten bytes more."""
+
+        def __init__(self, file):
+            self.file, self.left = file, 10
+
+        def write(self, data):
+            if not self.left:
+                raise OSError(28, "No space left on device")
+            taken = self.file.write(data[: self.left])
+            self.left -= taken
+            return taken
+
+        def close(self):
+            self.file.close()
+
+    def run_out():
+        with open_run(tmp_path, CONFIG, {}) as folder:
+            folder.append(EVENT)
+            full: Any = Full(folder._open("metrics.jsonl"))
+            folder._files["metrics.jsonl"] = full
+            folder.append({**EVENT, "round": 2})
+
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl cannot be .*No space"):
+        run_out()
+    assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b'\n{"event": ')
     assert read_run(tmp_path).events == [EVENT]
 
 

@@ -61,11 +61,11 @@ def fresh(ran):
     simulation = build(EXPERIMENT)
     # The compiled rounds read nothing but their arguments: compile them once.
     simulation.population._run_rounds = ran[0].population._run_rounds
-    start = copy((simulation.state, simulation.personal))
+    start = simulation.snapshot()
+    start = start._replace(arrays=copy(start.arrays))
 
     def reset():
-        simulation.state, simulation.personal = copy(start)
-        simulation.best = -np.inf
+        simulation.restore(start)
         return simulation
 
     return reset
@@ -286,3 +286,21 @@ def test_absurd_values_are_refused_before_data_are_loaded(fields, message):
 def test_valid_experiments_do_load():
     with pytest.raises(AssertionError, match="loaded before"):
         build(change(EXPERIMENT, data=Untouched()))
+
+
+def test_a_sample_of_users_is_evaluated_as_among_all():
+    every = build(ONE_BUCKET)
+    some = build(change(ONE_BUCKET, protocol=Protocol(max_users=13)))
+    for part in ("val", "test"):
+        whole, few = every.targets[part], some.targets[part]
+        users = few.user.tolist()
+        assert len(users) == 13
+        assert users == sorted(set(users))
+        at = np.searchsorted(np.asarray(whole.user), users)
+        same(whole.positives[at], few.positives)
+        same(whole.exclude_size[at], few.exclude_size)
+    # Another seed draws others; the same one the same, whatever the training seed.
+    other = build(change(ONE_BUCKET, protocol=Protocol(max_users=13, candidate_seed=1)))
+    again = build(change(ONE_BUCKET, protocol=Protocol(max_users=13), seed=9))
+    assert other.targets["test"].user.tolist() != some.targets["test"].user.tolist()
+    assert again.targets["test"].user.tolist() == some.targets["test"].user.tolist()

@@ -1,0 +1,1 @@
+"""Sweeps: points of a grid or a sample, run together where they share shapes."""

@@ -1,0 +1,183 @@
+"""What a sweep tries: grids and samples, read from the command line."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedjax_rec.commands.session import UserError
+from fedjax_rec.experiment import Experiment
+from fedjax_rec.sweep.fields import field_type, read_value, shown, text_of
+
+GRID_FORMS = "a,b,c; 0:5; log:LOW:HIGH:COUNT; linear:LOW:HIGH:COUNT"
+SAMPLE_FORMS = "log:LOW:HIGH; uniform:LOW:HIGH; choice:a,b,c"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A field and all its values.
+
+    Attributes:
+        field: dotted name.
+        values: in the order given.
+        geometric: whether neighbours stand in one ratio, so that plots take logarithms.
+    """
+
+    field: str
+    values: tuple[Any, ...]
+    geometric: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draw:
+    """A field and the distribution of its values.
+
+    Attributes:
+        field: dotted name.
+        kind: `log` (the logarithm is uniform), `uniform`, `choice`.
+        low: of `log` and `uniform`.
+        high: of `log` and `uniform`; whole numbers include it.
+        values: of `choice`.
+        whole: whether values are whole numbers.
+    """
+
+    field: str
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    values: tuple[Any, ...] = ()
+    whole: bool = False
+
+    def sample(self, rng: np.random.Generator) -> Any:
+        """One value, to six digits, so that it reads the same in names and tables."""
+        if self.kind == "choice":
+            return self.values[int(rng.integers(len(self.values)))]
+        if self.kind == "log":
+            value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        elif self.whole:
+            return int(rng.integers(int(self.low), int(self.high) + 1))
+        else:
+            value = rng.uniform(self.low, self.high)
+        return round(value) if self.whole else float(f"{value:.6g}")
+
+
+def parse_grid(experiment: Experiment, text: str) -> Axis:
+    """Reads `FIELD=VALUES`.
+
+    Args:
+        experiment: whose field.
+        text: `algorithm.client-lr=0.01,0.1,1`, `seed=0:5` (0 to 4),
+            `algorithm.client-lr=log:1e-3:1:7` or `linear:0:1:5`.
+
+    Raises:
+        UserError: no such field, or no values of it.
+    """
+    field, hint, form = _read(experiment, "--grid", text, GRID_FORMS)
+    kind, *numbers = form.split(":")
+    if kind in ("log", "linear") and len(numbers) == 3:
+        low, high = _range(text, kind, hint, numbers[:2])
+        count = read_value("COUNT", int, numbers[2])
+        if count < 2:
+            raise UserError(f"--grid {text}: expected at least 2 values, got {count}")
+        space = np.geomspace if kind == "log" else np.linspace
+        values: list[Any] = [float(f"{v:.6g}") for v in space(low, high, count)]
+        if hint is int:
+            values = list(dict.fromkeys(round(v) for v in values))
+        return Axis(field=field, values=tuple(values), geometric=kind == "log")
+    if ":" in form and hint is int:
+        bounds = [read_value(field, int, n) for n in form.split(":")]
+        if len(bounds) not in (2, 3) or not range(*bounds):
+            raise UserError(
+                f"--grid {text}: expected START:STOP with START below STOP (0:5 is "
+                "0, 1, 2, 3, 4)"
+            )
+        return Axis(field=field, values=tuple(range(*bounds)))
+    if ":" in form and hint is float:
+        raise UserError(f"--grid {text}: expected {shown(field)}= {GRID_FORMS}")
+    values = [read_value(field, hint, v.strip()) for v in form.split(",")]
+    if len(set(values)) < len(values):
+        raise UserError(f"--grid {text}: a value stands there twice")
+    return Axis(field=field, values=tuple(values), geometric=_geometric(values))
+
+
+def parse_sample(experiment: Experiment, text: str) -> Draw:
+    """Reads `FIELD=DISTRIBUTION`: `log:1e-3:1`, `uniform:0:1`, `choice:a,b`.
+
+    Raises:
+        UserError: no such field, or no distribution of its values.
+    """
+    field, hint, form = _read(experiment, "--sample", text, SAMPLE_FORMS)
+    kind, _, rest = form.partition(":")
+    if kind == "choice" and rest:
+        values = tuple(read_value(field, hint, v.strip()) for v in rest.split(","))
+        return Draw(field=field, kind=kind, values=values)
+    numbers = rest.split(":")
+    if kind not in ("log", "uniform") or len(numbers) != 2:
+        raise UserError(f"--sample {text}: expected {shown(field)}= {SAMPLE_FORMS}")
+    low, high = _range(text, kind, hint, numbers, flag="--sample")
+    return Draw(field=field, kind=kind, low=low, high=high, whole=hint is int)
+
+
+def grid_settings(axes: Sequence[Axis]) -> list[dict[str, Any]]:
+    """Every combination, the last axis fastest.
+
+    >>> grid_settings([Axis(field="a", values=(1, 2)), Axis(field="b", values=(3,))])
+    [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
+    """
+    names = [axis.field for axis in axes]
+    combinations = itertools.product(*(axis.values for axis in axes))
+    return [dict(zip(names, values, strict=True)) for values in combinations]
+
+
+def sampled_settings(
+    draws: Sequence[Draw], count: int, seed: int
+) -> list[dict[str, Any]]:
+    """`count` samples; the first ones do not depend on how many are asked for."""
+    return [
+        {
+            d.field: d.sample(np.random.default_rng([seed, i, j]))
+            for j, d in enumerate(draws)
+        }
+        for i in range(count)
+    ]
+
+
+def check_fields(axes: Sequence[Axis], draws: Sequence[Draw]) -> None:
+    """Raises a UserError where a field is named twice."""
+    fields = [part.field for part in (*axes, *draws)]
+    for field in fields:
+        if fields.count(field) > 1:
+            raise UserError(f"{shown(field)} is swept twice; expected once")
+
+
+def _read(experiment, flag, text, forms):
+    name, equals, form = text.partition("=")
+    if not equals or not form:
+        raise UserError(f"{flag} {text}: expected FIELD=VALUES, VALUES one of {forms}")
+    try:
+        return *field_type(experiment, name), form
+    except UserError as error:
+        raise UserError(f"{flag} {text}: {error}") from None
+
+
+def _range(text, kind, hint, numbers, flag="--grid"):
+    if hint not in (int, float):
+        raise UserError(f"{flag} {text}: {kind} wants a field that is a number")
+    low, high = (read_value(flag, float, n) for n in numbers)
+    if not low < high or (kind == "log" and low <= 0):
+        above = "0 < LOW < HIGH" if kind == "log" else "LOW < HIGH"
+        raise UserError(
+            f"{flag} {text}: expected {above}, got {text_of(low)} and {text_of(high)}"
+        )
+    return low, high
+
+
+def _geometric(values: Sequence[Any]) -> bool:
+    numbers = all(isinstance(v, int | float) and v > 0 for v in values)
+    if not numbers or len(values) < 3:
+        return False
+    ratios = [b / a for a, b in itertools.pairwise(sorted(values))]
+    return min(ratios) > 1.4 and max(ratios) / min(ratios) < 1.3

@@ -1,0 +1,149 @@
+"""A simulation put back to a snapshot goes on as if it had never stopped."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fedjax_rec import (
+    CohortConfig,
+    Execution,
+    Experiment,
+    FedAvg,
+    PFedRec,
+    Protocol,
+    SyntheticData,
+    build,
+)
+from fedjax_rec.simulation.fingerprint import digest, fingerprint
+from fedjax_rec.simulation.simulation import Snapshot
+
+SMALL = Experiment(
+    name="small",
+    data=SyntheticData(num_users=30, num_items=40, num_interactions=400),
+    algorithm=PFedRec(dim=4),
+    execution=Execution(max_buckets=1),
+    rounds=6,
+    eval_every=2,
+)
+ADAM = dataclasses.replace(
+    SMALL,
+    algorithm=FedAvg(dim=4, server_optimizer="adam", server_lr=0.01, client_lr=5.0),
+    cohort=CohortConfig(sampling="uniform", size=9),
+    protocol=Protocol(selection="last"),
+    eval_every=4,
+)
+
+
+def leave(events, done, kind):
+    """Trains until an event; what a killed process had seen by then."""
+    for event in events:
+        if (event["round"], event["event"]) == (done, kind):
+            return
+    raise AssertionError("the event never came")
+
+
+def on_host(tree):
+    return jax.tree.map(lambda x: np.array(x, copy=True), tree)
+
+
+def clockless(events):
+    return [{k: v for k, v in e.items() if k != "seconds"} for e in events]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "done", "kind", "rest_every"),
+    [
+        (SMALL, 2, "evaluation", 0),
+        (SMALL, 6, "evaluation", 0),  # only the baselines are left
+        (SMALL, 3, "round", 3),
+        (ADAM, 3, "round", 3),
+    ],
+    ids=["evaluation", "end", "between", "adam"],
+)
+def test_the_rest_is_the_same_bit_for_bit(experiment, done, kind, rest_every):
+    whole = build(experiment)
+    expected = whole.run()
+    left = build(experiment)
+    leave(left.events(rest_every), done, kind)
+    snapshot = left.snapshot()
+    assert snapshot.progress["round"] == done
+    snapshot = snapshot._replace(arrays=on_host(snapshot.arrays))
+    resumed = build(experiment)
+    resumed.restore(snapshot, left.history)
+    found = resumed.run(rest_every=rest_every)
+    for name in ("metrics", "selected", "baselines", "rounds"):
+        assert found[name] == expected[name]
+    assert clockless(found["history"]) == clockless(expected["history"])
+    same = jax.tree.map(
+        lambda a, b: np.asarray(a).tobytes() == np.asarray(b).tobytes(),
+        whole.snapshot().arrays,
+        resumed.snapshot().arrays,
+    )
+    assert all(jax.tree.leaves(same))
+
+
+def test_no_snapshot_while_an_evaluation_is_due():
+    simulation = build(SMALL)
+    simulation.snapshot()  # before the first round there is nothing to wait for
+    events = simulation.events()
+    leave(events, 2, "round")
+    with pytest.raises(RuntimeError, match="at rest"):
+        simulation.snapshot()
+    next(events)
+    assert simulation.snapshot().progress["round"] == 2
+
+
+def test_rest_comes_after_evaluations_and_where_it_is_asked_for():
+    simulation, rests = build(SMALL), []
+    simulation.run(rest=lambda e: rests.append((e["round"], e["event"])), rest_every=3)
+    # More rests may lie between rounds that ran one by one.
+    assert set(rests) >= {
+        (2, "evaluation"),
+        (3, "round"),
+        (4, "evaluation"),
+        (6, "evaluation"),
+    }
+    assert not {(2, "round"), (4, "round"), (6, "round")} & set(rests)
+
+
+def test_numpy_leaves_are_written_where_they_are(tmp_path):
+    simulation = build(SMALL)
+    start = on_host(simulation.snapshot().arrays)
+    store = jax.tree.map(
+        lambda x: np.memmap(tmp_path / "store", x.dtype, "w+", shape=x.shape),
+        {"h": np.zeros((4, 2), np.float32)},
+    )
+    simulation.personal = store
+    arrays = {"server": start["server"], "personal": {"h": np.ones((4, 2))}}
+    progress = simulation.snapshot().progress
+    simulation.restore(Snapshot(arrays, progress))
+    assert simulation.personal["h"] is store["h"]
+    assert np.array_equal(np.memmap(tmp_path / "store", np.float32), np.ones(8))
+
+
+def test_a_fingerprint_changes_with_what_is_read_alone():
+    def changed(**fields):
+        other = fingerprint(build(dataclasses.replace(SMALL, **fields)))
+        return {name for name in base if base[name] != other[name]}
+
+    base = fingerprint(build(SMALL))
+    assert changed(rounds=9, seed=4, eval_every=3) == set()
+    assert changed(algorithm=PFedRec(dim=4, client_lr=0.7)) == {"hparams"}
+    other = dataclasses.replace(SMALL.data, seed=1)
+    assert changed(data=other) - {"chunks"} == {"train", "val", "test", "clients"}
+
+
+def test_a_digest_reads_names_types_shapes_and_bytes():
+    a = np.arange(6, dtype=np.float32)
+    trees = [
+        {"a": a},
+        {"b": a},
+        {"a": a.astype(np.float64)},
+        {"a": a.reshape(2, 3)},
+        {"a": a + 1},
+        {"a": a, "b": np.float32(1)},
+    ]
+    assert len({digest(tree) for tree in trees}) == len(trees)
+    assert digest({"a": a}) == digest({"a": jax.numpy.asarray(a)})
