@@ -94,7 +94,8 @@ class Fleet:
         seconds = down * self.down_seconds[kind] + up * self.up_seconds[kind]
         seconds += self.pairs[profile] * self.pair_seconds[kind]
         here = ids < n
-        return tuple(jnp.where(here, x, 0) for x in (down, up, seconds))
+        down, up, seconds = (jnp.where(here, x, 0) for x in (down, up, seconds))
+        return down, up, seconds
 
 
 def hold(train: Interactions, partition: Partition) -> Holdings:

@@ -315,7 +315,7 @@ class Hosted:
             )
 
 
-def _host() -> jax.Device:
+def _host() -> Any:
     """A CPU of this process; where JAX was told to use none, its first device."""
     try:
         return jax.local_devices(backend="cpu")[0]
