@@ -105,17 +105,25 @@ def hold(train: Interactions, partition: Partition) -> Holdings:
     def different(column: np.ndarray, size: int) -> np.ndarray:
         return np.bincount(np.unique(client * size + column) // size, minlength=n)
 
+    examples = np.bincount(client, minlength=n)
+    single = partition.user_of_client is not None
     return Holdings(
-        examples=np.bincount(client, minlength=n),
+        examples=examples,
         items=different(train.item, train.num_items),
-        users=different(train.user, train.num_users),
+        users=(examples > 0).astype(np.int64)
+        if single
+        else different(train.user, train.num_users),
     )
 
 
 def group_profiles(holdings: Holdings) -> tuple[np.ndarray, Holdings]:
     """`[N]` each client's profile, and what clients of each profile hold."""
-    unique, profile = np.unique(np.stack(holdings, 1), axis=0, return_inverse=True)
-    return profile.reshape(-1).astype(np.int32), Holdings(*unique.T)
+    profile = np.zeros(len(holdings.examples), np.int64)
+    for column in holdings:  # one by one: sorting numbers is far quicker than rows
+        profile = profile * (column.max(initial=0) + 1) + column
+        _, first, profile = np.unique(profile, return_index=True, return_inverse=True)
+    found = Holdings(*(column[first] for column in holdings))
+    return profile.astype(np.int32), found
 
 
 def touched_items(holdings: Holdings, negatives: int, room: int) -> np.ndarray:

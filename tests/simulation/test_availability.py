@@ -1,6 +1,7 @@
 """Who is there: hours, devices and dropouts, against the exact law."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from fedjax_rec.simulation.availability import (
     make_presence,
     read_trace,
 )
-from fedjax_rec.simulation.costs import Profiles, make_fleet
+from fedjax_rec.simulation.costs import Profiles, make_fleet, with_costs
 from fedjax_rec.simulation.devices import PHONES, check_devices, device_of
 
 OFTEN, SELDOM = (
@@ -99,6 +100,33 @@ def test_invited_are_uniform_over_those_available(n, size):
         keep = expected > 5
         square = ((sizes - expected)[keep] ** 2 / expected[keep]).sum()
         assert scipy.stats.chi2(keep.sum() - 1).sf(square) > 1e-3
+
+
+def longest(jaxpr):
+    """The most elements of any array that a program makes."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [math.prod(v.aval.shape) for v in equation.outvars]
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    sizes.append(longest(inner))
+    return max(sizes)
+
+
+def test_a_large_population_costs_what_its_cohort_costs():
+    n = 200_000
+    presence, _ = make(n, devices=PHONES, rounds_per_day=96, zones=3)
+    census = Census(presence)
+    sampler = with_costs(available(presence, census, 100, 1.3), presence.fleet)
+    arguments = (sampler.tables, jax.random.key(0), jnp.int32(50))
+    program = jax.make_jaxpr(sampler.sample)(*arguments)
+    assert not [c for c in program.consts if np.size(c) > 20_000]
+    assert longest(program.jaxpr) < 20_000
+    drawn = sampler(jax.random.key(0), 50)
+    assert (drawn.invited < n).sum() == 130  # nothing is short at the quietest hour
+    assert (drawn.ids < n).sum() == 100
 
 
 def test_dropouts_are_invited_and_do_not_arrive():
