@@ -95,14 +95,17 @@ def many_rounds(one, capacity: int):
         real.
     """
 
+    # Under `jit` it is traced once, though its shapes are asked for beforehand.
+    traced = jax.jit(one, inline=True)
+
     def run(state, personal, data, frozen, hparams, key, slots, tables, count):
         fixed = (data, frozen, hparams, key, slots, tables)
-        shapes = jax.eval_shape(one, state, personal, *fixed)[2]
+        shapes = jax.eval_shape(traced, state, personal, *fixed)[2]
         log = jax.tree.map(lambda x: jnp.zeros(capacity, x.dtype), shapes)
 
         def step(i, carry):
             state, personal, log = carry
-            state, personal, metrics = one(state, personal, *fixed)
+            state, personal, metrics = traced(state, personal, *fixed)
             log = jax.tree.map(lambda column, x: column.at[i].set(x), log, metrics)
             return state, personal, log
 
