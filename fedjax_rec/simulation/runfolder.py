@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from fedjax_rec.simulation import timings
+from fedjax_rec.simulation import timings, tracking
 from fedjax_rec.simulation.plain import differences, plain
 from fedjax_rec.simulation.runwriter import (
     METRICS,
@@ -143,6 +143,7 @@ def open_run(
                 (path / name).unlink(missing_ok=True)
             if (path / CHECKPOINTS).exists():
                 shutil.rmtree(path / CHECKPOINTS)
+            tracking.clear(path)
             folder.write_json(VERSIONS, versions)
             folder.write_json(CONFIG, config)
         try:
