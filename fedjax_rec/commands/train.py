@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from fedjax_rec.commands import profile as profiling
 from fedjax_rec.commands import resume as resuming
 from fedjax_rec.commands.config_file import (
     choices_help,
@@ -153,7 +154,7 @@ def main(args: list[str]) -> int:
     if not named and place is None:
         print(HELP, end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
-    rest = list(args)
+    rest = profiling.with_number(args)
     if named:
         rest.remove(path)
         experiment, doc = load_config(path)
@@ -258,6 +259,11 @@ def _check_options(options: Train) -> None:
         tracking.kinds_of(options.track)
     except tracking.TrackingError as error:
         raise UserError(str(error)) from error
+    experiment = options.experiment
+    if options.profile and options.resume is None:
+        profiling.window_of(
+            options.profile, 0, experiment.rounds, experiment.eval_every
+        )
     if options.resume is not None and (options.output or options.overwrite):
         raise UserError(
             "--resume continues a run in its own folder: leave --output and "
@@ -354,7 +360,15 @@ def _compute(
             trackers.log(event)
             progress(event)
 
-        return simulation.run(listen, rest, every or 0)
+        watch = None
+        if options.profile:
+            rounds, eval_every = simulation.rounds, simulation.eval_every
+            window = profiling.window_of(options.profile, done, rounds, eval_every)
+            here = not isinstance(folder, SilentFolder)
+            watch = profiling.recording(window, eval_every, folder, say, here)
+            stack.enter_context(profiling.stages_kept())
+            stack.callback(watch.close, finished=False)
+        return simulation.run(listen, rest, every or 0, watch)
 
 
 def write_result(folder: RunFolder, result: dict[str, Any], draw: bool = True) -> None:

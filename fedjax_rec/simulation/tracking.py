@@ -7,7 +7,6 @@ afterwards; what they do with them changes no result.
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from fedjax_rec.simulation.runwriter import RunFolder
@@ -20,8 +19,6 @@ _KNOWN = {
     "wandb": ("wandb", "tracking_wandb", "wandb.json"),
 }
 KINDS = tuple(_KNOWN)
-TRACES = ("tensorboard", "wandb", "wandb.json")
-"""What trackers leave in a run's folder."""
 
 
 class Tracker(Protocol):
@@ -177,15 +174,3 @@ def start(
         Guard(started, warn).close(False)
         raise
     return Guard(started, warn)
-
-
-def clear(path: Path) -> None:
-    """Takes away what trackers left in a folder whose run starts again."""
-    import shutil
-
-    for name in TRACES:
-        place = path / name
-        if place.is_dir():
-            shutil.rmtree(place)
-        else:
-            place.unlink(missing_ok=True)
