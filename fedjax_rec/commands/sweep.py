@@ -13,6 +13,7 @@ from fedjax_rec.commands.config_file import choices_help, load_config, override,
 from fedjax_rec.commands.session import UserError, set_up_jax
 from fedjax_rec.commands.sweep_progress import SweepProgress
 from fedjax_rec.experiment import Experiment
+from fedjax_rec.simulation import tracking
 from fedjax_rec.simulation.runfolder import plain
 from fedjax_rec.sweep import space, table
 from fedjax_rec.sweep.choose import Values, check_optuna, choose
@@ -76,6 +77,7 @@ class Sweep:
         jobs: processes at a time; Ray: tasks, where 1 is one a CPU.
         memory: what points side by side may take, such as 4G; by default half of what
             is free.
+        track: who is told of each point beside its folder: tensorboard, wandb.
         quiet: no progress; only the table at the end.
     """
 
@@ -90,6 +92,7 @@ class Sweep:
     engine: Literal["local", "ray"] = "local"
     jobs: int = 1
     memory: str = ""
+    track: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     quiet: bool = False
 
 
@@ -130,6 +133,11 @@ def sweep(options: Sweep) -> int:
     draws = [space.parse_sample(base, text) for text in options.sample]
     _check(options, axes, draws)
     memory = read_bytes(options.memory) if options.memory else 0
+    try:
+        kinds = tracking.kinds_of(options.track)
+    except tracking.TrackingError as error:
+        raise UserError(str(error)) from error
+    options = dataclasses.replace(options, track=kinds)
     path = options.output or Path("runs") / f"sweep-{base.name}"
     folder = SweepFolder(path, base)
     grid = space.grid_settings(axes)
@@ -174,7 +182,7 @@ class _Runner:
                 continue
             again += folder.points[point.name]["status"] == "failed"
             folder.points[point.name] = {"values": point.values, "status": "waiting"}
-            todo.append(point)
+            todo.append(dataclasses.replace(point, track=options.track))
         folder.save()
         words = [f"{len(points)} points in {folder.path}"]
         words += [f"{kept} finished before and kept"] if kept else []

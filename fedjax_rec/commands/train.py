@@ -32,6 +32,7 @@ from fedjax_rec.commands.session import (
     versions,
 )
 from fedjax_rec.commands.stored_config import stored_experiment
+from fedjax_rec.commands.waiting import Waiting
 from fedjax_rec.experiment import Experiment, build, check
 from fedjax_rec.simulation import tracking
 from fedjax_rec.simulation.costs import summarise_costs
@@ -350,14 +351,16 @@ def _compute(
         kinds = tracking.kinds_of(options.track)
         trackers = tracking.start(kinds, folder, config, say, simulation.history)
         ending.push(lambda kind, *_: trackers.close(finished=kind is None))
+        folder.tracker = trackers
+        waiting = Waiting(simulation, folder)
         progress = Progress(
-            simulation.rounds, simulation.eval_every, not options.quiet, done
+            simulation.rounds, simulation.eval_every, not options.quiet, done, waiting
         )
         stack.callback(progress.close)
 
         def listen(event: dict[str, Any]) -> None:
             folder.append(event)
-            trackers.log(event)
+            waiting(event)
             progress(event)
 
         watch = None
@@ -368,7 +371,11 @@ def _compute(
             watch = profiling.recording(window, eval_every, folder, say, here)
             stack.enter_context(profiling.stages_kept())
             stack.callback(watch.close, finished=False)
-        return simulation.run(listen, rest, every or 0, watch)
+        found = simulation.run(listen, rest, every or 0, watch)
+        progress.close()
+        if not options.quiet and waiting.sentence():
+            say(waiting.sentence())
+        return found
 
 
 def write_result(folder: RunFolder, result: dict[str, Any], draw: bool = True) -> None:

@@ -28,10 +28,10 @@ def summarise_trace(trace: Trace, devices: int, rounds: int) -> dict[str, Any]:
         `seconds` of the window, `rounds`, `devices`, `busy` (fraction of the devices'
         time, or `None` where no operation is known), `busy_of_devices` (each one's
         own), `while` (what the host does: its `seconds`, and how `busy` the devices
-        were meanwhile), `between_operations` (fraction of the devices' time), `stages` (whether
-        the trace tells them) and `parts`, slowest first: `name`, `seconds`, `fraction`
-        (of the devices' time), `seconds_a_round` and `operations`, each kind's fraction
-        of the part.
+        were meanwhile), `between_operations` (fraction of the devices' time), `stages`
+        (whether the trace tells them) and `parts`, slowest first: `name`, `seconds`,
+        `fraction` (of the devices' time), `seconds_a_round` and `operations`, each
+        kind's fraction of the part.
     """
     ran, window = trace.ran, trace.window
     if window is None and ran:

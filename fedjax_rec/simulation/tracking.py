@@ -1,4 +1,4 @@
-"""Who is told of a run beside its folder: an interface, and a guard around it.
+"""Starts the trackers of a run, and keeps them from ending it.
 
 `metrics.jsonl` is always written, by the run's folder. Trackers receive the same events
 afterwards; what they do with them changes no result.
@@ -7,9 +7,10 @@ afterwards; what they do with them changes no result.
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from fedjax_rec.simulation.runwriter import RunFolder
+from fedjax_rec.simulation.tracker import Tracker
 
 EXTRA = "pip install 'fedjax-rec[tracking]'"
 
@@ -19,16 +20,6 @@ _KNOWN = {
     "wandb": ("wandb", "tracking_wandb", "wandb.json"),
 }
 KINDS = tuple(_KNOWN)
-
-
-class Tracker(Protocol):
-    """Receives the events of a run, in order."""
-
-    def log(self, event: Mapping[str, Any]) -> None:
-        """Takes an event, as `Simulation.events` yields it."""
-
-    def close(self, finished: bool) -> None:
-        """Ends; `finished` is whether the run came to its end."""
 
 
 class TrackingError(ValueError):
