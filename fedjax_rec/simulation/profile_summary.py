@@ -29,9 +29,9 @@ def summarise_trace(trace: Trace, devices: int, rounds: int) -> dict[str, Any]:
         time, or `None` where no operation is known), `busy_of_devices` (each one's
         own), `while` (what the host does: its `seconds`, and how `busy` the devices
         were meanwhile), `between_operations` (fraction of the devices' time), `stages`
-        (whether the trace tells them) and `parts`, slowest first: `name`, `seconds`,
-        `fraction` (of the devices' time), `seconds_a_round` and `operations`, each
-        kind's fraction of the part.
+        (whether the trace tells them) and `parts`, slowest first: `name`, `seconds` (of
+        all devices), `fraction` (of the devices' time), `seconds_a_round` (of one
+        device, on average) and `operations`, each kind's fraction of the part.
     """
     ran, window = trace.ran, trace.window
     if window is None and ran:
@@ -48,7 +48,8 @@ def summarise_trace(trace: Trace, devices: int, rounds: int) -> dict[str, Any]:
         if not r.control:
             leaves[r.device].append(span)
             parts[_part(r, told)][r.kind] += (span[1] - span[0]) / 1e9
-    whole = (end - begin) * max(devices, len(spans))
+    count = max(devices, len(spans))
+    whole = (end - begin) * count
     busy = {name: covered(found) for name, found in spans.items()}
     between = sum(busy.values()) - sum(covered(x) for x in leaves.values())
     found = []
@@ -60,18 +61,18 @@ def summarise_trace(trace: Trace, devices: int, rounds: int) -> dict[str, Any]:
                 "name": name,
                 "seconds": seconds,
                 "fraction": seconds * 1e9 / whole,
-                "seconds_a_round": seconds / max(rounds, 1),
+                "seconds_a_round": seconds / (max(rounds, 1) * count),
                 "operations": {k: x / seconds for k, x in slowest if seconds},
             }
         )
     return {
         "seconds": (end - begin) / 1e9,
         "rounds": rounds,
-        "devices": max(devices, len(spans)),
+        "devices": count,
         "busy": sum(busy.values()) / whole if ran else None,
         "busy_of_devices": {k: x / (end - begin) for k, x in sorted(busy.items())},
         "while": {
-            name: _meanwhile(doing, spans, max(devices, len(spans)))
+            name: _meanwhile(doing, spans, count)
             for name, doing in trace.host.items()
             if doing
         },
