@@ -39,6 +39,8 @@ follow one after another. Each point has a run folder of its own in DIR.
   --optuna N                    N settings of the --sample ranges, chosen by TPE against
                                 validation; --grid seed=0:3 gives each three seeds
 
+  --track tensorboard,wandb     tell others of each point, too (extra `tracking`)
+
   fedjax-rec sweep configs/sweep_pfedrec.py --grid algorithm.client-lr=0.01,0.1,1 \\
       --grid seed=0:5
   fedjax-rec sweep configs/quickstart.py --points 20 \\

@@ -49,6 +49,6 @@ class Waiting:
         if not str(self):
             return ""
         return (
-            f"The devices waited {self.seconds:.1f} s for the host, which brings them "
+            f"The devices waited {self.seconds:.2f} s for the host, which brings them "
             f"each cohort: {str(self).removeprefix('waiting ')} of the time of rounds"
         )

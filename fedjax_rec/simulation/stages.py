@@ -7,7 +7,7 @@ operation, where a profile finds it again.
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -33,7 +33,7 @@ ROUNDS_HERE, EVALUATION_HERE = "rounds", "evaluation"
 """What the host says it is doing, in a profile."""
 
 _F = TypeVar("_F", bound=Callable)
-_B = TypeVar("_B", bound=NamedTuple)
+_B = TypeVar("_B", bound=tuple)
 
 
 def staged(stage: str, function: _F) -> _F:
@@ -42,14 +42,15 @@ def staged(stage: str, function: _F) -> _F:
 
 
 def all_staged(stage: str, bundle: _B) -> _B:
-    """A bundle of functions, each of them `staged`."""
-    fields: Any = (staged(stage, f) if callable(f) else f for f in bundle)
-    return type(bundle)(*fields)
+    """A bundle of functions (a NamedTuple), each of them `staged`."""
+    kind: Any = type(bundle)
+    return kind(*(staged(stage, f) if callable(f) else f for f in bundle))
 
 
 def on_host(name: str) -> Callable[[_F], _F]:
     """Decorates what the host does, so that a profile shows from when to when."""
-    return functools.partial(jax.profiler.annotate_function, name=name)
+    decorate: Any = functools.partial(jax.profiler.annotate_function, name=name)
+    return decorate
 
 
 def stage_of(op_name: str) -> str:

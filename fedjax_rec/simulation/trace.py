@@ -106,7 +106,7 @@ def _of_cpu(event: Any, names: Names) -> Iterator[Ran]:
 def _told(event: Any, device: str, names: Names, stats: dict | None = None) -> Ran:
     stats = dict(event.stats) if stats is None else stats
     program = str(stats.get("hlo_module", ""))
-    name = str(stats.get("hlo_op") or _FIRST_NAME.search(event.name + "_").group(1))
+    name = str(stats.get("hlo_op") or _FIRST_NAME.findall(event.name + "_")[0])
     known = names.find(stats.get("program_id"), program, name)
     return Ran(
         device=device,

@@ -10,9 +10,17 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
+# The extra `tracking`; pyright runs without it.
+from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportMissingImports]
+    Event,
+    SessionLog,
+)
+from tensorboardX.proto.summary_pb2 import (  # pyright: ignore[reportMissingImports]
+    Summary,
+)
+from tensorboardX.record_writer import (  # pyright: ignore[reportMissingImports]
+    RecordWriter,
+)
 
 from fedjax_rec.simulation.runwriter import RunFolder
 from fedjax_rec.simulation.tracking import scalars

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import wandb
+import wandb  # pyright: ignore[reportMissingImports]
 
 from fedjax_rec.simulation.runwriter import RunFolder
 from fedjax_rec.simulation.tracking import scalars

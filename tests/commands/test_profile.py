@@ -206,7 +206,7 @@ def test_waiting_is_a_share_of_the_rounds_after_the_first(tmp_path):
     waiting({"event": "evaluation", "round": 4, "seconds": 1.0})
     folder.close()
     assert waiting.seconds == 1.0
-    assert "1.0 s for the host" in waiting.sentence()
+    assert "1.00 s for the host" in waiting.sentence()
     assert "10 % of the time" in waiting.sentence()
     lines = (tmp_path / "timings.jsonl").read_text().splitlines()
     assert [json.loads(line)["seconds"] for line in lines] == [0.5, 0.5]

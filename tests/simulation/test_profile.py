@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fedjax_rec.aggregators import weighted_mean
 from fedjax_rec.simulation.hlo_names import EXCHANGE, read_names
 from fedjax_rec.simulation.profile_summary import covered, summarise_trace
 from fedjax_rec.simulation.profile_window import Recording, choose_window
@@ -40,16 +41,20 @@ def test_a_window_follows_what_compiles_and_ends_with_an_evaluation(
         assert rounds - (done // eval_every + 1) * eval_every < 3
 
 
+def refuse(what: object) -> None:
+    pytest.fail(str(what))
+
+
 def test_programs_end_where_a_recording_begins_and_ends():
     """It shortens them alike whether or not it records."""
-    watch = Recording(choose_window(3, 0, 40, 5), None, pytest.fail, pytest.fail)
+    watch = Recording(choose_window(3, 0, 40, 5), None, refuse, refuse)
     assert [watch(done) for done in (0, 5, 7, 8)] == [7, 2, 3, 2]
     assert watch(10) > 1000
 
 
 def test_a_recording_that_cannot_begin_says_so_and_lets_the_run_go_on(tmp_path):
     told = []
-    watch = Recording(choose_window(2, 0, 4, 2), tmp_path, pytest.fail, told.append)
+    watch = Recording(choose_window(2, 0, 4, 2), tmp_path, refuse, told.append)
     jax.profiler.start_trace(tmp_path / "other")
     try:
         assert watch(2) == 2
@@ -131,9 +136,10 @@ def test_stages_are_found_under_transformations_and_change_no_bits():
         "evaluation: gathering clients"
     )
     assert stage_of("jit(f)/not_a_stage/add") == ""
-    bundle = all_staged(AGGREGATION, Aggregator(square, square, square))
+    bundle = all_staged(AGGREGATION, weighted_mean())
     assert isinstance(bundle, Aggregator)
-    assert bundle.init(x) == square(x)
+    acc = bundle.update(bundle.init(x[0], 3), x, jnp.ones(3))
+    assert jnp.allclose(bundle.finish(acc)[0], x.mean(0))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +162,7 @@ def recorded(tmp_path_factory):
     x = jnp.ones((64, 64))
     jax.block_until_ready((loop(x, 2), other(x)))
     told = []
-    watch = Recording(choose_window(2, 0, 4, 2), folder, told.append, pytest.fail)
+    watch = Recording(choose_window(2, 0, 4, 2), folder, told.append, refuse)
     watch(2)
     jax.block_until_ready((loop(x, 20), other(x)))
     watch(4)

@@ -5,6 +5,7 @@ import json
 import struct
 import sys
 import types
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_a_folder_tells_its_tracker_after_it_has_written(tmp_path):
 @pytest.fixture
 def fake_wandb(monkeypatch):
     """Stands in for the package: keeps what it is told."""
-    module = types.ModuleType("wandb")
+    module: Any = types.ModuleType("wandb")
     module.calls = []
 
     class Run:
@@ -201,12 +202,12 @@ def test_a_run_that_starts_again_leaves_nothing_of_trackers(tmp_path):
 
 def records(path):
     """Events of a TFRecord file: length, its checksum, data, their checksum."""
-    from tensorboardX.proto.event_pb2 import Event
+    proto = importlib.import_module("tensorboardX.proto.event_pb2")
 
     data, at = path.read_bytes(), 0
     while at < len(data):
         (size,) = struct.unpack("<Q", data[at : at + 8])
-        yield Event.FromString(data[at + 12 : at + 12 + size])
+        yield proto.Event.FromString(data[at + 12 : at + 12 + size])
         at += 16 + size
 
 
