@@ -28,8 +28,8 @@ class WeightsAndBiases:
         self._run = run
 
     def log(self, event: Mapping[str, Any]) -> None:
-        # Rounds that a run computes again after it was killed have the same numbers;
-        # there they are known already, and are not taken twice.
+        # Rounds that a run computes again after it was killed have the same numbers, so
+        # whichever copy of a step is kept is right.
         self._run.log(scalars(event), step=event["round"])
 
     def close(self, finished: bool) -> None:
