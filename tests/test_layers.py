@@ -58,6 +58,8 @@ CONFINED = {
         "data/describe/",
     ),
     "pandas": ("report.py", "data/describe/"),
+    "tensorboardX": ("simulation/tracking_tensorboard.py",),
+    "wandb": ("simulation/tracking_wandb.py",),
     "tyro": ("commands/",),
     "tensorflow": (),
     "torch": (),

@@ -21,13 +21,19 @@ class Progress:
         eval_every: rounds between evaluations.
         enabled: whether anything is shown.
         done: rounds that were done before.
+        beside: its text stands beside the numbers.
 
     Attributes:
         not_finite: the first round whose loss was not finite, or `None`.
     """
 
     def __init__(
-        self, rounds: int, eval_every: int, enabled: bool = True, done: int = 0
+        self,
+        rounds: int,
+        eval_every: int,
+        enabled: bool = True,
+        done: int = 0,
+        beside: object = "",
     ):
         live = enabled and is_screen()
         self._log = enabled and not live
@@ -41,7 +47,7 @@ class Progress:
         )
         self._rounds, self._eval_every, self._first = rounds, max(eval_every, 1), done
         self._started = time.monotonic()
-        self._loss, self._quality = "", ""
+        self._loss, self._quality, self._beside = "", "", beside
         self._evaluated = False
         self._closed = threading.Event()
         self.not_finite: int | None = None
@@ -99,7 +105,8 @@ class Progress:
             self._bar.set_postfix_str(self._numbers(), refresh=True)
 
     def _numbers(self) -> str:
-        return ", ".join(part for part in (self._loss, self._quality) if part)
+        parts = (self._loss, self._quality, str(self._beside))
+        return ", ".join(part for part in parts if part)
 
     def _tick(self) -> None:
         # Nothing happens on this side while XLA compiles: let the clock show life.

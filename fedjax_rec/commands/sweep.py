@@ -20,6 +20,7 @@ from fedjax_rec.commands.session import UserError, set_up_jax
 from fedjax_rec.commands.sweep_progress import SweepProgress
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment import Experiment
+from fedjax_rec.simulation import tracking
 from fedjax_rec.simulation.runfolder import plain
 from fedjax_rec.sweep import space, table
 from fedjax_rec.sweep.choose import Values, check_optuna, choose
@@ -45,6 +46,8 @@ follow one after another. Each point has a run folder of its own in DIR.
                                 choice:a,b; each sample meets every point of the grid
   --optuna N                    N settings of the --sample ranges, chosen by TPE against
                                 validation; --grid seed=0:3 gives each three seeds
+
+  --track tensorboard,wandb     tell others of each point, too (extra `tracking`)
 
   fedjax-rec sweep configs/sweep_pfedrec.py --grid algorithm.client-lr=0.01,0.1,1 \\
       --grid seed=0:5
@@ -84,6 +87,7 @@ class Sweep:
         jobs: processes at a time; Ray: tasks, where 1 is one a CPU.
         memory: what points side by side may take, such as 4G; by default half of what
             is free.
+        track: who is told of each point beside its folder: tensorboard, wandb.
         quiet: no progress; only the table at the end.
     """
 
@@ -98,6 +102,7 @@ class Sweep:
     engine: Literal["local", "ray"] = "local"
     jobs: int = 1
     memory: str = ""
+    track: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     quiet: bool = False
 
 
@@ -138,6 +143,11 @@ def sweep(options: Sweep) -> int:
     draws = [space.parse_sample(base, text) for text in options.sample]
     _check(options, axes, draws)
     memory = read_bytes(options.memory) if options.memory else 0
+    try:
+        kinds = tracking.kinds_of(options.track)
+    except tracking.TrackingError as error:
+        raise UserError(str(error)) from error
+    options = dataclasses.replace(options, track=kinds)
     path = options.output or Path("runs") / f"sweep-{base.name}"
     folder = SweepFolder(path, base)
     grid = space.grid_settings(axes)
@@ -182,7 +192,7 @@ class _Runner:
                 continue
             again += folder.points[point.name]["status"] == "failed"
             folder.points[point.name] = {"values": point.values, "status": "waiting"}
-            todo.append(point)
+            todo.append(dataclasses.replace(point, track=options.track))
         data = _load(todo[0].experiment) if todo else {}
         folder.save()
         words = [f"{len(points)} points in {folder.path}"]

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from fedjax_rec.commands import profile as profiling
 from fedjax_rec.commands import resume as resuming
 from fedjax_rec.commands.config_file import (
     choices_help,
@@ -31,7 +32,9 @@ from fedjax_rec.commands.session import (
     versions,
 )
 from fedjax_rec.commands.stored_config import stored_experiment
+from fedjax_rec.commands.waiting import Waiting
 from fedjax_rec.experiment import Experiment, build, check
+from fedjax_rec.simulation import tracking
 from fedjax_rec.simulation.costs import summarise_costs
 from fedjax_rec.simulation.fingerprint import fingerprint
 from fedjax_rec.simulation.runfolder import (
@@ -53,6 +56,7 @@ from fedjax_rec.simulation.simulation import Simulation
 
 HELP = """\
 usage: fedjax-rec train CONFIG [--output DIR] [--overwrite] [--quiet] [--FIELD VALUE]
+                        [--track tensorboard,wandb] [--profile [ROUNDS]]
        fedjax-rec train --resume RUN [--rounds MORE] [--accept-versions] [--quiet]
 
 Runs the experiment that CONFIG describes: trains it round by round, evaluates it, and
@@ -75,6 +79,13 @@ same bits as if it had never stopped:
   fedjax-rec train --resume runs/mine --rounds 200     # more than it was begun with
   fedjax-rec train CONFIG --checkpoint.every 50        # by default at each evaluation
 
+Others can be told of a run while it goes on (extra `tracking`), and a profile says what
+takes how long; neither changes a result:
+
+  fedjax-rec train CONFIG --track tensorboard          # tensorboard --logdir RUN
+  WANDB_MODE=offline fedjax-rec train CONFIG --track wandb
+  fedjax-rec train CONFIG --profile                    # of 3 rounds; --profile 10
+
 The folder (by default runs/NAME-ALGORITHM-DATA-sSEED) then holds:
   config.json     every field as it was run
   versions.json   of the software, the device and the data; when it was resumed
@@ -84,6 +95,8 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED) then holds:
   result.json     metrics, baselines, protocol; only once the run is finished
   report.md       the same to read
   curves.png      with the extra `analysis`
+  tensorboard/, wandb/      with --track
+  profile/, profile.json    with --profile
 """
 
 
@@ -114,6 +127,9 @@ class Train:
         resume: folder of a run to continue; CONFIG is not needed.
         accept_versions: resume under other software or on another machine.
         checkpoint: when state is saved.
+        track: who is told of the run beside its folder: tensorboard, wandb.
+        profile: rounds of which a profile is taken, after all is compiled; 3 where the
+            number is left out.
     """
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
@@ -127,6 +143,8 @@ class Train:
     resume: Path | None = None
     accept_versions: bool = False
     checkpoint: CheckpointOptions = CheckpointOptions()
+    track: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    profile: int = 0
 
 
 def main(args: list[str]) -> int:
@@ -137,7 +155,7 @@ def main(args: list[str]) -> int:
     if not named and place is None:
         print(HELP, end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
-    rest = list(args)
+    rest = profiling.with_number(args)
     if named:
         rest.remove(path)
         experiment, doc = load_config(path)
@@ -218,7 +236,7 @@ def train(options: Train) -> dict[str, Any]:
             if options.distributed:
                 agree(str(folder.path.absolute()))
             _run(options, simulation, folder, before, changed, say)
-    except RunFolderError as error:
+    except (RunFolderError, tracking.TrackingError) as error:
         raise UserError(f"{error}{resuming.advice(path)}") from error
     except Stopped as stopped:
         say(f"{stopped}; continue with\n  {resuming.command(path)}")
@@ -238,6 +256,15 @@ def _check_options(options: Train) -> None:
         raise UserError(f"checkpoint.every must not be negative, got {every}")
     if keep < 1:
         raise UserError(f"checkpoint.keep must be at least 1, got {keep}")
+    try:
+        tracking.kinds_of(options.track)
+    except tracking.TrackingError as error:
+        raise UserError(str(error)) from error
+    experiment = options.experiment
+    if options.profile and options.resume is None:
+        profiling.window_of(
+            options.profile, 0, experiment.rounds, experiment.eval_every
+        )
     if options.resume is not None and (options.output or options.overwrite):
         raise UserError(
             "--resume continues a run in its own folder: leave --output and "
@@ -263,8 +290,11 @@ def follow(options: Train) -> dict[str, Any]:
         check(options.experiment)
         simulation = build(options.experiment)
         folder = SilentFolder(Path(agree("")))
-        quiet = dataclasses.replace(options, quiet=True)
-        return _compute(quiet, simulation, folder, before, {}, lambda text: None)
+        quiet = dataclasses.replace(options, quiet=True, track=())
+        with contextlib.ExitStack() as ending:
+            return _compute(
+                quiet, simulation, folder, before, {}, lambda text: None, ending
+            )
     except ValueError as error:
         raise UserError(value_error(error)) from error
 
@@ -277,8 +307,10 @@ def _run(
     changed: dict[str, Any],
     say: Callable[[str], None],
 ) -> None:
-    found = _compute(options, simulation, folder, before, changed, say)
-    write_result(folder, record(options.experiment, simulation, found))
+    # Trackers end last: what waits for a network must not keep the result waiting.
+    with contextlib.ExitStack() as ending:
+        found = _compute(options, simulation, folder, before, changed, say, ending)
+        write_result(folder, record(options.experiment, simulation, found))
 
 
 def _compute(
@@ -288,6 +320,7 @@ def _compute(
     before: Run | None,
     changed: dict[str, Any],
     say: Callable[[str], None],
+    ending: contextlib.ExitStack,
 ) -> dict[str, Any]:
     config, every = plain(options.experiment), options.checkpoint.every
     with contextlib.ExitStack() as stack:
@@ -315,16 +348,34 @@ def _compute(
             if not options.distributed:
                 asked = stack.enter_context(put_off())
             rest = resuming.saver(simulation, folder, checkpoints, every, asked)
+        kinds = tracking.kinds_of(options.track)
+        trackers = tracking.start(kinds, folder, config, say, simulation.history)
+        ending.push(lambda kind, *_: trackers.close(finished=kind is None))
+        folder.tracker = trackers
+        waiting = Waiting(simulation, folder)
         progress = Progress(
-            simulation.rounds, simulation.eval_every, not options.quiet, done
+            simulation.rounds, simulation.eval_every, not options.quiet, done, waiting
         )
         stack.callback(progress.close)
 
         def listen(event: dict[str, Any]) -> None:
             folder.append(event)
+            waiting(event)
             progress(event)
 
-        return simulation.run(listen, rest, every or 0)
+        watch = None
+        if options.profile:
+            rounds, eval_every = simulation.rounds, simulation.eval_every
+            window = profiling.window_of(options.profile, done, rounds, eval_every)
+            here = not isinstance(folder, SilentFolder)
+            watch = profiling.recording(window, eval_every, folder, say, here)
+            stack.enter_context(profiling.stages_kept())
+            stack.callback(watch.close, finished=False)
+        found = simulation.run(listen, rest, every or 0, watch)
+        progress.close()
+        if not options.quiet and waiting.sentence():
+            say(waiting.sentence())
+        return found
 
 
 def write_result(folder: RunFolder, result: dict[str, Any], draw: bool = True) -> None:

@@ -14,6 +14,7 @@ from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.round import client_key, train_client
+from fedjax_rec.simulation.stages import EVALUATION, staged
 from fedjax_rec.types import Array, Params, Recipe, ServerState, Tree
 
 
@@ -167,7 +168,7 @@ def make_evaluate(
         beside = (clients, rows_)
         return evaluate(score, targets, protocol, key, chunk, beside)
 
-    return run
+    return staged(EVALUATION, run)
 
 
 def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
@@ -191,7 +192,7 @@ def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
 
         return jax.lax.map(square, (rows_, user, item, rating), batch_size=chunk)
 
-    return squares
+    return staged(EVALUATION, squares)
 
 
 def same_shapes(parts: list[Targets]) -> list[Targets]:

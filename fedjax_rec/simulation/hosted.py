@@ -26,6 +26,7 @@ from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.resident import Block
 from fedjax_rec.simulation.sampling import Sampler
+from fedjax_rec.simulation.stages import SAMPLING, staged
 from fedjax_rec.types import Algorithm, Array, Cohort, Recipe, ServerState, Tree
 
 _INITIAL_CHUNK = 65_536
@@ -135,7 +136,8 @@ class Hosted:
         def draw(tables: Tree, key: Array, first: Array):
             def one(number: Array):
                 cohort_key = trees.derive(key, trees.Purpose.COHORT, number)
-                return sampler.sample(tables, cohort_key, number)
+                sample = staged(SAMPLING, sampler.sample)
+                return sample(tables, cohort_key, number)
 
             return jax.lax.map(one, first + jnp.arange(capacity, dtype=jnp.int32))
 

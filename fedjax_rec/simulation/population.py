@@ -15,6 +15,7 @@ from fedjax_rec.simulation.mesh import (
     run_dealt,
 )
 from fedjax_rec.simulation.sampling import Sampler
+from fedjax_rec.simulation.stages import SAMPLING, staged
 from fedjax_rec.types import Algorithm, Array, Cohort, Recipe, ServerState, Tree
 
 
@@ -74,7 +75,8 @@ def make_one_round(algorithm: Algorithm, sampler: Sampler, axis: str | None = No
         state: ServerState, personal: Tree, data, frozen, hparams, key, slots, tables
     ):
         cohort_key = trees.derive(key, trees.Purpose.COHORT, state.round)
-        drawn = sampler.sample(tables, cohort_key, state.round)
+        sample = staged(SAMPLING, sampler.sample)
+        drawn = sample(tables, cohort_key, state.round)
         rows = rows_here(slots, drawn.ids, data.num_clients, axis)
         cohort = Cohort(ids=drawn.ids, rows=rows, personal=personal)
         state, cohort, metrics = algorithm.round(

@@ -17,6 +17,8 @@ import optax
 
 from fedjax_rec import trees
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.simulation import stages
+from fedjax_rec.simulation.stages import all_staged, staged
 from fedjax_rec.types import Algorithm, Array, Cohort, Params, Recipe, ServerState, Tree
 
 T = TypeVar("T")
@@ -114,7 +116,7 @@ def train_client(recipe: Recipe, data: ClientData, bucket: int):
         examples = data.examples(row, bucket)
         return recipe.client_update(params, frozen, examples, hparams, key)
 
-    return train
+    return staged(stages.LOCAL_TRAINING, train)
 
 
 def make_algorithm(
@@ -154,8 +156,9 @@ def make_algorithm(
         hparams: Tree,
         key: Array,
     ) -> tuple[ServerState, Cohort, dict[str, Array]]:
-        aggregator = recipe.aggregator
-        shared, pull = _lifted(recipe, state.shared, frozen, devices)
+        aggregator = all_staged(stages.AGGREGATION, recipe.aggregator)
+        lifted = staged(stages.ENCODING, _lifted)
+        shared, pull = lifted(recipe, state.shared, frozen, devices)
         keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
 
         def visit(carry, bucket, slots, rows):
@@ -189,11 +192,13 @@ def make_algorithm(
         delta, info = aggregator.finish(acc)
         # FedOpt (Reddi et al. 2021): the negated delta is the server's gradient.
         gradient = jax.tree.map(jnp.negative, pull(delta))
-        updates, optimizer = recipe.server_optimizer(hparams).update(
+        server = recipe.server_optimizer(hparams)
+        updates, optimizer = staged(stages.SERVER_UPDATE, server.update)(
             gradient, state.optimizer, state.shared
         )
+        apply_updates = staged(stages.SERVER_UPDATE, optax.apply_updates)
         new = ServerState(
-            shared=optax.apply_updates(state.shared, updates),
+            shared=apply_updates(state.shared, updates),
             optimizer=optimizer,
             round=state.round + 1,
         )
@@ -205,7 +210,7 @@ def make_algorithm(
         cohort = dataclasses.replace(cohort, personal=personal)
         return new, cohort, {**metrics, **info}
 
-    return Algorithm(init, one_round)
+    return Algorithm(init, staged(stages.GATHERING, one_round))
 
 
 def _lifted(recipe: Recipe, shared: Tree, frozen: Tree, devices: str | None):

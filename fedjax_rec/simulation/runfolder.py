@@ -26,6 +26,7 @@ from fedjax_rec.simulation.timings import TIMINGS
 CONFIG, VERSIONS = "config.json", "versions.json"
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
+_FOLDERS = (CHECKPOINTS, "tensorboard", "wandb", "profile")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,11 +139,12 @@ def open_run(
         check_folder(path, config, overwrite)
         folder = RunFolder(path)
         with writable(path, "Choose another --output"):
-            stale = (RESULT, REPORT, METRICS, TIMINGS)
+            stale = (RESULT, REPORT, METRICS, TIMINGS, "wandb.json", "profile.json")
             for name in (*stale, *(p.name for p in path.glob("*.png"))):
                 (path / name).unlink(missing_ok=True)
-            if (path / CHECKPOINTS).exists():
-                shutil.rmtree(path / CHECKPOINTS)
+            for name in _FOLDERS:
+                if (path / name).exists():
+                    shutil.rmtree(path / name)
             folder.write_json(VERSIONS, versions)
             folder.write_json(CONFIG, config)
         try:

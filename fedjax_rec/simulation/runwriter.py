@@ -10,6 +10,7 @@ from typing import IO, Any
 from fedjax_rec.simulation import timings
 from fedjax_rec.simulation.plain import plain
 from fedjax_rec.simulation.timings import TIMINGS
+from fedjax_rec.simulation.tracker import Tracker
 
 METRICS, RESULT, REPORT = "metrics.jsonl", "result.json", "report.md"
 
@@ -21,6 +22,10 @@ class RunFolderError(ValueError):
 class RunFolder:
     """Writes a run into a folder that exists; `open_run` makes and locks it.
 
+    Attributes:
+        path: of the folder.
+        tracker: who is told of each event beside it, or `None`.
+
     Raises:
         RunFolderError: from every method, where the disk is full or not writable.
     """
@@ -29,16 +34,19 @@ class RunFolder:
         self.path = path
         self._files: dict[str, IO[bytes]] = {}
         self._clock = timings.Stopwatch()
+        self.tracker: Tracker | None = None
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`; killed now, the process has written it.
 
-        `seconds` of the event go to `timings.jsonl`.
+        `seconds` of the event go to `timings.jsonl`; all of it goes to `tracker`.
         """
         told = {name: value for name, value in event.items() if name != "seconds"}
         self._add(METRICS, told)
         if "seconds" in event:
             self.time(event["event"], event["round"], event["seconds"])
+        if self.tracker is not None:
+            self.tracker.log(event)
 
     def time(self, event: str, done: int, seconds: float) -> None:
         """Adds a line to `timings.jsonl`: what took how long, after `done` rounds."""

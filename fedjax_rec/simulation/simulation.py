@@ -36,6 +36,7 @@ from fedjax_rec.simulation.resident import Block, Resident
 from fedjax_rec.simulation.round import make_algorithm
 from fedjax_rec.simulation.sampling import Sampler
 from fedjax_rec.simulation.selection import selected_metrics, selection_value
+from fedjax_rec.simulation.stages import EVALUATION_HERE, ROUNDS_HERE, on_host
 from fedjax_rec.types import Array, Recipe, ServerState, Tree
 
 Event = dict[str, Any]
@@ -210,6 +211,7 @@ class Simulation:
             key=key,
         )
 
+    @on_host(ROUNDS_HERE)
     def advance(self, count: int) -> dict[str, np.ndarray]:
         """Runs `count` rounds, at most `eval_every`, and returns their metrics.
 
@@ -223,6 +225,7 @@ class Simulation:
         )
         return log
 
+    @on_host(EVALUATION_HERE)
     def evaluate(self, part: str) -> dict[str, float]:
         """Means and dispersion over the users of `"val"` or `"test"`."""
         targets = self.targets[part]
@@ -273,6 +276,7 @@ class Simulation:
             self._placed[name] = dealt
         return dealt
 
+    @on_host(EVALUATION_HERE)
     def rmse(self, part: str) -> float:
         """Root mean squared error of the ratings of a part, for explicit feedback."""
         rows = getattr(self.split, part)
@@ -330,7 +334,9 @@ class Simulation:
         self.history = list(history)
         self.at_rest = True
 
-    def events(self, rest_every: int = 0) -> Iterator[Event]:
+    def events(
+        self, rest_every: int = 0, watch: Callable[[int], int] | None = None
+    ) -> Iterator[Event]:
         """Trains, yielding one event a round and one an evaluation.
 
         Rounds run several at a time, as many as take about half a second, so that a
@@ -340,11 +346,15 @@ class Simulation:
         Args:
             rest_every: come to rest at multiples of this round, too; 0 is wherever it
                 happens.
+            watch: told the rounds done before each program of rounds and after the
+                last; answers how many it may hold.
         """
         done, at_once, several = int(self.state.round), 1, jax.process_count() > 1
         while done < self.rounds:
             stops = [every for every in (self.eval_every, rest_every) if every]
             until = min(self.rounds, *((done // n + 1) * n for n in stops))
+            if watch is not None:
+                until = min(until, done + watch(done))
             # Several processes take the same steps, however fast each of them is.
             count = until - done if several else min(at_once, until - done)
             started = time.perf_counter()
@@ -379,6 +389,8 @@ class Simulation:
                 self.at_rest = True
                 event["seconds"] = time.perf_counter() - started
                 yield self._keep(event)
+        if watch is not None:
+            watch(done)
 
     def _keep(self, event: Event) -> Event:
         """Adds an event to the history, and what it selects to the result."""
@@ -392,6 +404,7 @@ class Simulation:
         listen: Callable[[Event], None] | None = None,
         rest: Callable[[Event], None] | None = None,
         rest_every: int = 0,
+        watch: Callable[[int], int] | None = None,
     ) -> dict[str, Any]:
         """Trains to the end and evaluates the baselines.
 
@@ -400,6 +413,7 @@ class Simulation:
             rest: called with an event after `listen` where `snapshot()` is possible;
                 what it raises ends the run.
             rest_every: see `events`.
+            watch: see `events`.
 
         Returns:
             The result: `metrics` (`val` and `test` at the selected round), `selected`
@@ -408,7 +422,7 @@ class Simulation:
         """
         started = time.perf_counter()
         seconds = {"train": 0.0, "evaluate": 0.0}
-        for event in self.events(rest_every):
+        for event in self.events(rest_every, watch):
             kind = "train" if event["event"] == "round" else "evaluate"
             seconds[kind] += event["seconds"]
             if listen is not None:

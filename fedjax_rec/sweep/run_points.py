@@ -15,6 +15,7 @@ from fedjax_rec.commands.train import record, write_result
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment import Experiment, build
 from fedjax_rec.experiment_mesh import MeshConfig
+from fedjax_rec.simulation import tracking
 from fedjax_rec.simulation.lanes import Lanes, lay_out
 from fedjax_rec.simulation.points import Points, point_bytes
 from fedjax_rec.simulation.runfolder import RunFolder, open_run, plain
@@ -180,7 +181,8 @@ def _rounds(
     software = versions()
     with contextlib.ExitStack() as stack:
         folders = {
-            i: stack.enter_context(_open(group[i], folder, software)) for i in here
+            i: stack.enter_context(_open(group[i], folder, software, listener.say))
+            for i in here
         }
         for i, event in programs.events(block, seeds, scalars):
             history[i].append(event)
@@ -193,7 +195,7 @@ def _rounds(
 def _alone(point: Point, data: Interactions, folder: Path, listener: Listener) -> None:
     simulation = build(point.experiment, data=data)
     history: list[Event] = []
-    with _open(point, folder, versions()) as files:
+    with _open(point, folder, versions(), listener.say) as files:
 
         def listen(event: Event) -> None:
             history.append(event)
@@ -205,8 +207,17 @@ def _alone(point: Point, data: Interactions, folder: Path, listener: Listener) -
     listener.point_done(point.name, "")
 
 
-def _open(point: Point, folder: Path, software: dict[str, Any]):
-    return open_run(folder / point.name, plain(point.experiment), software)
+@contextlib.contextmanager
+def _open(
+    point: Point, folder: Path, software: dict[str, Any], say: Callable[[str], None]
+) -> Iterator[RunFolder]:
+    config = plain(point.experiment)
+    with contextlib.ExitStack() as stack:
+        files = stack.enter_context(open_run(folder / point.name, config, software))
+        trackers = tracking.start(point.track, files, config, say, group=folder.name)
+        stack.push(lambda kind, *_: trackers.close(finished=kind is None))
+        files.tracker = trackers
+        yield files
 
 
 def _finish(

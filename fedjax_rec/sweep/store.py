@@ -34,11 +34,13 @@ class Point:
         name: of its folder in the sweep's.
         values: what it changes in the base, by field.
         experiment: what it runs.
+        track: who is told of it beside its folder, of `tracking.KINDS`.
     """
 
     name: str
     values: dict[str, Any]
     experiment: Experiment
+    track: tuple[str, ...] = ()
 
 
 class SweepFolder:

@@ -1,0 +1,74 @@
+"""Names of what a round and an evaluation consist of, which compiled programs carry.
+
+A `jax.named_scope` changes no result: XLA keeps it in the description of each
+operation, where a profile finds it again.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+
+SAMPLING = "sampling"
+ENCODING = "encoding_items"
+LOCAL_TRAINING = "local_training"
+AGGREGATION = "aggregation"
+SERVER_UPDATE = "server_update"
+GATHERING = "gathering_clients"
+EVALUATION = "evaluation"
+
+STAGES = (
+    SAMPLING,
+    ENCODING,
+    LOCAL_TRAINING,
+    AGGREGATION,
+    SERVER_UPDATE,
+    GATHERING,
+    EVALUATION,
+)
+
+ROUNDS_HERE, EVALUATION_HERE = "rounds", "evaluation"
+"""What the host says it is doing, in a profile."""
+
+_F = TypeVar("_F", bound=Callable)
+_B = TypeVar("_B", bound=tuple)
+
+
+def staged(stage: str, function: _F) -> _F:
+    """`function`, whose operations carry the name of a stage."""
+    return jax.named_scope(stage)(function)
+
+
+def all_staged(stage: str, bundle: _B) -> _B:
+    """A bundle of functions (a NamedTuple), each of them `staged`."""
+    kind: Any = type(bundle)
+    return kind(*(staged(stage, f) if callable(f) else f for f in bundle))
+
+
+def on_host(name: str) -> Callable[[_F], _F]:
+    """Decorates what the host does, so that a profile shows from when to when."""
+    decorate: Any = functools.partial(jax.profiler.annotate_function, name=name)
+    return decorate
+
+
+def stage_of(op_name: str) -> str:
+    """The stage of an operation by its name in a program, or "" for none.
+
+    The innermost stage counts, but all that serves an evaluation is part of it.
+
+    >>> stage_of("jit(run)/while/gathering_clients/vmap(local_training)/dot")
+    'local training'
+    >>> stage_of("jit(run)/evaluation/local_training/mul")
+    'evaluation: local training'
+    >>> stage_of("jit(run)/while/body/add")
+    ''
+    """
+    found = [word for word in re.findall(r"\w+", op_name) if word in STAGES]
+    if not found:
+        return ""
+    inner = found[-1].replace("_", " ")
+    if EVALUATION not in found or found[-1] == EVALUATION:
+        return inner
+    return f"{EVALUATION}: {inner}"
