@@ -17,6 +17,8 @@ if version("jaxlib").startswith("0.10."):  # XLA ends the process over unknown f
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # compiles 4 times as fast
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# As many devices whoever starts JAX first, a test or a command within one.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 
 
 @pytest.fixture(scope="session")

@@ -196,7 +196,7 @@ def test_cold_items_are_in_no_training_and_alone_in_the_ranking(cache):
     for part in ("val", "test"):
         pool = np.flatnonzero(np.asarray(simulation.targets[part].pool))
         assert pool.tolist() == info[f"{part}_items"].tolist()
-    data = simulation.data
+    data = jax.tree.map(jnp.asarray, simulation.data)
     assert data.pool is not None
     assert not np.isin(cold, np.asarray(data.pool)).any()
     assert simulation.recipe.draw is not None

@@ -48,7 +48,7 @@ def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         # What compiles faster than this loads no faster from disk.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
 
