@@ -82,7 +82,8 @@ def difference(a, b):
 def collectives(population, state, frozen, hparams):
     """Kinds of collectives in the compiled rounds, with the number of each."""
     personal = population._personal
-    arguments = (population._key, population._placed_slots, np.int32(1))
+    placed = (population._placed_slots, population._tables)
+    arguments = (population._key, *placed, np.int32(1))
     program = population._run_rounds.lower(
         state, personal, population.data, frozen, hparams, *arguments
     )

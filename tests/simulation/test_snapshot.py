@@ -12,6 +12,7 @@ from fedjax_rec import (
     Experiment,
     FedAvg,
     PFedRec,
+    PopulationConfig,
     Protocol,
     SyntheticData,
     build,
@@ -108,19 +109,15 @@ def test_rest_comes_after_evaluations_and_where_it_is_asked_for():
     assert not {(2, "round"), (4, "round"), (6, "round")} & set(rests)
 
 
-def test_numpy_leaves_are_written_where_they_are(tmp_path):
-    simulation = build(SMALL)
-    start = on_host(simulation.snapshot().arrays)
-    store = jax.tree.map(
-        lambda x: np.memmap(tmp_path / "store", x.dtype, "w+", shape=x.shape),
-        {"h": np.zeros((4, 2), np.float32)},
-    )
-    simulation.personal = store
-    arrays = {"server": start["server"], "personal": {"h": np.ones((4, 2))}}
+def test_state_in_a_memory_map_is_written_where_it_is(tmp_path):
+    store = PopulationConfig(store="disk", folder=str(tmp_path))
+    simulation = build(dataclasses.replace(SMALL, population=store))
+    mapped = jax.tree.leaves(simulation.personal)[0]
+    arrays = jax.tree.map(np.ones_like, on_host(simulation.snapshot().arrays))
     progress = simulation.snapshot().progress
     simulation.restore(Snapshot(arrays, progress))
-    assert simulation.personal["h"] is store["h"]
-    assert np.array_equal(np.memmap(tmp_path / "store", np.float32), np.ones(8))
+    assert jax.tree.leaves(simulation.personal)[0] is mapped
+    assert np.array_equal(np.load(tmp_path / "personal-0.npy"), np.ones(mapped.shape))
 
 
 def test_a_fingerprint_changes_with_what_is_read_alone():
