@@ -8,8 +8,8 @@ positive; each user with a cold item ranks all of them.
 Expect NDCG@20 .377 +- .026 and Recall@20 (capped) .413 +- .025 over `--seed S
 --split.seed S`, S = 0 to 4 (NDCG .352, .362, .365, .414, .392). Without an adapter
 (`--algorithm.adapter none`) .320 +- .016 over S = 0 to 2; with
-`--backbone.shuffle-texts` .052 (S = 0). A ridge regression a user on the frozen embeddings,
-of the same splits: .327, .357. About 4 minutes on 2 cores.
+`--backbone.shuffle-texts` .052 (S = 0). A ridge regression a user on the frozen
+embeddings, of the same splits: .327, .357. About 4 minutes on 2 cores.
 """
 
 from fedjax_rec import Execution, Experiment, FedFM, FileData, Protocol, SplitConfig
