@@ -59,10 +59,10 @@ def test_whole_experiments_give_the_same_wherever_they_run():
     found = dict(told()["experiments"])
     shards = found.pop("rows of a table's shard"), found.pop("largest weight's shard")
     assert shards == (40, 0.5)  # of 80, of 1
-    assert len(found) == 15
+    assert len(found) == 11
     assert max(found.values()) < 1e-5, found
     on_host = [v for k, v in found.items() if k.endswith((" host", " disk"))]
-    assert len(on_host) == 7
+    assert len(on_host) == 5
     assert max(on_host) < 1e-6
 
 
