@@ -27,7 +27,6 @@ class Phase(NamedTuple):
     Attributes:
         optimizer: `(hparams) -> optax transformation`, for what `row_rate` leaves.
         names: top-level names in `Params.shared` and `Params.personal`; `None` is all.
-        without: names left out of those.
         row_rate: `(hparams) -> scalar`, or a dict of them by name: tables take plain
             SGD of this rate, at a cost of the batch's rows. `None`: tables go through
             `optimizer` like all else, at a cost of all the client's rows a step.
@@ -37,14 +36,13 @@ class Phase(NamedTuple):
 
     optimizer: Callable[[Tree], optax.GradientTransformation]
     names: tuple[str, ...] | None = None
-    without: tuple[str, ...] = ()
     row_rate: Callable[[Tree], Array | float | dict[str, Any]] | None = None
     proximal: Callable[[Tree], Array | float] | None = None
 
     def part(self, tree: dict[str, Tree]) -> dict[str, Tree]:
         """What the phase trains."""
         names = tree if self.names is None else self.names
-        return {name: tree[name] for name in names if name not in self.without}
+        return {name: tree[name] for name in names}
 
     def split(self, tree: dict[str, Tree]) -> tuple[Tree, Tree]:
         """`(tables under row_rate, leaves under optimizer)` of what it trains."""

@@ -215,21 +215,6 @@ def test_tables_have_rates_of_their_own():
     np.testing.assert_allclose(result.personal["user"], start - RATE * user, atol=1e-6)
 
 
-def test_a_phase_leaves_out_what_it_is_without():
-    model, params = two_tables()
-    rest = Phase(
-        lambda h: optax.sgd(RATE), without=("user", "y"), row_rate=lambda h: RATE
-    )
-    update = local_update(model, pairs_as_given, (rest,), batch_size=99, shuffle=False)
-    result = update(params, (), examples(ITEMS, LABELS), {}, jax.random.key(0))
-    table, w, _ = slopes_of(params)
-    moved = rows.scatter_add(jnp.zeros((6, 3)), result.delta["x"])
-    np.testing.assert_allclose(moved, -RATE * table, atol=1e-6)
-    np.testing.assert_allclose(result.delta["w"], -RATE * w, atol=1e-6)
-    assert not np.asarray(result.delta["y"].values).any()
-    np.testing.assert_array_equal(result.personal["user"], params.personal["user"])
-
-
 @pytest.mark.parametrize("batch", [6, 7, 8])
 def test_groups_stay_together_and_the_last_batch_is_short(batch):
     """Five real groups of three of six, in batches of two: 2, 2 and 1 real ones."""
