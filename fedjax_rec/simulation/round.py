@@ -30,7 +30,8 @@ def chunk_sizes(
     """`V` for each bucket: about `examples_per_chunk` padded examples.
 
     Chunks are evened out over the clients a cohort is expected to bring, so that the
-    last one is not mostly empty.
+    last one is not mostly empty: of all sizes that with the least work is taken, where
+    twice or half the examples asked for count as 5 % more.
 
     Args:
         data: what the clients hold.
@@ -47,8 +48,10 @@ def chunk_sizes(
     chunks = []
     for count, width in zip(expected, data.widths, strict=False):
         count = max(1, min(count, cohort_size))
-        trips = max(1, round(count * width / examples_per_chunk))
-        chunks.append(int(-(-count // trips)))
+        asked = max(1.0, examples_per_chunk / width)
+        v = np.arange(1, count + 1)
+        work = -(-count // v) * v * (1 + 0.05 * np.abs(np.log2(v / asked)))
+        chunks.append(int(v[np.argmin(work)]))
     return tuple(chunks)
 
 

@@ -40,7 +40,9 @@ def population(buckets, widths):
         (40, 20, (4, 1)),
         # A cohort of 5 is expected to bring 3 and 1: 30 and 50 examples.
         (30, 5, (3, 1)),
-        (15, 5, (2, 1)),
+        # 1.5 asked for. By ones: 3 x (1 + .05 x log2 1.5) = 3.09; 2 trips of 2 waste a
+        # client: 4 x 1.02; all 3 at once: 3 x 1.05 = 3.15.
+        (15, 5, (1, 1)),
         # A cohort of 1 never needs more than one at once.
         (10_000, 1, (1, 1)),
     ],
@@ -48,6 +50,13 @@ def population(buckets, widths):
 def test_chunk_sizes_by_hand(per_chunk, cohort, expected):
     data = population([0] * 12 + [1] * 4 + [2] * 4, (10, 50))
     assert chunk_sizes(data, per_chunk, cohort) == expected
+
+
+def test_chunks_are_evened_out():
+    # 65 clients of 256, room for 7.8 at once: 8 would leave 7 of 72 slots empty. Of
+    # 13 trips of 5: 65 x (1 + .05 x log2(7.8 / 5)) = 67.1; 6 of 11: 66 x 1.025 = 67.6.
+    data = population([0] * 65, (256,))
+    assert chunk_sizes(data, 2000, 65) == (5,)
 
 
 def test_chunks_of_a_bucket_nobody_is_in():
