@@ -73,7 +73,7 @@ def starts() -> dict[str, float]:
     figures = {}
     with tempfile.TemporaryDirectory() as cache:
         env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
-        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
         command = [sys.executable, __file__, "--child", "start"]
         subprocess.run([*command, "prepare"], check=True, stdout=subprocess.PIPE)
         for name in ("cold", "warm"):

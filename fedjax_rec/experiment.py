@@ -9,13 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec import trees
 from fedjax_rec.algorithms import FedAvg, FedFM, FedMF, FedNCF, PFedRec
-from fedjax_rec.data import partition as partitioning
-from fedjax_rec.data import splits
-from fedjax_rec.data.clients import lay_out, serving_clients, with_rating_dtype
+from fedjax_rec.data.clients import in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.splits.last import leave_last
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment_backbone import BackboneConfig, prepare
 from fedjax_rec.experiment_cohort import (
@@ -32,75 +28,12 @@ from fedjax_rec.experiment_mesh import (
     choose_store,
     on_disk,
 )
+from fedjax_rec.experiment_population import load_population
+from fedjax_rec.experiment_split import PartitionConfig, SplitConfig
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.round import chunk_sizes
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.types import Recipe
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """How interactions become train, validation and test.
-
-    Attributes:
-        kind: `leave_one_out` by time, `leave_last` (the last `last` are test, and
-            there is no validation), `ratio` of each user, `global_time` with one cut
-            for all, `cold_items`, `cold_users`.
-        ties: of equal timestamps, which counts as later: `file_order` the later line,
-            `reverse_file_order` the earlier one (published PFedRec code).
-        val: fraction for validation (not `leave_one_out`).
-        test: fraction for the test (not `leave_one_out`).
-        last: test interactions of a user, for `leave_last`.
-        seed: of random splits.
-    """
-
-    kind: Literal[
-        "leave_one_out",
-        "leave_last",
-        "ratio",
-        "global_time",
-        "cold_items",
-        "cold_users",
-    ] = "leave_one_out"
-    ties: Literal["file_order", "reverse_file_order"] = "file_order"
-    val: float = 0.1
-    test: float = 0.1
-    last: int = 1
-    seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PartitionConfig:
-    """How training interactions become clients.
-
-    Attributes:
-        kind: `per_user` is one client per user; the others mix users.
-        num_clients: how many clients, for all but `per_user` and `by_attribute`.
-        label: item attribute (or `rating`) behind `dirichlet`, `shards` and `drift`;
-            empty takes the genre.
-        alpha: Dirichlet concentration; small is skewed.
-        exponent: of the power law of `quantity_skew`.
-        shards_per_client: for `shards`.
-        attribute: user attribute of `by_attribute`.
-        seed: of the partition.
-    """
-
-    kind: Literal[
-        "per_user",
-        "iid",
-        "dirichlet",
-        "quantity_skew",
-        "shards",
-        "by_attribute",
-        "drift",
-    ] = "per_user"
-    num_clients: int = 100
-    label: str = ""
-    alpha: float = 0.5
-    exponent: float = 1.5
-    shards_per_client: int = 2
-    attribute: str = "region"
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,8 +84,8 @@ class Experiment:
     data: SyntheticData | FileData | CsvData = dataclasses.field(
         default_factory=SyntheticData
     )
-    split: SplitConfig = SplitConfig()
-    partition: PartitionConfig = PartitionConfig()
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    partition: PartitionConfig = dataclasses.field(default_factory=PartitionConfig)
     algorithm: FedAvg | FedFM | FedMF | FedNCF | PFedRec = dataclasses.field(
         default_factory=PFedRec
     )
@@ -191,28 +124,26 @@ def build(
     """
     check(experiment)
     mesh = experiment.mesh.make()
-    data = experiment.data.load(progress) if data is None else data
-    split = make_split(data, experiment.split)
-    partition = make_partition(split.train, experiment.partition)
+    people = load_population(experiment, data, progress)
+    split, held = people.split, people.holdings
+    train, num_clients = split.train, people.clients.num_clients
     execution, protocol = experiment.execution, experiment.protocol
     dtype = jnp.dtype(execution.dtype)
-    slots = cohort_size(experiment.cohort, partition.num_clients)
-    pool = training_items(split)
+    slots = cohort_size(experiment.cohort, num_clients)
     sizes: dict = {
-        "num_items": data.num_items,
-        "num_users": data.num_users,
+        "num_items": train.num_items,
+        "num_users": train.num_users,
         "dtype": dtype,
     }
     prepared = None
-    interactions = np.bincount(partition.client, minlength=partition.num_clients)
     if isinstance(experiment.algorithm, FedFM):
-        per_client = (1 + experiment.algorithm.negatives) * interactions.mean()
+        per_client = (1 + experiment.algorithm.negatives) * held.examples.mean()
         prepared = prepare(
             experiment.backbone,
             experiment.algorithm,
             split,
-            pool=pool,
-            largest=int(interactions.max()),
+            pool=people.pool,
+            largest=int(held.examples.max()),
             pairs_a_round=per_client * slots,
             tuned=protocol.evaluated == "tuned",
             encode=execution.encode,
@@ -221,22 +152,20 @@ def build(
         )
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
     recipe = (make_recipe or experiment.algorithm.build)(**sizes)
-    room = data.num_items if pool is None else len(pool)
+    room = train.num_items if people.pool is None else len(people.pool)
     participants = make_participants(
         experiment.cohort,
         recipe,
-        split.train,
-        partition,
+        held,
         room=room,
         algorithm=experiment.algorithm,
         backbone=None if prepared is None else prepared.facts,
     )
     notes = dict(participants.notes)
     if isinstance(experiment.algorithm, FedFM) and prepared is not None:
-        fixed = experiment.algorithm.fixed
-        sent = group_bits(recipe, fixed, split.train, partition, room)
+        sent = group_bits(recipe, experiment.algorithm.fixed, held, room)
         notes["backbone"] = {**prepared.facts, "message_bits": sent}
-    if partition.user_of_client is None:
+    if not people.single:
         if recipe.single_user:
             raise ValueError(
                 f"{type(experiment.algorithm).__name__} keeps a personal part for each "
@@ -249,16 +178,12 @@ def build(
                 "protocol.evaluated='tuned' scores each client's own parameters, which "
                 "needs one client per user: partition.kind='per_user'"
             )
-    also = (split.val, split.test) if protocol.negative_pool == "not_interacted" else ()
     pairs = 1 + recipe.negatives
     batch = getattr(experiment.algorithm, "batch_size", 1)
-    clients = lay_out(
-        split.train,
-        partition,
-        also_excluded=also,
-        pool=pool,
-        max_buckets=execution.max_buckets,
-        width_cost=lambda width: _padded_pairs(width * pairs, batch),
+    clients = in_buckets(
+        people.clients,
+        execution.max_buckets,
+        lambda width: _padded_pairs(width * pairs, batch),
     )
     if dtype != jnp.float32:
         clients = with_rating_dtype(clients, dtype)
@@ -274,8 +199,10 @@ def build(
     return Simulation(
         recipe=recipe,
         split=split,
+        targets=people.targets,
+        digests=people.digests,
         data=clients,
-        client_of_user=serving_clients(partition, split.train.user, data.num_users),
+        client_of_user=people.serving,
         sampler=participants.sampler,
         cohort_size=slots,
         chunks=chunk_sizes(clients, per_chunk, slots, shares(mesh)),
@@ -292,14 +219,6 @@ def build(
         notes=notes,
         why=(() if prepared is None else prepared.why) + participants.why,
     )
-
-
-def training_items(split: splits.Split) -> np.ndarray | None:
-    """Items that training may see, where a split holds others out; `None` is all."""
-    held = [split.info[n] for n in ("val_items", "test_items") if n in split.info]
-    if not held:
-        return None
-    return np.setdiff1d(np.arange(split.train.num_items), np.concatenate(held))
 
 
 def check(experiment: Experiment) -> None:
@@ -360,42 +279,3 @@ def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:
 def _padded_pairs(pairs: np.ndarray, batch: int) -> np.ndarray:
     """Pairs a client really computes: whole batches beyond the first."""
     return np.where(pairs <= batch, pairs, -(-pairs // batch) * batch)
-
-
-def make_split(data: Interactions, config: SplitConfig) -> splits.Split:
-    """The split a config names."""
-    key = trees.derive(jax.random.key(config.seed), trees.Purpose.SPLIT)
-    if config.kind == "leave_one_out":
-        return splits.leave_one_out(data, ties=config.ties)
-    if config.kind == "leave_last":
-        return leave_last(data, count=config.last)
-    if config.kind == "ratio":
-        return splits.ratio(data, val=config.val, test=config.test)
-    if config.kind == "global_time":
-        return splits.global_time(data, val=config.val, test=config.test)
-    cold = splits.cold_items if config.kind == "cold_items" else splits.cold_users
-    return cold(data, fraction=config.test, val_fraction=config.val, key=key)
-
-
-def make_partition(
-    train: Interactions, config: PartitionConfig
-) -> partitioning.Partition:
-    """The partition a config names."""
-    key = trees.derive(jax.random.key(config.seed), trees.Purpose.PARTITION)
-    n = config.num_clients
-    if config.kind == "per_user":
-        return partitioning.per_user(train)
-    if config.kind == "by_attribute":
-        return partitioning.by_attribute(train, config.attribute)
-    if config.kind == "iid":
-        return partitioning.iid(key, train, n)
-    if config.kind == "quantity_skew":
-        return partitioning.quantity_skew(key, train, n, exponent=config.exponent)
-    labels = partitioning.labels_of(train, config.label or None)
-    if config.kind == "dirichlet":
-        return partitioning.dirichlet(key, train, labels, n, alpha=config.alpha)
-    if config.kind == "shards":
-        return partitioning.shards(
-            key, train, labels, n, shards_per_client=config.shards_per_client
-        )
-    return partitioning.drift(key, train, n, labels=labels, alpha=config.alpha)

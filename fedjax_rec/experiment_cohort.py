@@ -1,12 +1,11 @@
 """Who takes part in an experiment, on what devices, and what a round costs them."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.partition import Partition
 from fedjax_rec.simulation import sampling
 from fedjax_rec.simulation.availability import (
     HOURS,
@@ -17,9 +16,9 @@ from fedjax_rec.simulation.availability import (
     read_trace,
 )
 from fedjax_rec.simulation.costs import (
+    Holdings,
     Profiles,
     group_profiles,
-    hold,
     make_fleet,
     make_profiles,
     message_bytes,
@@ -125,8 +124,7 @@ def cohort_size(config: CohortConfig, num_clients: int) -> int:
 def make_participants(
     config: CohortConfig,
     recipe: Recipe,
-    train: Interactions,
-    partition: Partition,
+    held: Holdings,
     *,
     room: int,
     algorithm: Any,
@@ -137,8 +135,7 @@ def make_participants(
     Args:
         config: who takes part.
         recipe: the system, for the size of its messages.
-        train: training interactions.
-        partition: whose they are.
+        held: what each client holds.
         room: items that training may see.
         algorithm: the system's config.
         backbone: facts about it: `weight_bytes` and `pair_flops`.
@@ -146,8 +143,8 @@ def make_participants(
     Raises:
         ValueError: the population cannot bring such cohorts.
     """
-    n = partition.num_clients
-    profile, holdings = group_profiles(hold(train, partition))
+    n = len(held.examples)
+    profile, holdings = group_profiles(held)
     epochs = getattr(algorithm, "local_epochs", 1)
     # Federated reconstruction encodes its texts once, for all steps of the user's part.
     encoded = 1 if getattr(algorithm, "shared_steps", "") == "once" else epochs
@@ -179,8 +176,7 @@ def make_participants(
         fleet, profiles.memory, config.devices, config.rounds_per_day, trace
     )
     census = Census(presence)
-    examples = holdings.examples[profile]
-    sampler = make_sampler(config, n, examples, presence, census)
+    sampler = make_sampler(config, n, held.examples, presence, census)
     return Participants(
         sampler=with_costs(sampler, fleet),
         size=cohort_size(config, n),
@@ -218,10 +214,10 @@ def make_sampler(
 
 
 def group_bits(
-    recipe: Recipe, fixed, train: Interactions, partition: Partition, room: int
+    recipe: Recipe, fixed: Collection[str], held: Holdings, room: int
 ) -> dict[str, int]:
     """Bits that a client sends in a round by group, in the mean over all clients."""
-    profile, holdings = group_profiles(hold(train, partition))
+    profile, holdings = group_profiles(held)
     touched = {
         "item": touched_items(holdings, recipe.negatives, room),
         "user": holdings.users.astype(np.float64),

@@ -1,7 +1,7 @@
 """Where an experiment's interactions come from, as frozen dataclasses."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -26,6 +26,11 @@ class SyntheticData:
     num_interactions: int = 40_000
     num_tastes: int = 8
     seed: int = 0
+
+    def origin(self, progress: bool = False) -> str:
+        """All that decides them."""
+        del progress
+        return repr(self)
 
     def load(self, progress: bool = False) -> Interactions:
         """Makes the interactions."""
@@ -66,18 +71,28 @@ class FileData:
     first_users: int = 0
     download: bool = False
 
+    def origin(self, progress: bool = False) -> str:
+        """All that decides them; files by their content."""
+        from fedjax_rec.data.prepare import locate
+
+        name = locate(**self._source(progress)).name
+        return f"{name} {self.top_items} {self.first_users} {self.min_interactions}"
+
+    def _source(self, progress: bool) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "dir": self.dir,
+            "cache": self.cache,
+            "min_interactions": self.min_interactions,
+            "download": self.download,
+            "progress": progress,
+        }
+
     def load(self, progress: bool = False) -> Interactions:
         """Prepares the data if need be, reads them, and takes the slice asked for."""
         from fedjax_rec.data.prepare import load
 
-        data = load(
-            self.source,
-            dir=self.dir,
-            cache=self.cache,
-            min_interactions=self.min_interactions,
-            download=self.download,
-            progress=progress,
-        )
+        data = load(**self._source(progress))
         if not (self.top_items or self.first_users):
             return data
         return subset(
@@ -118,10 +133,19 @@ class CsvData:
     min_interactions: int = 0
     cache: str | None = None
 
+    def origin(self, progress: bool = False) -> str:
+        """All that decides them; files by their content."""
+        from fedjax_rec.data.prepare import locate
+
+        return locate(**self._source(progress)).name
+
     def load(self, progress: bool = False) -> Interactions:
         """Prepares the data if need be, and reads them."""
         from fedjax_rec.data.prepare import load
 
+        return load(**self._source(progress))
+
+    def _source(self, progress: bool) -> dict[str, Any]:
         given = {
             name: getattr(self, name)
             for name in ("user", "item", "rating", "timestamp", "delimiter")
@@ -129,13 +153,13 @@ class CsvData:
         }
         if self.min_rating is not None:
             given["min_rating"] = self.min_rating
-        return load(
-            "csv",
-            dir=self.dir,
-            items_file=self.items_file,
-            cache=self.cache,
-            min_interactions=self.min_interactions,
-            encoding=self.encoding,
-            progress=progress,
+        return {
+            "source": "csv",
+            "dir": self.dir,
+            "items_file": self.items_file,
+            "cache": self.cache,
+            "min_interactions": self.min_interactions,
+            "encoding": self.encoding,
+            "progress": progress,
             **given,
-        )
+        }

@@ -57,10 +57,13 @@ class PopulationConfig:
             while the one before computes; on `disk`, as memory maps of the host; or
             `auto`: on the device where they take less than half of its memory.
         folder: of the memory maps; by default a temporary one, removed at the end.
+        keep: keep what data, split and partition come to in the cache, for the next run
+            and for the other processes of this one.
     """
 
     store: Literal["auto", "device", "host", "disk"] = "auto"
     folder: str = ""
+    keep: bool = True
 
 
 def population_bytes(recipe: Recipe, data: ClientData) -> int:
@@ -98,6 +101,9 @@ def on_disk(data: ClientData, folder: str) -> tuple[ClientData, Path]:
     leaves, tree = jax.tree.flatten(data)
     mapped = []
     for number, leaf in enumerate(leaves):
+        if isinstance(leaf, np.memmap):
+            mapped.append(leaf)
+            continue
         path = root / f"data-{number}.npy"
         np.save(path, leaf)
         mapped.append(np.load(path, mmap_mode="r"))

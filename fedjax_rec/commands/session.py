@@ -19,12 +19,6 @@ class UserError(ValueError):
     """What the user can put right: shown as it is, without a traceback."""
 
 
-def cache_folder() -> Path:
-    """Where prepared data and compiled programs are kept."""
-    chosen = os.environ.get("FEDJAX_REC_CACHE") or "~/.cache/fedjax_rec"
-    return Path(chosen).expanduser().absolute()
-
-
 def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
     """Keeps compiled programs on disk, makes devices of cores, allows float64.
 
@@ -40,15 +34,17 @@ def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
     os.environ.setdefault("NPROC", "1")
     import jax
 
+    from fedjax_rec.data.entries import cache_root
+
     if jax.config.values["jax_num_cpu_devices"] < 0:
         # Too late where the process has used JAX already: then it stays as it is.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", devices or cores())
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         # What compiles faster than this loads no faster from disk.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
 
@@ -110,21 +106,6 @@ def join(options: Processes) -> bool:
             "HOST:PORT --processes N --process-id I; see docs/clusters.md"
         ) from error
     return jax.process_index() == 0
-
-
-def agree(text: str) -> str:
-    """What the first process of a run says, for all of them."""
-    import jax
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
-        return text
-    said = np.zeros(4096, np.uint8)
-    data = text.encode()
-    said[: len(data)] = np.frombuffer(data, np.uint8)
-    heard = np.asarray(multihost_utils.broadcast_one_to_all(said))
-    return heard.tobytes().rstrip(b"\0").decode()
 
 
 def cores() -> int:

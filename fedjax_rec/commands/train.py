@@ -26,7 +26,6 @@ from fedjax_rec.commands.progress import Progress
 from fedjax_rec.commands.session import (
     Processes,
     UserError,
-    agree,
     join,
     set_up_jax,
     versions,
@@ -37,6 +36,7 @@ from fedjax_rec.experiment import Experiment, build, check
 from fedjax_rec.simulation import tracking
 from fedjax_rec.simulation.costs import summarise_costs
 from fedjax_rec.simulation.fingerprint import fingerprint
+from fedjax_rec.simulation.mesh import agree
 from fedjax_rec.simulation.runfolder import (
     CHECKPOINTS,
     REPORT,

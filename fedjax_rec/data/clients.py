@@ -193,22 +193,37 @@ def lay_out(
         starts = np.flatnonzero(new)
         columns["exclude_start"] = starts[group] - exclude_offset[client]
         columns["exclude_size"] = np.bincount(group)[group]
+    arrays: Any = {
+        "interactions": _ragged(columns, size),
+        "exclude": _ragged({"item": item}, exclude_size),
+        "pool": None if pool is None else pool.astype(np.int32),
+        "buckets": np.zeros(num_clients, np.int32),
+    }
+    data = ClientData(
+        **arrays,
+        num_items=train.num_items,
+        num_users=train.num_users,
+        widths=(),
+        exclude_widths=(),
+    )
+    return in_buckets(data, max_buckets, width_cost)
+
+
+def in_buckets(
+    data: ClientData, max_buckets: int, width_cost=lambda width: width
+) -> ClientData:
+    """`data`, in NumPy, with its clients in other size buckets; see `lay_out`."""
+    size = np.asarray(data.interactions.size)
+    exclude_size = np.asarray(data.exclude.size)
     widths = bucketing.choose_widths(size, max_buckets, width_cost)
     bucket = bucketing.bucket_of(size, widths)
     exclude_widths = tuple(
         int(max(exclude_size[bucket == g].max(initial=1), 1))
         for g in range(len(widths))
     )
-    arrays: Any = {
-        "interactions": _ragged(columns, size),
-        "exclude": _ragged({"item": item}, exclude_size),
-        "pool": None if pool is None else pool.astype(np.int32),
-        "buckets": bucket.astype(np.int32),
-    }
-    return ClientData(
-        **arrays,
-        num_items=train.num_items,
-        num_users=train.num_users,
+    return dataclasses.replace(
+        data,
+        buckets=bucket.astype(np.int32),
         widths=widths,
         exclude_widths=exclude_widths,
     )

@@ -54,6 +54,7 @@ def evaluate(
         )
     if chunk < 1:
         raise ValueError(f"chunk={chunk}: score at least one user at once")
+    targets = jax.tree.map(jnp.asarray, targets)
     num_users, num_items = targets.user.shape[0], targets.num_items
     chunk = min(chunk, num_users)
 

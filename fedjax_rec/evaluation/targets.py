@@ -1,6 +1,7 @@
 """What is to be found for whom: the evaluated users of one part, as arrays."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ def make_targets(
             negatives.
 
     Returns:
-        The targets, as device arrays.
+        The targets, as NumPy arrays.
 
     Raises:
         ValueError: an index is out of range, a positive is also known, or there is
@@ -115,23 +116,22 @@ def make_targets(
         every = np.unique(np.concatenate([every, wanted, seen]))
         base = jax.random.key(0) if key is None else key
         base = jax.random.fold_in(base, protocol.candidate_seed)
-        candidates = jnp.asarray(
-            _sample(user, every, num_items, protocol.num_candidates, base), jnp.int32
-        )
+        candidates = _sample(user, every, num_items, protocol.num_candidates, base)
+        candidates = candidates.astype(np.int32)
     padded = np.full((len(user), size.max()), num_items)
     padded[np.arange(size.max()) < size[:, None]] = wanted % num_items
-    return Targets(
-        user=jnp.asarray(user, jnp.int32),
-        positives=jnp.asarray(padded, jnp.int32),
+    arrays: Any = {
+        "user": user.astype(np.int32),
+        "positives": padded.astype(np.int32),
         # One padding entry keeps the gather legal where nobody knows anything.
-        exclude_items=jnp.asarray(np.append(exclude, num_items), jnp.int32),
-        exclude_offset=jnp.asarray(offset, jnp.int32),
-        exclude_size=jnp.asarray(exclude_size, jnp.int32),
-        candidates=candidates,
-        pool=None if ranked is None else jnp.asarray(ranked),
-        max_exclude=max(int(exclude_size.max()), 1),
-        num_items=num_items,
-    )
+        "exclude_items": np.append(exclude, num_items).astype(np.int32),
+        "exclude_offset": offset.astype(np.int32),
+        "exclude_size": exclude_size.astype(np.int32),
+        "candidates": candidates,
+        "pool": ranked,
+    }
+    max_exclude = max(int(exclude_size.max()), 1)
+    return Targets(**arrays, max_exclude=max_exclude, num_items=num_items)
 
 
 def _pack(

@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from fedjax_rec import rows, trees
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
+from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.round import client_key, train_client
 from fedjax_rec.simulation.stages import EVALUATION, staged
@@ -195,42 +197,6 @@ def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
     return staged(EVALUATION, squares)
 
 
-def same_shapes(parts: list[Targets]) -> list[Targets]:
-    """Pads targets so that one compiled evaluation serves validation and test.
-
-    Under sampled candidates nothing is excluded by id, so exclusions are dropped.
-    """
-    if all(part.candidates is not None for part in parts):
-        parts = [
-            dataclasses.replace(
-                part,
-                exclude_items=part.exclude_items[-1:],
-                exclude_offset=jnp.zeros_like(part.exclude_offset),
-                exclude_size=jnp.zeros_like(part.exclude_size),
-                max_exclude=1,
-            )
-            for part in parts
-        ]
-    flat = max(len(part.exclude_items) for part in parts)
-    width = max(part.positives.shape[1] for part in parts)
-    exclude = max(part.max_exclude for part in parts)
-
-    def pad(array: Array, axis: int, length: int, value: int) -> Array:
-        widths = [(0, 0)] * array.ndim
-        widths[axis] = (0, length - array.shape[axis])
-        return jnp.pad(array, widths, constant_values=value)
-
-    return [
-        dataclasses.replace(
-            part,
-            positives=pad(part.positives, 1, width, part.num_items),
-            exclude_items=pad(part.exclude_items, 0, flat, part.num_items),
-            max_exclude=exclude,
-        )
-        for part in parts
-    ]
-
-
 def by_bucket(
     users: np.ndarray, data: ClientData, client_of_user: np.ndarray
 ) -> list[tuple[int, np.ndarray]]:
@@ -247,20 +213,57 @@ def by_bucket(
 _OF_USERS = ("user", "positives", "exclude_offset", "exclude_size", "candidates")
 
 
-def take_users(targets: Targets, at: np.ndarray) -> Targets:
-    """The evaluated users at positions `at`; -1 is padding, and wants nothing."""
-    fields = {
+def take_users(targets: Targets, at: np.ndarray, length: int | None = None) -> Targets:
+    """The evaluated users at positions `at`; -1 is padding, and wants nothing.
+
+    Args:
+        targets: as NumPy arrays (or memory maps: only these users' are read), unless
+            `length` is left out.
+        at: `[n]`.
+        length: cuts the exclusions out as well, and pads them to so many; by default
+            they stay whole.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    fields: dict[str, Any] = {
         name: None if (array := getattr(targets, name)) is None else array[at]
         for name in _OF_USERS
     }
-    real = (at >= 0)[:, None]
-    wanted = jnp.where(real, targets.positives[at], targets.num_items)
+    real = at >= 0
+    wanted = np.where(real[:, None], fields["positives"], targets.num_items)
     fields["positives"] = wanted
+    if length is not None:
+        size = np.where(real, fields["exclude_size"], 0)
+        total = int(size.sum())
+        if total >= length:
+            raise ValueError(f"{total} exclusions do not fit in {length - 1}")
+        offset = np.cumsum(size) - size
+        source = np.repeat(fields["exclude_offset"] - offset, size) + np.arange(total)
+        items = np.full(length, targets.num_items, np.int32)
+        items[:total] = targets.exclude_items[source]
+        fields |= {
+            "exclude_items": items,
+            "exclude_offset": offset.astype(np.int32),
+            "exclude_size": size.astype(np.int32),
+        }
     return dataclasses.replace(targets, **fields)
 
 
+def deal_users(mesh: Mesh, targets: Targets, at: np.ndarray) -> Targets:
+    """The evaluated users at `at` (`[shares * n]`), dealt over a mesh."""
+    size = np.where(at >= 0, np.asarray(targets.exclude_size)[at], 0)
+    most = int(size.reshape(meshes.shares(mesh), -1).sum(axis=1).max()) + 1
+    # Of few lengths, for few programs.
+    length = min(len(targets.exclude_items), 1 << (most - 1).bit_length())
+    alone = dataclasses.replace(targets, pool=None)
+    dealt = meshes.place_taken(mesh, at, lambda own: take_users(alone, own, length))
+    return dataclasses.replace(dealt, pool=meshes.place(mesh, targets.pool))
+
+
 def target_specs(targets: Targets) -> Any:
-    """Which arrays of targets are dealt over a mesh: those with an entry a user."""
-    specs = jax.tree.map(lambda _: EVERYWHERE, targets)
-    dealt = {n: DEALT for n in _OF_USERS if getattr(targets, n) is not None}
-    return dataclasses.replace(specs, **dealt)
+    """Which arrays of dealt targets are dealt: all but the pool."""
+    specs = jax.tree.map(lambda _: DEALT, targets)
+    if targets.pool is not None:
+        specs = dataclasses.replace(specs, pool=EVERYWHERE)
+    return specs

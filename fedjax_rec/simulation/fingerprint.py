@@ -24,16 +24,8 @@ def fingerprint(simulation: Simulation) -> dict[str, Any]:
         A hash each of the split's `train`, `val` and `test`, of `clients` (the
         partition), of `frozen` arrays and `hparams`; and the `chunks`.
     """
-    split, data = simulation.split, simulation.data
-    parts = {
-        name: (part.user, part.item, part.rating)
-        for name in ("train", "val", "test")
-        for part in (getattr(split, name),)
-    }
-    clients = (data.interactions, data.exclude, simulation.client_of_user)
     return {
-        **{name: digest(columns) for name, columns in parts.items()},
-        "clients": digest(clients),
+        **simulation.digests,
         "frozen": digest(simulation.frozen),
         "hparams": digest(simulation.recipe.hparams),
         "chunks": list(simulation.chunks),

@@ -7,11 +7,13 @@ tables are split.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fedjax_rec import rows
@@ -120,6 +122,29 @@ def own_shares(mesh: Mesh) -> list[int]:
         for number, group in enumerate(mesh.devices.reshape(shares(mesh), -1))
         if any(device.process_index == mine for device in group)
     ]
+
+
+def place_taken(mesh: Mesh, order: np.ndarray, take: Callable[..., Tree]) -> Tree:
+    """`take(order)` dealt over the mesh; a process takes for its own devices alone.
+
+    Args:
+        mesh: of all processes' devices.
+        order: `[shares * n]`.
+        take: `[n]` of them to arrays of leading length `n`, in NumPy.
+    """
+    groups = np.split(order, shares(mesh))
+    return place_dealt(mesh, {share: take(groups[share]) for share in own_shares(mesh)})
+
+
+def agree(text: str) -> str:
+    """What the first process of a run says, for all of them."""
+    if jax.process_count() == 1:
+        return text
+    said = np.zeros(4096, np.uint8)
+    data = text.encode()
+    said[: len(data)] = np.frombuffer(data, np.uint8)
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(said))
+    return heard.tobytes().rstrip(b"\0").decode()
 
 
 def run_dealt(function, mesh: Mesh, in_specs: Tree, out_specs: Tree):

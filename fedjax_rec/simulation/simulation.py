@@ -19,13 +19,13 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.evaluate import evaluate, summarise
 from fedjax_rec.evaluation.protocol import Protocol
-from fedjax_rec.evaluation.targets import Targets, make_targets
+from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.evaluation import (
     by_bucket,
+    deal_users,
     make_evaluate,
     make_squares,
-    same_shapes,
     take_users,
     target_specs,
 )
@@ -63,6 +63,7 @@ class Simulation:
     Attributes:
         recipe: the system.
         split: train, validation and test.
+        targets: of `"val"`, if there is one, and `"test"`, as NumPy arrays.
         data: the clients' training data, as NumPy arrays.
         client_of_user: `[U]` the client that serves each user.
         sampler: who takes part.
@@ -79,6 +80,7 @@ class Simulation:
         split_tables: row tables lie over the mesh's axis `parts`.
         folder: where personal state on the host is a memory map.
         notes: facts that belong to the result, by heading.
+        digests: of the split's parts and the clients, for a run that continues.
         why: sentences on how it runs.
         user_chunk: users scored at once.
         leak_rounds: at most so many rounds of draws are counted.
@@ -87,6 +89,7 @@ class Simulation:
 
     recipe: Recipe
     split: Split
+    targets: dict[str, Targets]
     data: ClientData
     client_of_user: np.ndarray
     sampler: Sampler
@@ -102,6 +105,7 @@ class Simulation:
     split_tables: bool = False
     folder: Path | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
     why: tuple[str, ...] = ()
     user_chunk: int = 64
     leak_rounds: int = 100
@@ -139,9 +143,6 @@ class Simulation:
             self.population = Hosted(self.recipe, algorithm, *where, self.folder)
         else:
             self.population = Resident(self.recipe, algorithm, *where)
-        parts = [p for p in ("val", "test") if len(getattr(self.split, p))]
-        aligned = same_shapes([self._targets(part) for part in parts])
-        self.targets = dict(zip(parts, aligned, strict=True))
         self._placed: dict[tuple, tuple[Targets, Array]] = {}
         self._hparams = meshes.place(mesh, self.recipe.hparams)
         self._keys = meshes.place(
@@ -180,36 +181,6 @@ class Simulation:
     @personal.setter
     def personal(self, personal: Tree) -> None:
         self.population.personal = personal
-
-    def _targets(self, part: str) -> Targets:
-        split = self.split
-        known = [split.train] + ([split.val] if part == "test" else [])
-        pairs = {
-            name: (getattr(split, name).user, getattr(split, name).item)
-            for name in ("train", "val", "test")
-        }
-        if (query := split.info.get("query")) is not None:  # shown of held-out users
-            known.append(query)
-            pairs["query"] = (query.user, query.item)
-        if self.protocol.max_users:
-            some = _drawn_users(pairs[part][0], split.train.num_users, self.protocol)
-            pairs = {name: _of_users(some, *rows) for name, rows in pairs.items()}
-        else:
-            some = None
-        cold = self.protocol.candidates == "cold"
-        key = trees.derive(
-            jax.random.key(0), trees.Purpose.EVALUATION, 0 if part == "val" else 1
-        )
-        return make_targets(
-            positives=pairs[part],
-            known=[_of_users(some, p.user, p.item) for p in known],
-            touched=list(pairs.values()),
-            pool=split.info.get(f"{part}_items") if cold else None,
-            num_users=split.train.num_users,
-            num_items=split.train.num_items,
-            protocol=self.protocol,
-            key=key,
-        )
 
     @on_host(ROUNDS_HERE)
     def advance(self, count: int) -> dict[str, np.ndarray]:
@@ -266,10 +237,9 @@ class Simulation:
         if name in self._placed:
             return self._placed[name]
         order = block.order
-        mine = take_users(targets, np.where(order >= 0, at[order], -1))
         ids = np.where(order >= 0, clients[order], self.data.num_clients)
         dealt = (
-            meshes.place(self.mesh, mine, target_specs(mine)),
+            deal_users(self.mesh, targets, np.where(order >= 0, at[order], -1)),
             meshes.place(self.mesh, ids.astype(np.int32), DEALT),
         )
         if name is not None:
@@ -281,16 +251,15 @@ class Simulation:
         """Root mean squared error of the ratings of a part, for explicit feedback."""
         rows = getattr(self.split, part)
         dtype = self.data.interactions.columns["rating"].dtype
-        columns = (
-            rows.user.astype(np.int32),
-            rows.item.astype(np.int32),
-            rows.rating.astype(dtype),
-        )
+
+        def take(at: np.ndarray) -> tuple[np.ndarray, ...]:
+            some = np.where(at >= 0, at, 0)
+            user, item, rating = rows.user[some], rows.item[some], rows.rating[some]
+            return at >= 0, user, item, rating.astype(dtype)
+
         total = 0.0
         for block in self.population.blocks(self.client_of_user[rows.user]):
-            real = block.order >= 0
-            at = np.where(real, block.order, 0)
-            mine = meshes.place(self.mesh, [c[at] for c in columns], DEALT)
+            real, *mine = meshes.place_taken(self.mesh, block.order, take)
             squares = self._squares(
                 self.state, block.personal, block.rows, *mine, self.frozen
             )
@@ -430,7 +399,8 @@ class Simulation:
             if rest is not None and self.at_rest:
                 rest(event)
         begun = time.perf_counter()
-        ranked = self.baselines()
+        # They take no device of other processes, so these need not read them all.
+        ranked = self.baselines() if jax.process_index() == 0 else {}
         seconds["baselines"] = time.perf_counter() - begun
         event = {"event": "baselines", "round": self.rounds, **ranked}
         event["seconds"] = seconds["baselines"]
@@ -555,24 +525,6 @@ class Simulation:
             summary: dict[str, Any] = summarise(per_user, targets.mask)
             found.append({**summary, "rounds": rounds, "users": len(users)})
         return found
-
-
-def _drawn_users(user: np.ndarray, num_users: int, protocol: Protocol) -> np.ndarray:
-    """`[U]` bool: the users evaluated of those with something to find."""
-    order = np.random.default_rng(protocol.candidate_seed).permutation(num_users)
-    wanted = np.zeros(num_users, bool)
-    wanted[user] = True
-    chosen = np.zeros(num_users, bool)
-    chosen[order[wanted[order]][: protocol.max_users]] = True
-    return chosen
-
-
-def _of_users(some: np.ndarray | None, user: np.ndarray, item: np.ndarray):
-    """The interactions of some users; `None` is everybody."""
-    if some is None:
-        return user, item
-    here = some[user]
-    return user[here], item[here]
 
 
 def _put_in_place(old: Any, new: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedjax_rec.data import prepare
+from fedjax_rec.data.entries import temporary
 from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.prepare import load
 from fedjax_rec.data.sources import SOURCES, builder
@@ -198,7 +198,7 @@ def test_a_killed_preparation_is_swept_by_the_next(table, cache):
 
 def test_a_live_preparation_is_not_swept(cache):
     cache.mkdir()
-    with prepare._temporary(cache) as one, prepare._temporary(cache) as two:
+    with temporary(cache) as one, temporary(cache) as two:
         assert one.is_dir()
         assert two.is_dir()
     assert leftovers(cache) == []

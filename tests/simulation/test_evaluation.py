@@ -198,8 +198,9 @@ def test_tuned_evaluation_in_buckets_is_a_loop_over_users():
         expect(w, got, [part], w.brute_force)
 
 
+@pytest.mark.parametrize("length", [None, 40])
 @pytest.mark.parametrize("candidates", ["full", "sampled"])
-def test_by_bucket_keeps_every_user_once_with_what_is_theirs(candidates):
+def test_by_bucket_keeps_every_user_once_with_what_is_theirs(candidates, length):
     w = world("pfedrec")
     protocol = Protocol(candidates=candidates, num_candidates=6)
     # The widest client has no user to evaluate: its bucket is left out.
@@ -208,11 +209,15 @@ def test_by_bucket_keeps_every_user_once_with_what_is_theirs(candidates):
     assert data.widths == (1, 2, 3, 10, 11, 12)
     every = targets.user.tolist()
     groups = by_bucket(np.asarray(every), data, np.arange(USERS))
-    parts = [take_users(targets, at) for _, at in groups]
+    parts = [take_users(targets, at, length) for _, at in groups]
     assert [g for g, _ in groups] == [0, 1, 2, 3]
     assert [p.user.tolist() for p in parts] == [[2, 3], [5], [0], [4]]
-    padded = take_users(targets, np.array([1, -1, 0]))
+    padded = take_users(targets, np.array([1, -1, 0]), length)
     assert padded.mask.tolist() == [True, False, True]
+    if length is not None:
+        assert {len(part.exclude_items) for part in parts} == {length}
+        with pytest.raises(ValueError, match="10 exclusions do not fit in 9"):
+            take_users(targets, np.array([3]), 10)  # user 4, who holds 10 items
     for part in parts:
         for at, user in enumerate(part.user.tolist()):
             whole = every.index(user)
