@@ -142,6 +142,22 @@ def first_occurrence(ids: Array, num_rows: int) -> Array:
     return jnp.zeros(r, jnp.int32).at[sorted_position].set(sorted_position[run])
 
 
+def merge_repeats(rows: Rows, num_rows: int) -> Rows:
+    """The same rows, each once: its first place holds the sum, the others padding.
+
+    Args:
+        rows: `ids` `[R]`, `values` `[R, ...]`.
+        num_rows: length of the table; the padding id.
+    """
+    first = first_occurrence(rows.ids, num_rows)
+    real = (first == jnp.arange(len(first))) & (rows.ids < num_rows)
+    return dataclasses.replace(
+        rows,
+        ids=jnp.where(real, rows.ids, num_rows),
+        values=jnp.zeros_like(rows.values).at[first].add(rows.values),
+    )
+
+
 def scatter_add(table: Array, rows: Rows, scale: Array | None = None) -> Array:
     """Adds rows (any leading axes) into the dense `[I, ...]` array `table`.
 

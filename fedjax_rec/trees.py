@@ -22,6 +22,8 @@ class Purpose(enum.IntEnum):
     PARTITION = 5
     EVALUATION = 6
     BASELINE = 7
+    CODEC = 8
+    ATTACK = 9
 
 
 def derive(root: Array, purpose: Purpose, *indices: int | Array) -> Array:

@@ -173,12 +173,14 @@ class ClientResult:
         personal: the client's new personal parameters.
         weight: scalar, the number of examples trained on.
         metrics: dict of scalars, each a mean over the client's steps.
+        profile: `[p]` what the client tells of itself, for aggregators that read it.
     """
 
     delta: Tree
     personal: Tree
     weight: Array
     metrics: dict[str, Array]
+    profile: Array | None = None
 
 
 class ClientUpdate(Protocol):
@@ -189,21 +191,81 @@ class ClientUpdate(Protocol):
     ) -> ClientResult: ...
 
 
+@struct
+class Field:
+    """Numbers of a message that go over the wire side by side.
+
+    Attributes:
+        values: `[m]`; the first `count` of them go.
+        count: int32 scalar.
+        bits: uint32 scalar, what they take together.
+        code: how each is written, a name of `codecs.wire.CODES`.
+        width: bits of one number, or the parameter of its code.
+    """
+
+    values: Array
+    count: Array
+    bits: Array
+    code: str = static()
+    width: int = static()
+
+
+class Codec(NamedTuple):
+    """What shrinks a client's message: two-sided, pure, written for one client.
+
+    Its state stays on the client, beside the personal parameters.
+
+    Attributes:
+        init: `(shared) -> state` before the client's first message; `()` for none.
+        encode: `(delta, state, key) -> (message, state)`. In `delta` every row of a
+            table comes once, and `message` is a tree whose `Field`s are what is sent.
+        decode: `(message) -> delta`, on the server.
+    """
+
+    init: Callable[[Tree], Tree]
+    encode: Callable[[Tree, Tree, Array], tuple[Tree, Tree]]
+    decode: Callable[[Tree], Tree]
+
+
+@struct
+class Senders:
+    """Who sent some deltas, for rules that look at more than those.
+
+    Attributes:
+        slots: `[V]` int32 places in the cohort, `C` where absent.
+        ids: `[V]` int32 client ids.
+        loss: `[V]` mean loss of local training.
+        profile: `[V, p]`, or `None`.
+    """
+
+    slots: Array
+    ids: Array
+    loss: Array
+    profile: Array | None = None
+
+
 class Aggregator(NamedTuple):
     """A fold over deltas, so that a mean needs no memory in the cohort.
 
     Accumulators add up: the sum of two is that of both their clients. So devices fold
-    their own clients, and one all-reduce joins them.
+    their own clients, and one all-reduce joins them. A rule that must see all deltas at
+    once has a buffer `[C, ...]`, into which each client writes at its own slot.
 
     Attributes:
         init: `(shared, cohort_size) -> acc`, zeros shaped after the shared parameters.
-        update: `(acc, deltas [V, ...], weights [V]) -> acc`; weight 0 is absent.
-        finish: `(acc) -> (delta, info)`: delta dense, like the shared parameters.
+        update: `(acc, deltas [V, ...], weights [V], senders) -> acc`; weight 0 is
+            absent.
+        finish: `(acc, state, shared) -> (delta, state, info)`: delta dense, like the
+            shared parameters.
+        start: `(shared) -> state`: what the server keeps between rounds.
+        linear: the delta is a linear function of the clients' deltas.
     """
 
     init: Callable[[Tree, int], Tree]
-    update: Callable[[Tree, Tree, Array], Tree]
-    finish: Callable[[Tree], tuple[Tree, dict[str, Array]]]
+    update: Callable[[Tree, Tree, Array, Senders], Tree]
+    finish: Callable[[Tree, Tree, Tree], tuple[Tree, Tree, dict[str, Array]]]
+    start: Callable[[Tree], Tree] = lambda shared: ()
+    linear: bool = False
 
 
 class Recipe(NamedTuple):
@@ -220,6 +282,9 @@ class Recipe(NamedTuple):
         draw: `(examples, key) -> pairs`; its key is the first of three split from the
             client's (for the baseline that counts negatives).
         negatives: negatives an example, 0 for explicit feedback.
+        codec: of the messages to the server; `None` sends deltas as they are.
+        attack: `(result, client_id, key) -> result`, what some clients do to their
+            message before it is encoded; `None` for honest clients.
         lifted: rounds train through `model.lift`. Exact where a client descends the
             lifted parameters once, by plain SGD, and the aggregate is linear: the
             gradient of a sum is then the sum of the gradients.
@@ -234,6 +299,8 @@ class Recipe(NamedTuple):
     single_user: bool = True
     draw: Callable[[dict[str, Array], Array], dict[str, Array]] | None = None
     negatives: int = 0
+    codec: Codec | None = None
+    attack: Callable[[ClientResult, Array, Array], ClientResult] | None = None
     lifted: bool = False
 
 
@@ -249,11 +316,16 @@ class Cohort:
         rows: `[C]` int32, the clients' rows in `personal` and in the clients' data;
             absent ones hold the number of rows or more.
         personal: personal parameters, `[rows, ...]`.
+        first: int32 scalar, the slot of the first of them in the whole cohort, of
+            which a device may hold a part.
+        size: of the whole cohort, where that is more than `ids`.
     """
 
     ids: Array
     rows: Array
     personal: Tree
+    first: Array | int = 0
+    size: int = static(default=0)
 
 
 @struct
@@ -263,12 +335,14 @@ class ServerState:
     Attributes:
         shared: the shared parameters.
         optimizer: state of the server optimizer.
+        aggregator: what the aggregator keeps between rounds.
         round: int32 scalar, rounds done.
     """
 
     shared: Tree
     optimizer: Tree
     round: Array
+    aggregator: Tree = ()
 
 
 class Algorithm(NamedTuple):

@@ -26,7 +26,7 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.models import MODELS
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
-from fedjax_rec.types import Cohort, Params
+from fedjax_rec.types import Cohort, Params, Senders
 
 N, I = 9, 23  # noqa: E741
 SMALL: dict[str, Any] = {"dim": 4, "batch_size": 8, "negatives": 2}
@@ -366,27 +366,30 @@ SHARED = {"item": rows.Table(values=jnp.zeros((6, 2))), "w": jnp.zeros(3)}
 
 def aggregate(aggregator, groups):
     acc = aggregator.init(SHARED, 10)
-    for delta, weights in groups:
-        acc = aggregator.update(acc, delta, weights)
-    return aggregator.finish(acc)[0]
+    for delta, weights, slots in groups:
+        senders = Senders(slots=slots, ids=slots, loss=slots * 0.1)
+        acc = aggregator.update(acc, delta, weights, senders)
+    return aggregator.finish(acc, aggregator.start(SHARED), SHARED)[0]
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_aggregators_fold_in_any_grouping_and_ignore_weight_zero(name):
     aggregator = AGGREGATORS[name]()
     delta, weights = deltas(0, 6), jnp.asarray([1.0, 0.0, 3.0, 2.0, 0.0, 1.0])
-    whole = aggregate(aggregator, [(delta, weights)])
+    slots = jnp.arange(6)
+    whole = aggregate(aggregator, [(delta, weights, slots)])
 
     def pick(at):
         at = np.asarray(at)
-        return jax.tree.map(lambda x: x[at], delta), weights[at]
+        return jax.tree.map(lambda x: x[at], delta), weights[at], slots[at]
 
     parts = [pick([4, 2]), pick([0]), pick([5, 3, 1])]
     close(whole, aggregate(aggregator, parts), atol=1e-6)
     close(whole, aggregate(aggregator, [pick([0, 2, 3, 5])]), atol=1e-6)
-    nobody = aggregate(aggregator, [(delta, jnp.zeros(6))])
+    nobody = aggregate(aggregator, [(delta, jnp.zeros(6), slots)])
     assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(nobody))
-    close(jax.jit(lambda d, w: aggregate(aggregator, [(d, w)]))(delta, weights), whole)
+    jitted = jax.jit(lambda d, w: aggregate(aggregator, [(d, w, slots)]))
+    close(jitted(delta, weights), whole)
 
 
 @pytest.mark.parametrize("name", MODELS)

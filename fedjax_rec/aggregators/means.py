@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec import rows
-from fedjax_rec.types import Aggregator, Array, Tree, struct
+from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
 
 
 @struct
@@ -74,7 +74,10 @@ def _fold(*, uniform: bool, divide: bool, per_row: bool) -> Aggregator:
             touched=touched,
         )
 
-    def update(acc: MeanState, deltas: Tree, weights: Array) -> MeanState:
+    def update(
+        acc: MeanState, deltas: Tree, weights: Array, senders: Senders
+    ) -> MeanState:
+        del senders
         if uniform:
             weights = (weights > 0).astype(weights.dtype)
 
@@ -99,15 +102,19 @@ def _fold(*, uniform: bool, divide: bool, per_row: bool) -> Aggregator:
             total=total_, weight=acc.weight + weights.sum(), touched=touched
         )
 
-    def finish(acc: MeanState) -> tuple[Tree, dict[str, Array]]:
+    def finish(acc: MeanState, state: Tree, shared: Tree):
+        del shared
+        return averaged(acc), state, {}
+
+    def averaged(acc: MeanState) -> Tree:
         if not divide:
-            return acc.total, {}
+            return acc.total
 
         def over(x, weight):
             return x / jnp.where(weight > 0, weight, 1)
 
         if not per_row:
-            return jax.tree.map(lambda x: over(x, acc.weight), acc.total), {}
+            return jax.tree.map(lambda x: over(x, acc.weight), acc.total)
         tables, dense = rows.split_tables(acc.total)
 
         def per_touch(table, seen):
@@ -119,6 +126,6 @@ def _fold(*, uniform: bool, divide: bool, per_row: bool) -> Aggregator:
 
         tables = rows.map_tables(per_touch, tables, acc.touched)
         dense = jax.tree.map(lambda x: over(x, acc.weight), dense)
-        return rows.merge_tables(tables, dense), {}
+        return rows.merge_tables(tables, dense)
 
-    return Aggregator(init, update, finish)
+    return Aggregator(init, update, finish, linear=True)

@@ -149,7 +149,16 @@ class Hosted:
 
     def _make_round(self, algorithm: Algorithm):
         def one(state, personal, data, ids, rows, frozen, hparams, key):
-            cohort = Cohort(ids=ids, rows=rows, personal=personal)
+            first, shares = 0, self._shares()
+            if self._axis is not None:
+                first = jax.lax.axis_index(self._axis) * len(ids)
+            cohort = Cohort(
+                ids=ids,
+                rows=rows,
+                personal=personal,
+                first=first,
+                size=len(ids) * shares,
+            )
             state, cohort, metrics = algorithm.round(
                 state, cohort, data, frozen, hparams, key
             )

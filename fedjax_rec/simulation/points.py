@@ -6,6 +6,7 @@ the compiled program. A block of them is `[devices, seeds, settings]`: devices b
 seed alone, as cohorts and negatives do, is computed once for all settings beside it.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -40,8 +41,17 @@ from fedjax_rec.types import ServerState, Tree
 SEEDS, DEVICES = "seeds", "devices"
 """Axes of the `vmap` over seeds, and of the mesh."""
 
-_STATE = ServerState(shared=0, optimizer=0, round=None)  # pyright: ignore[reportArgumentType]
-"""Axes of a state: its round is common to all points, and so is the loop."""
+
+def _state_of(one: Any, round: Any) -> Any:
+    """A state of axes or specs: its round is common to all points, as is the loop."""
+    return ServerState(shared=one, optimizer=one, aggregator=one, round=round)
+
+
+_STATE = _state_of(0, None)
+
+
+def _at_no_round(state: ServerState) -> Any:
+    return dataclasses.replace(state, round=None)  # pyright: ignore[reportArgumentType]
 
 
 class Points:
@@ -211,12 +221,10 @@ class Points:
         keys = jnp.stack([jax.random.key(s) for row in own for s in row])
         keys = keys.reshape(devices, rows)
         state, personal, hparams, keys = self._shard(
-            ((state.shared, state.optimizer), personal, hparams, keys)
+            (_at_no_round(state), personal, hparams, keys)
         )
-        shared, optimizer = state
         number = jax.device_put(jnp.int32(0), NamedSharding(self.mesh, Spec()))
-        state = ServerState(shared=shared, optimizer=optimizer, round=number)
-        return state, personal, hparams, keys
+        return dataclasses.replace(state, round=number), personal, hparams, keys
 
     def _shard(self, tree: Tree) -> Tree:
         return jax.device_put(tree, NamedSharding(self.mesh, Spec(DEVICES)))
@@ -277,18 +285,17 @@ class Points:
 
         def local(state, personal, data, frozen, hparams, keys, count):
             own, personal, hparams, keys = _drop(
-                ((state.shared, state.optimizer), personal, hparams, keys)
+                (_at_no_round(state), personal, hparams, keys)
             )
-            state = ServerState(shared=own[0], optimizer=own[1], round=state.round)
+            state = dataclasses.replace(own, round=state.round)
             state, personal, log = seeds(
                 state, personal, data, frozen, hparams, keys, count
             )
-            own, personal, log = _add(((state.shared, state.optimizer), personal, log))
-            state = ServerState(shared=own[0], optimizer=own[1], round=state.round)
-            return state, personal, log
+            own, personal, log = _add((_at_no_round(state), personal, log))
+            return dataclasses.replace(own, round=state.round), personal, log
 
         split = Spec(DEVICES)
-        state: Any = ServerState(shared=split, optimizer=split, round=Spec())  # pyright: ignore[reportArgumentType]
+        state = _state_of(split, Spec())
         return self._program(
             local,
             (state, split, Spec(), Spec(), split, split, Spec()),
@@ -310,17 +317,15 @@ class Points:
 
         def local(state, personal, hparams, keys, which, count, *rest):
             own, personal, hparams, keys, which, count = _drop(
-                ((state.shared, state.optimizer), personal, hparams, keys, which, count)
+                (_at_no_round(state), personal, hparams, keys, which, count)
             )
 
             def at(i):
                 row, column = which[i] // width, which[i] % width
-                (shared, optimizer), mine, scalars = jax.tree.map(
+                point, mine, scalars = jax.tree.map(
                     lambda x: x[row, column], (own, personal, hparams)
                 )
-                point = ServerState(
-                    shared=shared, optimizer=optimizer, round=state.round
-                )
+                point = dataclasses.replace(point, round=state.round)
                 return one(point, mine, scalars, keys[row], *rest)
 
             shapes = jax.eval_shape(at, 0)
@@ -334,7 +339,7 @@ class Points:
             return _add(jax.lax.fori_loop(0, count, step, found))
 
         split = Spec(DEVICES)
-        state: Any = ServerState(shared=split, optimizer=split, round=Spec())  # pyright: ignore[reportArgumentType]
+        state = _state_of(split, Spec())
 
         def program(state_, personal, hparams, keys, which, count, *rest):
             return self._mapped(
@@ -392,7 +397,8 @@ def point_bytes(simulation: Simulation) -> int:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
     shared, personal = size(simulation.state.shared), size(simulation.personal)
-    optimizer = size(simulation.state.optimizer)
+    state = simulation.state
+    optimizer = size((state.optimizer, state.aggregator))
     chunk = 0
     for bucket, clients in enumerate(simulation.chunks):
         own = jax.tree.map(lambda x: x[0], simulation.personal)

@@ -15,6 +15,7 @@ from fedjax_rec.simulation.mesh import (
     run_dealt,
 )
 from fedjax_rec.simulation.sampling import Sampler
+from fedjax_rec.simulation.sending import initial_state
 from fedjax_rec.simulation.stages import SAMPLING, staged
 from fedjax_rec.types import Algorithm, Array, Cohort, Recipe, ServerState, Tree
 
@@ -31,13 +32,18 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
         A tree of device arrays.
     """
     key = trees.derive(key, trees.Purpose.INIT)
+
+    def start(key: Array) -> Tree:
+        params = recipe.model.init(key)
+        return {**params.personal, **initial_state(recipe, params.shared)}
+
     ids = jnp.arange(clients) if isinstance(clients, int) else clients
     if recipe.common_start:
-        one = recipe.model.init(key).personal
+        one = start(key)
         return jax.tree.map(lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), one)
 
     def one_client(client: Array) -> Tree:
-        return recipe.model.init(jax.random.fold_in(key, client)).personal
+        return start(jax.random.fold_in(key, client))
 
     return jax.jit(jax.vmap(one_client))(ids)
 

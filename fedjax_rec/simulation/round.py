@@ -18,10 +18,21 @@ import optax
 from fedjax_rec import trees
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation import stages
+from fedjax_rec.simulation.sending import CODEC, own, send
 from fedjax_rec.simulation.stages import all_staged, staged
-from fedjax_rec.types import Algorithm, Array, Cohort, Params, Recipe, ServerState, Tree
+from fedjax_rec.types import (
+    Algorithm,
+    Array,
+    Cohort,
+    Params,
+    Recipe,
+    Senders,
+    ServerState,
+    Tree,
+)
 
 T = TypeVar("T")
+_SUMS = ("examples", "clients", "up_bytes")
 
 
 def chunk_sizes(
@@ -115,7 +126,7 @@ def train_client(recipe: Recipe, data: ClientData, bucket: int):
     """One client: `(shared, personal, frozen, hparams, row, key) -> ClientResult`."""
 
     def train(shared, personal, frozen, hparams, row, key):
-        params = Params(shared=shared, personal=personal)
+        params = Params(shared=shared, personal=own(personal))
         examples = data.examples(row, bucket)
         return recipe.client_update(params, frozen, examples, hparams, key)
 
@@ -149,6 +160,7 @@ def make_algorithm(
             shared=shared,
             optimizer=optimizer.init(shared),
             round=jnp.zeros((), jnp.int32),
+            aggregator=recipe.aggregator.start(shared),
         )
 
     def one_round(
@@ -161,38 +173,48 @@ def make_algorithm(
     ) -> tuple[ServerState, Cohort, dict[str, Array]]:
         aggregator = all_staged(stages.AGGREGATION, recipe.aggregator)
         lifted = staged(stages.ENCODING, _lifted)
+        sending = staged(stages.SENDING, functools.partial(send, recipe))
         shared, pull = lifted(recipe, state.shared, frozen, devices)
         keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
 
         def visit(carry, bucket, slots, rows):
             acc, personal, sums = carry
             train = train_client(recipe, data, bucket)
+            before, some = trees.take(personal, rows), trees.take(keys, slots)
             result = jax.vmap(train, in_axes=(None, 0, None, None, 0, 0))(
-                shared,
-                trees.take(personal, rows),
-                frozen,
-                hparams,
-                rows,
-                trees.take(keys, slots),
+                shared, before, frozen, hparams, rows, some
             )
-            acc = aggregator.update(acc, result.delta, result.weight)
-            personal = trees.put(personal, rows, result.personal)
+            ids = cohort.ids.at[slots].get(mode="fill", fill_value=-1)
+            result, state, told = jax.vmap(sending, in_axes=(None, 0, 0, 0, 0))(
+                shared, before.get(CODEC, ()), result, ids, some
+            )
             weight = result.weight
+            senders = Senders(
+                slots=jnp.where(slots < c, cohort.first + slots, size),
+                ids=ids,
+                loss=result.metrics["loss"],
+                profile=result.profile,
+            )
+            acc = aggregator.update(acc, result.delta, weight, senders)
+            after = {**result.personal, **({CODEC: state} if CODEC in before else {})}
+            personal = trees.put(personal, rows, after)
             told = {
                 "examples": weight.sum(),
                 "clients": (weight > 0).sum().astype(weight.dtype),
                 **{k: (x * weight).sum() for k, x in result.metrics.items()},
+                **{k: x.sum() for k, x in told.items()},
             }
             return acc, personal, jax.tree.map(jnp.add, sums, told)
 
         sums = _zero_sums(recipe, shared, cohort, data, frozen, hparams, keys[0])
-        carry = (aggregator.init(shared, len(cohort.ids)), cohort.personal, sums)
+        c, size = len(cohort.ids), cohort.size or len(cohort.ids)
+        carry = (aggregator.init(shared, size), cohort.personal, sums)
         acc, personal, sums = fold_clients(
             visit, carry, cohort.rows, data, chunks, points
         )
         if devices is not None:
             acc, sums = jax.lax.psum((acc, sums), devices)
-        delta, info = aggregator.finish(acc)
+        delta, kept, info = aggregator.finish(acc, state.aggregator, shared)
         # FedOpt (Reddi et al. 2021): the negated delta is the server's gradient.
         gradient = jax.tree.map(jnp.negative, pull(delta))
         server = recipe.server_optimizer(hparams)
@@ -204,10 +226,11 @@ def make_algorithm(
             shared=apply_updates(state.shared, updates),
             optimizer=optimizer,
             round=state.round + 1,
+            aggregator=kept,
         )
         examples = sums["examples"]
         metrics = {
-            k: x if k in ("examples", "clients") else x / jnp.maximum(examples, 1)
+            k: x if k in _SUMS else x / jnp.maximum(examples, 1)
             for k, x in sums.items()
         }
         cohort = dataclasses.replace(cohort, personal=personal)
@@ -242,5 +265,6 @@ def _zero_sums(recipe, shared, cohort, data, frozen, hparams, key):
     result = jax.eval_shape(
         train, shared, personal, frozen, hparams, cohort.rows[0], key
     )
-    names = ("examples", "clients", *result.metrics)
+    sent = () if recipe.codec is None else ("up_bytes",)
+    names = ("examples", "clients", *result.metrics, *sent)
     return {name: jnp.zeros((), result.weight.dtype) for name in names}

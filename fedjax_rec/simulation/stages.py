@@ -14,6 +14,7 @@ import jax
 SAMPLING = "sampling"
 ENCODING = "encoding_items"
 LOCAL_TRAINING = "local_training"
+SENDING = "sending"
 AGGREGATION = "aggregation"
 SERVER_UPDATE = "server_update"
 GATHERING = "gathering_clients"
@@ -23,6 +24,7 @@ STAGES = (
     SAMPLING,
     ENCODING,
     LOCAL_TRAINING,
+    SENDING,
     AGGREGATION,
     SERVER_UPDATE,
     GATHERING,

@@ -6,6 +6,7 @@ import pytest
 
 from fedjax_rec import rows
 from fedjax_rec.aggregators import means
+from fedjax_rec.types import Senders
 
 # Four items; client 0 sent row 2 twice, client 2 only padding (the id 4).
 SHARED = {"item": rows.Table(values=jnp.zeros((4, 2))), "bias": jnp.zeros(3)}
@@ -29,7 +30,11 @@ def finished(aggregator, clients=(0, 1, 2)):
     }
     acc = aggregator.init(SHARED, len(at))
     weights = jnp.asarray(WEIGHTS, jnp.float32)[at]
-    delta, info = aggregator.finish(aggregator.update(acc, deltas, weights))
+    slots = jnp.arange(len(at))
+    senders = Senders(slots=slots, ids=slots, loss=jnp.zeros(len(at)))
+    acc = aggregator.update(acc, deltas, weights, senders)
+    delta, state, info = aggregator.finish(acc, aggregator.start(SHARED), SHARED)
+    assert state == ()
     assert info == {}
     assert delta["item"].space == "item"
     return np.asarray(delta["item"].values), np.asarray(delta["bias"])

@@ -17,7 +17,7 @@ from fedjax_rec.simulation.stages import (
     staged,
 )
 from fedjax_rec.simulation.trace import Ran, Trace, newest, read_trace
-from fedjax_rec.types import Aggregator
+from fedjax_rec.types import Aggregator, Senders
 
 
 @pytest.mark.parametrize("rounds", range(2, 20))
@@ -138,8 +138,10 @@ def test_stages_are_found_under_transformations_and_change_no_bits():
     assert stage_of("jit(f)/not_a_stage/add") == ""
     bundle = all_staged(AGGREGATION, weighted_mean())
     assert isinstance(bundle, Aggregator)
-    acc = bundle.update(bundle.init(x[0], 3), x, jnp.ones(3))
-    assert jnp.allclose(bundle.finish(acc)[0], x.mean(0))
+    slots = jnp.arange(3)
+    senders = Senders(slots=slots, ids=slots, loss=jnp.zeros(3))
+    acc = bundle.update(bundle.init(x[0], 3), x, jnp.ones(3), senders)
+    assert jnp.allclose(bundle.finish(acc, (), x[0])[0], x.mean(0))
 
 
 @pytest.fixture(scope="module")

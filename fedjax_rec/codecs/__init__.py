@@ -1,0 +1,1 @@
+"""Codecs: what shrinks a client's message, with its exact size in bits."""

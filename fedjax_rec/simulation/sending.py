@@ -1,0 +1,81 @@
+"""What leaves a client: its delta, maybe falsified, in a message of counted bits."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec import rows, trees
+from fedjax_rec.codecs.wire import num_bits
+from fedjax_rec.types import Array, ClientResult, Recipe, Tree
+
+CODEC = "codec"
+"""Where a client's personal parameters keep the state of its codec."""
+
+
+class Sent(NamedTuple):
+    """What the server reads of a client.
+
+    Attributes:
+        result: with the delta as it was decoded.
+        state: of the client's codec.
+        told: scalars whose sums over the clients are metrics of the round.
+    """
+
+    result: ClientResult
+    state: Tree
+    told: dict[str, Array]
+
+
+def initial_state(recipe: Recipe, shared: Tree) -> dict[str, Tree]:
+    """What a client's personal parameters hold beside the model's."""
+    state = () if recipe.codec is None else recipe.codec.init(shared)
+    return {CODEC: state} if jax.tree.leaves(state) else {}
+
+
+def own(personal: dict[str, Tree]) -> dict[str, Tree]:
+    """The model's part of a client's personal parameters."""
+    return {name: part for name, part in personal.items() if name != CODEC}
+
+
+def send(
+    recipe: Recipe,
+    shared: Tree,
+    state: Tree,
+    result: ClientResult,
+    client: Array,
+    key: Array,
+) -> Sent:
+    """One client's message, as it arrives.
+
+    Args:
+        recipe: its `attack` and its `codec`.
+        shared: the parameters the client started from.
+        state: of its codec.
+        result: of its local training.
+        client: scalar id.
+        key: the client's in this round.
+    """
+    if recipe.codec is not None or recipe.attack is not None:
+        result = dataclasses.replace(result, delta=_each_row_once(shared, result.delta))
+    if recipe.attack is not None:
+        attack_key = jax.random.fold_in(key, int(trees.Purpose.ATTACK))
+        result = recipe.attack(result, client, attack_key)
+    if recipe.codec is None:
+        return Sent(result, state, {})
+    codec_key = jax.random.fold_in(key, int(trees.Purpose.CODEC))
+    message, new = recipe.codec.encode(result.delta, state, codec_key)
+    here = result.weight > 0
+    sent = jnp.where(here, num_bits(message), 0).astype(result.weight.dtype)
+    decoded = dataclasses.replace(result, delta=recipe.codec.decode(message))
+    return Sent(decoded, trees.where(here, new, state), {"up_bytes": sent / 8})
+
+
+def _each_row_once(shared: Tree, delta: Tree) -> Tree:
+    def merge(table, change):
+        if not rows.is_table(table):
+            return change
+        return rows.merge_repeats(change, table.values.shape[0])
+
+    return jax.tree.map(merge, shared, delta, is_leaf=rows.is_table)
