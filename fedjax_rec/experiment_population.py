@@ -21,12 +21,12 @@ from fedjax_rec.data.entries import cache_root
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.kept import keep, recall
 from fedjax_rec.data.splits import Split
-from fedjax_rec.evaluation.parts import targets_of
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.experiment_split import make_partition, make_split, training_items
 from fedjax_rec.simulation.costs import Holdings, hold
 from fedjax_rec.simulation.fingerprint import digest
 from fedjax_rec.simulation.mesh import agree
+from fedjax_rec.simulation.parts import targets_of
 
 _LOG = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import importlib.metadata
 import os
 import platform
@@ -32,6 +33,9 @@ def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
         devices: of a CPU; 0 is one a core.
     """
     os.environ.setdefault("NPROC", "1")
+    # Tracing makes many small objects that live on: looking for garbage among them
+    # again and again took a tenth of it.
+    gc.set_threshold(100_000, 20, 100)
     import jax
 
     from fedjax_rec.data.entries import cache_root
