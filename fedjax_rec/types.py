@@ -282,7 +282,10 @@ class Recipe(NamedTuple):
         draw: `(examples, key) -> pairs`; its key is the first of three split from the
             client's (for the baseline that counts negatives).
         negatives: negatives an example, 0 for explicit feedback.
-        codec: of the messages to the server; `None` sends deltas as they are.
+        codec: `(round_key) -> codec` of the messages to the server; what all clients of
+            a round draw alike comes from its key. `None` sends deltas as they are.
+        row_basis: `(round_key) -> {name: [r, d]}`: orthonormal rows in whose span the
+            steps on a table stay, times `sqrt(d / r)` (low-rank training).
         attack: `(result, client_id, key) -> result`, what some clients do to their
             message before it is encoded; `None` for honest clients.
         lifted: rounds train through `model.lift`. Exact where a client descends the
@@ -299,7 +302,8 @@ class Recipe(NamedTuple):
     single_user: bool = True
     draw: Callable[[dict[str, Array], Array], dict[str, Array]] | None = None
     negatives: int = 0
-    codec: Codec | None = None
+    codec: Callable[[Array], Codec] | None = None
+    row_basis: Callable[[Array], dict[str, Array]] | None = None
     attack: Callable[[ClientResult, Array, Array], ClientResult] | None = None
     lifted: bool = False
 

@@ -30,7 +30,9 @@ class Sent(NamedTuple):
 
 def initial_state(recipe: Recipe, shared: Tree) -> dict[str, Tree]:
     """What a client's personal parameters hold beside the model's."""
-    state = () if recipe.codec is None else recipe.codec.init(shared)
+    state: Tree = ()
+    if recipe.codec is not None:  # the same in every round, so any key will do
+        state = recipe.codec(jax.random.key(0)).init(shared)
     return {CODEC: state} if jax.tree.leaves(state) else {}
 
 
@@ -46,6 +48,7 @@ def send(
     result: ClientResult,
     client: Array,
     key: Array,
+    round_key: Array,
 ) -> Sent:
     """One client's message, as it arrives.
 
@@ -56,6 +59,7 @@ def send(
         result: of its local training.
         client: scalar id.
         key: the client's in this round.
+        round_key: of what all its clients draw alike.
     """
     if recipe.codec is not None or recipe.attack is not None:
         result = dataclasses.replace(result, delta=_each_row_once(shared, result.delta))
@@ -65,10 +69,11 @@ def send(
     if recipe.codec is None:
         return Sent(result, state, {})
     codec_key = jax.random.fold_in(key, int(trees.Purpose.CODEC))
-    message, new = recipe.codec.encode(result.delta, state, codec_key)
+    codec = recipe.codec(round_key)
+    message, new = codec.encode(result.delta, state, codec_key)
     here = result.weight > 0
     sent = jnp.where(here, num_bits(message), 0).astype(result.weight.dtype)
-    decoded = dataclasses.replace(result, delta=recipe.codec.decode(message))
+    decoded = dataclasses.replace(result, delta=codec.decode(message))
     return Sent(decoded, trees.where(here, new, state), {"up_bytes": sent / 8})
 
 
