@@ -257,6 +257,7 @@ class FedFM:
             single_user=bool(own),
             draw=draw,
             negatives=self.negatives,
+            fixed=self.fixed,
             lifted=lifted,
         )
 

@@ -19,7 +19,7 @@ from fedjax_rec import trees
 from fedjax_rec.clients.local import ROW_BASIS
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation import stages
-from fedjax_rec.simulation.sending import CODEC, own, send
+from fedjax_rec.simulation.sending import CODEC, PROFILE, own, send
 from fedjax_rec.simulation.stages import all_staged, staged
 from fedjax_rec.types import (
     Algorithm,
@@ -198,11 +198,15 @@ def make_algorithm(
                 slots=jnp.where(slots < c, cohort.first + slots, size),
                 ids=ids,
                 loss=result.metrics["loss"],
-                profile=result.profile,
+                profile=before.get(PROFILE),
             )
             acc = aggregator.update(acc, result.delta, weight, senders)
-            after = {**result.personal, **({CODEC: state} if CODEC in before else {})}
-            personal = trees.put(personal, rows, after)
+            # A profile stays as it is; all else is new.
+            after = {CODEC: state, **result.personal}
+            after = {n: after[n] for n in personal if n != PROFILE}
+            rest = {n: personal[n] for n in personal if n not in after}
+            personal = {n: personal[n] for n in after}
+            personal = {**trees.put(personal, rows, after), **rest}
             told = {
                 "examples": weight.sum(),
                 "clients": (weight > 0).sum().astype(weight.dtype),
