@@ -31,6 +31,7 @@ LAYERS = {
     "experiment_data": 4,
     "experiment_mesh": 4,
     "experiment_population": 4,
+    "experiment_profiles": 4,
     "experiment_split": 4,
     "experiment_transfer": 4,
     "report": 4,
