@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
+from fedjax_rec import rows, sketches
 from fedjax_rec.aggregators.robust.ballots import Ballots, buffered
 from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
 
@@ -139,6 +139,11 @@ def fm_guided(
     def update(acc: Told, deltas: Tree, weights: Array, senders: Senders) -> Told:
         c = len(acc.ids)
         slots = jnp.where(weights > 0, senders.slots, c)
+        lengths = [
+            leaf.values.shape[1] if rows.is_table(leaf) else 0
+            for leaf in jax.tree.leaves(acc.ballots.deltas, is_leaf=rows.is_table)
+        ]
+        sketched = jax.vmap(lambda d: sketches.sketch(d, lengths, 1, sketch)[0])
         profile = senders.profile
         if profile is None:
             if likeness == "profile":
@@ -153,7 +158,7 @@ def fm_guided(
 
         return Told(
             ballots=buffer.update(acc.ballots, deltas, weights, senders),
-            sketch=put(acc.sketch, sketched(acc.ballots.deltas, deltas, sketch)),
+            sketch=put(acc.sketch, sketched(deltas)),
             profile=put(acc.profile, profile),
             loss=put(acc.loss, senders.loss),
             ids=put(acc.ids, senders.ids + 1),
@@ -241,48 +246,3 @@ def _deviations(sign: Array, here: Array) -> Array:
     apart = jnp.where(here, sign - mean, 0)
     deviation = jnp.sqrt((apart**2).sum() / count)
     return jnp.clip(apart / jnp.maximum(deviation, 1e-12), -_MOST, _MOST)
-
-
-def sketched(shared: Tree, deltas: Tree, size: int) -> Array:
-    """`[V, m]` count sketches: inner products are those of the deltas in expectation.
-
-    Args:
-        shared: the trees' structure; its tables tell how long they are.
-        deltas: `[V, ...]`; ids of one client that repeat add up.
-        size: `m`.
-    """
-    found = jnp.zeros(())
-
-    def leaf(delta: Any, offset: int) -> Array:
-        if rows.is_rows(delta):
-            v, r = delta.ids.shape
-            values = delta.values.reshape(v, r, -1)
-            d = values.shape[2]
-            places = delta.ids[..., None] * d + jnp.arange(d)
-            # Padding names rows past the table's end, where values may be anything.
-            length = lengths[offset]
-            values = jnp.where((delta.ids < length)[..., None], values, 0)
-            values, places = values.reshape(v, -1), places.reshape(v, -1)
-        else:
-            values = delta.reshape(delta.shape[0], -1)
-            places = jnp.broadcast_to(jnp.arange(values.shape[1]), values.shape)
-        salt = jnp.uint32(0x9E3779B9 * (offset + 1) % 2**32)
-        bits = _mix(places.astype(jnp.uint32) + salt)
-        sign = jnp.where(bits >> 31, 1, -1).astype(values.dtype)
-        bucket = ((bits & 0x7FFFFFFF) % size).astype(jnp.int32)
-        zeros = jnp.zeros((values.shape[0], size), values.dtype)
-        add = jax.vmap(lambda z, at, x: z.at[at].add(x))
-        return add(zeros, bucket, values * sign)
-
-    tables = jax.tree.leaves(shared, is_leaf=rows.is_table)
-    lengths = [t.values.shape[1] if rows.is_table(t) else 0 for t in tables]
-    for offset, delta in enumerate(jax.tree.leaves(deltas, is_leaf=rows.is_rows)):
-        found = found + leaf(delta, offset)
-    return found
-
-
-def _mix(x: Array) -> Array:
-    """A bijection of 32 bits that scatters (the finalizer of MurmurHash3)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)

@@ -109,9 +109,7 @@ def chain(*links: RowStage | Stage | Quantizer | Chain) -> Chain:
     )
 
 
-def encode(
-    links: Chain, values: Array, count: Count, key: Array
-) -> tuple[Parts, ...]:
+def encode(links: Chain, values: Array, count: Count, key: Array) -> tuple[Parts, ...]:
     """What each stage and the quantizer send of a vector.
 
     Args:
