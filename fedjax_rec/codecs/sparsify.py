@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.codecs.chain import Count, Parts, RowStage, Stage, clear
+from fedjax_rec.codecs.links import Count, Parts, RowStage, Stage
 from fedjax_rec.codecs.select import Places, largest, magnitude, pack, places
 from fedjax_rec.codecs.share import Share, share
 from fedjax_rec.codecs.wire import coded_ids, unsigned

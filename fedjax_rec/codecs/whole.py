@@ -7,8 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec import rows
-from fedjax_rec.codecs import chain as chains
-from fedjax_rec.codecs.chain import Chain, Count, Parts, Quantizer, RowStage, Stage
+from fedjax_rec.codecs.links import (
+    Chain,
+    Count,
+    Parts,
+    Quantizer,
+    RowStage,
+    Stage,
+    chain,
+    clear,
+    decode_vector,
+    encode_vector,
+)
 from fedjax_rec.codecs.order import ascending
 from fedjax_rec.codecs.wire import coded_ids
 from fedjax_rec.types import Array, Codec, Field, Tree, static, struct
@@ -49,7 +59,7 @@ def leafwise(*links: RowStage | Stage | Quantizer | Chain) -> Codec:
     Returns:
         A codec without state.
     """
-    return _codec(chains.chain(*links), together=False)
+    return _codec(chain(*links), together=False)
 
 
 def joined(*links: RowStage | Stage | Quantizer | Chain) -> Codec:
@@ -64,7 +74,7 @@ def joined(*links: RowStage | Stage | Quantizer | Chain) -> Codec:
     Returns:
         A codec without state.
     """
-    return _codec(chains.chain(*links), together=True)
+    return _codec(chain(*links), together=True)
 
 
 def _codec(links: Chain, *, together: bool) -> Codec:
@@ -79,7 +89,7 @@ def _codec(links: Chain, *, together: bool) -> Codec:
         if together:
             vectors = [_join(vectors, _order(shapes))] if vectors else []
         sent = tuple(
-            chains.encode(links, *vector, jax.random.fold_in(key, len(flat) + i))
+            encode_vector(links, *vector, jax.random.fold_in(key, len(flat) + i))
             for i, vector in enumerate(vectors)
         )
         ids = tuple(leaf.ids for leaf in flat)
@@ -92,11 +102,11 @@ def _codec(links: Chain, *, together: bool) -> Codec:
         ]
         if together and sizes:
             n = sum(size for size, _ in sizes)
-            vector = chains.decode(links, message.sent[0], n, _total(sizes))
+            vector = decode_vector(links, message.sent[0], n, _total(sizes))
             vectors = _part(vector, sizes, _order(message.shapes))
         else:
             vectors = [
-                chains.decode(links, sent, *size)
+                decode_vector(links, sent, *size)
                 for sent, size in zip(message.sent, sizes, strict=True)
             ]
         leaves = map(_unflatten, vectors, message.ids, message.shapes)
@@ -186,6 +196,6 @@ def _part(vector: Array, sizes, order: list[int]) -> list[Array]:
     for i in order:
         n, count = sizes[i]
         part = jax.lax.dynamic_slice(vector, (first,), (n,))
-        parts[i] = chains.clear(part, count)
+        parts[i] = clear(part, count)
         first = first + count
     return parts

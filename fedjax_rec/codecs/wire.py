@@ -1,7 +1,7 @@
 """What goes over the wire: numbers in codes, counted to the bit.
 
-A message is a tree whose `Field`s are what is sent; `serialize.py` writes them. Sizes are
-computed in JAX, so that every client of a `vmap` knows its own.
+A message is a tree whose `Field`s are what is sent; `serialize.py` writes them. Sizes
+are computed in JAX, so that every client of a `vmap` knows its own.
 
 | code | a number takes |
 |---|---|
@@ -9,8 +9,8 @@ computed in JAX, so that every client of a `vmap` knows its own.
 | `unsigned` | `width` bits |
 | `ids` | ascending, after a header: what the cheapest of four ways takes |
 
-The header of `ids` is 2 bits for the way, 5 for its parameter, and the count plus one in
-an Elias gamma code, so nobody has to know beforehand how many come:
+The header of `ids` is 2 bits for the way, 5 for its parameter, and the count plus one
+in an Elias gamma code, so nobody has to know beforehand how many come:
 
 | way | parameter | bits of the ids |
 |---|---|---|

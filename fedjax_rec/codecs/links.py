@@ -1,8 +1,8 @@
 """Chains: what one stage keeps of a vector is what the next one encodes.
 
-A stage sees `[n]` float32 of which the first `count` are real and all others zero. `n` is
-static; `count` is an int for a dense leaf and traced for the rows of a table. Budgets are
-shares of the real count, and nothing about a message depends on `n`.
+A stage sees `[n]` float32 of which the first `count` are real and all others zero. `n`
+is static; `count` is an int for a dense leaf and traced for the rows of a table.
+Budgets are shares of the real count, and nothing about a message depends on `n`.
 
 The last link of a chain, a quantizer, writes numbers and passes nothing on.
 """
@@ -109,7 +109,9 @@ def chain(*links: RowStage | Stage | Quantizer | Chain) -> Chain:
     )
 
 
-def encode(links: Chain, values: Array, count: Count, key: Array) -> tuple[Parts, ...]:
+def encode_vector(
+    links: Chain, values: Array, count: Count, key: Array
+) -> tuple[Parts, ...]:
     """What each stage and the quantizer send of a vector.
 
     Args:
@@ -127,7 +129,7 @@ def encode(links: Chain, values: Array, count: Count, key: Array) -> tuple[Parts
     return (*sent, links.quantizer.encode(values, count, last_key))
 
 
-def decode(links: Chain, sent: tuple[Parts, ...], n: int, count: Count) -> Array:
+def decode_vector(links: Chain, sent: tuple[Parts, ...], n: int, count: Count) -> Array:
     """The vector `[n]` that the other side reads; zero beyond `count`."""
     sizes = [(n, count)]
     for stage, parts in zip(links.stages, sent, strict=False):
