@@ -9,11 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.aggregators.lora import LORA_AGGREGATORS, WITH_BASE
 from fedjax_rec.algorithms.fedavg import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.clients.reconstruct import reconstruct_update
 from fedjax_rec.data.pairs import text_pairs
-from fedjax_rec.models.adapters import EmbeddingAdapter, bottleneck, lora, prefix
+from fedjax_rec.models.adapters import (
+    LORA_BASE,
+    EmbeddingAdapter,
+    bottleneck,
+    lora,
+    prefix,
+)
 from fedjax_rec.models.adapters import embedding_adapter as make_embedding_adapter
 from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
@@ -84,6 +91,12 @@ class FedFM:
         batch_size: pairs a step; at least a client's pairs is full batch.
         negatives: negatives a positive.
         aggregation: as in `FedAvg`.
+        lora_aggregation: of the factors of LoRA: like all else (`plain`, or `fedit`
+            with the metric `lora_gap`, as all others); `fedex`, means with an exact
+            correction in a dense base; `flora`, the mean product into the base and
+            fresh factors each round; `flexlora`, the mean product cut to rank `rank`;
+            `hetlora`, means weighted by the norm of a client's product. All but the
+            first two move the adapter by what they say, without the server optimizer.
         server_optimizer: of the pseudo-gradient.
         server_lr: learning rate of the server optimizer.
         adapter_lr_scale: what is left of the server's step for the adapter.
@@ -94,7 +107,8 @@ class FedFM:
         Hu et al., LoRA, ICLR 2022. Sun et al., Improving LoRA in Privacy-preserving
         Federated Learning, ICLR 2024. Guo et al., Selective Aggregation for Low-Rank
         Adaptation in Federated Learning (FedSA-LoRA), ICLR 2025. Singhal et al.,
-        Federated Reconstruction, NeurIPS 2021 (`shared_steps="once"`).
+        Federated Reconstruction, NeurIPS 2021 (`shared_steps="once"`). Those of
+        `lora_aggregation` are named in `aggregators.lora`.
     """
 
     adapter: Literal["lora", "bottleneck", "prefix", "embedding", "none"] = "lora"
@@ -126,6 +140,9 @@ class FedFM:
     aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
         "examples"
     )
+    lora_aggregation: Literal[
+        "plain", "fedit", "fedex", "flora", "hetlora", "flexlora"
+    ] = "plain"
     server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
     server_lr: float = 1.0
     adapter_lr_scale: float = 1.0

@@ -1,0 +1,39 @@
+"""Rules that know that LoRA's factors are two halves of one matrix.
+
+Without one, any rule averages the factors (FedIT), or one of them: with
+`fixed=("lora_a",)` nobody trains `A` (FFA-LoRA), and with `personal=("lora_b",)` only
+`A` is shared (FedSA-LoRA); both leave no gap, since one factor is the same for all.
+"""
+
+from collections.abc import Callable
+
+from fedjax_rec.aggregators.lora.exact import corrected, stacked
+from fedjax_rec.aggregators.lora.mixed import padded, truncated
+from fedjax_rec.aggregators.lora.rule import lora_rule
+from fedjax_rec.types import Aggregator
+
+LORA_AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
+    "fedit": lora_rule,
+    "fedex": corrected,
+    "flora": stacked,
+    "hetlora": padded,
+    "flexlora": truncated,
+}
+"""Each takes the rule for all other groups, and `uniform`."""
+
+WITH_BASE = ("fedex", "flora")
+"""Those that write to the dense correction of `models.adapters.lora`."""
+
+MIXED_RANKS = ("hetlora", "flexlora")
+"""Those that clients of different ranks can use."""
+
+__all__ = [
+    "LORA_AGGREGATORS",
+    "MIXED_RANKS",
+    "WITH_BASE",
+    "corrected",
+    "lora_rule",
+    "padded",
+    "stacked",
+    "truncated",
+]
