@@ -163,7 +163,7 @@ def build(
     )
     notes = dict(participants.notes)
     if isinstance(experiment.algorithm, FedFM) and prepared is not None:
-        sent = group_bits(recipe, experiment.algorithm.fixed, held, room)
+        sent = group_bits(recipe, experiment.algorithm.received_only, held, room)
         notes["backbone"] = {**prepared.facts, "message_bits": sent}
     if not people.single:
         if recipe.single_user:

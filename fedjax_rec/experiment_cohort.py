@@ -152,7 +152,7 @@ def make_participants(
     profiles = make_profiles(
         recipe.model,
         holdings,
-        fixed=getattr(algorithm, "fixed", ()),
+        fixed=getattr(algorithm, "received_only", ()),
         negatives=recipe.negatives,
         room=room,
         epochs=epochs,

@@ -8,31 +8,26 @@ Without one, any rule averages the factors (FedIT), or one of them: with
 from collections.abc import Callable
 
 from fedjax_rec.aggregators.lora.exact import corrected, stacked
-from fedjax_rec.aggregators.lora.mixed import padded, truncated
-from fedjax_rec.aggregators.lora.rule import lora_rule
+from fedjax_rec.aggregators.lora.mixed import averaged, padded, truncated
 from fedjax_rec.types import Aggregator
 
 LORA_AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
-    "fedit": lora_rule,
+    "fedit": averaged,
     "fedex": corrected,
     "flora": stacked,
     "hetlora": padded,
     "flexlora": truncated,
 }
-"""Each takes the rule for all other groups, and `uniform`."""
+"""Each takes the rule for all other groups, `uniform`, and `mixed` ranks."""
 
 WITH_BASE = ("fedex", "flora")
 """Those that write to the dense correction of `models.adapters.lora`."""
 
-MIXED_RANKS = ("hetlora", "flexlora")
-"""Those that clients of different ranks can use."""
-
 __all__ = [
     "LORA_AGGREGATORS",
-    "MIXED_RANKS",
     "WITH_BASE",
+    "averaged",
     "corrected",
-    "lora_rule",
     "padded",
     "stacked",
     "truncated",

@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.aggregators.lora.factors import BASE, A, B, Means
+from fedjax_rec.aggregators.lora.factors import BASE, A, B, Means, columns
 from fedjax_rec.aggregators.lora.rule import lora_rule
 from fedjax_rec.types import Aggregator, Array, Tree, struct
 
 
-def corrected(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
+def corrected(
+    inner: Aggregator, *, uniform: bool = False, mixed: bool = False
+) -> Aggregator:
     """FedEx-LoRA: means of the factors, and what they miss goes to the base.
 
     `A = mean(A_i)`, `B = mean(B_i)`, `C += mean(A_i B_i) - A B`, so that `C + A B` is
@@ -19,6 +21,8 @@ def corrected(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
     Args:
         inner: the rule for all other groups.
         uniform: every client weighs the same, else its number of examples.
+        mixed: clients have different ranks, and are wrapped by
+            `clients.ranks.with_ranks`.
 
     Returns:
         An aggregator in O(1) memory in the cohort.
@@ -35,7 +39,8 @@ def corrected(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
         }
         return {A: found.a, B: found.b, BASE: base}, state
 
-    return lora_rule(inner, reach, uniform=uniform, base=True)
+    read = columns if mixed else None
+    return lora_rule(inner, reach, uniform=uniform, base=True, read=read)
 
 
 @struct
@@ -51,7 +56,9 @@ class Restarts:
     count: Array
 
 
-def stacked(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
+def stacked(
+    inner: Aggregator, *, uniform: bool = False, mixed: bool = False
+) -> Aggregator:
     """FLoRA: the clients' stacked factors are folded into the base, adapters restart.
 
     `[A_1 .. A_C] [n_1 B_1; ..; n_C B_C] / sum n_i` is the mean product, `C` gains it,
@@ -62,6 +69,8 @@ def stacked(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
     Args:
         inner: the rule for all other groups.
         uniform: every client weighs the same, else its number of examples.
+        mixed: clients have different ranks, and are wrapped by
+            `clients.ranks.with_ranks`.
 
     Returns:
         An aggregator in O(1) memory in the cohort.
@@ -94,4 +103,5 @@ def stacked(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
         new = Restarts(seed=state.seed, count=state.count + 1)
         return {A: fresh, B: zero, BASE: base}, new
 
-    return lora_rule(inner, reach, uniform=uniform, base=True, start=start)
+    read = columns if mixed else None
+    return lora_rule(inner, reach, uniform=uniform, base=True, read=read, start=start)

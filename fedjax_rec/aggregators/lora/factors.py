@@ -143,3 +143,8 @@ def gap(found: Means) -> Array:
         missed += jnp.sum((product - found.a[path] @ found.b[path]) ** 2)
         whole += jnp.sum(product**2)
     return jnp.sqrt(missed / jnp.where(whole > 0, whole, 1))
+
+
+def columns(profile: Array, weights: Array) -> tuple[Array, Array]:
+    """What `clients.ranks.with_ranks` tells: `(weights [V], columns had [V, r])`."""
+    return weights, profile[:, :-1]

@@ -2,23 +2,46 @@
 
 import jax.numpy as jnp
 
-from fedjax_rec.aggregators.lora.factors import A, B, Means
+from fedjax_rec.aggregators.lora.factors import A, B, Means, columns
 from fedjax_rec.aggregators.lora.rule import lora_rule
 from fedjax_rec.types import Aggregator, Array, Tree
 
 
-def columns(profile: Array, weights: Array) -> tuple[Array, Array]:
-    """Weights as they are, and the columns each client has, from `[V, r + 1]`."""
-    return weights, profile[:, :-1]
+def averaged(
+    inner: Aggregator, *, uniform: bool = False, mixed: bool = False
+) -> Aggregator:
+    """FedIT: both factors like all else, by `inner`, with the metric `lora_gap`.
+
+    Args:
+        inner: the rule for all groups.
+        uniform: every client weighs the same in the gap, else its number of examples.
+        mixed: clients have different ranks, and are wrapped by
+            `clients.ranks.with_ranks`; factors are then averaged here, those of a
+            smaller rank padded with zeros.
+
+    Returns:
+        An aggregator.
+
+    References:
+        Zhang et al., Towards Building the Federated GPT: Federated Instruction Tuning,
+        ICASSP 2024.
+    """
+    if mixed:
+        return padded(inner, uniform=uniform, norm_weights=False)
+    return lora_rule(inner, uniform=uniform)
 
 
-def by_norm(profile: Array, weights: Array) -> tuple[Array, Array]:
-    """Weights times `||A_i B_i||_F`, and the columns each client has."""
-    return weights * profile[:, -1], profile[:, :-1]
+def _by_norm(profile: Array, weights: Array) -> tuple[Array, Array]:
+    weights, mask = columns(profile, weights)
+    return weights * profile[:, -1], mask
 
 
 def padded(
-    inner: Aggregator, *, uniform: bool = False, norm_weights: bool = True
+    inner: Aggregator,
+    *,
+    uniform: bool = False,
+    mixed: bool = True,
+    norm_weights: bool = True,
 ) -> Aggregator:
     """HetLoRA: means of the factors, those of a smaller rank padded with zeros.
 
@@ -30,6 +53,7 @@ def padded(
     Args:
         inner: the rule for all other groups.
         uniform: `n_i` is 1, else the number of examples.
+        mixed: not read: clients tell their norm beside their rank in any case.
         norm_weights: whether `s_i` has the norm.
 
     Returns:
@@ -44,12 +68,13 @@ def padded(
         del shared
         return {A: found.a, B: found.b}, state
 
-    read = by_norm if norm_weights else columns
+    del mixed
+    read = _by_norm if norm_weights else columns
     return lora_rule(inner, reach, uniform=uniform, read=read)
 
 
 def truncated(
-    inner: Aggregator, *, uniform: bool = False, mixed: bool = True
+    inner: Aggregator, *, uniform: bool = False, mixed: bool = False
 ) -> Aggregator:
     """FlexLoRA: the mean product, cut to the largest rank by its SVD.
 
@@ -76,6 +101,8 @@ def truncated(
         a, b = {}, {}
         for path, product in found.product.items():
             u, s, vt = jnp.linalg.svd(product, full_matrices=False)
+            sign = jnp.where(u.sum(-2) < 0, -1, 1)  # an SVD leaves it open
+            u, vt = u * sign[..., None, :], vt * sign[..., None]
             r = found.a[path].shape[-1]
             pad = max(0, r - s.shape[-1])  # a rank above that of any matrix
             u = jnp.pad(u[..., :r], ((0, 0), (0, 0), (0, pad)))

@@ -129,13 +129,13 @@ def same(a, b):
 def test_corrected_factors_are_the_plain_means():
     shared, deltas = received(), sent()
     new, _, _ = run(lora.corrected(means.weighted_mean()), shared, deltas)
-    without = [{k: v for k, v in t.items() if k != "lora_base"} for t in (shared, deltas)]
+    without = [
+        {k: v for k, v in t.items() if k != "lora_base"} for t in (shared, deltas)
+    ]
     plain, _, _ = run(means.weighted_mean(), *without)
     for group in ("lora_a", "lora_b"):
         for site in SITES:
-            np.testing.assert_allclose(
-                new[group][site], plain[group][site], atol=2e-6
-            )
+            np.testing.assert_allclose(new[group][site], plain[group][site], atol=2e-6)
 
 
 def test_stacked_restarts_from_a_fresh_a_and_a_zero_b():
@@ -166,7 +166,7 @@ def test_nobody_moves_nothing(name):
 
 
 def test_clients_that_agree_leave_no_gap_and_the_gap_grows_with_their_difference():
-    shared, rule = received(), lora.lora_rule(means.weighted_mean())
+    shared, rule = received(), lora.averaged(means.weighted_mean())
     found = []
     for spread in (0.0, 0.1, 1.0):
         deltas = {
