@@ -22,6 +22,13 @@ from fedjax_rec.types import Aggregator, Array, Senders, Tree
 Reach = Callable[[Means, Tree, Tree], tuple[dict[str, Tree], Tree]]
 """`(means, shared, state) -> (groups, state)`: what the groups of LoRA become."""
 
+NOTHING = Aggregator(
+    init=lambda shared, cohort_size: (),
+    update=lambda acc, deltas, weights, senders: acc,
+    finish=lambda acc, state, shared: ({}, state, {}),
+)
+"""The rule for other groups where there are none."""
+
 
 def lora_rule(
     inner: Aggregator,
@@ -56,6 +63,9 @@ def lora_rule(
         left_out = (BASE,) if reach is None else (A, B, BASE)
         return {name: part for name, part in tree.items() if name not in left_out}
 
+    def rule_for(tree: Tree) -> Aggregator:
+        return inner if others(tree) else NOTHING
+
     def init(shared: Tree, cohort_size: int) -> tuple[Tree, FactorSums]:
         if base and BASE not in shared:
             raise ValueError(
@@ -64,7 +74,7 @@ def lora_rule(
                 "lora(base=True)"
             )
         sums = zero_sums(shared)
-        return inner.init(others(shared), cohort_size), sums
+        return rule_for(shared).init(others(shared), cohort_size), sums
 
     def update(acc, deltas: Tree, weights: Array, senders: Senders):
         rest, sums = acc
@@ -77,13 +87,13 @@ def lora_rule(
                     "which is None: wrap their update in clients.ranks.with_ranks"
                 )
             n, mask = read(senders.profile, n)
-        rest = inner.update(rest, others(deltas), weights, senders)
+        rest = rule_for(deltas).update(rest, others(deltas), weights, senders)
         return rest, add(sums, deltas, n, mask)
 
     def finish(acc, state, shared: Tree):
         rest, sums = acc
         kept, own = state
-        delta, kept, info = inner.finish(rest, kept, others(shared))
+        delta, kept, info = rule_for(shared).finish(rest, kept, others(shared))
         found = means(sums, shared)
         info = {**info, "lora_gap": gap(found)}
         if BASE in shared:
@@ -102,7 +112,7 @@ def lora_rule(
         return delta, (kept, own), info
 
     def begin(shared: Tree):
-        return inner.start(others(shared)), start(shared)
+        return rule_for(shared).start(others(shared)), start(shared)
 
     linear = inner.linear and reach is None
     return Aggregator(init, update, finish, begin, linear)
