@@ -15,7 +15,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.notes import load_notes
 from fedjax_rec.data.splits import Split
 from fedjax_rec.data.texts import default_template, item_texts
-from fedjax_rec.models.adapters import describe
+from fedjax_rec.models.adapters import LORA_BASE, describe
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
 from fedjax_rec.types import Backbone, Tree
 
@@ -221,7 +221,7 @@ def prepare(
         groups = jax.eval_shape(lambda: adapter.init(key, backbone, k, jnp.float32))
     elif net is not None:
         groups = jax.eval_shape(lambda: net.init(key, backbone.width, jnp.float32))
-    size = describe(groups)["total"]
+    size = describe({n: g for n, g in groups.items() if n != LORA_BASE})["total"]
     whole = describe({"": weights})["total"]
     layers = describe({"": weights["layers"]})["total"]["parameters"]
     facts = {
@@ -323,7 +323,11 @@ def _once(
     obstacles = []
     if kept:
         obstacles.append(f"{', '.join(kept)} differ from client to client")
-    if not algorithm.linear:
+    if algorithm.lora_aggregation != "plain":
+        obstacles.append(
+            f"lora_aggregation={algorithm.lora_aggregation!r} reads the factors of each"
+        )
+    elif not algorithm.linear:
         obstacles.append("clients take more than one step of plain SGD on shared parts")
     elif (
         algorithm.shared_steps == "every"

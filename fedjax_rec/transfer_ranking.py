@@ -87,6 +87,9 @@ def lifted_recipe(
         adapter="none",
         personal=tuple(tune),
         fixed=(),
+        lora_aggregation="plain",
+        ranks=(),
+        rank_shares=(),
         shared_steps="every",
         query=0.0,
     )

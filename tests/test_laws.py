@@ -87,6 +87,19 @@ CONFIGS |= {
     ),
     "fedfm fedsa": FedFM(**FM, personal=("lora_b",)),
     "fedfm personal lora": FedFM(**FM, personal=("lora_a", "lora_b")),
+    "fedfm fedex": FedFM(**FM, lora_aggregation="fedex"),
+    "fedfm flora, mixed ranks": FedFM(
+        **FM, lora_aggregation="flora", ranks=(1, 2), aggregation="uniform"
+    ),
+    "fedfm flexlora, mixed ranks, ids": FedFM(
+        **FM,
+        lora_aggregation="flexlora",
+        ranks=(1, 2),
+        id_residual=True,
+    ),
+    "fedfm hetlora, shared once": FedFM(
+        **FM, lora_aggregation="hetlora", ranks=(1, 2), shared_steps="once"
+    ),
     "fedfm lifted personal head": FedFM(**WHOLE, personal=("head",)),
     "fedfm lifted history of many users": FedFM(**WHOLE, users="history"),
     "fedfm both, ids, shared once, query": FedFM(
@@ -232,7 +245,15 @@ everybody = pytest.mark.parametrize(
 )
 
 
-@everybody
+@pytest.mark.parametrize(
+    "name",
+    # Products of factors are compared in tests/aggregators/lora.
+    [
+        n
+        for n, c in CONFIGS.items()
+        if getattr(c, "lora_aggregation", "plain") == "plain"
+    ],
+)
 def test_a_round_is_a_python_loop_over_clients(name):
     """The engine against clients trained one by one and aggregated in NumPy."""
     run = base(name)
@@ -339,6 +360,8 @@ def test_one_trace_same_bits_and_structure(name):
         assert moved["head"].pop("b") < 1e-6
         if "embedding_adapter" in moved:
             assert moved["embedding_adapter"]["up"].pop("b", 0) < 1e-6
+    if getattr(CONFIGS[name], "lora_aggregation", "") == "flora":
+        assert max(jax.tree.leaves(moved.pop("lora_b"))) == 0  # it restarts from zero
     assert min(jax.tree.leaves(moved)) > 0
     assert run.traces == {len(ids): 1}  # by all the laws together
 

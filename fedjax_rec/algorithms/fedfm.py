@@ -9,15 +9,23 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.aggregators.lora import LORA_AGGREGATORS, WITH_BASE
 from fedjax_rec.algorithms.fedavg import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
 from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.clients.ranks import draw_ranks, with_ranks
 from fedjax_rec.clients.reconstruct import reconstruct_update
 from fedjax_rec.data.pairs import text_pairs
-from fedjax_rec.models.adapters import EmbeddingAdapter, bottleneck, lora, prefix
+from fedjax_rec.models.adapters import (
+    LORA_BASE,
+    EmbeddingAdapter,
+    bottleneck,
+    lora,
+    prefix,
+)
 from fedjax_rec.models.adapters import embedding_adapter as make_embedding_adapter
 from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
-from fedjax_rec.types import Adapter, Array, Recipe
+from fedjax_rec.types import Adapter, Aggregator, Array, Recipe
 
 ADAPTER_GROUPS = ("lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter")
 """The groups of all adapters."""
@@ -84,6 +92,15 @@ class FedFM:
         batch_size: pairs a step; at least a client's pairs is full batch.
         negatives: negatives a positive.
         aggregation: as in `FedAvg`.
+        lora_aggregation: of the factors of LoRA: like all else (`plain`, or `fedit`
+            with the metric `lora_gap`, as all others); `fedex`, means with an exact
+            correction in a dense base; `flora`, the mean product into the base and
+            fresh factors each round; `flexlora`, the mean product cut to rank `rank`;
+            `hetlora`, means weighted by the norm of a client's product. All but the
+            first two move the adapter by what they say, without the server optimizer.
+        ranks: of clients whose devices cannot hold all of `rank`; each has one of
+            them for good. Empty: all have `rank`.
+        rank_shares: the share of clients with each of `ranks`; empty for equal ones.
         server_optimizer: of the pseudo-gradient.
         server_lr: learning rate of the server optimizer.
         adapter_lr_scale: what is left of the server's step for the adapter.
@@ -94,7 +111,8 @@ class FedFM:
         Hu et al., LoRA, ICLR 2022. Sun et al., Improving LoRA in Privacy-preserving
         Federated Learning, ICLR 2024. Guo et al., Selective Aggregation for Low-Rank
         Adaptation in Federated Learning (FedSA-LoRA), ICLR 2025. Singhal et al.,
-        Federated Reconstruction, NeurIPS 2021 (`shared_steps="once"`).
+        Federated Reconstruction, NeurIPS 2021 (`shared_steps="once"`). Those of
+        `lora_aggregation` are named in `aggregators.lora`.
     """
 
     adapter: Literal["lora", "bottleneck", "prefix", "embedding", "none"] = "lora"
@@ -126,6 +144,11 @@ class FedFM:
     aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
         "examples"
     )
+    lora_aggregation: Literal[
+        "plain", "fedit", "fedex", "flora", "hetlora", "flexlora"
+    ] = "plain"
+    ranks: tuple[int, ...] = ()
+    rank_shares: tuple[float, ...] = ()
     server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
     server_lr: float = 1.0
     adapter_lr_scale: float = 1.0
@@ -146,6 +169,44 @@ class FedFM:
                 f"{self.history}, history_heads={self.history_heads}"
             )
 
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        """Raises a ValueError for rules and ranks that have no LoRA to be about."""
+        rule, mixed = self.lora_aggregation, bool(self.ranks)
+        if rule == "plain":
+            if mixed or self.rank_shares:
+                raise ValueError(
+                    f"ranks={self.ranks}, rank_shares={self.rank_shares}: clients of "
+                    "different ranks need a lora_aggregation other than 'plain', such "
+                    "as 'hetlora' or 'flexlora'"
+                )
+            return
+        kept = {"lora_a", "lora_b"} & {*self.personal, *self.fixed}
+        if self.adapter != "lora" or kept or self.aggregation == "sum":
+            raise ValueError(
+                f"lora_aggregation={rule!r} needs adapter='lora' with both factors "
+                f"trained and shared, and a mean: got adapter={self.adapter!r}, "
+                f"personal={self.personal}, fixed={self.fixed}, "
+                f"aggregation={self.aggregation!r}"
+            )
+        if mixed:
+            draw_ranks(self.ranks, self.rank_shares)
+            if max(self.ranks) > self.rank:
+                raise ValueError(
+                    f"ranks={self.ranks} exceed rank={self.rank}, that of the server"
+                )
+
+    @property
+    def with_base(self) -> bool:
+        """Whether the adapter has a dense correction."""
+        return self.lora_aggregation in WITH_BASE
+
+    @property
+    def received_only(self) -> tuple[str, ...]:
+        """Groups that clients receive and never send: nobody trains them."""
+        return (*self.fixed, LORA_BASE) if self.with_base else self.fixed
+
     @property
     def in_layers(self) -> bool:
         """Whether the adapter is inside the backbone's layers."""
@@ -156,8 +217,10 @@ class FedFM:
         """Whether the aggregate of the shared parts is linear in their gradients.
 
         So it is where a client takes one step of plain SGD on them a round; with
-        `every`, given that its pairs are one batch.
+        `every`, given that its pairs are one batch. Products of factors are not.
         """
+        if self.lora_aggregation != "plain":
+            return False
         if self.shared_steps == "once":
             return True
         return self.local_epochs == 1 and self.client_optimizer == "sgd"
@@ -165,7 +228,12 @@ class FedFM:
     def make_adapter(self) -> Adapter | None:
         """The adapter inside the layers, if it is there."""
         if self.adapter == "lora":
-            return lora(rank=self.rank, alpha=self.alpha, targets=self.targets)
+            return lora(
+                rank=self.rank,
+                alpha=self.alpha,
+                targets=self.targets,
+                base=self.with_base,
+            )
         if self.adapter == "bottleneck":
             return bottleneck(size=self.bottleneck)
         return prefix(length=self.prefix) if self.adapter == "prefix" else None
@@ -216,7 +284,7 @@ class FedFM:
             id_residual=self.id_residual,
             loss=self.loss,
             personal=self.personal,
-            fixed=self.fixed,
+            fixed=self.received_only,
             history_length=self.history,
             history_heads=self.history_heads,
             user_l2=self.user_l2,
@@ -227,7 +295,6 @@ class FedFM:
             history=self.history if with_history else 0,
             log_q=self.loss == "softmax",
         )
-        server = SERVER_OPTIMIZERS[self.server_optimizer]
         own = (*self.personal, *(() if self.users == "history" else ("user",)))
         if self.shared_steps == "once":
             update = reconstruct_update(
@@ -235,6 +302,9 @@ class FedFM:
             )
         else:
             update = self._joint_update(model, draw, own, group)
+        if self.ranks or self.lora_aggregation == "hetlora":
+            ranks = self.ranks or (self.rank,)
+            update = with_ranks(update, draw_ranks(ranks, self.rank_shares))
         scalars = (
             "client_lr",
             "user_lr",
@@ -247,18 +317,38 @@ class FedFM:
         return Recipe(
             model=model,
             client_update=update,
-            aggregator=AGGREGATORS[self.aggregation](),
-            server_optimizer=lambda h: optax.chain(
-                server(h["server_lr"], h["server_momentum"], h["server_tau"]),
-                _scale_groups(ADAPTER_GROUPS, h["adapter_lr_scale"]),
-            ),
+            aggregator=self._aggregator(),
+            server_optimizer=self._server_optimizer,
             hparams={name: getattr(self, name) for name in scalars},
             common_start=True,
             single_user=bool(own),
             draw=draw,
             negatives=self.negatives,
-            fixed=self.fixed,
+            fixed=self.received_only,
             lifted=lifted,
+        )
+
+    def _aggregator(self) -> Aggregator:
+        inner = AGGREGATORS[self.aggregation]()
+        if self.lora_aggregation == "plain":
+            return inner
+        return LORA_AGGREGATORS[self.lora_aggregation](
+            inner, uniform="uniform" in self.aggregation, mixed=bool(self.ranks)
+        )
+
+    def _server_optimizer(self, h) -> optax.GradientTransformation:
+        server = SERVER_OPTIMIZERS[self.server_optimizer]
+        moved = optax.chain(
+            server(h["server_lr"], h["server_momentum"], h["server_tau"]),
+            _scale_groups(ADAPTER_GROUPS, h["adapter_lr_scale"]),
+        )
+        if self.lora_aggregation in ("plain", "fedit"):
+            return moved
+        # The aggregate of these groups is where they go, not a direction.
+        given = ("lora_a", "lora_b", LORA_BASE)
+        return optax.partition(
+            {"moved": moved, "given": optax.scale(-1.0)},
+            lambda tree: {k: "given" if k in given else "moved" for k in tree},
         )
 
     def _joint_update(self, model, draw, own: tuple[str, ...], group: int):
@@ -272,10 +362,17 @@ class FedFM:
             )
 
         by_row = _row_rates if self.client_optimizer == "sgd" else None
+        names = None
+        if self.with_base:
+            # Left out, not just without a gradient: under `vmap` each client would
+            # have a copy of what is dense.
+            params = jax.eval_shape(model.init, jax.random.key(0))
+            groups = {**params.shared, **params.personal}
+            names = tuple(name for name in groups if name != LORA_BASE)
         return local_update(
             model,
             draw,
-            (Phase(optimizer, row_rate=by_row),),
+            (Phase(optimizer, names, row_rate=by_row),),
             batch_size=self.batch_size,
             epochs=self.local_epochs,
             group=group,

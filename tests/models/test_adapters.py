@@ -236,6 +236,19 @@ def test_lora_of_one_linear_map_in_numpy():
     assert adapter.prefix(layer) is None
 
 
+def test_loras_base_is_a_dense_correction_scaled_as_the_product_is():
+    adapter = lora(rank=2, alpha=6.0, targets=("ffn/up",), base=True)
+    params = adapter.init(jax.random.key(0), TOY, LAYERS, jnp.float32)
+    assert params["lora_base"]["ffn/up"].shape == (LAYERS, D, F)
+    assert not np.asarray(params["lora_base"]["ffn/up"]).any()
+    own = random_layer(adapter)
+    a, b, c = (np.asarray(own[f"lora_{g}"]["ffn/up"]) for g in ("a", "b", "base"))
+    x = np.asarray(some_hidden())
+    y = np.zeros((*x.shape[:-1], F), np.float32)
+    got = adapter.linear(own, "ffn/up", jnp.asarray(x), jnp.asarray(y))
+    np.testing.assert_allclose(got, 3 * x @ (c + a @ b), rtol=1e-4, atol=1e-4)
+
+
 def test_lora_targets_and_groups():
     params = lora(rank=2, targets=("attention/*", "ffn/up")).init(
         jax.random.key(0), TOY, 2, jnp.float32

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fedjax_rec.models.adapters.bottleneck import bottleneck
 from fedjax_rec.models.adapters.describe import Size, describe
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter, embedding_adapter
-from fedjax_rec.models.adapters.lora import lora
+from fedjax_rec.models.adapters.lora import LORA_BASE, lora
 from fedjax_rec.models.adapters.prompt import prefix
 from fedjax_rec.types import Adapter
 
@@ -18,6 +18,7 @@ ADAPTERS: dict[str, Callable[..., Adapter]] = {
 
 __all__ = [
     "ADAPTERS",
+    "LORA_BASE",
     "EmbeddingAdapter",
     "Size",
     "bottleneck",

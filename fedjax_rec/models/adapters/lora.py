@@ -11,10 +11,16 @@ from fedjax_rec.types import Adapter
 
 ATTENTION = ("attention/query", "attention/value")
 """Where Hu et al. put it."""
+LORA_BASE = "lora_base"
+"""The group of the dense corrections: nobody trains it, a server may add to it."""
 
 
 def lora(
-    *, rank: int = 8, alpha: float = 16.0, targets: Sequence[str] = ATTENTION
+    *,
+    rank: int = 8,
+    alpha: float = 16.0,
+    targets: Sequence[str] = ATTENTION,
+    base: bool = False,
 ) -> Adapter:
     """`y + (alpha / r) (x A) B` at chosen linear maps `y = x W + b`.
 
@@ -33,10 +39,14 @@ def lora(
             for every rank.
         targets: patterns (as for a shell) over the backbone's `sites`, such as
             `"attention/*"`, `"ffn/up"`, `"*"`.
+        base: whether there is also a dense correction `C`, zero at first, for what a
+            mean of products `A B` has beyond rank `r`: `y + (alpha / r) (x C + (x A)
+            B)`. One copy serves all clients of a `vmap`, as with `W`.
 
     Returns:
         An adapter of two named groups, so that `A` can be shared and `B` stay personal:
-        `{"lora_a": {path: [layers, in, r]}, "lora_b": {path: [layers, r, out]}}`.
+        `{"lora_a": {path: [layers, in, r]}, "lora_b": {path: [layers, r, out]}}`, and
+        with `base` a third, `{"lora_base": {path: [layers, in, out]}}`.
 
     Raises:
         ValueError: `rank` is below 1; in `init`, a target matches no site.
@@ -44,7 +54,8 @@ def lora(
     References:
         Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
         Guo et al., Selective Aggregation for Low-Rank Adaptation in Federated
-        Learning, ICLR 2025.
+        Learning, ICLR 2025. Singhal et al., FedEx-LoRA: Exact Aggregation for Federated
+        and Efficient Fine-Tuning of Foundation Models, ACL 2025 (`base`).
     """
     if rank < 1:
         raise ValueError(f"rank={rank}, expected at least 1")
@@ -53,19 +64,23 @@ def lora(
     def init(key, backbone, num_layers, dtype):
         paths = matching(targets, backbone.sites, "targets")
         keys = jax.random.split(key, len(paths))
-        a, b = {}, {}
+        a, b, c = {}, {}, {}
         for path, path_key in zip(paths, keys, strict=True):
             fan_in, fan_out = backbone.sites[path]
             shape, bound = (num_layers, fan_in, rank), fan_in**-0.5
             a[path] = jax.random.uniform(path_key, shape, dtype, -bound, bound)
             b[path] = jnp.zeros((num_layers, rank, fan_out), dtype)
-        return {"lora_a": a, "lora_b": b}
+            c[path] = jnp.zeros((num_layers, fan_in, fan_out), dtype)
+        return {"lora_a": a, "lora_b": b, **({LORA_BASE: c} if base else {})}
 
     def linear(params, path, x, y):
         if path not in params["lora_a"]:
             return y
         a = params["lora_a"][path].astype(x.dtype)
         b = params["lora_b"][path].astype(x.dtype)
-        return y + (scale * ((x @ a) @ b)).astype(y.dtype)
+        change = (x @ a) @ b
+        if base:
+            change = change + x @ params[LORA_BASE][path].astype(x.dtype)
+        return y + (scale * change).astype(y.dtype)
 
     return Adapter(init, linear, same_block, no_prefix)
