@@ -173,12 +173,15 @@ class ClientResult:
         personal: the client's new personal parameters.
         weight: scalar, the number of examples trained on.
         metrics: dict of scalars, each a mean over the client's steps.
+        profile: `[p]` what local training has to tell an aggregator beside the delta;
+            without it, the client's own of `Recipe.profiles`.
     """
 
     delta: Tree
     personal: Tree
     weight: Array
     metrics: dict[str, Array]
+    profile: Array | None = None
 
 
 class ClientUpdate(Protocol):

@@ -198,7 +198,9 @@ def make_algorithm(
                 slots=jnp.where(slots < c, cohort.first + slots, size),
                 ids=ids,
                 loss=result.metrics["loss"],
-                profile=before.get(PROFILE),
+                profile=(
+                    before.get(PROFILE) if result.profile is None else result.profile
+                ),
             )
             acc = aggregator.update(acc, result.delta, weight, senders)
             # A profile stays as it is; all else is new.
