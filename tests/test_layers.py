@@ -23,6 +23,7 @@ LAYERS = {
     "clients": 1,
     "codecs": 1,
     "aggregators": 1,
+    "attacks": 1,
     "evaluation": 1,
     "algorithms": 2,
     "simulation": 3,
