@@ -209,7 +209,7 @@ def encoded_bytes(recipe: Recipe, touched: Mapping[str, np.ndarray]) -> np.ndarr
         ids = jax.random.permutation(key, n)[:r].astype(jnp.int32)
         ids = jnp.where(jnp.arange(r) < counts[leaf.space], ids, n)
         values = jax.random.normal(key, (r, *leaf.values.shape[1:]), leaf.values.dtype)
-        return rows.Rows(ids=ids, values=values, space=leaf.space)
+        return rows.Rows(ids=ids, values=values, space=leaf.space, num_rows=n)
 
     def one(counts: dict[str, Array]) -> Array:
         delta = jax.tree.map(lambda x: change(x, counts), zeros, is_leaf=rows.is_table)
