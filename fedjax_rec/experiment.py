@@ -16,6 +16,7 @@ from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment_aggregation import (
     AggregationConfig,
     AttackConfig,
+    boosted_item,
     check_aggregation,
     make_aggregator,
     with_attack,
@@ -147,6 +148,13 @@ def build(
     split, held = people.split, people.holdings
     train, num_clients = split.train, people.clients.num_clients
     execution, protocol = experiment.execution, experiment.protocol
+    if experiment.attack.kind == "boost" and protocol.watch < 0:
+        item = boosted_item(experiment.attack, train)
+        protocol = dataclasses.replace(protocol, watch=item)
+    if protocol.watch >= train.num_items:
+        raise ValueError(
+            f"protocol.watch={protocol.watch}, and there are {train.num_items} items"
+        )
     dtype = jnp.dtype(execution.dtype)
     slots = cohort_size(experiment.cohort, num_clients)
     sizes: dict = {
