@@ -180,6 +180,11 @@ def build(
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
     recipe = (make_recipe or experiment.algorithm.build)(**sizes)
     recipe = _transformed(recipe, experiment, people, progress)
+    # A rule may refuse so small a cohort: now, not after compiling.
+    jax.eval_shape(
+        lambda key: recipe.aggregator.init(recipe.model.init(key).shared, slots),
+        jax.random.key(0),
+    )
     room = train.num_items if people.pool is None else len(people.pool)
     participants = make_participants(
         experiment.cohort,
