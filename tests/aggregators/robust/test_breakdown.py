@@ -50,7 +50,7 @@ def test_a_report_by_hand():
 
 
 def test_a_rule_reports_the_rows_it_voted_on(fold):
-    """Trimming a quarter stands one attacker among four to seven voters, none of three."""
+    """Trimming a quarter stands one attacker among four to seven voters."""
     touched = np.zeros((7, 5), bool)
     touched[:6, 0] = touched[:4, 1] = touched[:3, 2] = touched[6, 4] = True
     x = np.ones((7, 14), np.float32)
