@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fedjax_rec.attacks.boost import boost, popular
+from fedjax_rec.attacks.boost import boost, own, popular
 from fedjax_rec.attacks.members import Attack, attackers
 from fedjax_rec.attacks.noise import noise
 from fedjax_rec.attacks.sign_flip import sign_flip
@@ -13,4 +13,13 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "boost": boost,
 }
 
-__all__ = ["ATTACKS", "Attack", "attackers", "boost", "noise", "popular", "sign_flip"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "attackers",
+    "boost",
+    "noise",
+    "own",
+    "popular",
+    "sign_flip",
+]

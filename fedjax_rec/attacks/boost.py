@@ -36,8 +36,7 @@ def boost(
         members: `[N]` bool, who attacks.
         item: the item to be boosted.
         num_items: `I`, to tell rows from padding.
-        toward: `popular(...)`, or a function that reads what the client itself holds,
-            such as its own vector.
+        toward: `own(...)` or `popular(...)`, or a function of yours.
         scale: 1 is as long as the client's largest honest row.
         table: name of the items' table among the shared parameters.
 
@@ -85,8 +84,9 @@ def boost(
 def popular(items: Sequence[int] | Array, *, table: str = "item") -> Direction:
     """The sum of the client's own rows of popular items, which most users like.
 
-    It knows which items are popular and nothing else. Where the client touched none of
-    them the boosted row is zero.
+    It knows which items are popular and nothing else, not even which of them it drew
+    as negatives: those point the other way, so that it takes attackers that like what
+    most like. Where the client touched none of them the boosted row is zero.
 
     Args:
         items: ids of popular items.
@@ -99,5 +99,29 @@ def popular(items: Sequence[int] | Array, *, table: str = "item") -> Direction:
         # The padding id is no item's, so what padding rows hold is left out.
         mine = (sent.ids[:, None] == liked[None]).any(1)
         return jnp.where(mine[:, None], sent.values, 0).sum(0)
+
+    return direction
+
+
+def own(*path: str) -> Direction:
+    """The client's own vector, with which its scores are products.
+
+    Training moves the rows of liked items along it. Attackers with vectors like other
+    users' so move the row to where most users' scores rise.
+
+    Args:
+        *path: of the vector `[d]` among the personal parameters, such as
+            `"scorer", "w"` of PFedRec.
+    """
+
+    def direction(result: ClientResult) -> Array:
+        found = result.personal
+        for name in path:
+            if name not in found:
+                raise ValueError(
+                    f"no personal parameters {'.'.join(path)}; there are {list(found)}"
+                )
+            found = found[name]
+        return found
 
     return direction

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec import rows
-from fedjax_rec.attacks import attackers, boost, noise, popular, sign_flip
+from fedjax_rec.attacks import attackers, boost, noise, own, popular, sign_flip
 from fedjax_rec.types import ClientResult
 
 KEY = jax.random.key(3)
@@ -111,7 +111,7 @@ def test_boost_takes_the_place_of_padding():
 
 
 def test_boost_takes_the_items_own_place_or_that_of_the_smallest_row():
-    attack = boost(MEMBERS, 0, num_items=6, toward=lambda r: r.personal["w"])
+    attack = boost(MEMBERS, 0, num_items=6, toward=own("w"))
     false = attack(result(), BAD, KEY).delta["item"]
     assert false.ids.tolist() == [4, 6, 0, 6]
     np.testing.assert_allclose(false.values[2], [0, 5], rtol=1e-6)
@@ -130,3 +130,5 @@ def test_a_boost_without_a_popular_item_or_a_table():
     other = boost(MEMBERS, 2, num_items=6, toward=popular([5]), table="bias")
     with pytest.raises(ValueError, match=r"tables of this model: \['item'\]"):
         other(result(), BAD, KEY)
+    with pytest.raises(ValueError, match=r"parameters v; there are \['w'\]"):
+        boost(MEMBERS, 2, num_items=6, toward=own("v"))(result(), BAD, KEY)

@@ -26,18 +26,26 @@ def squared_to(deltas: Tree, center: Tree) -> Array:
 def pairwise_squared(deltas: Tree) -> Array:
     """`[C, C]`: squared distances between the clients' deltas, zero on the diagonal.
 
-    From the Gram matrix, `|x|^2 + |y|^2 - 2 x y`: one matrix product of `2 C^2 P`
-    operations. Rounding leaves an error of about `1e-7 (|x|^2 + |y|^2)` in float32.
+    From the Gram matrix, `|x|^2 + |y|^2 - 2 x y`: a matrix product, of which little
+    more than a half is computed, `1.25 C^2 P` operations. Rounding leaves an error of
+    about `1e-7 (|x|^2 + |y|^2)` in float32.
     What overflows is infinitely far.
     """
-    gram = sum(
-        (
-            jnp.matmul(flat(x), flat(x).T, precision=jax.lax.Precision.HIGHEST)
-            for x in jax.tree.leaves(deltas)
-        ),
-        jnp.zeros(()),
-    )
+    gram = sum((_gram(flat(x)) for x in jax.tree.leaves(deltas)), jnp.zeros(()))
     norms = jnp.diagonal(gram)
     distances = norms[:, None] + norms[None] - 2 * gram
     distances = jnp.where(jnp.isnan(distances), jnp.inf, jnp.maximum(distances, 0))
     return jnp.where(jnp.eye(len(norms), dtype=bool), 0, distances)
+
+
+def _gram(x: Array) -> Array:
+    """`x x^T` of `[C, P]`, from four strips right of the diagonal."""
+    c = len(x)
+    size = max(1, -(-c // 4))
+    precision = jax.lax.Precision.HIGHEST
+    strips = []
+    for first in range(0, c, size):
+        strip = jnp.matmul(x[first : first + size], x[first:].T, precision=precision)
+        strips.append(jnp.pad(strip, ((0, 0), (first, 0))))
+    upper = jnp.triu(jnp.concatenate(strips))
+    return upper + jnp.triu(upper, 1).T

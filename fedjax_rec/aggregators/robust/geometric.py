@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec import rows
-from fedjax_rec.aggregators.robust import distances
+from fedjax_rec.aggregators.robust import order
 from fedjax_rec.aggregators.robust.ballots import (
     Ballots,
     Voting,
     buffered,
     check_share,
-    weighted_sum,
 )
 from fedjax_rec.aggregators.robust.breakdown import majority_tolerates, row_report
 from fedjax_rec.aggregators.robust.coordinates import diluted
@@ -21,7 +20,7 @@ from fedjax_rec.types import Aggregator, Array, Tree
 
 def geometric_median(
     *,
-    steps: int = 8,
+    steps: int = 4,
     smoothing: float = 1e-6,
     examples: bool = False,
     voting: Voting = "dense",
@@ -38,7 +37,7 @@ def geometric_median(
     table one of its own, among the clients that touched it.
 
     Args:
-        steps: of Weiszfeld; each reads the buffer twice.
+        steps: of Weiszfeld; each reads the buffer once.
         smoothing: `nu`.
         examples: weigh clients by their examples, as published, not one vote each. An
             attacker can then lie about its number.
@@ -69,7 +68,7 @@ def geometric_median(
         present = ballots.voters
         alpha = ballots.weights if examples else present.astype(ballots.weights.dtype)
         if voting == "dense":
-            return weiszfeld(ballots, alpha, steps, smoothing), state, {}
+            return weiszfeld(ballots.deltas, alpha, steps, smoothing), state, {}
         touched = iter(ballots.touched)
         reports = []
 
@@ -91,25 +90,42 @@ def geometric_median(
             ballots.deltas,
             is_leaf=rows.is_table,
         )
-        rest = weiszfeld(
-            dataclasses.replace(ballots, deltas=rest), alpha, steps, smoothing
-        )
+        rest = weiszfeld(rest, alpha, steps, smoothing)
         info = row_report(reports, majority_tolerates, share, len(present))
         return rows.merge_tables(tables, rest), state, info
 
     return buffered(finish, voting=voting)
 
 
-def weiszfeld(ballots: Ballots, alpha: Array, steps: int, smoothing: float) -> Tree:
-    """The geometric median of whole deltas, weighted by `alpha` `[C]`."""
+def weiszfeld(deltas: Tree, alpha: Array, steps: int, smoothing: float) -> Tree:
+    """The geometric median of whole deltas.
+
+    A client's distance and its part of the next point are computed together, while its
+    delta is in the cache.
+
+    Args:
+        deltas: leaves `[C, ...]`.
+        alpha: `[C]`, the clients' weights.
+        steps: of Weiszfeld.
+        smoothing: least distance.
+    """
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), deltas)
 
     def step(_, z):
-        far = jnp.sqrt(distances.squared_to(ballots.deltas, z))
-        beta = alpha / jnp.maximum(far, smoothing)
-        total = beta.sum()
-        return weighted_sum(ballots, beta / jnp.where(total > 0, total, 1))
+        def visit(c, carry):
+            total, beta_sum = carry
+            mine = jax.tree.map(lambda x: x[c], deltas)
+            squares = jax.tree.map(lambda x, at: jnp.square(x - at).sum(), mine, z)
+            far = jnp.sqrt(sum(jax.tree.leaves(squares), jnp.zeros((), alpha.dtype)))
+            beta = alpha[c] / jnp.maximum(far, smoothing)
+            total = jax.tree.map(lambda t, x: t + beta.astype(x.dtype) * x, total, mine)
+            return total, beta_sum + beta
 
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), ballots.deltas)
+        none = jnp.zeros((), alpha.dtype)
+        total, beta_sum = jax.lax.fori_loop(0, len(alpha), visit, (zero, none))
+        over = jnp.where(beta_sum > 0, beta_sum, 1)
+        return jax.tree.map(lambda x: x / over.astype(x.dtype), total)
+
     return jax.lax.fori_loop(0, steps, step, zero)
 
 
@@ -125,14 +141,16 @@ def row_medians(x: Array, weights: Array, steps: int, smoothing: float) -> Array
     Returns:
         `[I, ...]`, zero for rows without a voter.
     """
+
+    def rule(block, of):
+        def step(_, z):
+            far = jnp.sqrt(jnp.square(block - z).sum(-1))
+            beta = of / jnp.maximum(far, smoothing)
+            total = beta.sum(0)
+            beta = beta / jnp.where(total > 0, total, 1)
+            return (beta[:, :, None] * block).sum(0)
+
+        return jax.lax.fori_loop(0, steps, step, jnp.zeros_like(block[0]))
+
     flat = x.reshape(*x.shape[:2], -1)
-
-    def step(_, z):
-        far = jnp.sqrt(jnp.square(flat - z).sum(-1))
-        beta = weights / jnp.maximum(far, smoothing)
-        total = beta.sum(0)
-        beta = beta / jnp.where(total > 0, total, 1)
-        return (beta[:, :, None] * flat).sum(0)
-
-    zero = jnp.zeros(flat.shape[1:], x.dtype)
-    return jax.lax.fori_loop(0, steps, step, zero).reshape(x.shape[1:])
+    return order.rowwise(rule, flat, weights).reshape(x.shape[1:])

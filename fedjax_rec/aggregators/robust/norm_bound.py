@@ -42,8 +42,8 @@ def norm_bound(
         bound: `b`, in the unit of the deltas. By default it follows the median of the
             norms: a round clips to what the rounds before it have left,
             `b <- momentum b + (1 - momentum) median`.
-        first: `b` of the first round, where none is given: no bound, unless you know
-            one.
+        first: `b` of the first round, where none is given. By default none is known,
+            and it is the mean that is scaled down, to the median of the norms.
         momentum: how slowly the bound follows, in `[0, 1)`.
 
     Returns:
@@ -118,7 +118,12 @@ def norm_bound(
         present = acc.voters > 0
         count = present.sum(dtype=jnp.int32)[None]
         middle = order.median(acc.norms[:, None], present[:, None], count)[0]
-        before = jnp.where(jnp.isfinite(state), state, middle)
+        known = jnp.isfinite(state)
+        # Nobody was clipped: then at least their mean is no longer than most of them.
+        length = jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(mean)))
+        factor = jnp.minimum(1, middle / jnp.where(length > 0, length, 1))
+        mean = jax.tree.map(lambda x: jnp.where(known, x, x * factor), mean)
+        before = jnp.where(known, state, middle)
         new = momentum * before + (1 - momentum) * middle
         # Were everybody still, a bound of zero would keep them so.
         return mean, jnp.where(middle > 0, new, state), info

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from fedjax_rec.types import Array
 
-BLOCK = 64
-"""Columns counted at once: 943 clients' take 240 kB, which a core's cache holds."""
+BLOCK = 256
+"""Columns counted at once: 943 clients' take 1 MB, about a core's cache. Fewer would be
+read in pieces of memory too short."""
 
 
 def columnwise(
@@ -31,11 +32,34 @@ def columnwise(
     Returns:
         `[G, ...]`.
     """
-    c, shape = x.shape[0], x.shape[1:]
+    c = len(x)
     if voters.ndim == 1:
-        voters, x = voters[:, None], x.reshape(c, -1, 1)
-    else:
-        x = x.reshape(c, shape[0], -1)
+        each = x.reshape(c, -1, 1)
+
+        def by_number(block, of):
+            return rule(block[..., 0], of, of.sum(0, dtype=jnp.int32))[:, None]
+
+        return rowwise(by_number, each, voters[:, None]).reshape(x.shape[1:])
+
+    def by_column(block, of):
+        of = jnp.repeat(of, block.shape[2], axis=1)
+        found = rule(block.reshape(c, -1), of, of.sum(0, dtype=jnp.int32))
+        return found.reshape(block.shape[1:])
+
+    return rowwise(by_column, x.reshape(c, x.shape[1], -1), voters).reshape(x.shape[1:])
+
+
+def rowwise(rule: Callable[[Array, Array], Array], x: Array, voters: Array) -> Array:
+    """Applies a rule to a buffer, some rows at a time.
+
+    Args:
+        rule: `(x [C, b, d], voters [C, b] or [C, 1]) -> [b, d]`.
+        x: `[C, G, d]`.
+        voters: `[C, G]` or `[C, 1]`.
+
+    Returns:
+        `[G, d]`.
+    """
     num_rows, width = x.shape[1:]
     size = max(1, min(BLOCK // width, num_rows))
 
@@ -46,13 +70,10 @@ def columnwise(
         of = voters
         if voters.shape[1] > 1:
             of = jax.lax.dynamic_slice_in_dim(voters, first, size, 1)
-            of = jnp.repeat(of, width, axis=1)
-        counts = of.sum(0, dtype=jnp.int32)
-        found = rule(block.reshape(c, -1), of, counts).reshape(size, width)
-        return jax.lax.dynamic_update_slice_in_dim(out, found, first, 0)
+        return jax.lax.dynamic_update_slice_in_dim(out, rule(block, of), first, 0)
 
     out = jnp.zeros((num_rows, width), x.dtype)
-    return jax.lax.fori_loop(0, -(-num_rows // size), visit, out).reshape(shape)
+    return jax.lax.fori_loop(0, -(-num_rows // size), visit, out)
 
 
 def kth_smallest(x: Array, voters: Array, rank: Array) -> Array:

@@ -206,9 +206,18 @@ def test_the_bound_follows_the_median_of_the_norms(fold):
     rule = norm_bound(momentum=0.25)
     x, y, z = cohort(0, 9), cohort(1, 8), cohort(2, 9)
     got, state, info = fold(rule, x)
+    bound = np.median(np.linalg.norm(x, axis=1))
+    assert np.linalg.norm(x.mean(0)) < bound
     np.testing.assert_allclose(got, x.mean(0), rtol=1e-5)  # no bound is known yet
     assert float(info["clipped_share"]) == 0
-    bound = np.median(np.linalg.norm(x, axis=1))
+    much = x.copy()
+    much[2] *= 1e6  # the mean is then as long as the median
+    long, _, _ = fold(rule, much)
+    median = np.median(np.linalg.norm(much, axis=1))
+    mean = much.astype(np.float64).mean(0)
+    np.testing.assert_allclose(
+        long, mean * median / np.linalg.norm(mean), rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(state, bound, rtol=1e-6)
     got, state, _ = fold(rule, y, state=state)
     norms = np.linalg.norm(y, axis=1)

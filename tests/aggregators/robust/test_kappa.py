@@ -1,0 +1,99 @@
+"""The (f, kappa) bounds of Allouah et al., Fixing by Mixing, AISTATS 2023.
+
+For every set of `n - f` honest deltas of mean `m`, whatever the other `f` are,
+`|F - m|^2 <= kappa / (n - f) sum_honest |x - m|^2`.
+"""
+
+import numpy as np
+import pytest
+
+from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
+from fedjax_rec.aggregators.robust.geometric import geometric_median
+from fedjax_rec.aggregators.robust.krum import krum
+from fedjax_rec.aggregators.robust.mixing import mixed
+
+P, N = 14, 13
+
+
+def median_kappa(f):
+    return 4 * (1 + f / (N - 2 * f)) ** 2
+
+
+def trimmed_kappa(f):
+    return 6 * f / (N - 2 * f) * (1 + f / (N - 2 * f))
+
+
+def krum_kappa(f):
+    return 6 * (1 + f / (N - 2 * f))
+
+
+def mixed_kappa(f, kappa):
+    return 8 * f / (N - f) * (kappa + 1)
+
+
+# Table 1 and lemma 1 of the paper; its Krum counts n - f nearest with the client.
+BOUNDS = {
+    "median": (lambda share: coordinate_median(), median_kappa),
+    "trimmed": (lambda share: trimmed_mean(share=share), trimmed_kappa),
+    "geometric": (lambda share: geometric_median(steps=400), median_kappa),
+    "krum": (lambda share: krum(share=share, variant="one_more"), krum_kappa),
+    "mixed median": (
+        lambda share: mixed(coordinate_median(), share=share),
+        lambda f: mixed_kappa(f, median_kappa(f)),
+    ),
+    "mixed trimmed": (
+        lambda share: mixed(trimmed_mean(share=share), share=share),
+        lambda f: mixed_kappa(f, trimmed_kappa(f)),
+    ),
+    "mixed geometric": (
+        lambda share: mixed(geometric_median(steps=400), share=share),
+        lambda f: mixed_kappa(f, median_kappa(f)),
+    ),
+}
+
+
+def attacks(honest, f, rng):
+    """What colluding attackers send, from harmless to crude: each `[f, P]`."""
+    mean, spread = honest.mean(0), honest.std(0)
+    way = np.sign(rng.normal(size=P))
+    yield "far", np.tile(mean + 1e4 * way, (f, 1))
+    yield "opposite", np.tile(-3 * mean, (f, 1))
+    for z in (0.5, 1.0, 1.5, 3.0):  # a little is enough (Baruch et al. 2019)
+        yield f"little {z}", np.tile(mean + z * spread * way, (f, 1))
+    yield "mimic", np.tile(honest[np.abs(honest - mean).sum(1).argmax()], (f, 1))
+    yield "edge", np.tile(honest.max(0), (f, 1))
+    yield "apart", mean + 50 * rng.normal(size=(f, P))
+
+
+@pytest.mark.parametrize("f", [1, 3, 5])
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_rule_stays_within_its_bound(name, f, fold):
+    make, kappa = BOUNDS[name]
+    rule = make(f / N)
+    worst = 0.0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        scales = rng.lognormal(0, 1, (N - f, 1))
+        honest = rng.normal(size=P) + scales * rng.normal(size=(N - f, P))
+        mean = honest.mean(0)
+        variance = np.square(honest - mean).sum(1).mean()
+        for _, false in attacks(honest, f, rng):
+            x = np.concatenate([honest, false]).astype(np.float32)
+            got, _, _ = fold(rule, x[rng.permutation(N)])
+            worst = max(worst, np.square(got - mean).sum() / variance)
+    assert 0 < worst <= kappa(f)
+
+
+def test_the_mean_has_no_bound(fold):
+    """The attackers of these tests do break a rule that is not robust."""
+    from fedjax_rec.aggregators import AGGREGATORS
+
+    rng = np.random.default_rng(0)
+    honest = rng.normal(size=(N - 3, P))
+    variance = np.square(honest - honest.mean(0)).sum(1).mean()
+    errors = {}
+    for name, false in attacks(honest, 3, rng):
+        x = np.concatenate([honest, false]).astype(np.float32)
+        got, _, _ = fold(AGGREGATORS["uniform"](), x)
+        errors[name] = np.square(got - honest.mean(0)).sum() / variance
+    assert errors["far"] > 1e4
