@@ -51,12 +51,13 @@ def noise(
     def replaced(leaf, key):
         if not is_rows(leaf):
             return drawn(leaf, jnp.ones(leaf.shape, bool), key)
-        if leaf.space not in known:
+        length = known.get(leaf.space, leaf.num_rows)
+        if length is None:
             raise ValueError(
                 f"noise needs the length of the tables of {leaf.space!r} in lengths, "
                 f"got {known}"
             )
-        real = leaf.ids < known[leaf.space]
+        real = leaf.ids < length
         real = real.reshape(-1, *[1] * (leaf.values.ndim - 1))
         real = jnp.broadcast_to(real, leaf.values.shape)
         return dataclasses.replace(leaf, values=drawn(leaf.values, real, key))

@@ -1,9 +1,11 @@
 """Sending the opposite of what was learned."""
 
+import dataclasses
+
 import jax
 
 from fedjax_rec.attacks.members import Attack, sent_by
-from fedjax_rec.rows import Rows, is_rows
+from fedjax_rec.rows import is_rows
 from fedjax_rec.types import Array
 
 
@@ -30,7 +32,7 @@ def sign_flip(members: Array, *, scale: float = 1.0) -> Attack:
 
         def flip(leaf):
             if is_rows(leaf):
-                return Rows(ids=leaf.ids, values=-scale * leaf.values, space=leaf.space)
+                return dataclasses.replace(leaf, values=-scale * leaf.values)
             return -scale * leaf
 
         return jax.tree.map(flip, result.delta, is_leaf=is_rows)
