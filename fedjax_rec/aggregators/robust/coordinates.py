@@ -44,27 +44,39 @@ def coordinate_median(*, voting: Voting = "dense", share: float = 0.1) -> Aggreg
     return by_coordinates(order.median, majority_tolerates, voting, share)
 
 
-def trimmed_mean(*, share: float = 0.1, voting: Voting = "dense") -> Aggregator:
+def trimmed_mean(
+    *,
+    share: float = 0.1,
+    voting: Voting = "dense",
+    attackers: float | None = None,
+) -> Aggregator:
     """The mean of each coordinate without its `f` largest and `f` smallest numbers.
 
     `f = floor(share n)` of the `n` clients that vote on the coordinate, so that share
     0 is the uniform mean. Memory: `ballot_bytes`.
 
+    A row's voters are a sample of the clients. Where only some vote, trim a larger
+    share than you expect to attack: with the same, about every other row has more
+    attackers than are trimmed.
+
     Args:
-        share: assumed share of attackers.
+        share: trimmed at each end, the largest share of attackers it stands.
         voting: who votes on a row of a table.
+        attackers: share of attackers for the report; by default `share`.
 
     Returns:
         An aggregator of one vote a client. `info` holds `breakdown.row_report` where
         only some vote on a row.
 
     Raises:
-        ValueError: `share` is not in `[0, 0.5)`.
+        ValueError: `share` or `attackers` is not in `[0, 0.5)`.
 
     References:
         Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 2.
     """
     check_share(share)
+    attackers = share if attackers is None else attackers
+    check_share(attackers)
 
     def tolerates(num_voters):
         return assumed_attackers(num_voters, share)
@@ -72,7 +84,7 @@ def trimmed_mean(*, share: float = 0.1, voting: Voting = "dense") -> Aggregator:
     def rule(x, voters, counts):
         return trimmed(x, voters, counts, tolerates(counts))
 
-    return by_coordinates(rule, tolerates, voting, share)
+    return by_coordinates(rule, tolerates, voting, attackers)
 
 
 def trimmed(x: Array, voters: Array, counts: Array, f: Array) -> Array:

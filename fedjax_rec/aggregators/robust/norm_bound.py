@@ -152,7 +152,7 @@ def sent_squared_norms(shared: Tree, deltas: Tree) -> Array:
         return jnp.square(delta).reshape(delta.shape[0], -1).sum(1)
 
     found = jax.tree.map(leaf, shared, deltas, is_leaf=rows.is_table)
-    return sum(jax.tree.leaves(found)[1:], jax.tree.leaves(found)[0])
+    return jnp.stack(jax.tree.leaves(found)).sum(0)
 
 
 def _over_rows(real: Array, values: Array) -> Array:

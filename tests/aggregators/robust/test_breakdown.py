@@ -60,5 +60,9 @@ def test_a_rule_reports_the_rows_it_voted_on(fold):
     assert float(info["fragile_rows"]) == 2
     tails = stats.binom.sf([1, 1, 0, 0], [6, 4, 3, 1], 0.25)
     np.testing.assert_allclose(info["broken_rows"], tails.sum(), rtol=1e-5)
+    fewer = trimmed_mean(share=0.25, voting="voters", attackers=0.1)
+    _, _, info = fold(fewer, x, touched=touched)
+    tails = stats.binom.sf([1, 1, 0, 0], [6, 4, 3, 1], 0.1)
+    np.testing.assert_allclose(info["broken_rows"], tails.sum(), rtol=1e-5)
     _, _, info = fold(trimmed_mean(share=0.25), x, touched=touched)
     assert "touched_rows" not in info

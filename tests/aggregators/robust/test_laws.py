@@ -150,8 +150,10 @@ def test_without_assumed_attackers_a_rule_is_the_uniform_mean(rule, weights, fol
 
 def test_diluted_without_assumed_attackers_is_the_uniform_mean_and_voters_per_row(fold):
     x, touched = cohort(8)
-    for voting, mean in [("diluted", "uniform"), ("voters", "per_row_uniform")]:
-        got, _, _ = fold(trimmed_mean(share=0, voting=voting), x, touched=touched)
+    diluted = trimmed_mean(share=0, voting="diluted")
+    by_voters = trimmed_mean(share=0, voting="voters")
+    for rule, mean in [(diluted, "uniform"), (by_voters, "per_row_uniform")]:
+        got, _, _ = fold(rule, x, touched=touched)
         want, _, _ = fold(AGGREGATORS[mean](), x, touched=touched)
         np.testing.assert_allclose(got, want, atol=1e-5)
 
