@@ -259,6 +259,8 @@ class Aggregator(NamedTuple):
             shared parameters.
         start: `(shared) -> state`: what the server keeps between rounds.
         linear: the delta is a linear function of the clients' deltas.
+        begin: `(acc, state) -> acc`, puts into a new acc what `update` reads of the
+            state. That part of it adds up like the rest, so `finish` leaves it alone.
     """
 
     init: Callable[[Tree, int], Tree]
@@ -266,6 +268,7 @@ class Aggregator(NamedTuple):
     finish: Callable[[Tree, Tree, Tree], tuple[Tree, Tree, dict[str, Array]]]
     start: Callable[[Tree], Tree] = lambda shared: ()
     linear: bool = False
+    begin: Callable[[Tree, Tree], Tree] = lambda acc, state: acc
 
 
 class Recipe(NamedTuple):

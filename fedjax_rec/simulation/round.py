@@ -208,7 +208,8 @@ def make_algorithm(
 
         sums = _zero_sums(recipe, shared, cohort, data, frozen, hparams, keys[0])
         c, size = len(cohort.ids), cohort.size or len(cohort.ids)
-        carry = (aggregator.init(shared, size), cohort.personal, sums)
+        acc = aggregator.begin(aggregator.init(shared, size), state.aggregator)
+        carry = (acc, cohort.personal, sums)
         acc, personal, sums = fold_clients(
             visit, carry, cohort.rows, data, chunks, points
         )
