@@ -52,6 +52,14 @@ CONFIGS = {name: cls(**SMALL) for name, cls in ALGORITHMS.items()} | {
         server_lr=0.1,
         aggregation="uniform",
     ),
+    "fedavg ncf, scaffold": FedAvg(
+        **SMALL,
+        model="ncf",
+        control="scaffold",
+        aggregation="uniform",
+        local_epochs=2,
+        client_lr=0.1,
+    ),
     "fedavg user table": FedAvg(**SMALL, users="table", server_optimizer="momentum"),
     "fedavg scorer, sum, adam": FedAvg(
         **SMALL,

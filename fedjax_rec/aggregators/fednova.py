@@ -26,27 +26,6 @@ class NormalizedSums:
     weight: Array
 
 
-def local_steps(
-    batch_size: int, epochs: int = 1, pairs: int = 1, group: int = 1
-) -> Steps:
-    """How many steps `clients.local.local_update` takes on so many examples.
-
-    Args:
-        batch_size: pairs of a batch.
-        epochs: passes a round.
-        pairs: of an example: a positive and its negatives.
-        group: consecutive pairs that stay together.
-
-    Returns:
-        `(examples [V]) -> [V]`.
-
-    >>> print(local_steps(8, epochs=2, pairs=3)(jnp.array([1.0, 3.0, 0.0])))
-    [2. 4. 0.]
-    """
-    size = max(1, batch_size // group)
-    return lambda examples: epochs * jnp.ceil(examples * pairs / group / size)
-
-
 def fednova(steps: Steps, momentum: float = 0.0) -> Aggregator:
     """`tau_eff sum_i p_i delta_i / |a_i|`, with `tau_eff = sum_i p_i |a_i|`.
 
@@ -56,7 +35,7 @@ def fednova(steps: Steps, momentum: float = 0.0) -> Aggregator:
     descends another function than the sum of the clients' losses.
 
     Args:
-        steps: `(examples [V]) -> tau [V]`, such as `local_steps(...)`.
+        steps: `(examples [V]) -> tau [V]`, such as `clients.steps.local_steps(...)`.
         momentum: of the local SGD.
 
     Returns:

@@ -11,6 +11,7 @@ import optax
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.lora import LORA_AGGREGATORS, WITH_BASE
 from fedjax_rec.algorithms.fedavg import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
+from fedjax_rec.algorithms.server_step import except_for
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.clients.ranks import draw_ranks, with_ranks
 from fedjax_rec.clients.reconstruct import reconstruct_update
@@ -343,12 +344,7 @@ class FedFM:
         )
         if self.lora_aggregation in ("plain", "fedit"):
             return moved
-        # The aggregate of these groups is where they go, not a direction.
-        given = ("lora_a", "lora_b", LORA_BASE)
-        return optax.partition(
-            {"moved": moved, "given": optax.scale(-1.0)},
-            lambda tree: {k: "given" if k in given else "moved" for k in tree},
-        )
+        return except_for(("lora_a", "lora_b", LORA_BASE), moved)
 
     def _joint_update(self, model, draw, own: tuple[str, ...], group: int):
         """Every local step moves personal and shared parts by one gradient."""

@@ -8,6 +8,7 @@ import pytest
 from fedjax_rec import rows
 from fedjax_rec.aggregators import attention, fair, fednova, means
 from fedjax_rec.aggregators.fair.agnostic import project
+from fedjax_rec.clients.steps import local_steps
 from fedjax_rec.types import Senders
 
 C = 5
@@ -182,7 +183,7 @@ def test_the_projection_is_the_nearest_point_of_the_simplex():
 
 
 def test_fednova_in_the_symbols_of_the_paper():
-    steps = fednova.local_steps(4, epochs=2, pairs=3, group=3)
+    steps = local_steps(4, epochs=2, pairs=3, group=3)
     tau = np.array([2.0, 6, 0, 4, 8])  # a batch of one positive with its negatives
     np.testing.assert_array_equal(steps(jnp.asarray(N)), tau)
     for momentum in (0.0, 0.5):
