@@ -105,6 +105,9 @@ CONFIGS |= {
         ranks=(1, 2),
         id_residual=True,
     ),
+    "fedfm scaffold": FedFM(
+        **FM, control="scaffold", local_epochs=2, aggregation="uniform"
+    ),
     "fedfm hetlora, shared once": FedFM(
         **FM, lora_aggregation="hetlora", ranks=(1, 2), shared_steps="once"
     ),

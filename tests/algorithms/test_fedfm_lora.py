@@ -208,7 +208,7 @@ def test_what_contradicts_itself_is_refused(fields, message):
 
 
 def test_factors_cannot_be_read_where_items_are_encoded_once():
-    with pytest.raises(ValueError, match="reads the factors"):
+    with pytest.raises(ValueError, match="reads what each client sends"):
         experiment_backbone._once(
             FedFM(lora_aggregation="fedex"), 3, 1e9, 13, False, "once"
         )

@@ -117,5 +117,5 @@ def lora_rule(
     def begin(acc, state):
         return inner.begin(acc[0], state[0]), acc[1]
 
-    linear = inner.linear and reach is None
-    return Aggregator(init, update, finish, both, linear, begin)
+    # Not linear even where the delta is: products are of what each client sends.
+    return Aggregator(init, update, finish, both, begin=begin)
