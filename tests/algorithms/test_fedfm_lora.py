@@ -174,7 +174,7 @@ def test_no_client_has_a_base_of_its_own():
     lowered = jax.jit(algorithm.round).lower(
         algorithm.init(key), cohort, data, prepared.frozen, recipe.hparams, key
     )
-    text = lowered.compile().as_text()
+    text = lowered.compile().as_text() or ""
     dense = f"{WIDTH},{WIDTH}]"
     assert f"f32[1,{dense}" in text
     assert f"f32[5,1,{dense}" not in text

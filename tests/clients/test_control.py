@@ -1,5 +1,7 @@
 """SCAFFOLD against its algorithm in NumPy, and at its fixed point."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,12 +172,13 @@ def test_tables_and_fixed_groups_have_no_variate():
 
 
 def test_what_scaffold_cannot_correct_is_refused():
-    for wrong in (
+    wrongs: list[dict[str, Any]] = [
         {"model": "mf"},
         {"model": "ncf", "users": "table"},
         {"model": "ncf", "client_optimizer": "adam"},
         {"model": "ncf", "proximal": 0.1},
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="corrects plain SGD"):
             FedAvg(control="scaffold", **wrong)
     with pytest.raises(ValueError, match="with_control"):

@@ -240,6 +240,7 @@ def test_those_who_come_rarely_count_for_more():
                 omega[client] = total / (count[client] + 1)
                 count[client] += 1
                 since[client] = 0
+    assert state is not None
     np.testing.assert_allclose(state.weight, omega, rtol=1e-6)
     assert omega.tolist() == [1, 1.5, 5, 5]
 
