@@ -8,6 +8,7 @@ import optax
 
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.scaffold import scaffold
+from fedjax_rec.algorithms.clustered import clustered
 from fedjax_rec.algorithms.server_step import except_for
 from fedjax_rec.clients.control import CONTROL, controlled_update, with_control
 from fedjax_rec.clients.local import Phase, local_update
@@ -56,6 +57,8 @@ class FedAvg:
         proximal: mu of FedProx, `mu / 2 |w - w_t|^2` on the shared parameters; 0 off.
         control: `scaffold` corrects the local steps of dense shared parameters (those
             of `ncf`) by control variates, which double what is sent of them.
+        clusters: so many models are trained, each by the clients it fits best (IFCA);
+            every client receives all of them.
         aggregation: the mean weighs clients by `examples` (FedAvg), all the same
             (`uniform`), each row by the clients that touched it (`per_row`), or is a
             plain `sum`.
@@ -75,7 +78,8 @@ class FedAvg:
         Decentralized Data, AISTATS 2017. Li et al., Federated Optimization in
         Heterogeneous Networks (FedProx), MLSys 2020. Reddi et al., Adaptive Federated
         Optimization, ICLR 2021. Karimireddy et al., SCAFFOLD: Stochastic Controlled
-        Averaging for Federated Learning, ICML 2020.
+        Averaging for Federated Learning, ICML 2020. Ghosh et al., An Efficient
+        Framework for Clustered Federated Learning, NeurIPS 2020 (`clusters`).
     """
 
     model: Literal["mf", "ncf", "scorer"] = "mf"
@@ -86,6 +90,7 @@ class FedAvg:
     item_lr_scale: float = 1.0
     proximal: float = 0.0
     control: Literal["none", "scaffold"] = "none"
+    clusters: int = 1
     aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
         "per_row"
     )
@@ -105,6 +110,11 @@ class FedAvg:
             raise ValueError(
                 "model='scorer' has no user vectors to put in a table: the scorer "
                 "itself is the user. Use users='personal', or model='mf' or 'ncf'"
+            )
+        if self.clusters < 1 or (self.clusters > 1 and self.control != "none"):
+            raise ValueError(
+                f"clusters={self.clusters} with control={self.control!r}: expected at "
+                "least 1, and more than 1 only without control"
             )
         fits = self.model == "ncf" and self.users == "personal"
         if self.control == "scaffold" and not (
@@ -168,7 +178,7 @@ class FedAvg:
             aggregator = scaffold(aggregator, num_users)
         else:
             update = train(model)
-        return Recipe(
+        recipe = Recipe(
             model=model,
             client_update=update,
             aggregator=aggregator,
@@ -188,3 +198,4 @@ class FedAvg:
             negatives=self.negatives,
             single_user=self.users == "personal",
         )
+        return recipe if self.clusters == 1 else clustered(recipe, self.clusters)
