@@ -74,7 +74,7 @@ def taste(clients):
     )
 
 
-def play(recipe, rounds, present=range(USERS)):
+def play(recipe, rounds, present=tuple(range(USERS))):
     clients = data()
     algorithm = make_algorithm(recipe, (4,))
     key = jax.random.key(3)
