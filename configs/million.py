@@ -2,9 +2,14 @@
 
 fedjax-rec train configs/million.py
 
-The population lies in memory maps (`--population.folder` says where; they take 2 GB);
-every round brings 1,000 clients to the devices, and 2,000 users are evaluated. Making
-the interactions takes most of the time, and 16 GB of memory at its peak; `--data.num-
+The population lies in memory maps: personal state in a temporary folder
+(`--population.folder` says where), the data in the cache, 4.2 GB of it. Every round
+brings 1,000 clients to the devices, and 2,000 users are evaluated.
+
+Measured on 2 cores beside other jobs: 17 minutes and 15.4 GB at the peak, most of both
+for making the interactions; 100 rounds took 73 s, of which the devices waited 0 %. The
+next run finds the data in the cache: 37 s and 3.7 GB for 20 rounds. A hundred rounds of
+a thousandth of the clients learn little: HR@10 .0020, popularity .0270. `--data.num-
 users 100000 --data.num-interactions 10000000` is a tenth of it.
 """
 

@@ -13,7 +13,16 @@ from fedjax_rec.algorithms import FedAvg, FedFM, FedMF, FedNCF, PFedRec
 from fedjax_rec.data.clients import in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.experiment_aggregation import (
+    AggregationConfig,
+    AttackConfig,
+    boosted_item,
+    check_aggregation,
+    make_aggregator,
+    with_attack,
+)
 from fedjax_rec.experiment_backbone import BackboneConfig, prepare
+from fedjax_rec.experiment_codec import CodecConfig, check_codec, with_codec
 from fedjax_rec.experiment_cohort import (
     CohortConfig,
     check_cohort,
@@ -28,7 +37,8 @@ from fedjax_rec.experiment_mesh import (
     choose_store,
     on_disk,
 )
-from fedjax_rec.experiment_population import load_population
+from fedjax_rec.experiment_population import Population, load_population
+from fedjax_rec.experiment_profiles import ProfileConfig, make_profiles
 from fedjax_rec.experiment_split import PartitionConfig, SplitConfig
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.round import chunk_sizes
@@ -70,6 +80,10 @@ class Experiment:
         partition: who holds what.
         algorithm: the federated system, with its hyperparameters.
         backbone: the frozen foundation model, for algorithms that have one.
+        codec: how messages to the server shrink.
+        aggregation: the rule by which the server joins them, if not the algorithm's.
+        attack: clients who lie.
+        profile: what clients tell of themselves, for rules that read it.
         cohort: who takes part.
         protocol: how it is evaluated.
         execution: how it is run.
@@ -90,6 +104,12 @@ class Experiment:
         default_factory=PFedRec
     )
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    codec: CodecConfig = dataclasses.field(default_factory=CodecConfig)
+    aggregation: AggregationConfig = dataclasses.field(
+        default_factory=AggregationConfig
+    )
+    attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
+    profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
     cohort: CohortConfig = dataclasses.field(default_factory=CohortConfig)
     protocol: Protocol = dataclasses.field(default_factory=Protocol)
     execution: Execution = Execution()
@@ -128,6 +148,13 @@ def build(
     split, held = people.split, people.holdings
     train, num_clients = split.train, people.clients.num_clients
     execution, protocol = experiment.execution, experiment.protocol
+    if experiment.attack.kind == "boost" and protocol.watch < 0:
+        item = boosted_item(experiment.attack, train)
+        protocol = dataclasses.replace(protocol, watch=item)
+    if protocol.watch >= train.num_items:
+        raise ValueError(
+            f"protocol.watch={protocol.watch}, and there are {train.num_items} items"
+        )
     dtype = jnp.dtype(execution.dtype)
     slots = cohort_size(experiment.cohort, num_clients)
     sizes: dict = {
@@ -146,12 +173,13 @@ def build(
             largest=int(held.examples.max()),
             pairs_a_round=per_client * slots,
             tuned=protocol.evaluated == "tuned",
-            encode=execution.encode,
+            encode=_encode(experiment),
             prefix_cache=execution.prefix_cache,
             progress=progress,
         )
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
     recipe = (make_recipe or experiment.algorithm.build)(**sizes)
+    recipe = _transformed(recipe, experiment, people, progress)
     room = train.num_items if people.pool is None else len(people.pool)
     participants = make_participants(
         experiment.cohort,
@@ -163,7 +191,7 @@ def build(
     )
     notes = dict(participants.notes)
     if isinstance(experiment.algorithm, FedFM) and prepared is not None:
-        sent = group_bits(recipe, experiment.algorithm.received_only, held, room)
+        sent = group_bits(recipe, held, room)
         notes["backbone"] = {**prepared.facts, "message_bits": sent}
     if not people.single:
         if recipe.single_user:
@@ -245,6 +273,8 @@ def check(experiment: Experiment) -> None:
                 f"algorithm.{field.name} must be finite and not negative, got {value}"
             )
     check_cohort(experiment.cohort)
+    check_codec(experiment.codec)
+    check_aggregation(experiment.aggregation, experiment.attack)
     if experiment.execution.examples_per_chunk < 0:
         raise ValueError("execution.examples_per_chunk must not be negative")
     if experiment.seed < 0 or experiment.seed >= 2**32:
@@ -256,6 +286,50 @@ def check(experiment: Experiment) -> None:
             "execution.dtype='float64' needs JAX in 64-bit mode: set JAX_ENABLE_X64=1, "
             "or jax.config.update('jax_enable_x64', True) before building"
         )
+
+
+def _transformed(
+    recipe: Recipe, experiment: Experiment, people: Population, progress: bool
+) -> Recipe:
+    """The recipe with the experiment's codec, rule, attackers and profiles."""
+    train, num_clients = people.split.train, people.clients.num_clients
+    profiles = make_profiles(
+        experiment.profile, experiment.backbone, train, people.clients, progress
+    )
+    width = 0 if profiles is None else profiles.shape[1]
+    rule = make_aggregator(experiment.aggregation, num_clients, width)
+    if rule is not None:
+        recipe = recipe._replace(aggregator=rule)
+    if experiment.codec.name == "count_sketch" and rule is not None:
+        raise ValueError(
+            "codec.name='count_sketch' brings its own aggregation, FetchSGD: leave "
+            "aggregation.rule at 'algorithm'"
+        )
+    recipe = with_codec(recipe._replace(profiles=profiles), experiment.codec)
+    return with_attack(recipe, experiment.attack, num_clients, train)
+
+
+def _encode(experiment: Experiment) -> Literal["auto", "once", "per_client"]:
+    """Whether items may be encoded once a round for all clients.
+
+    Raises:
+        ValueError: it is asked for, and what clients send has to be their own.
+    """
+    encode = experiment.execution.encode
+    own = {
+        "codec.name": experiment.codec.name != "none",
+        "aggregation.rule": experiment.aggregation.rule
+        not in ("algorithm", "examples", "uniform", "sum"),
+        "attack.kind": experiment.attack.kind != "none",
+    }
+    needs = [name for name, needed in own.items() if needed]
+    if needs and encode == "once":
+        raise ValueError(
+            f"execution.encode='once' joins the clients' gradients before they are "
+            f"sent, but {', '.join(needs)} looks at each client's message: leave it at "
+            "'auto' or 'per_client'"
+        )
+    return "per_client" if needs else encode
 
 
 def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:

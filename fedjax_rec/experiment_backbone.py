@@ -111,6 +111,19 @@ def load_model(config: BackboneConfig, progress: bool) -> tuple[Backbone, Tree, 
     return *load_backbone("tiny", **options), warning
 
 
+def text_embeddings(
+    config: BackboneConfig, data: Interactions, progress: bool = False
+) -> np.ndarray:
+    """`[I, D]` float32: the frozen backbone's vectors of all items' texts."""
+    from fedjax_rec.backbones.prefix import build_embeddings
+
+    backbone, weights, _ = load_model(config, progress)
+    tokens = packing.make_lists(backbone.tokenize(load_texts(config, data)))
+    root = _root(config.cache)
+    found = build_embeddings(backbone, weights, tokens, root=root, progress=progress)
+    return found.astype(np.float32)
+
+
 def prepare(
     config: BackboneConfig,
     algorithm: FedFM,

@@ -1,7 +1,7 @@
 """Who takes part in an experiment, on what devices, and what a round costs them."""
 
 import dataclasses
-from collections.abc import Collection
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from fedjax_rec.simulation.availability import (
 from fedjax_rec.simulation.costs import (
     Holdings,
     Profiles,
+    encoded_bytes,
     group_profiles,
     make_fleet,
     make_profiles,
@@ -152,7 +153,8 @@ def make_participants(
     profiles = make_profiles(
         recipe.model,
         holdings,
-        fixed=getattr(algorithm, "received_only", ()),
+        fixed=recipe.fixed,
+        sent=None if recipe.codec is None else partial(encoded_bytes, recipe),
         negatives=recipe.negatives,
         room=room,
         epochs=epochs,
@@ -213,10 +215,8 @@ def make_sampler(
     return available(presence, census, size, config.over_selection)
 
 
-def group_bits(
-    recipe: Recipe, fixed: Collection[str], held: Holdings, room: int
-) -> dict[str, int]:
-    """Bits that a client sends in a round by group, in the mean over all clients."""
+def group_bits(recipe: Recipe, held: Holdings, room: int) -> dict[str, int]:
+    """Bits of what a client trains, by group, in the mean over all clients."""
     profile, holdings = group_profiles(held)
     touched = {
         "item": touched_items(holdings, recipe.negatives, room),
@@ -226,7 +226,7 @@ def group_bits(
     return {
         name: round(8 * float(size[profile].mean()))
         for name, size in groups.items()
-        if name not in fixed
+        if name not in recipe.fixed
     }
 
 

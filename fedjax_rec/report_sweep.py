@@ -19,7 +19,7 @@ from fedjax_rec.sweep.table import (
     spread,
 )
 
-CURVES = "learning_curves.png"
+CURVES, FRONT = "learning_curves.png", "front.png"
 MOST_LINES = 10
 """More lines than this nobody tells apart."""
 
@@ -95,6 +95,52 @@ def plot_field(
         panels[0].legend(fontsize=8, title=_left_out(len(others)))
     figure.suptitle("mean and 95 % interval over seeds", fontsize=9)
     figure.savefig(path, dpi=150)
+
+
+def plot_front(settings: Sequence[Setting], metric: str, path: str | Path) -> None:
+    """Draws test quality against the megabytes that clients sent, a point a setting.
+
+    A line joins the settings that no other beats in both.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    known = [s for s in settings if s.sent is not None and metric in s.test]
+    for i, setting in enumerate(known):
+        assert setting.sent is not None
+        found = setting.test[metric]
+        axes.errorbar(
+            setting.sent.mean,
+            found.mean,
+            xerr=setting.sent.half or 0,
+            yerr=found.half or 0,
+            marker="o",
+            capsize=3,
+            color=f"C{i % 10}",
+            label=_label(setting.values) or "base",
+        )
+    best = front_of([(s.sent.mean, s.test[metric].mean) for s in known if s.sent])
+    axes.plot(*zip(*best, strict=True), color="grey", linewidth=1, zorder=0)
+    axes.set_xscale("log")
+    axes.set(xlabel="MB sent by all clients", ylabel=f"test {metric.upper()}")
+    axes.legend(fontsize=7)
+    _plain_axes(axes)
+    figure.suptitle("mean and 95 % interval over seeds", fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points `(cost, quality)` that no other beats in both, by cost.
+
+    >>> front_of([(1, 0.2), (2, 0.1), (3, 0.4)])
+    [(1, 0.2), (3, 0.4)]
+    """
+    front: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front
 
 
 def plot_curves(settings: Sequence[Setting], metric: str, path: str | Path) -> None:

@@ -37,11 +37,13 @@ class Rows:
         ids: `[R]` int32; padding equals the table's length.
         values: `[R, ...]`.
         space: as in `Table`.
+        num_rows: the table's length, where a reader has to tell padding by itself.
     """
 
     ids: Array
     values: Array
     space: str = static(default="item")
+    num_rows: int | None = static(default=None)
 
 
 def is_table(leaf: Tree) -> bool:
@@ -155,6 +157,7 @@ def merge_repeats(rows: Rows, num_rows: int) -> Rows:
         rows,
         ids=jnp.where(real, rows.ids, num_rows),
         values=jnp.zeros_like(rows.values).at[first].add(rows.values),
+        num_rows=num_rows,
     )
 
 

@@ -173,7 +173,8 @@ class ClientResult:
         personal: the client's new personal parameters.
         weight: scalar, the number of examples trained on.
         metrics: dict of scalars, each a mean over the client's steps.
-        profile: `[p]` what the client tells of itself, for aggregators that read it.
+        profile: `[p]` what local training has to tell an aggregator beside the delta;
+            without it, the client's own of `Recipe.profiles`.
     """
 
     delta: Tree
@@ -285,7 +286,14 @@ class Recipe(NamedTuple):
         draw: `(examples, key) -> pairs`; its key is the first of three split from the
             client's (for the baseline that counts negatives).
         negatives: negatives an example, 0 for explicit feedback.
-        codec: of the messages to the server; `None` sends deltas as they are.
+        codec: `(round_key) -> codec` of the messages to the server; what all clients of
+            a round draw alike comes from its key. `None` sends deltas as they are.
+        fixed: groups of the shared parameters that are received and not sent: nobody
+            trains them.
+        row_basis: `(round_key) -> {name: [r, d]}`: orthonormal rows in whose span the
+            steps on a table stay, times `sqrt(d / r)` (low-rank training).
+        profiles: `[N, p]` what each client tells of itself beside its delta, for
+            aggregators that read it; it lies with the client. `None` is nothing.
         attack: `(result, client_id, key) -> result`, what some clients do to their
             message before it is encoded; `None` for honest clients.
         lifted: rounds train through `model.lift`. Exact where a client descends the
@@ -302,7 +310,10 @@ class Recipe(NamedTuple):
     single_user: bool = True
     draw: Callable[[dict[str, Array], Array], dict[str, Array]] | None = None
     negatives: int = 0
-    codec: Codec | None = None
+    codec: Callable[[Array], Codec] | None = None
+    fixed: tuple[str, ...] = ()
+    row_basis: Callable[[Array], dict[str, Array]] | None = None
+    profiles: Any = None
     attack: Callable[[ClientResult, Array, Array], ClientResult] | None = None
     lifted: bool = False
 

@@ -17,12 +17,14 @@ import pytest
 
 from fedjax_rec import experiment_backbone, rows
 from fedjax_rec.aggregators import AGGREGATORS
-from fedjax_rec.algorithms import ALGORITHMS, FedAvg, FedFM, FedMF
+from fedjax_rec.aggregators.guided import fm_guided
+from fedjax_rec.algorithms import ALGORITHMS, FedAvg, FedFM, FedMF, FedNCF, PFedRec
 from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import iid, per_user
 from fedjax_rec.data.splits import Split
+from fedjax_rec.experiment_codec import CodecConfig, with_codec
 from fedjax_rec.models import MODELS
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
@@ -124,6 +126,25 @@ CONFIGS |= {
         query=0.4,
     ),
 }
+# What a transform makes of the recipe of the same name in CONFIGS.
+TRANSFORMS: dict[str, Any] = {
+    "pfedrec, top-k with feedback": lambda recipe: with_codec(
+        recipe, CodecConfig(name="top_k")
+    ),
+    "fedncf, colr": lambda recipe: with_codec(recipe, CodecConfig(name="colr", rank=2)),
+    "fedfm, power sgd": lambda recipe: with_codec(
+        recipe, CodecConfig(name="power_sgd", rank=1)
+    ),
+    "fedavg, update guided": lambda recipe: recipe._replace(
+        aggregator=fm_guided(N, 1, likeness="update", sketch=64)
+    ),
+}
+CONFIGS |= {
+    "pfedrec, top-k with feedback": PFedRec(**SMALL),
+    "fedncf, colr": FedNCF(**SMALL),
+    "fedfm, power sgd": FedFM(**FM),
+    "fedavg, update guided": FedAvg(**SMALL, aggregation="examples"),
+}
 SLOW: set[str] = set()
 
 
@@ -187,7 +208,7 @@ def setup(name, max_buckets):
         prepared = behind_a_backbone(name)
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
         frozen = prepared.frozen
-    recipe = config.build(**sizes)
+    recipe = TRANSFORMS.get(name, lambda recipe: recipe)(config.build(**sizes))
     part = per_user(train)
     if not recipe.single_user:
         part = iid(jax.random.key(5), train, 4)
@@ -262,7 +283,7 @@ everybody = pytest.mark.parametrize(
     [
         n
         for n, c in CONFIGS.items()
-        if getattr(c, "lora_aggregation", "plain") == "plain"
+        if getattr(c, "lora_aggregation", "plain") == "plain" and n not in TRANSFORMS
     ],
 )
 def test_a_round_is_a_python_loop_over_clients(name):

@@ -94,3 +94,28 @@ def test_the_terminal_shows_the_best_row():
     lines = console.export_text().splitlines()
     best = next(line for line in lines if line.strip().startswith("best"))
     assert best.split()[1:4] == ["0.4", "4", "ncf"]
+
+
+def test_the_front_joins_what_nothing_beats(monkeypatch):
+    sent = {
+        0.1: 4.0,
+        0.2: 9.0,
+        0.4: 2.0,
+    }  # the rate .4 is better than both, and costs less
+    runs = [
+        run(
+            rate, 4, "mf", seed, rate, costs={"up_bytes": 1e6 * sent[rate] * (1 + seed)}
+        )
+        for rate in sent
+        for seed in (0, 1)
+    ]
+    settings = settings_of(runs, FIELDS)
+    figure = drawn(
+        monkeypatch, lambda: report_sweep.plot_front(settings, "ndcg@10", "x.png")
+    )
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    at = [c.lines[0].get_xdata().tolist() for c in axes.containers]
+    assert at == [[6.0], [13.5], [3.0]]  # means over seeds: 1.5 times
+    front = axes.lines[-1]
+    assert (front.get_xdata().tolist(), front.get_ydata().tolist()) == ([3.0], [0.4])

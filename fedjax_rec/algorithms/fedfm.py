@@ -309,6 +309,7 @@ class FedFM:
             single_user=bool(own),
             draw=draw,
             negatives=self.negatives,
+            fixed=self.received_only,
             lifted=lifted,
         )
 

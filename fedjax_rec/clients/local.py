@@ -20,6 +20,14 @@ from fedjax_rec.types import Array, ClientResult, ClientUpdate, Model, Params, T
 Columns = dict[str, Array]
 Draw = Callable[[Columns, Array], Columns]
 
+ROW_BASIS = "row_basis"
+"""Name in `hparams` of the bases that tables' steps stay in, by the table's name.
+
+To train `A` of `Q + A B` by SGD from zero, with the rows of `B` orthonormal times
+`sqrt(d / r)` and A's gradient times `sqrt(r / d)`, is to project Q's gradient onto them
+times `sqrt(d / r)` (CoLR, Nguyen et al., WWW 2024, and its code).
+"""
+
 
 class Phase(NamedTuple):
     """One optimiser step on some named parts of the parameters.
@@ -89,6 +97,8 @@ def local_update(
         once = steps * epochs == 1 and _adds_up(phases, params)
         ids, pairs = _touch(params.shared, pairs, merge=not once)
         start = {**rows.gather(params.shared, ids), **params.personal}
+        if ROW_BASIS in hparams:
+            _check_plain(phases, start, hparams[ROW_BASIS])
         names = frozenset(params.shared)
         step = _make_step(model, phases, frozen, hparams, start, names)
         carry = (start, [p.optimizer(hparams).init(p.split(start)[1]) for p in phases])
@@ -131,6 +141,15 @@ def local_update(
         )
 
     return update
+
+
+def _check_plain(phases: tuple[Phase, ...], flat: Tree, bases: dict[str, Array]):
+    for phase in phases:
+        if phase.row_rate is None and set(phase.part(flat)) & set(bases):
+            raise ValueError(
+                f"low-rank training of {', '.join(bases)} needs plain SGD on the rows; "
+                "another local optimizer would leave the basis"
+            )
 
 
 def _adds_up(phases: tuple[Phase, ...], params: Params) -> bool:
@@ -256,9 +275,12 @@ def _descend(phase: Phase, local, grads, at, state, hparams, start, count):
     if phase.row_rate is not None:
         rate = phase.row_rate(hparams)
         rates = rate if isinstance(rate, dict) else dict.fromkeys(row_grads, rate)
+        bases = hparams.get(ROW_BASIS, {})
         # A batch of padding has zero gradients: nothing moves.
         steps = {
-            name: jax.tree.map(partial(_plain_step, rates.get(name, 0)), part)
+            name: jax.tree.map(
+                partial(_plain_step, rates.get(name, 0), bases.get(name)), part
+            )
             for name, part in row_grads.items()
         }
         tables = rows.map_tables(add, tables, steps)
@@ -277,7 +299,10 @@ def _descend(phase: Phase, local, grads, at, state, hparams, start, count):
     return rows.merge_tables(tables, dense), trees.where(live, new_state, state)
 
 
-def _plain_step(rate, gradient: Array) -> Array:
+def _plain_step(rate, basis: Array | None, gradient: Array) -> Array:
+    if basis is not None:
+        r, d = basis.shape
+        gradient = (d / r) ** 0.5 * (gradient @ basis.T) @ basis
     return (-rate * gradient).astype(gradient.dtype)
 
 

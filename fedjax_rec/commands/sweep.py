@@ -64,6 +64,7 @@ DIR (by default runs/sweep-NAME) holds:
   FIELD=VALUE,.../     a run folder a point, as `train` writes it (without curves)
   table.csv, table.md  a line a setting: mean and 95 % interval over seeds
   FIELD.png            the metric against each field; learning_curves.png
+  front.png            the metric against bytes sent, where settings differ in them
 
 The best setting is the one with the best validation. `fedjax-rec sweep CONFIG --help`
 lists all options and fields.
@@ -264,6 +265,9 @@ class _Runner:
                     report_sweep.plot_field(settings, field, metric, log, temporary)
             with writer.replacing(report_sweep.CURVES) as temporary:
                 report_sweep.plot_curves(settings, metric, temporary)
+            if table.sent_differs(settings):
+                with writer.replacing(report_sweep.FRONT) as temporary:
+                    report_sweep.plot_front(settings, metric, temporary)
         report_sweep.show(console, settings, metric)
         failed = {
             name: told["error"]

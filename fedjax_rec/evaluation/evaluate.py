@@ -41,7 +41,8 @@ def evaluate(
 
     Returns:
         `metric_names(protocol.cutoffs)` to `[E]` float32, in the order of
-        `targets.user`. Users outside `targets.mask` hold zeros, not results.
+        `targets.user`; with `protocol.watch` also `exposure@k`. Users outside
+        `targets.mask` hold zeros, not results.
 
     Raises:
         ValueError: targets and protocol disagree, or scores have the wrong shape.
@@ -68,9 +69,13 @@ def evaluate(
             _check(scores, (chunk, num_items))
             exclude = _exclude(targets, offset, size)
             pool = targets.pool
-            return jax.vmap(
+            found = jax.vmap(
                 lambda s, p, x, k: full_metrics(s, p, x, pool=pool, key=k, **options)
             )(scores, positives, exclude, keys)
+            if protocol.watch >= 0:
+                told = jax.vmap(lambda s, x: _exposure(s, x, pool, protocol))
+                found |= told(scores, exclude)
+            return found
         ids = jnp.concatenate([positives, sampled[0]], axis=-1)
         # A valid id in place of padding: no scorer need know about padding.
         scores = score_fn(user, jnp.minimum(ids, num_items - 1), *more)
@@ -141,6 +146,20 @@ def _exclude(targets: Targets, offset: Array, size: Array) -> Array:
     place = jnp.minimum(offset[:, None] + column, targets.exclude_items.shape[0] - 1)
     items = targets.exclude_items[place]
     return jnp.where(column < size[:, None], items, targets.num_items)
+
+
+def _exposure(
+    scores: Array, exclude: Array, pool: Array | None, protocol: Protocol
+) -> dict[str, Array]:
+    """Whether the watched item is in one user's top k; ties count as ahead of it."""
+    ranked = jnp.ones(scores.shape, bool) if pool is None else pool
+    ranked = ranked.at[exclude].set(False, mode="drop")
+    item = protocol.watch
+    ahead = (ranked & (scores >= scores[item])).sum() - 1
+    return {
+        f"exposure@{k}": (ranked[item] & (ahead < k)).astype(jnp.float32)
+        for k in protocol.cutoffs
+    }
 
 
 def _check(scores: Array, shape: tuple[int, ...]) -> None:

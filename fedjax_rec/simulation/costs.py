@@ -5,7 +5,7 @@ clients that hold as much share one *profile*, so that a round looks up its coho
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec import rows
+from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import Partition
 from fedjax_rec.simulation.devices import DeviceClass, class_ends, device_of
 from fedjax_rec.simulation.sampling import Participation, Sampler
-from fedjax_rec.types import Array, Model, Tree, static, struct
+from fedjax_rec.types import Array, Model, Recipe, Tree, static, struct
 
 ID_BYTES = 4
 """Of a row's id in a message."""
@@ -178,11 +179,52 @@ def message_bytes(model: Model, touched: Mapping[str, np.ndarray]) -> dict[str, 
     return {name: total(group) for name, group in shared.items()}
 
 
+def encoded_bytes(recipe: Recipe, touched: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Bytes of a client's encoded message, of normal deltas on rows drawn at random.
+
+    Exact where a codec's price depends on how many rows there are, not on which or on
+    their values; a run counts its real messages.
+
+    Args:
+        recipe: with a codec.
+        touched: for each space of row tables, rows of each profile `[P]`.
+
+    Returns:
+        float64 `[P]`.
+    """
+    assert recipe.codec is not None
+    key = jax.random.key(0)
+    codec = recipe.codec(key)
+    shared = jax.eval_shape(recipe.model.init, key).shared
+    sent = {name: part for name, part in shared.items() if name not in recipe.fixed}
+    most = {space: int(np.ceil(count.max())) for space, count in touched.items()}
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sent)
+    state = codec.init(zeros)
+
+    def change(leaf: Any, counts: dict[str, Array]) -> Any:
+        if not rows.is_table(leaf):
+            return jax.random.normal(key, leaf.shape, leaf.dtype)
+        n = len(leaf.values)
+        r = max(1, min(n, most[leaf.space]))
+        ids = jax.random.permutation(key, n)[:r].astype(jnp.int32)
+        ids = jnp.where(jnp.arange(r) < counts[leaf.space], ids, n)
+        values = jax.random.normal(key, (r, *leaf.values.shape[1:]), leaf.values.dtype)
+        return rows.Rows(ids=ids, values=values, space=leaf.space, num_rows=n)
+
+    def one(counts: dict[str, Array]) -> Array:
+        delta = jax.tree.map(lambda x: change(x, counts), zeros, is_leaf=rows.is_table)
+        return num_bits(codec.encode(delta, state, key)[0])
+
+    whole = {space: jnp.asarray(np.round(c), jnp.int32) for space, c in touched.items()}
+    return np.asarray(jax.jit(lambda c: jax.lax.map(one, c))(whole)) / 8.0
+
+
 def make_profiles(
     model: Model,
     holdings: Holdings,
     *,
     fixed: Collection[str] = (),
+    sent: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None,
     negatives: int = 0,
     room: int,
     epochs: int = 1,
@@ -199,6 +241,7 @@ def make_profiles(
         model: what is trained.
         holdings: by profile.
         fixed: groups that are received and not sent: nobody trains them.
+        sent: `(touched) -> [P]` bytes of an encoded message, where there is a codec.
         negatives: negatives an example.
         room: items that training may see.
         epochs: local passes over the pairs.
@@ -213,10 +256,11 @@ def make_profiles(
     some = holdings.examples > 0
     zero = np.zeros(len(some))
     down = sum(groups.values(), zero) * some
-    up = sum((x for name, x in groups.items() if name not in fixed), zero) * some
+    trains = sum((x for name, x in groups.items() if name not in fixed), zero) * some
+    up = trains if sent is None else sent(touched) * some
     own = jax.eval_shape(model.init, jax.random.key(0)).personal
     personal = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(own))
-    trained = (up + personal) * (2 + optimizer_states)
+    trained = (trains + personal) * (2 + optimizer_states)
     return Profiles(
         down=down,
         up=up,

@@ -215,7 +215,7 @@ class Hosted:
             self._write(*unwritten)
         told = jax.device_get(told)
         log = {name: np.stack([t[name] for t in told]) for name in told[0]}
-        return state, {**log, **{k: x[:count] for k, x in cohorts.told.items()}}
+        return state, {**{k: x[:count] for k, x in cohorts.told.items()}, **log}
 
     def _fetch(self, drawn: Any, busy: np.ndarray | None) -> Ready:
         """Brings a cohort to the devices; `busy` clients' state is being written."""

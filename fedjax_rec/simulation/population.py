@@ -15,7 +15,7 @@ from fedjax_rec.simulation.mesh import (
     run_dealt,
 )
 from fedjax_rec.simulation.sampling import Sampler
-from fedjax_rec.simulation.sending import initial_state
+from fedjax_rec.simulation.sending import PROFILE, initial_state
 from fedjax_rec.simulation.stages import SAMPLING, staged
 from fedjax_rec.types import Algorithm, Array, Cohort, Recipe, ServerState, Tree
 
@@ -32,20 +32,24 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
         A tree of device arrays.
     """
     key = trees.derive(key, trees.Purpose.INIT)
+    ids = jnp.arange(clients) if isinstance(clients, int) else clients
 
     def start(key: Array) -> Tree:
         params = recipe.model.init(key)
         return {**params.personal, **initial_state(recipe, params.shared)}
 
-    ids = jnp.arange(clients) if isinstance(clients, int) else clients
+    told = {}
+    if recipe.profiles is not None:
+        told[PROFILE] = jnp.asarray(recipe.profiles).at[ids].get(mode="clip")
     if recipe.common_start:
         one = start(key)
-        return jax.tree.map(lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), one)
+        all_ = jax.tree.map(lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), one)
+        return {**all_, **told}
 
     def one_client(client: Array) -> Tree:
         return start(jax.random.fold_in(key, client))
 
-    return jax.jit(jax.vmap(one_client))(ids)
+    return {**jax.jit(jax.vmap(one_client))(ids), **told}
 
 
 def rows_here(slots: Array | None, ids: Array, rows: int, axis: str | None) -> Array:
@@ -88,7 +92,8 @@ def make_one_round(algorithm: Algorithm, sampler: Sampler, axis: str | None = No
         state, cohort, metrics = algorithm.round(
             state, cohort, data, frozen, hparams, key
         )
-        return state, cohort.personal, {**metrics, **drawn.told}
+        # What is counted of real messages is better than what was expected of them.
+        return state, cohort.personal, {**drawn.told, **metrics}
 
     return one
 

@@ -16,9 +16,10 @@ import numpy as np
 import optax
 
 from fedjax_rec import trees
+from fedjax_rec.clients.local import ROW_BASIS
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation import stages
-from fedjax_rec.simulation.sending import CODEC, own, send
+from fedjax_rec.simulation.sending import CODEC, PROFILE, own, send
 from fedjax_rec.simulation.stages import all_staged, staged
 from fedjax_rec.types import (
     Algorithm,
@@ -176,28 +177,38 @@ def make_algorithm(
         sending = staged(stages.SENDING, functools.partial(send, recipe))
         shared, pull = lifted(recipe, state.shared, frozen, devices)
         keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
+        round_key = trees.derive(key, trees.Purpose.CODEC, state.round)
+        local = dict(hparams)
+        if recipe.row_basis is not None:
+            local[ROW_BASIS] = recipe.row_basis(round_key)
 
         def visit(carry, bucket, slots, rows):
             acc, personal, sums = carry
             train = train_client(recipe, data, bucket)
             before, some = trees.take(personal, rows), trees.take(keys, slots)
             result = jax.vmap(train, in_axes=(None, 0, None, None, 0, 0))(
-                shared, before, frozen, hparams, rows, some
+                shared, before, frozen, local, rows, some
             )
             ids = cohort.ids.at[slots].get(mode="fill", fill_value=-1)
-            result, state, told = jax.vmap(sending, in_axes=(None, 0, 0, 0, 0))(
-                shared, before.get(CODEC, ()), result, ids, some
+            result, state, told = jax.vmap(sending, in_axes=(None, 0, 0, 0, 0, None))(
+                shared, before.get(CODEC, ()), result, ids, some, round_key
             )
             weight = result.weight
             senders = Senders(
                 slots=jnp.where(slots < c, cohort.first + slots, size),
                 ids=ids,
                 loss=result.metrics["loss"],
-                profile=result.profile,
+                profile=(
+                    before.get(PROFILE) if result.profile is None else result.profile
+                ),
             )
             acc = aggregator.update(acc, result.delta, weight, senders)
-            after = {**result.personal, **({CODEC: state} if CODEC in before else {})}
-            personal = trees.put(personal, rows, after)
+            # A profile stays as it is; all else is new.
+            after = {CODEC: state, **result.personal}
+            after = {n: after[n] for n in personal if n != PROFILE}
+            rest = {n: personal[n] for n in personal if n not in after}
+            personal = {n: personal[n] for n in after}
+            personal = {**trees.put(personal, rows, after), **rest}
             told = {
                 "examples": weight.sum(),
                 "clients": (weight > 0).sum().astype(weight.dtype),
@@ -206,7 +217,7 @@ def make_algorithm(
             }
             return acc, personal, jax.tree.map(jnp.add, sums, told)
 
-        sums = _zero_sums(recipe, shared, cohort, data, frozen, hparams, keys[0])
+        sums = _zero_sums(recipe, shared, cohort, data, frozen, local, keys[0])
         c, size = len(cohort.ids), cohort.size or len(cohort.ids)
         acc = aggregator.begin(aggregator.init(shared, size), state.aggregator)
         carry = (acc, cohort.personal, sums)

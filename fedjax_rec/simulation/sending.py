@@ -10,8 +10,8 @@ from fedjax_rec import rows, trees
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.types import Array, ClientResult, Recipe, Tree
 
-CODEC = "codec"
-"""Where a client's personal parameters keep the state of its codec."""
+CODEC, PROFILE = "codec", "profile"
+"""Where a client's personal parameters keep the state of its codec, and its profile."""
 
 
 class Sent(NamedTuple):
@@ -30,13 +30,15 @@ class Sent(NamedTuple):
 
 def initial_state(recipe: Recipe, shared: Tree) -> dict[str, Tree]:
     """What a client's personal parameters hold beside the model's."""
-    state = () if recipe.codec is None else recipe.codec.init(shared)
+    state: Tree = ()
+    if recipe.codec is not None:  # the same in every round, so any key will do
+        state = recipe.codec(jax.random.key(0)).init(_sent(recipe, shared))
     return {CODEC: state} if jax.tree.leaves(state) else {}
 
 
 def own(personal: dict[str, Tree]) -> dict[str, Tree]:
     """The model's part of a client's personal parameters."""
-    return {name: part for name, part in personal.items() if name != CODEC}
+    return {n: part for n, part in personal.items() if n not in (CODEC, PROFILE)}
 
 
 def send(
@@ -46,6 +48,7 @@ def send(
     result: ClientResult,
     client: Array,
     key: Array,
+    round_key: Array,
 ) -> Sent:
     """One client's message, as it arrives.
 
@@ -56,6 +59,7 @@ def send(
         result: of its local training.
         client: scalar id.
         key: the client's in this round.
+        round_key: of what all its clients draw alike.
     """
     if recipe.codec is not None or recipe.attack is not None:
         result = dataclasses.replace(result, delta=_each_row_once(shared, result.delta))
@@ -65,11 +69,18 @@ def send(
     if recipe.codec is None:
         return Sent(result, state, {})
     codec_key = jax.random.fold_in(key, int(trees.Purpose.CODEC))
-    message, new = recipe.codec.encode(result.delta, state, codec_key)
+    codec = recipe.codec(round_key)
+    delta = result.delta
+    message, new = codec.encode(_sent(recipe, delta), state, codec_key)
+    fixed = {name: delta[name] for name in recipe.fixed if name in delta}
     here = result.weight > 0
     sent = jnp.where(here, num_bits(message), 0).astype(result.weight.dtype)
-    decoded = dataclasses.replace(result, delta=recipe.codec.decode(message))
+    decoded = dataclasses.replace(result, delta={**codec.decode(message), **fixed})
     return Sent(decoded, trees.where(here, new, state), {"up_bytes": sent / 8})
+
+
+def _sent(recipe: Recipe, tree: dict[str, Tree]) -> dict[str, Tree]:
+    return {name: part for name, part in tree.items() if name not in recipe.fixed}
 
 
 def _each_row_once(shared: Tree, delta: Tree) -> Tree:

@@ -36,6 +36,7 @@ class Setting(NamedTuple):
         val: by metric.
         test: by metric.
         diverged: runs whose loss was not finite.
+        sent: megabytes that all clients sent in a run, `None` where no run told.
     """
 
     values: dict[str, Any]
@@ -44,6 +45,7 @@ class Setting(NamedTuple):
     val: dict[str, Spread]
     test: dict[str, Spread]
     diverged: int
+    sent: Spread | None = None
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -94,6 +96,7 @@ def settings_of(
             diverged=sum(
                 "loss_not_finite_since_round" in (r.result or {}) for r in found
             ),
+            sent=_sent(found),
         )
         for values, found in groups.items()
     ]
@@ -127,11 +130,19 @@ def best_of(settings: Sequence[Setting], metric: str) -> int | None:
     return -max(known)[1] if known else None
 
 
+def sent_differs(settings: Sequence[Setting]) -> bool:
+    """Whether some settings send more than others, so that bytes are worth telling."""
+    sent = [s.sent.mean for s in settings if s.sent is not None]
+    return len(sent) > 1 and max(sent) > 1.01 * min(sent)
+
+
 def columns_of(settings: Sequence[Setting], metric: str) -> list[tuple[str, str]]:
     """`(part, metric)` of the columns to read; the CSV has all."""
     known = {name for s in settings for name in s.test}
     columns = [("val", metric)] if metric else []
-    wanted = [metric, "hr@10", "ndcg@10", "auc", "rmse"]
+    if sent_differs(settings):
+        columns.insert(0, ("sent", "MB"))
+    wanted = [metric, "exposure@10", "hr@10", "ndcg@10", "auc", "rmse"]
     wanted = [name for name in dict.fromkeys(wanted) if name in known]
     return columns + [("test", name) for name in wanted[:4]]
 
@@ -146,8 +157,14 @@ def cells_of(
     if setting.diverged:
         seeds += f" ({setting.diverged} diverged)"
     values = [text_of(value) for value in setting.values.values()]
-    found = [str(getattr(setting, part).get(name, "-")) for part, name in columns]
+    found = [_cell(setting, part, name) for part, name in columns]
     return ["best" if best else "", *values, seeds, *found]
+
+
+def _cell(setting: Setting, part: str, name: str) -> str:
+    if part == "sent":
+        return "-" if setting.sent is None else f"{setting.sent.mean:,.1f}"
+    return str(getattr(setting, part).get(name, "-"))
 
 
 def headings(settings: Sequence[Setting], columns: Sequence[tuple[str, str]]):
@@ -187,14 +204,23 @@ def as_csv(settings: Sequence[Setting], metric: str) -> str:
     writer = csv.writer(text, lineterminator="\n")
     fields = list(settings[0].values) if settings else []
     heads = [f"{p}.{n}{end}" for p, n in names for end in ("", ".half95")]
-    writer.writerow(["best", *fields, "finished", "failed", "diverged", *heads])
+    known = ["finished", "failed", "diverged", "sent_mb", "sent_mb.half95"]
+    writer.writerow(["best", *fields, *known, *heads])
     for i, setting in enumerate(settings):
         counts = [len(setting.runs), setting.failed, setting.diverged]
+        counts += ["" if x is None else x for x in setting.sent or ("", "")]
         found = [getattr(setting, part).get(name) for part, name in names]
         cells = [c for s in found for c in (s or ("", ""))]
         cells = ["" if c is None else c for c in cells]
         writer.writerow([int(i == best), *setting.values.values(), *counts, *cells])
     return text.getvalue()
+
+
+def _sent(runs: Sequence[Run]) -> Spread | None:
+    costs = [(run.result or {}).get("costs") or {} for run in runs]
+    sent = [cost.get("up_bytes") for cost in costs]
+    known = [float(x) / 1e6 for x in sent if x is not None]
+    return spread(known) if known and len(known) == len(sent) else None
 
 
 def _spreads(runs: Sequence[Run], part: str) -> dict[str, Spread]:

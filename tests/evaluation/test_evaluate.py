@@ -163,3 +163,34 @@ def test_cold_candidates_are_ranked_among_themselves_by_hand():
         make_targets(**layout)
     with pytest.raises(ValueError, match="outside the pool of cold items"):
         make_targets(**layout, pool=np.array([5, 6]))
+
+
+def test_the_watched_items_exposure_by_hand():
+    """Three users, five items; item 3 is watched, and user 2 knows it."""
+    scores = jnp.asarray(
+        [[5.0, 4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 0, 0, 9.0, 1.0]]
+    )
+    protocol = Protocol(cutoffs=(1, 2, 3), selection="ndcg@1", watch=3)
+    targets = make_targets(
+        positives=(np.array([0, 1, 2]), np.array([4, 0, 0])),
+        known=[(np.array([0, 0, 2]), np.array([0, 1, 3]))],
+        num_users=3,
+        num_items=5,
+        protocol=protocol,
+    )
+    found = evaluate(
+        lambda users, candidates: scores[users], targets, protocol, jax.random.key(0)
+    )
+    # User 0 does not rank 0 and 1: item 3 is second of 2, 3, 4. User 1: second of all.
+    assert np.asarray(found["exposure@1"]).tolist() == [0, 0, 0]
+    assert np.asarray(found["exposure@2"]).tolist() == [1, 1, 0]
+    assert np.asarray(found["exposure@3"]).tolist() == [1, 1, 0]
+    tied = evaluate(
+        lambda users, candidates: jnp.zeros((len(users), 5)),
+        targets,
+        protocol,
+        jax.random.key(0),
+    )
+    assert not any(np.asarray(tied[f"exposure@{k}"]).any() for k in (1, 2))
+    with pytest.raises(ValueError, match="watch=3: expected an item that is ranked"):
+        Protocol(candidates="sampled", watch=3)

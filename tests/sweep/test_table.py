@@ -98,3 +98,22 @@ def test_csv_holds_every_metric():
     single = settings_of(RUNS[:1], FIELDS)
     row = next(csv.DictReader(io.StringIO(as_csv(single, "ndcg@10"))))
     assert row["val.ndcg@10.half95"] == ""
+
+
+def test_bytes_are_told_where_settings_differ_in_them():
+    def sending(rate, seed, megabytes):
+        costs = {"up_bytes": megabytes * 1e6}
+        return run(rate, seed, 0.2, 0.3, costs=costs)
+
+    runs = [sending(0.1, 0, 10), sending(0.1, 1, 14), sending(1.0, 0, 1)]
+    settings = settings_of(runs, FIELDS)
+    text = markdown(settings, "title", "ndcg@10")
+    assert "| sent MB |" in text
+    assert "| 0.1 | 2 | 12.0 |" in text
+    row = next(csv.DictReader(io.StringIO(as_csv(settings, "ndcg@10"))))
+    # s = 2 sqrt(2), t(.975, 1) = 12.7062: 2 * 12.7062.
+    assert float(row["sent_mb"]) == pytest.approx(12)
+    assert float(row["sent_mb.half95"]) == pytest.approx(25.4124, abs=1e-3)
+    alike = settings_of([sending(0.1, 0, 10), sending(1.0, 0, 10.05)], FIELDS)
+    assert "MB" not in markdown(alike, "title", "ndcg@10")
+    assert "MB" not in markdown(settings_of(RUNS, FIELDS), "title", "ndcg@10")

@@ -1,0 +1,1 @@
+"""Rules that a share of attackers among the clients cannot move far."""

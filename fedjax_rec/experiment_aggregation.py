@@ -1,0 +1,200 @@
+"""Whom the server believes, and which clients lie, as frozen dataclasses."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.aggregators.guided import Guidance, fm_guided
+from fedjax_rec.aggregators.robust.bulyan import bulyan
+from fedjax_rec.aggregators.robust.clipping import centered_clipping
+from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
+from fedjax_rec.aggregators.robust.geometric import geometric_median
+from fedjax_rec.aggregators.robust.krum import krum, multi_krum
+from fedjax_rec.aggregators.robust.mixing import mixed
+from fedjax_rec.aggregators.robust.norm_bound import norm_bound
+from fedjax_rec.attacks import attackers, boost, noise, popular, sign_flip
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.types import Aggregator, Recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AggregationConfig:
+    """The rule by which the server joins deltas, in place of the algorithm's own.
+
+    Attributes:
+        rule: `algorithm` keeps the algorithm's. The means weigh by `examples` or
+            `uniform`; `per_row` ones divide a row by those that touched it. Robust
+            rules take every row of a table from all clients; `*_of_voters` from those
+            that touched it, `*_diluted` the same times their share of the cohort.
+            `fm_guided` weighs by profiles (`profile.source`), `update_guided` by the
+            likeness of deltas, its control.
+        share: of attackers that a robust rule assumes.
+        guidance: how much each sign counts, of the guided rules.
+    """
+
+    rule: Literal[
+        "algorithm",
+        "examples",
+        "uniform",
+        "per_row",
+        "per_row_uniform",
+        "sum",
+        "median",
+        "median_of_voters",
+        "median_diluted",
+        "trimmed_mean",
+        "trimmed_mean_of_voters",
+        "trimmed_mean_diluted",
+        "geometric_median",
+        "geometric_median_of_voters",
+        "geometric_median_diluted",
+        "krum",
+        "multi_krum",
+        "bulyan",
+        "centered_clipping",
+        "norm_bound",
+        "mixed_median",
+        "mixed_trimmed_mean",
+        "fm_guided",
+        "update_guided",
+    ] = "algorithm"
+    share: float = 0.1
+    guidance: Guidance = dataclasses.field(default_factory=Guidance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """Clients who send something else than they learned.
+
+    Attributes:
+        kind: `sign_flip` sends the delta times `-scale`; `noise` sends Gaussian noise
+            of `scale` times the delta's size; `boost` pushes the row of one item.
+        share: of all clients that attack, exactly so many.
+        scale: how hard.
+        item: that `boost` pushes; -1 is the first of those nobody trains on, or else
+            the least popular.
+        popular: rows of so many popular items tell `boost` where to push.
+        seed: who attacks.
+    """
+
+    kind: Literal["none", "sign_flip", "noise", "boost"] = "none"
+    share: float = 0.1
+    scale: float = 1.0
+    item: int = -1
+    popular: int = 50
+    seed: int = 0
+
+
+def check_aggregation(aggregation: AggregationConfig, attack: AttackConfig) -> None:
+    """Raises a ValueError for shares and sizes that cannot be."""
+    if not 0 <= aggregation.share < 0.5:
+        raise ValueError(
+            f"aggregation.share must be in [0, 0.5), got {aggregation.share}: no rule "
+            "stands against a majority"
+        )
+    if not 0 <= attack.share <= 1:
+        raise ValueError(f"attack.share must be in [0, 1], got {attack.share}")
+    if not (attack.scale > 0 and np.isfinite(attack.scale)):
+        raise ValueError(f"attack.scale must be positive, got {attack.scale}")
+    if attack.popular < 1:
+        raise ValueError(f"attack.popular must be at least 1, got {attack.popular}")
+    if aggregation.guidance.temperature <= 0:
+        raise ValueError("aggregation.guidance.temperature must be positive")
+
+
+def make_aggregator(
+    config: AggregationConfig, num_clients: int, width: int
+) -> Aggregator | None:
+    """The rule; `None` is the algorithm's.
+
+    Args:
+        config: which.
+        num_clients: `N`.
+        width: of a profile, 0 where clients send none.
+
+    Raises:
+        ValueError: guided by profiles, and there are none.
+    """
+    rule, share = config.rule, config.share
+    if rule == "algorithm":
+        return None
+    if rule in ("fm_guided", "update_guided"):
+        if rule == "fm_guided" and not width:
+            raise ValueError(
+                "aggregation.rule='fm_guided' reads what clients tell of themselves: "
+                "set profile.source to 'text' (or to a control)"
+            )
+        return fm_guided(
+            num_clients,
+            max(width, 1),
+            config.guidance,
+            likeness="profile" if rule == "fm_guided" else "update",
+        )
+    with_share: dict[str, Callable[[], Aggregator]] = {
+        "trimmed_mean": lambda: trimmed_mean(share=share),
+        "krum": lambda: krum(share=share),
+        "multi_krum": lambda: multi_krum(share=share),
+        "bulyan": lambda: bulyan(share=share),
+        "median": lambda: coordinate_median(share=share),
+        "geometric_median": lambda: geometric_median(share=share),
+        "centered_clipping": centered_clipping,
+        "norm_bound": norm_bound,
+        "mixed_median": lambda: mixed(coordinate_median(share=share), share=share),
+        "mixed_trimmed_mean": lambda: mixed(trimmed_mean(share=share), share=share),
+    }
+    by_voters: dict[str, Callable[..., Aggregator]] = {
+        "median": coordinate_median,
+        "trimmed_mean": trimmed_mean,
+        "geometric_median": geometric_median,
+    }
+    for ending, voting in (("_of_voters", "voters"), ("_diluted", "diluted")):
+        if rule.endswith(ending):
+            of = by_voters[rule.removesuffix(ending)]
+            return of(share=share, voting=voting)
+    return with_share[rule]() if rule in with_share else AGGREGATORS[rule]()
+
+
+def with_attack(
+    recipe: Recipe, config: AttackConfig, num_clients: int, train: Interactions
+) -> Recipe:
+    """The recipe, some of whose clients lie."""
+    if config.kind == "none":
+        return recipe
+    members = attackers(num_clients, config.share, config.seed)
+    made: dict[str, Callable[[], Any]] = {
+        "sign_flip": lambda: sign_flip(members, scale=config.scale),
+        "noise": lambda: noise(members, scale=config.scale),
+        "boost": lambda: boost(
+            members,
+            boosted_item(config, train),
+            num_items=train.num_items,
+            toward=popular(most_popular(train, config.popular)),
+            scale=config.scale,
+        ),
+    }
+    return recipe._replace(attack=made[config.kind]())
+
+
+def boosted_item(config: AttackConfig, train: Interactions) -> int:
+    """The item that `boost` pushes.
+
+    Raises:
+        ValueError: there is no such item.
+    """
+    if config.item >= train.num_items:
+        raise ValueError(
+            f"attack.item={config.item}, and there are {train.num_items} items"
+        )
+    if config.item >= 0:
+        return config.item
+    counts = np.bincount(train.item, minlength=train.num_items)
+    return int(counts.argmin())
+
+
+def most_popular(train: Interactions, count: int) -> list[int]:
+    """The ids of the `count` items with the most interactions."""
+    counts = np.bincount(train.item, minlength=train.num_items)
+    return np.argsort(-counts, kind="stable")[:count].tolist()
