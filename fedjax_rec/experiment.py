@@ -277,7 +277,7 @@ def check(experiment: Experiment) -> None:
     check_aggregation(experiment.aggregation, experiment.attack)
     if experiment.codec.name != "none" and getattr(algorithm, "clusters", 1) > 1:
         raise ValueError(
-            f"algorithm.clusters={algorithm.clusters} sends one of several models, and "
+            "algorithm.clusters above 1 sends one of several models, and "
             "codecs know one: leave codec.name at 'none'"
         )
     if experiment.execution.examples_per_chunk < 0:
