@@ -280,6 +280,11 @@ def check(experiment: Experiment) -> None:
     check_cohort(experiment.cohort)
     check_codec(experiment.codec)
     check_aggregation(experiment.aggregation, experiment.attack)
+    if experiment.codec.name != "none" and getattr(algorithm, "clusters", 1) > 1:
+        raise ValueError(
+            "algorithm.clusters above 1 sends one of several models, and "
+            "codecs know one: leave codec.name at 'none'"
+        )
     if experiment.execution.examples_per_chunk < 0:
         raise ValueError("execution.examples_per_chunk must not be negative")
     if experiment.seed < 0 or experiment.seed >= 2**32:
@@ -303,6 +308,12 @@ def _transformed(
     )
     width = 0 if profiles is None else profiles.shape[1]
     rule = make_aggregator(experiment.aggregation, num_clients, width)
+    own = _own_aggregation(experiment.algorithm)
+    if rule is not None and own:
+        raise ValueError(
+            f"aggregation.rule={experiment.aggregation.rule!r} would take the place of "
+            f"what {' and '.join(own)} bring: leave it at 'algorithm'"
+        )
     if rule is not None:
         recipe = recipe._replace(aggregator=rule)
     if experiment.codec.name == "count_sketch" and rule is not None:
@@ -312,6 +323,16 @@ def _transformed(
         )
     recipe = with_codec(recipe._replace(profiles=profiles), experiment.codec)
     return with_attack(recipe, experiment.attack, num_clients, train)
+
+
+def _own_aggregation(algorithm) -> list[str]:
+    """Settings of an algorithm for which no other rule can do."""
+    without = {"lora_aggregation": "plain", "control": "none", "clusters": 1}
+    return [
+        f"algorithm.{name}={value!r}"
+        for name, plain in without.items()
+        if (value := getattr(algorithm, name, plain)) != plain
+    ]
 
 
 def _encode(experiment: Experiment) -> Literal["auto", "once", "per_client"]:

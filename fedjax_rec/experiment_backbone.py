@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec import packing
+from fedjax_rec.algorithms import lora_rules
 from fedjax_rec.algorithms.fedfm import ADAPTER_GROUPS, FedFM, ItemTexts
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.notes import load_notes
@@ -323,10 +324,13 @@ def _once(
     obstacles = []
     if kept:
         obstacles.append(f"{', '.join(kept)} differ from client to client")
-    if algorithm.lora_aggregation != "plain":
+    if not lora_rules.aggregator(algorithm).linear:
         obstacles.append(
-            f"lora_aggregation={algorithm.lora_aggregation!r} reads the factors of each"
+            f"aggregation={algorithm.aggregation!r} with lora_aggregation="
+            f"{algorithm.lora_aggregation!r} reads what each client sends"
         )
+    elif algorithm.control != "none":
+        obstacles.append(f"control={algorithm.control!r} corrects each client's steps")
     elif not algorithm.linear:
         obstacles.append("clients take more than one step of plain SGD on shared parts")
     elif (

@@ -90,6 +90,7 @@ def lifted_recipe(
         lora_aggregation="plain",
         ranks=(),
         rank_shares=(),
+        control="none",
         shared_steps="every",
         query=0.0,
     )

@@ -16,9 +16,10 @@ import optax
 import pytest
 
 from fedjax_rec import experiment_backbone, rows
-from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.aggregators import AGGREGATORS, fair
 from fedjax_rec.aggregators.guided import fm_guided
 from fedjax_rec.algorithms import ALGORITHMS, FedAvg, FedFM, FedMF, FedNCF, PFedRec
+from fedjax_rec.algorithms.clustered import clustered
 from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
@@ -53,6 +54,14 @@ CONFIGS = {name: cls(**SMALL) for name, cls in ALGORITHMS.items()} | {
         server_optimizer="adagrad",
         server_lr=0.1,
         aggregation="uniform",
+    ),
+    "fedavg ncf, scaffold": FedAvg(
+        **SMALL,
+        model="ncf",
+        control="scaffold",
+        aggregation="uniform",
+        local_epochs=2,
+        client_lr=0.1,
     ),
     "fedavg user table": FedAvg(**SMALL, users="table", server_optimizer="momentum"),
     "fedavg scorer, sum, adam": FedAvg(
@@ -99,6 +108,9 @@ CONFIGS |= {
         ranks=(1, 2),
         id_residual=True,
     ),
+    "fedfm scaffold": FedFM(
+        **FM, control="scaffold", local_epochs=2, aggregation="uniform"
+    ),
     "fedfm hetlora, shared once": FedFM(
         **FM, lora_aggregation="hetlora", ranks=(1, 2), shared_steps="once"
     ),
@@ -127,12 +139,24 @@ TRANSFORMS: dict[str, Any] = {
     "fedavg, update guided": lambda recipe: recipe._replace(
         aggregator=fm_guided(N, 1, likeness="update", sketch=64)
     ),
+    "fedavg, trend": lambda recipe: recipe._replace(aggregator=fair.by_trend(N)),
+    "fedavg, participation": lambda recipe: recipe._replace(
+        aggregator=fair.by_participation(N, longest=2)
+    ),
+    "fedncf, agnostic": lambda recipe: recipe._replace(
+        aggregator=fair.agnostic(lambda ids: ids % 3, 3)
+    ),
+    "fedavg of two clusters": lambda recipe: clustered(recipe, 2),
 }
 CONFIGS |= {
     "pfedrec, top-k with feedback": PFedRec(**SMALL),
     "fedncf, colr": FedNCF(**SMALL),
     "fedfm, power sgd": FedFM(**FM),
     "fedavg, update guided": FedAvg(**SMALL, aggregation="examples"),
+    "fedavg, trend": FedAvg(**SMALL),
+    "fedavg, participation": FedAvg(**SMALL),
+    "fedncf, agnostic": FedNCF(**SMALL),
+    "fedavg of two clusters": FedAvg(**SMALL),
 }
 SLOW: set[str] = set()
 

@@ -2,6 +2,14 @@
 
 from collections.abc import Callable
 
+from fedjax_rec.aggregators.attention import attentive
+from fedjax_rec.aggregators.fair import (
+    by_effective_number,
+    by_magnitude,
+    by_size,
+    q_fedavg,
+    tilted,
+)
 from fedjax_rec.aggregators.means import per_row_mean, total, weighted_mean
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
@@ -18,6 +26,12 @@ AGGREGATORS: dict[str, Callable[[], Aggregator]] = {
     "per_row": per_row_mean,
     "per_row_uniform": lambda: per_row_mean(uniform=True),
     "sum": total,
+    "q_fedavg": q_fedavg,
+    "tilted": tilted,
+    "by_size": by_size,
+    "by_effective_number": by_effective_number,
+    "by_magnitude": by_magnitude,
+    "attentive": attentive,
     "median": coordinate_median,
     "trimmed_mean": trimmed_mean,
     "geometric_median": geometric_median,

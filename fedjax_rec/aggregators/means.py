@@ -58,6 +58,11 @@ def total() -> Aggregator:
     return _fold(uniform=True, divide=False, per_row=False)
 
 
+def weighted_sum() -> Aggregator:
+    """`sum_c w_c delta_c`, for rules that divide by something else."""
+    return _fold(uniform=False, divide=False, per_row=False)
+
+
 def _fold(*, uniform: bool, divide: bool, per_row: bool) -> Aggregator:
     def init(shared: Tree, cohort_size: int) -> MeanState:
         del cohort_size

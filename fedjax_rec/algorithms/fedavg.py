@@ -7,12 +7,17 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.aggregators.scaffold import scaffold
+from fedjax_rec.algorithms.clustered import clustered
+from fedjax_rec.algorithms.server_step import except_for
+from fedjax_rec.clients.control import CONTROL, controlled_update, with_control
 from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.clients.steps import local_steps
 from fedjax_rec.data.pairs import implicit_pairs
 from fedjax_rec.models.factorization import matrix_factorization
 from fedjax_rec.models.neural_cf import neural_cf
 from fedjax_rec.models.pfedrec import personal_scorer
-from fedjax_rec.types import Recipe
+from fedjax_rec.types import ClientUpdate, Recipe
 
 CLIENT_OPTIMIZERS = {
     "sgd": optax.sgd,
@@ -50,6 +55,10 @@ class FedAvg:
         client_lr: learning rate of the local steps.
         item_lr_scale: plain SGD moves rows by `client_lr * item_lr_scale`.
         proximal: mu of FedProx, `mu / 2 |w - w_t|^2` on the shared parameters; 0 off.
+        control: `scaffold` corrects the local steps of dense shared parameters (those
+            of `ncf`) by control variates, which double what is sent of them.
+        clusters: so many models are trained, each by the clients it fits best (IFCA);
+            every client receives all of them.
         aggregation: the mean weighs clients by `examples` (FedAvg), all the same
             (`uniform`), each row by the clients that touched it (`per_row`), or is a
             plain `sum`.
@@ -68,7 +77,9 @@ class FedAvg:
         McMahan et al., Communication-Efficient Learning of Deep Networks from
         Decentralized Data, AISTATS 2017. Li et al., Federated Optimization in
         Heterogeneous Networks (FedProx), MLSys 2020. Reddi et al., Adaptive Federated
-        Optimization, ICLR 2021.
+        Optimization, ICLR 2021. Karimireddy et al., SCAFFOLD: Stochastic Controlled
+        Averaging for Federated Learning, ICML 2020. Ghosh et al., An Efficient
+        Framework for Clustered Federated Learning, NeurIPS 2020 (`clusters`).
     """
 
     model: Literal["mf", "ncf", "scorer"] = "mf"
@@ -78,6 +89,8 @@ class FedAvg:
     client_lr: float = 0.5
     item_lr_scale: float = 1.0
     proximal: float = 0.0
+    control: Literal["none", "scaffold"] = "none"
+    clusters: int = 1
     aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
         "per_row"
     )
@@ -97,6 +110,22 @@ class FedAvg:
             raise ValueError(
                 "model='scorer' has no user vectors to put in a table: the scorer "
                 "itself is the user. Use users='personal', or model='mf' or 'ncf'"
+            )
+        if self.clusters < 1 or (self.clusters > 1 and self.control != "none"):
+            raise ValueError(
+                f"clusters={self.clusters} with control={self.control!r}: expected at "
+                "least 1, and more than 1 only without control"
+            )
+        fits = self.model == "ncf" and self.users == "personal"
+        if self.control == "scaffold" and not (
+            fits and self.client_optimizer == "sgd" and not self.proximal
+        ):
+            raise ValueError(
+                "control='scaffold' corrects plain SGD on dense shared parameters, one "
+                "user a client: expected model='ncf', users='personal', "
+                "client_optimizer='sgd' and proximal=0, got "
+                f"{self.model!r}, {self.users!r}, {self.client_optimizer!r} and "
+                f"{self.proximal}"
             )
 
     def build(self, *, num_items: int, num_users: int, dtype=jnp.float32) -> Recipe:
@@ -122,19 +151,38 @@ class FedAvg:
             row_rate=(lambda h: h["client_lr"] * h["item_lr_scale"]) if plain else None,
             proximal=(lambda h: h["proximal"]) if self.proximal else None,
         )
-        return Recipe(
-            model=model,
-            client_update=local_update(
+        aggregator = AGGREGATORS[self.aggregation]()
+
+        def train(model) -> ClientUpdate:
+            return local_update(
                 model,
                 draw,
                 (phase,),
                 batch_size=self.batch_size,
                 epochs=self.local_epochs,
-            ),
-            aggregator=AGGREGATORS[self.aggregation](),
-            server_optimizer=lambda h: server(
-                h["server_lr"], h["server_momentum"], h["server_tau"]
-            ),
+            )
+
+        def server_step(h) -> optax.GradientTransformation:
+            moved = server(h["server_lr"], h["server_momentum"], h["server_tau"])
+            return moved if self.control == "none" else except_for((CONTROL,), moved)
+
+        if self.control == "scaffold":
+            pairs = 1 + self.negatives
+            update = controlled_update(
+                train,
+                model,
+                steps=local_steps(self.batch_size, self.local_epochs, pairs),
+                rate=lambda h: h["client_lr"],
+            )
+            model = with_control(model)
+            aggregator = scaffold(aggregator, num_users)
+        else:
+            update = train(model)
+        recipe = Recipe(
+            model=model,
+            client_update=update,
+            aggregator=aggregator,
+            server_optimizer=server_step,
             hparams={
                 name: getattr(self, name)
                 for name in (
@@ -150,3 +198,4 @@ class FedAvg:
             negatives=self.negatives,
             single_user=self.users == "personal",
         )
+        return recipe if self.clusters == 1 else clustered(recipe, self.clusters)

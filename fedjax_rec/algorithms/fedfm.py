@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_rec.aggregators import AGGREGATORS
-from fedjax_rec.aggregators.lora import LORA_AGGREGATORS, WITH_BASE
+from fedjax_rec.aggregators.scaffold import scaffold
+from fedjax_rec.algorithms import lora_rules
 from fedjax_rec.algorithms.fedavg import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
+from fedjax_rec.algorithms.server_step import except_for
+from fedjax_rec.clients.control import CONTROL, controlled_update, with_control
 from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.clients.ranks import draw_ranks, with_ranks
 from fedjax_rec.clients.reconstruct import reconstruct_update
+from fedjax_rec.clients.steps import local_steps
 from fedjax_rec.data.pairs import text_pairs
 from fedjax_rec.models.adapters import (
     LORA_BASE,
@@ -25,7 +27,7 @@ from fedjax_rec.models.adapters import (
 from fedjax_rec.models.adapters import embedding_adapter as make_embedding_adapter
 from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
-from fedjax_rec.types import Adapter, Aggregator, Array, Recipe
+from fedjax_rec.types import Adapter, Array, ClientUpdate, Recipe
 
 ADAPTER_GROUPS = ("lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter")
 """The groups of all adapters."""
@@ -101,6 +103,8 @@ class FedFM:
         ranks: of clients whose devices cannot hold all of `rank`; each has one of
             them for good. Empty: all have `rank`.
         rank_shares: the share of clients with each of `ranks`; empty for equal ones.
+        control: `scaffold` corrects the local steps of all dense shared groups by
+            control variates, which double what is sent of them.
         server_optimizer: of the pseudo-gradient.
         server_lr: learning rate of the server optimizer.
         adapter_lr_scale: what is left of the server's step for the adapter.
@@ -111,8 +115,9 @@ class FedFM:
         Hu et al., LoRA, ICLR 2022. Sun et al., Improving LoRA in Privacy-preserving
         Federated Learning, ICLR 2024. Guo et al., Selective Aggregation for Low-Rank
         Adaptation in Federated Learning (FedSA-LoRA), ICLR 2025. Singhal et al.,
-        Federated Reconstruction, NeurIPS 2021 (`shared_steps="once"`). Those of
-        `lora_aggregation` are named in `aggregators.lora`.
+        Federated Reconstruction, NeurIPS 2021 (`shared_steps="once"`). Karimireddy et
+        al., SCAFFOLD, ICML 2020 (`control`). Those of `lora_aggregation` are named in
+        `aggregators.lora`.
     """
 
     adapter: Literal["lora", "bottleneck", "prefix", "embedding", "none"] = "lora"
@@ -149,6 +154,7 @@ class FedFM:
     ] = "plain"
     ranks: tuple[int, ...] = ()
     rank_shares: tuple[float, ...] = ()
+    control: Literal["none", "scaffold"] = "none"
     server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
     server_lr: float = 1.0
     adapter_lr_scale: float = 1.0
@@ -168,44 +174,23 @@ class FedFM:
                 f"users={self.users!r} needs items and heads of attention, got history="
                 f"{self.history}, history_heads={self.history_heads}"
             )
-
-        self._check_lora()
-
-    def _check_lora(self) -> None:
-        """Raises a ValueError for rules and ranks that have no LoRA to be about."""
-        rule, mixed = self.lora_aggregation, bool(self.ranks)
-        if rule == "plain":
-            if mixed or self.rank_shares:
-                raise ValueError(
-                    f"ranks={self.ranks}, rank_shares={self.rank_shares}: clients of "
-                    "different ranks need a lora_aggregation other than 'plain', such "
-                    "as 'hetlora' or 'flexlora'"
-                )
-            return
-        kept = {"lora_a", "lora_b"} & {*self.personal, *self.fixed}
-        if self.adapter != "lora" or kept or self.aggregation == "sum":
+        lora_rules.check(self)
+        if self.control == "scaffold" and (
+            self.users == "history"
+            or self.shared_steps != "every"
+            or self.client_optimizer != "sgd"
+        ):
             raise ValueError(
-                f"lora_aggregation={rule!r} needs adapter='lora' with both factors "
-                f"trained and shared, and a mean: got adapter={self.adapter!r}, "
-                f"personal={self.personal}, fixed={self.fixed}, "
-                f"aggregation={self.aggregation!r}"
+                "control='scaffold' corrects several plain SGD steps of clients that "
+                "are one user each: expected shared_steps='every', "
+                "client_optimizer='sgd' and users other than 'history', got "
+                f"{self.shared_steps!r}, {self.client_optimizer!r} and {self.users!r}"
             )
-        if mixed:
-            draw_ranks(self.ranks, self.rank_shares)
-            if max(self.ranks) > self.rank:
-                raise ValueError(
-                    f"ranks={self.ranks} exceed rank={self.rank}, that of the server"
-                )
-
-    @property
-    def with_base(self) -> bool:
-        """Whether the adapter has a dense correction."""
-        return self.lora_aggregation in WITH_BASE
 
     @property
     def received_only(self) -> tuple[str, ...]:
         """Groups that clients receive and never send: nobody trains them."""
-        return (*self.fixed, LORA_BASE) if self.with_base else self.fixed
+        return (*self.fixed, LORA_BASE) if lora_rules.with_base(self) else self.fixed
 
     @property
     def in_layers(self) -> bool:
@@ -217,9 +202,10 @@ class FedFM:
         """Whether the aggregate of the shared parts is linear in their gradients.
 
         So it is where a client takes one step of plain SGD on them a round; with
-        `every`, given that its pairs are one batch. Products of factors are not.
+        `every`, given that its pairs are one batch; and where the aggregate is linear
+        in what they send.
         """
-        if self.lora_aggregation != "plain":
+        if self.control != "none" or not lora_rules.aggregator(self).linear:
             return False
         if self.shared_steps == "once":
             return True
@@ -228,11 +214,9 @@ class FedFM:
     def make_adapter(self) -> Adapter | None:
         """The adapter inside the layers, if it is there."""
         if self.adapter == "lora":
+            base = lora_rules.with_base(self)
             return lora(
-                rank=self.rank,
-                alpha=self.alpha,
-                targets=self.targets,
-                base=self.with_base,
+                rank=self.rank, alpha=self.alpha, targets=self.targets, base=base
             )
         if self.adapter == "bottleneck":
             return bottleneck(size=self.bottleneck)
@@ -257,7 +241,7 @@ class FedFM:
 
         Args:
             num_items: `I`.
-            num_users: `U`.
+            num_users: `U`, all clients there are where each is one user.
             texts: the catalog's texts behind the backbone.
             lifted: train through the table of all items' vectors (`Recipe.lifted`).
             dtype: of what is trained; float32.
@@ -265,7 +249,6 @@ class FedFM:
         Raises:
             ValueError: another dtype, or groups that are not there.
         """
-        del num_users
         if dtype != jnp.float32:
             raise ValueError(
                 f"execution.dtype={jnp.dtype(dtype).name!r}: FedFM trains in float32; "
@@ -302,9 +285,11 @@ class FedFM:
             )
         else:
             update = self._joint_update(model, draw, own, group)
-        if self.ranks or self.lora_aggregation == "hetlora":
-            ranks = self.ranks or (self.rank,)
-            update = with_ranks(update, draw_ranks(ranks, self.rank_shares))
+        update = lora_rules.ranked(self, update)
+        aggregator = lora_rules.aggregator(self)
+        if self.control == "scaffold":
+            model = with_control(model, self.received_only)
+            aggregator = scaffold(aggregator, num_users)
         scalars = (
             "client_lr",
             "user_lr",
@@ -317,7 +302,7 @@ class FedFM:
         return Recipe(
             model=model,
             client_update=update,
-            aggregator=self._aggregator(),
+            aggregator=aggregator,
             server_optimizer=self._server_optimizer,
             hparams={name: getattr(self, name) for name in scalars},
             common_start=True,
@@ -328,28 +313,15 @@ class FedFM:
             lifted=lifted,
         )
 
-    def _aggregator(self) -> Aggregator:
-        inner = AGGREGATORS[self.aggregation]()
-        if self.lora_aggregation == "plain":
-            return inner
-        return LORA_AGGREGATORS[self.lora_aggregation](
-            inner, uniform="uniform" in self.aggregation, mixed=bool(self.ranks)
-        )
-
     def _server_optimizer(self, h) -> optax.GradientTransformation:
         server = SERVER_OPTIMIZERS[self.server_optimizer]
         moved = optax.chain(
             server(h["server_lr"], h["server_momentum"], h["server_tau"]),
             _scale_groups(ADAPTER_GROUPS, h["adapter_lr_scale"]),
         )
-        if self.lora_aggregation in ("plain", "fedit"):
-            return moved
-        # The aggregate of these groups is where they go, not a direction.
-        given = ("lora_a", "lora_b", LORA_BASE)
-        return optax.partition(
-            {"moved": moved, "given": optax.scale(-1.0)},
-            lambda tree: {k: "given" if k in given else "moved" for k in tree},
-        )
+        given = lora_rules.given(self)
+        given += (CONTROL,) if self.control == "scaffold" else ()
+        return except_for(given, moved) if given else moved
 
     def _joint_update(self, model, draw, own: tuple[str, ...], group: int):
         """Every local step moves personal and shared parts by one gradient."""
@@ -363,19 +335,28 @@ class FedFM:
 
         by_row = _row_rates if self.client_optimizer == "sgd" else None
         names = None
-        if self.with_base:
+        if lora_rules.with_base(self):
             # Left out, not just without a gradient: under `vmap` each client would
             # have a copy of what is dense.
             params = jax.eval_shape(model.init, jax.random.key(0))
             groups = {**params.shared, **params.personal}
             names = tuple(name for name in groups if name != LORA_BASE)
-        return local_update(
-            model,
-            draw,
-            (Phase(optimizer, names, row_rate=by_row),),
-            batch_size=self.batch_size,
-            epochs=self.local_epochs,
-            group=group,
+
+        def train(model) -> ClientUpdate:
+            return local_update(
+                model,
+                draw,
+                (Phase(optimizer, names, row_rate=by_row),),
+                batch_size=self.batch_size,
+                epochs=self.local_epochs,
+                group=group,
+            )
+
+        if self.control == "none":
+            return train(model)
+        steps = local_steps(self.batch_size, self.local_epochs, group, group)
+        return controlled_update(
+            train, model, steps=steps, rate=lambda h: h["client_lr"]
         )
 
 

@@ -193,7 +193,7 @@ def test_two_rounds_of_each_server_by_hand(name):
             delta={"item": rows.Rows(ids=jnp.arange(ITEMS), values=values)},
             personal=params.personal,
             weight=weight,
-            metrics={},
+            metrics={"loss": jnp.zeros(())},
         )
 
     run = Run(recipe._replace(client_update=towards), PARTS["personal"])

@@ -174,7 +174,7 @@ def test_no_client_has_a_base_of_its_own():
     lowered = jax.jit(algorithm.round).lower(
         algorithm.init(key), cohort, data, prepared.frozen, recipe.hparams, key
     )
-    text = lowered.compile().as_text()
+    text = lowered.compile().as_text() or ""
     dense = f"{WIDTH},{WIDTH}]"
     assert f"f32[1,{dense}" in text
     assert f"f32[5,1,{dense}" not in text
@@ -208,7 +208,7 @@ def test_what_contradicts_itself_is_refused(fields, message):
 
 
 def test_factors_cannot_be_read_where_items_are_encoded_once():
-    with pytest.raises(ValueError, match="reads the factors"):
+    with pytest.raises(ValueError, match="reads what each client sends"):
         experiment_backbone._once(
             FedFM(lora_aggregation="fedex"), 3, 1e9, 13, False, "once"
         )

@@ -111,8 +111,11 @@ def lora_rule(
             own = trees.where(some, new, own)
         return delta, (kept, own), info
 
-    def begin(shared: Tree):
+    def both(shared: Tree):
         return rule_for(shared).start(others(shared)), start(shared)
 
-    linear = inner.linear and reach is None
-    return Aggregator(init, update, finish, begin, linear)
+    def begin(acc, state):
+        return inner.begin(acc[0], state[0]), acc[1]
+
+    # Not linear even where the delta is: products are of what each client sends.
+    return Aggregator(init, update, finish, both, begin=begin)

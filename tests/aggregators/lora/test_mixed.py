@@ -65,7 +65,8 @@ def test_equal_ranks_without_norms_are_fedavg():
         rule = lora.averaged(inner, mixed=mixed)
         got = run(rule, shared, deltas, profile if mixed else None)
         acc = inner.init(shared, C)
-        senders = Senders(slots=N, ids=N, loss=N)
+        at = jnp.arange(C)
+        senders = Senders(slots=at, ids=at, loss=at * 0.1)
         delta, _, _ = inner.finish(
             inner.update(acc, deltas, jnp.asarray(N), senders), (), shared
         )
@@ -143,7 +144,8 @@ def test_clients_train_their_own_columns_and_tell_their_norm():
     assert not np.asarray(seen["lora_b"]["q"])[:, 2:].any()
     assert result.profile is not None
     norm = 9 * np.linalg.norm(a[:, :2] @ b[:2])  # both factors trebled
-    np.testing.assert_allclose(result.profile, [1, 1, 0, norm], rtol=1e-5)
+    expected = np.array([1, 1, 0, norm])
+    np.testing.assert_allclose(result.profile, expected, rtol=1e-5)
 
 
 def test_ranks_are_drawn_by_share_and_stay():

@@ -1,0 +1,30 @@
+"""How many local steps a client takes."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from fedjax_rec.types import Array
+
+Steps = Callable[[Array], Array]
+
+
+def local_steps(
+    batch_size: int, epochs: int = 1, pairs: int = 1, group: int = 1
+) -> Steps:
+    """Steps of `local_update` on so many examples; batches of padding are none.
+
+    Args:
+        batch_size: pairs of a batch.
+        epochs: passes a round.
+        pairs: of an example: a positive and its negatives.
+        group: consecutive pairs that stay together.
+
+    Returns:
+        `(examples [V]) -> [V]`.
+
+    >>> print(local_steps(8, epochs=2, pairs=3)(jnp.array([1.0, 3.0, 0.0])))
+    [2. 4. 0.]
+    """
+    size = max(1, batch_size // group)
+    return lambda examples: epochs * jnp.ceil(examples * pairs / group / size)
