@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
+from fedjax_rec import rows
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.guided import Guidance, fm_guided
 from fedjax_rec.aggregators.robust.bulyan import bulyan
@@ -15,7 +17,7 @@ from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
 from fedjax_rec.aggregators.robust.mixing import mixed
 from fedjax_rec.aggregators.robust.norm_bound import norm_bound
-from fedjax_rec.attacks import attackers, boost, noise, popular, sign_flip
+from fedjax_rec.attacks import attackers, boost, noise, own, popular, sign_flip
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.types import Aggregator, Recipe
 
@@ -26,9 +28,11 @@ class AggregationConfig:
 
     Attributes:
         rule: `algorithm` keeps the algorithm's. The means weigh by `examples` or
-            `uniform`; `per_row` ones divide a row by those that touched it. Robust
-            rules take every row of a table from all clients; `*_of_voters` from those
-            that touched it, `*_diluted` the same times their share of the cohort.
+            `uniform`; `per_row` ones divide a row by those that touched it. `q_fedavg`
+            to `attentive` weigh by loss, size or distance (docs/heterogeneity.md).
+            Robust rules take every row of a table from all clients; `*_of_voters` from
+            those that touched it, `*_diluted` the same times their share of the cohort
+            (docs/robust.md).
             `fm_guided` weighs by profiles (`profile.source`), `update_guided` by the
             likeness of deltas, its control.
         share: of attackers that a robust rule assumes.
@@ -42,6 +46,12 @@ class AggregationConfig:
         "per_row",
         "per_row_uniform",
         "sum",
+        "q_fedavg",
+        "tilted",
+        "by_size",
+        "by_effective_number",
+        "by_magnitude",
+        "attentive",
         "median",
         "median_of_voters",
         "median_diluted",
@@ -76,7 +86,9 @@ class AttackConfig:
         scale: how hard.
         item: that `boost` pushes; -1 is the first of those nobody trains on, or else
             the least popular.
-        popular: rows of so many popular items tell `boost` where to push.
+        toward: where `boost` pushes: along the attacker's `own` vector, as training
+            moves the rows of what it likes, or where its rows of `popular` items go.
+        popular: how many items those are.
         seed: who attacks.
     """
 
@@ -84,6 +96,7 @@ class AttackConfig:
     share: float = 0.1
     scale: float = 1.0
     item: int = -1
+    toward: Literal["own", "popular"] = "own"
     popular: int = 50
     seed: int = 0
 
@@ -171,11 +184,31 @@ def with_attack(
             members,
             boosted_item(config, train),
             num_items=train.num_items,
-            toward=popular(most_popular(train, config.popular)),
+            toward=_toward(recipe, config, train),
             scale=config.scale,
         ),
     }
     return recipe._replace(attack=made[config.kind]())
+
+
+def _toward(recipe: Recipe, config: AttackConfig, train: Interactions) -> Any:
+    if config.toward == "popular":
+        return popular(most_popular(train, config.popular))
+    start = jax.eval_shape(recipe.model.init, jax.random.key(0))
+    table = start.shared.get("item")
+    if not rows.is_table(table):
+        raise ValueError(
+            "attack.kind='boost' pushes a row of an item table, and this model shares "
+            f"{', '.join(start.shared) or 'nothing'}"
+        )
+    width = table.values.shape[1:]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(start.personal):
+        if leaf.shape == width:
+            return own(*(entry.key for entry in path))
+    raise ValueError(
+        "attack.toward='own' pushes along a client's own vector, and this model's "
+        f"clients have none of the width {width} of an item's row: use 'popular'"
+    )
 
 
 def boosted_item(config: AttackConfig, train: Interactions) -> int:

@@ -19,6 +19,7 @@ from fedjax_rec import (
     Experiment,
     FedAvg,
     FedFM,
+    PartitionConfig,
     PFedRec,
     ProfileConfig,
     Protocol,
@@ -191,6 +192,14 @@ def test_absurd_options_are_refused_before_anything_is_loaded(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {
+                "attack": AttackConfig(kind="boost"),
+                "algorithm": FedAvg(dim=4, users="table"),
+                "partition": PartitionConfig(kind="iid", num_clients=10),
+            },
+            "clients have none of the width",
+        ),
         ({"codec": CodecConfig(name="colr", rank=9)}, "codec.rank=9 is more than"),
         (
             {"aggregation": AggregationConfig(rule="krum", share=0.45)},
