@@ -401,6 +401,7 @@ def one_delta(seed, padding=2):
     rng = np.random.default_rng(seed)
     ids = np.concatenate([rng.choice(I, 4, replace=False), np.full(padding, I)])
     values = np.concatenate([rng.normal(size=(4, 3)), np.full((padding, 3), np.nan)])
+    w = rng.normal(size=(5, 2))
     order = rng.permutation(4 + padding)
     return {
         "item": rows.Rows(
@@ -408,7 +409,7 @@ def one_delta(seed, padding=2):
             values=jnp.asarray(values[order], jnp.float32),
             num_rows=I,
         ),
-        "w": jnp.asarray(rng.normal(size=(5, 2)), jnp.float32),
+        "w": jnp.asarray(w, jnp.float32),
     }
 
 
