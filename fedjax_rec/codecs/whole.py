@@ -154,7 +154,7 @@ def _unflatten(vector: Array, ids: Field | None, shape: Shape) -> Tree:
     if ids is None:
         return values
     real = jnp.arange(len(ids.values)) < ids.count
-    assert shape.space is not None
+    assert shape.space is not None and shape.num_rows is not None
     return rows.Rows(
         ids=jnp.where(real, ids.values, shape.num_rows),
         values=values,
