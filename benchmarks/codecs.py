@@ -21,6 +21,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown codecs {sorted(unknown)}; known: {', '.join(CODECS)}")
     simulation = pfedrec(args.repeats)
-    programs = {"round": lambda: simulation.advance(1)}
+    programs: dict[str, Callable] = {"round": lambda: simulation.advance(1)}
     sizes = {}
     for name in args.only or CODECS:
         print(f"{name} ...", file=sys.stderr, flush=True)
