@@ -177,7 +177,9 @@ def places(words: Array, slots: int, length: int) -> Places:
     word = jax.lax.cummax(word)
     bit = _nth_bit(words[word], rank - starts[word])
     count = jnp.minimum(ends[-1], slots)
-    return Places(jnp.where(rank < count, word * 32 + bit, length), count)
+    at = jnp.where(rank < count, word * 32 + bit, length)
+    # Else the compiler computes them again inside every gather and scatter.
+    return Places(jax.lax.optimization_barrier(at), count)
 
 
 def _set_bits(words: Array) -> Array:
