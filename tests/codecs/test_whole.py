@@ -66,7 +66,8 @@ CHAINS = [
 
 
 @pytest.mark.parametrize(
-    ("whole", "links"), zip(itertools.cycle((leafwise, joined)), CHAINS, strict=False)
+    ("whole", "links"),
+    list(zip(itertools.cycle((leafwise, joined)), CHAINS, strict=False)),
 )
 def test_links_of_all_kinds_go_together(whole, links):
     codec = whole(*links)
