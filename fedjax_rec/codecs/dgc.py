@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from fedjax_rec import rows
 from fedjax_rec.codecs import memory
 from fedjax_rec.codecs.links import Chain, Quantizer
+from fedjax_rec.codecs.order import table_length
 from fedjax_rec.codecs.share import Share, share
 from fedjax_rec.codecs.sparsify import largest_share
 from fedjax_rec.codecs.whole import joined, leafwise
@@ -119,7 +120,7 @@ def _clipped(delta: Tree, clip: float | None) -> Tree:
 
 
 def _real(leaf: rows.Rows) -> Array:
-    mask = leaf.ids < leaf.num_rows
+    mask = leaf.ids < table_length(leaf)
     return mask.reshape(mask.shape + (1,) * (leaf.values.ndim - 1))
 
 

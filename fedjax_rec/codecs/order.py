@@ -3,7 +3,23 @@
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec.rows import Rows
 from fedjax_rec.types import Array
+
+
+def table_length(rows: Rows) -> int:
+    """The length of the table, which is also the id of padding.
+
+    Raises:
+        ValueError: if the rows do not tell it.
+    """
+    if rows.num_rows is None:
+        raise ValueError(
+            "rows whose num_rows is None: a codec cannot tell padding from ids; pass "
+            "the delta through rows.merge_repeats, which also sees to each row coming "
+            "once"
+        )
+    return rows.num_rows
 
 
 def ascending(ids: Array, num_rows: int) -> tuple[Array, Array, Array]:

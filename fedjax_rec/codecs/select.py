@@ -1,7 +1,6 @@
 """The k largest of a vector and where they are, without sorting.
 
-The threshold is found bit by bit: as integers, the bits of non-negative floats are in
-the floats' order, so 31 passes that only count are enough. Sets of places are words of
+The threshold is found by passes that only count, about ten. Sets of places are words of
 32 bits, in which the j-th place is found by counting bits.
 """
 
@@ -11,6 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec.types import Array
+
+_FEW = 64
+"""Numbers that are sorted."""
+
+_NORMAL = 0x00800000
+"""Bits of the smallest normal float32."""
+
+_BLOCK = 1024
+"""Numbers counted at once: two counts share the 24 bits of a float32."""
 
 
 class Places(NamedTuple):
@@ -26,36 +34,128 @@ class Places(NamedTuple):
 
 
 def magnitude(values: Array) -> Array:
-    """int32 that orders float32 `values` by size, whatever the sign; NaN is largest."""
-    return jax.lax.bitcast_convert_type(values, jnp.int32) & 0x7FFFFFFF
+    """What `largest` orders by; NaN comes first, so that it is sent, and seen.
+
+    Subnormal numbers count as zero: compilers differ in whether they are.
+    """
+    size = jnp.where(jnp.isnan(values), jnp.inf, jnp.abs(values))
+    return jnp.where(size < _float(jnp.int32(_NORMAL)), 0, size)
 
 
 def largest(order: Array, k: Array | int, slots: int) -> Places:
     """Where the `k` largest are; of equal ones the first.
 
     Args:
-        order: `[n]` int32, not negative.
+        order: `[n]` float32, as `magnitude` gives it.
         k: how many, at most `slots`.
         slots: room for them.
 
     Returns:
         Their places.
 
-    >>> largest(jnp.array([3, 9, 3, 7, 3]), 3, 4).at.tolist()
+    >>> largest(jnp.array([3.0, 9.0, 3.0, 7.0, 3.0]), 3, 4).at.tolist()
     [0, 1, 3, 5]
     """
     k = jnp.asarray(k, jnp.int32)
+    if not slots:
+        return Places(jnp.zeros(slots, jnp.int32), jnp.int32(0))
+    cut = _cut(order, k)
+    words = jnp.where(k > 0, pack(order >= cut), 0)
+
+    def drop_equal(_, words):
+        equal = pack(order == cut)
+        too_many = _set_bits(words).sum() - k
+        return words ^ equal | _first(equal, _set_bits(equal).sum() - too_many)
+
+    # A loop of one turn or none: unlike `cond` it stays one under `vmap`.
+    more = (_set_bits(words).sum() > k).astype(jnp.int32)
+    words = jax.lax.fori_loop(0, more, drop_equal, words)
+    return places(words, slots, len(order))
+
+
+def _cut(order: Array, k: Array) -> Array:
+    """The `k`-th largest number.
+
+    Two numbers enclose it: at least `k` reach the lower, fewer the upper. A pass tries
+    two numbers between them: those a sample suggests; then, by interpolation of the
+    counts' logarithm, one on either side of `k`; every third time those that cut the
+    bits in three, as insurance. The last few numbers between are taken out and sorted.
+    """
+    n = len(order)
+    guesses = _guesses(order, k)
+    blocks = jnp.pad(order, (0, -n % min(n, _BLOCK)), constant_values=-1)
+    blocks = blocks.reshape(-1, min(n, _BLOCK))
+
+    def reach(cuts: Array) -> Array:
+        """How many reach each of two ascending numbers: two counts in one sum."""
+        low, high = _float(cuts)
+        both = jnp.where(blocks >= high, 4097.0, jnp.where(blocks >= low, 1.0, 0.0))
+        both = both.sum(1).astype(jnp.int32)
+        return jnp.stack([(both & 4095).sum(), (both >> 12).sum()])
+
+    def go_on(state):
+        _, low, reach_low, high, reach_high = state
+        return (reach_low - reach_high > _FEW) & (high - low > 1) & (k > 0)
+
+    def step(state):
+        i, low, reach_low, high, reach_high = state
+        over, under = reach_low - k + 0.5, k - 0.5 - reach_high
+        off = 1 + 2 * jnp.sqrt(over * under / (over + under))
+        aim = jnp.maximum(jnp.stack([k + off, k - off]), 0.25)
+        top, bottom = jnp.log(reach_low + 0.5), jnp.log(reach_high + 0.5)
+        part = jnp.clip((top - jnp.log(aim)) / (top - bottom), 0, 1)
+        tried = _bits(_float(low) + (_float(high) - _float(low)) * part)
+        third = (high - low) // 3
+        tried = jnp.where(i % 3 == 2, jnp.stack([low + third, high - third]), tried)
+        tried = jnp.where(i == 0, guesses, tried)
+        tried = jnp.clip(tried, low + 1, high - 1)
+        tried = jnp.stack([tried.min(), tried.max()])
+        first, second = reach(tried)
+        # `low` is the last of low, tried, tried that k reach; `high` the one after.
+        one, two = first >= k, second >= k
+        return (
+            i + 1,
+            jnp.where(two, tried[1], jnp.where(one, tried[0], low)),
+            jnp.where(two, second, jnp.where(one, first, reach_low)),
+            jnp.where(two, high, jnp.where(one, tried[1], tried[0])),
+            jnp.where(two, reach_high, jnp.where(one, second, first)),
+        )
+
+    end = _bits(order.max()) + 1
+    zero = jnp.int32(_NORMAL - 1)
+    start = (jnp.int32(0), zero, jnp.int32(n), jnp.maximum(end, _NORMAL), jnp.int32(0))
+    _, low, _, high, reach_high = jax.lax.while_loop(go_on, step, start)
+    between = (order >= _float(low)) & (_bits(order) < high)
+    at = places(pack(between), _FEW, n).at
+    few = jnp.sort(order.at[at].get(mode="fill", fill_value=-1), descending=True)
+    last = few[jnp.clip(k - reach_high - 1, 0, _FEW - 1)]
+    return jnp.where(high - low > 1, last, _float(low))
+
+
+def _guesses(order: Array, k: Array) -> Array:
+    """`[2]` bits of a number below the cut and one above it, three deviations off."""
+    n = len(order)
+    m = max(1, n // 32)
+    sample = order[: n // m * m].reshape(m, -1)[:, 0]
+    rank = k * (m / n)
+    off = 3 * jnp.sqrt(rank) + 1
+    ranks = jnp.stack([rank + off, rank - off])
 
     def bit(i, found):
         tried = found | (jnp.int32(1 << 30) >> i)
-        enough = (order >= tried).sum(dtype=jnp.int32) >= k
-        return jnp.where(enough, tried, found)
+        reach = (sample >= _float(tried)[:, None]).astype(jnp.float32).sum(1)
+        return jnp.where(reach >= ranks, tried, found)
 
-    cut = jax.lax.fori_loop(0, 31, bit, jnp.int32(0))
-    above, equal = pack(order > cut), pack(order == cut)
-    wanted = k - _set_bits(above).sum()
-    first = _first(equal, wanted)
-    return places(above | first, slots, len(order))
+    return jax.lax.fori_loop(0, 31, bit, jnp.zeros(2, jnp.int32))
+
+
+def _bits(x: Array) -> Array:
+    """As integers the bits of non-negative floats are in the floats' order."""
+    return jax.lax.bitcast_convert_type(x, jnp.int32)
+
+
+def _float(bits: Array) -> Array:
+    return jnp.where(bits < _NORMAL, 0, jax.lax.bitcast_convert_type(bits, jnp.float32))
 
 
 def pack(mask: Array) -> Array:
@@ -69,13 +169,17 @@ def places(words: Array, slots: int, length: int) -> Places:
     """Where the set bits of `words` `[w]` are, as far as there is room."""
     counts = _set_bits(words)
     ends = jnp.cumsum(counts)
+    starts = ends - counts
     rank = jnp.arange(slots, dtype=jnp.int32)
-    word = jnp.searchsorted(ends, rank, side="right", method="scan_unrolled")
-    word = jnp.minimum(word, len(words) - 1)
-    rest = rank - (ends - counts)[word]
-    bit = _nth_bit(words[word], rest)
+    # A word's number stands at its first slot, and is carried to those that follow.
+    word = jnp.zeros(slots, jnp.int32)
+    word = word.at[starts].max(jnp.arange(len(words), dtype=jnp.int32), mode="drop")
+    word = jax.lax.cummax(word)
+    bit = _nth_bit(words[word], rank - starts[word])
     count = jnp.minimum(ends[-1], slots)
-    return Places(jnp.where(rank < count, word * 32 + bit, length), count)
+    at = jnp.where(rank < count, word * 32 + bit, length)
+    # Else the compiler computes them again inside every gather and scatter.
+    return Places(jax.lax.optimization_barrier(at), count)
 
 
 def _set_bits(words: Array) -> Array:

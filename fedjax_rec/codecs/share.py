@@ -1,7 +1,7 @@
 """Shares of a count, rounded up without error."""
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedjax_rec.types import Array
 
@@ -16,8 +16,8 @@ class Share(NamedTuple):
     over: Array | int
     under: Array | int
 
-    def of(self, count: Array | int):
-        """`ceil(count * over / under)` in whole numbers, for any int32 count.
+    def of(self, count: Array | int) -> Any:
+        """`ceil(count * over / under)`, an int if all three are, for any int32 count.
 
         >>> share(0.1).of(10), share(0.1).of(11)
         (1, 2)

@@ -19,7 +19,7 @@ from fedjax_rec.codecs.links import (
     decode_vector,
     encode_vector,
 )
-from fedjax_rec.codecs.order import ascending
+from fedjax_rec.codecs.order import ascending, table_length
 from fedjax_rec.codecs.wire import coded_ids
 from fedjax_rec.types import Array, Codec, Field, Tree, static, struct
 
@@ -29,8 +29,7 @@ class Shape(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str
-    space: str | None = None
-    num_rows: int | None = None
+    table: tuple[str, int] | None = None  # its space and its length
 
 
 @struct
@@ -126,41 +125,29 @@ def _flatten(links: Chain, leaf: Tree, key: Array) -> _Flat:
     if not rows.is_rows(leaf):
         shape = Shape(leaf.shape, leaf.dtype.name)
         return _Flat(leaf.reshape(-1).astype(jnp.float32), leaf.size, None, shape)
-    if leaf.num_rows is None:
-        raise ValueError(
-            "rows whose num_rows is None: a codec cannot tell padding from ids; pass "
-            "the delta through rows.merge_repeats, which also sees to each row coming "
-            "once"
-        )
-    ids, from_, count = ascending(leaf.ids, leaf.num_rows)
+    num_rows = table_length(leaf)
+    ids, from_, count = ascending(leaf.ids, num_rows)
     values = leaf.values.astype(jnp.float32)
-    if links.rows:
-        clean = values.at[from_].get(mode="fill", fill_value=0)
-        for place, stage in enumerate(links.rows):
-            link_key = jax.random.fold_in(key, place)
-            at, count = stage.select(clean.reshape(len(clean), -1), count, link_key)
-            ids = ids.at[at].get(mode="fill", fill_value=leaf.num_rows)
-            clean = clean.at[at].get(mode="fill", fill_value=0)
-        values = clean
-    else:
-        values = values.at[from_].get(mode="fill", fill_value=0)
-    shape = Shape(values.shape, leaf.values.dtype.name, leaf.space, leaf.num_rows)
+    values = values.at[from_].get(mode="fill", fill_value=0)
+    for place, stage in enumerate(links.rows):
+        link_key = jax.random.fold_in(key, place)
+        at, count = stage.select(values.reshape(len(values), -1), count, link_key)
+        ids = ids.at[at].get(mode="fill", fill_value=num_rows)
+        values = values.at[at].get(mode="fill", fill_value=0)
+    table = (leaf.space, num_rows)
+    shape = Shape(values.shape, leaf.values.dtype.name, table)
     width = math.prod(values.shape[1:])
     return _Flat(values.reshape(-1), count * width, coded_ids(ids, count), shape)
 
 
 def _unflatten(vector: Array, ids: Field | None, shape: Shape) -> Tree:
     values = vector.reshape(shape.shape).astype(shape.dtype)
-    if ids is None:
+    if ids is None or shape.table is None:
         return values
+    space, num_rows = shape.table
     real = jnp.arange(len(ids.values)) < ids.count
-    assert shape.space is not None
-    return rows.Rows(
-        ids=jnp.where(real, ids.values, shape.num_rows),
-        values=values,
-        space=shape.space,
-        num_rows=shape.num_rows,
-    )
+    ids_ = jnp.where(real, ids.values, num_rows)
+    return rows.Rows(ids=ids_, values=values, space=space, num_rows=num_rows)
 
 
 def _size(ids: Field | None, shape: Shape) -> tuple[int, Count]:
@@ -172,7 +159,7 @@ def _size(ids: Field | None, shape: Shape) -> tuple[int, Count]:
 
 def _order(shapes: tuple[Shape, ...]) -> list[int]:
     """Dense leaves first, whose places are static."""
-    return sorted(range(len(shapes)), key=lambda i: shapes[i].num_rows is not None)
+    return sorted(range(len(shapes)), key=lambda i: shapes[i].table is not None)
 
 
 def _total(sizes) -> Count:
