@@ -1,5 +1,7 @@
 """Count sketches: linear, unbiased inner products, and FetchSGD by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def fold(aggregator, codec, seeds, weights, state):
 
 def test_fetch_sgd_by_hand():
     """Wide sketches are exact: momentum, error and top-k on the vectors themselves."""
-    size = {"repeats": 5, "columns": 20_000}
+    size: dict[str, Any] = {"repeats": 5, "columns": 20_000}
     aggregator = fetch_sgd(0.1, momentum=0.5, **size)
     codec = count_sketch(SHARED, **size)
     state = aggregator.start(SHARED)
@@ -119,7 +121,7 @@ def test_fetch_sgd_by_hand():
 
 
 def test_everything_moves_at_a_share_of_one_without_momentum():
-    size = {"repeats": 5, "columns": 20_000}
+    size: dict[str, Any] = {"repeats": 5, "columns": 20_000}
     aggregator, codec = (
         fetch_sgd(1.0, momentum=0.0, **size),
         count_sketch(SHARED, **size),

@@ -70,6 +70,7 @@ def spoil(population, data, shares, own):
     def write(array, rows=None):
         nonlocal spoiled
         assert isinstance(array, np.memmap)
+        assert array.filename is not None
         there = np.load(array.filename, mmap_mode="r+")
         rows = np.ones(len(there), bool) if rows is None else rows
         there[rows] = -(10**6)

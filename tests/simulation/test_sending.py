@@ -1,5 +1,7 @@
 """What leaves a client: counted bytes, states that stay, groups nobody sends."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ TRAIN = SyntheticData(num_users=USERS, num_items=ITEMS, num_interactions=90).loa
 DATA = make_client_data(TRAIN, per_user(TRAIN), max_buckets=1)
 
 
-def recipe_of(codec="none", algorithm=None, **options):
+def recipe_of(codec: Any = "none", algorithm=None, **options):
     algorithm = algorithm or PFedRec(dim=4, negatives=2, batch_size=8)
     recipe = algorithm.build(num_items=ITEMS, num_users=USERS)
     return with_codec(recipe, CodecConfig(name=codec, **options))
@@ -68,6 +70,7 @@ def test_up_bytes_are_those_of_the_messages_on_the_wire(codec):
         key = client_key(KEY, jnp.int32(0), jnp.int32(client))
         result = train(shared, mine, (), hparams, jnp.int32(client), key)
         delta = {"item": rows.merge_repeats(result.delta["item"], ITEMS)}
+        assert recipe.codec is not None
         codec_ = recipe.codec(round_key)
         message, _ = codec_.encode(delta, mine.get(CODEC, ()), key)
         sent = send(recipe, shared, mine.get(CODEC, ()), result, client, key, round_key)
