@@ -1,5 +1,6 @@
 """Settings every test shares; they must come before JAX is imported."""
 
+import contextlib
 import os
 from importlib.metadata import version
 
@@ -31,3 +32,18 @@ def minilm():
         return fetch("minilm", CACHE or "~/.cache/fedjax_rec")
     except Unreachable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs_at_once():
+    """Lets compiled programs go before the system runs out of memory maps.
+
+    Each takes several of the 65,530 that a process may have by default; past them XLA
+    ends the process.
+    """
+    yield
+    with contextlib.suppress(OSError), open("/proc/self/maps", "rb") as maps:
+        if sum(1 for _ in maps) > 20_000:
+            import jax
+
+            jax.clear_caches()

@@ -162,7 +162,16 @@ CONFIGS |= {
     "fedncf, agnostic": FedNCF(**SMALL),
     "fedavg of two clusters": FedAvg(**SMALL),
 }
-SLOW: set[str] = set()
+# Those whose parts others have as well.
+SLOW = {
+    "fedfm flora, mixed ranks",
+    "fedfm flexlora, mixed ranks, ids",
+    "fedfm hetlora, shared once",
+    "fedfm personal lora",
+    "fedfm lifted personal head",
+    "fedavg adam, ncf, adagrad",
+    "fedavg scorer, sum, adam",
+}
 
 
 @functools.cache
