@@ -7,5 +7,6 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 set_up dev
-# Compiling is most of the time, and uses one core: two workers halve it.
-exec "$PYTHON" -m pytest -n 2 --dist loadgroup "$@"
+# Compiling is most of the time, and uses one core: two workers halve it. A file's tests
+# share what they compile, so one worker takes them all, the longest files first.
+exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"

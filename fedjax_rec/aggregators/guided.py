@@ -61,7 +61,8 @@ class Told:
         sketch: `[C, m]` a random projection of each delta.
         profile: `[C, p]`.
         loss: `[C]`.
-        ids: `[C]` int32 client ids plus one; 0 is absent.
+        ids: `[C, 2]` client ids plus one, as multiples of 65,536 and the rest: in the
+            deltas' dtype, so that one all-reduce joins all.
     """
 
     ballots: Ballots
@@ -133,7 +134,7 @@ def fm_guided(
             sketch=jnp.zeros((cohort_size, sketch), dtype),
             profile=jnp.zeros((cohort_size, width), dtype),
             loss=jnp.zeros(cohort_size, dtype),
-            ids=jnp.zeros(cohort_size, jnp.int32),
+            ids=jnp.zeros((cohort_size, 2), dtype),
         )
 
     def update(acc: Told, deltas: Tree, weights: Array, senders: Senders) -> Told:
@@ -161,7 +162,7 @@ def fm_guided(
             sketch=put(acc.sketch, sketched(deltas)),
             profile=put(acc.profile, profile),
             loss=put(acc.loss, senders.loss),
-            ids=put(acc.ids, senders.ids + 1),
+            ids=put(acc.ids, jnp.stack(jnp.divmod(senders.ids + 1, 1 << 16), axis=-1)),
         )
 
     def finish(acc: Told, state: Seen, shared: Tree):
@@ -172,7 +173,7 @@ def fm_guided(
         def mean(leaf: Array) -> Array:
             return jnp.tensordot(weight.astype(leaf.dtype), leaf, 1)
 
-        at = jnp.where(here, acc.ids - 1, num_clients)
+        at = jnp.where(here, _ids(acc), num_clients)
         new = Seen(
             round=state.round + 1,
             last=state.last.at[at].set(state.round + 1, mode="drop"),
@@ -195,7 +196,7 @@ def _weigh(acc: Told, state: Seen, here: Array, guide: Guidance, likeness: str):
     by /= jnp.maximum(by.sum(1, keepdims=True), 1e-30)
     predicted = _cosine(acc.sketch, by @ acc.sketch)
     total = (acc.sketch * here[:, None]).sum(0)
-    before = jnp.clip(acc.ids - 1, 0)
+    before = jnp.clip(_ids(acc), 0)
     last = state.last[before]
     seen = here & (last > 0)
     count = jnp.maximum(others.sum(1), 1)
@@ -222,6 +223,12 @@ def _weigh(acc: Told, state: Seen, here: Array, guide: Guidance, likeness: str):
         "largest_weight": weight.max() * clients,
     }
     return weight, info
+
+
+def _ids(acc: Told) -> Array:
+    """`[C]` int32; -1 is absent."""
+    high, low = acc.ids.astype(jnp.int32).T
+    return (high << 16) + low - 1
 
 
 def _cosine(a: Array, b: Array) -> Array:

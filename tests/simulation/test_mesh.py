@@ -38,10 +38,6 @@ def systems():
     return list(module.CONFIGS)
 
 
-# One process computes them all: one worker should ask it.
-pytestmark = pytest.mark.xdist_group("eight devices")
-
-
 FEW = (
     "pfedrec",
     "fedavg",
