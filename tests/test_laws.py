@@ -171,6 +171,10 @@ SLOW = {
     "fedfm lifted personal head",
     "fedavg adam, ncf, adagrad",
     "fedavg scorer, sum, adam",
+    "fedfm prefix, momentum",
+    "fedfm fedsa",
+    "fedfm lifted bottleneck, ids, per row",
+    "fedfm lifted history of many users",
 }
 
 
