@@ -28,7 +28,7 @@ class Ballots:
         deltas: like the shared parameters, every leaf `[C, ...]`; a row that a client
             did not touch is zero.
         weights: `[C]`, the clients' numbers of examples; 0 is absent.
-        touched: `[C, I]` int8 for each table on whose rows only some vote, in the
+        touched: `[C, I]` of 0 and 1 for each table on whose rows only some vote, in the
             order of the leaves.
         rejected: scalar, clients whose delta held a number that is not finite. They
             count as absent.
@@ -77,7 +77,8 @@ def buffered(
             ),
             weights=jnp.zeros(cohort_size, first.dtype),
             touched=tuple(
-                jnp.zeros((cohort_size, table.values.shape[0]), jnp.int8)
+                # Of the deltas' type: one all-reduce joins arrays of one type.
+                jnp.zeros((cohort_size, table.values.shape[0]), first.dtype)
                 for table in voted_by_some(shared, voting)
             ),
             rejected=jnp.zeros((), first.dtype),
@@ -153,14 +154,14 @@ def finite(buffers: Tree, deltas: Tree) -> Array:
 def ballot_bytes(shared: Tree, cohort_size: int, voting: Voting = "dense") -> int:
     """Bytes that the buffer of a cohort takes.
 
-    `C (sum of the shared leaves' bytes + one weight)`, one byte a client and row of the
-    tables on which some vote, and one scalar.
+    `C (sum of the shared leaves' bytes + one weight)`, one number a client and row of
+    the tables on which some vote, and one scalar.
     """
     leaves = jax.tree.leaves(shared)
     each = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
     scalar = leaves[0].dtype.itemsize
     flags = sum(table.values.shape[0] for table in voted_by_some(shared, voting))
-    return cohort_size * (each + scalar + flags) + scalar
+    return cohort_size * (each + scalar + flags * scalar) + scalar
 
 
 def weighted_sum(ballots: Ballots, weights: Array) -> Tree:

@@ -218,8 +218,8 @@ def test_the_buffer_takes_the_bytes_that_are_stated(name):
     some = "voters" in name or "diluted" in name
     measured = sum(leaf.nbytes for leaf in jax.tree.leaves(acc))
     assert measured == ballot_bytes(shared, 11, "voters" if some else "dense")
-    # By hand: 21 + 12 + 10 numbers and a weight a client, 7 flags where rows vote.
-    assert measured == 11 * (4 * (43 + 1) + 7 * some) + 4
+    # By hand: 21 + 12 + 10 numbers and a weight a client, 7 marks where rows vote.
+    assert measured == 4 * (11 * (43 + 1 + 7 * some) + 1)
 
 
 def test_a_fold_with_a_bound_takes_no_memory_in_the_cohort_but_two_numbers_a_client():
