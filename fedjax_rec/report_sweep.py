@@ -100,16 +100,29 @@ def plot_field(
 def plot_front(settings: Sequence[Setting], metric: str, path: str | Path) -> None:
     """Draws test quality against the megabytes that clients sent, a point a setting.
 
-    A line joins the settings that no other beats in both.
+    A line joins the settings that no other beats in both. Of several experiments each
+    has a panel.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
     known = [s for s in settings if s.sent is not None and metric in s.test]
-    for i, setting in enumerate(known):
+    names = list(dict.fromkeys(s.values.get("name", "") for s in known))
+    figure = Figure(figsize=(1 + 6 * len(names), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for name, axes in zip(names, panels, strict=True):
+        group = [s for s in known if s.values.get("name", "") == name]
+        _front(axes, group, metric)
+        axes.set_title(name, fontsize=10)
+    panels[0].set_ylabel(f"test {metric.upper()}")
+    figure.suptitle("mean and 95 % interval over seeds", fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def _front(axes: Any, settings: Sequence[Setting], metric: str) -> None:
+    for i, setting in enumerate(settings):
         assert setting.sent is not None
         found = setting.test[metric]
+        values = {f: v for f, v in setting.values.items() if f != "name"}
         axes.errorbar(
             setting.sent.mean,
             found.mean,
@@ -118,16 +131,14 @@ def plot_front(settings: Sequence[Setting], metric: str, path: str | Path) -> No
             marker="o",
             capsize=3,
             color=f"C{i % 10}",
-            label=_label(setting.values) or "base",
+            label=_label(values) or "base",
         )
-    best = front_of([(s.sent.mean, s.test[metric].mean) for s in known if s.sent])
+    best = front_of([(s.sent.mean, s.test[metric].mean) for s in settings if s.sent])
     axes.plot(*zip(*best, strict=True), color="grey", linewidth=1, zorder=0)
     axes.set_xscale("log")
-    axes.set(xlabel="MB sent by all clients", ylabel=f"test {metric.upper()}")
+    axes.set_xlabel("MB sent by all clients")
     axes.legend(fontsize=7)
     _plain_axes(axes)
-    figure.suptitle("mean and 95 % interval over seeds", fontsize=9)
-    figure.savefig(path, dpi=150)
 
 
 def front_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

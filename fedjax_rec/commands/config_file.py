@@ -9,7 +9,7 @@ import types
 import typing
 import warnings
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import tyro
 
@@ -26,8 +26,23 @@ CHOICES = {
 """The parts of an experiment that come in several kinds, by name."""
 
 
+class Config(NamedTuple):
+    """What a config file says.
+
+    Attributes:
+        experiments: of distinct names; most files hold one.
+        grid: what `sweep` tries where the command line names no such field, as
+            `FIELD=VALUES`.
+        doc: the file's docstring.
+    """
+
+    experiments: tuple[Experiment, ...]
+    grid: tuple[str, ...]
+    doc: str
+
+
 def load_config(path: str) -> tuple[Experiment, str]:
-    """The experiment of a config file, and the file's docstring.
+    """The only experiment of a config file, and the file's docstring.
 
     Args:
         path: a Python file whose `get_config()` returns an `Experiment`.
@@ -35,26 +50,54 @@ def load_config(path: str) -> tuple[Experiment, str]:
     Raises:
         UserError: there is no such file, or it does not return one.
     """
+    experiments, _, doc = load_configs(path)
+    if len(experiments) > 1:
+        names = ", ".join(experiment.name for experiment in experiments)
+        raise UserError(
+            f"{path} holds {len(experiments)} experiments ({names}), and one was "
+            f"expected. Run them all by: fedjax-rec sweep {path}"
+        )
+    return experiments[0], doc
+
+
+def load_configs(path: str) -> Config:
+    """All that a config file says, for `sweep`.
+
+    Args:
+        path: a Python file whose `get_config()` returns an `Experiment` or several, and
+            whose `get_grid()`, if there is one, a tuple of `FIELD=VALUES`.
+
+    Raises:
+        UserError: there is no such file, or it returns something else.
+    """
     file = Path(path)
     if not file.is_file():
         raise UserError(_missing(file))
     module = _execute(file)
-    get_config = getattr(module, "get_config", None)
-    if not callable(get_config):
+    if not callable(getattr(module, "get_config", None)):
         raise UserError(
             f"{file} defines no get_config(); expected a function of that name that "
             "returns a fedjax_rec.Experiment (see configs/quickstart.py)"
         )
     try:
-        experiment = get_config()
+        found = module.get_config()
+        grid = tuple(getattr(module, "get_grid", tuple)())
     except Exception as error:
         raise UserError(_told(file, error)) from error
-    if not isinstance(experiment, Experiment):
+    experiments = found if isinstance(found, tuple | list) else (found,)
+    wrong = [e for e in experiments if not isinstance(e, Experiment)]
+    if wrong or not experiments:
+        returned = type(wrong[0] if wrong else found).__name__
         raise UserError(
-            f"get_config() of {file} returned a {type(experiment).__name__}; expected "
-            "a fedjax_rec.Experiment"
+            f"get_config() of {file} returned a {returned}; expected "
+            "a fedjax_rec.Experiment, or a tuple of them for a sweep"
         )
-    return experiment, (module.__doc__ or "").strip()
+    if len({experiment.name for experiment in experiments}) < len(experiments):
+        raise UserError(
+            f"get_config() of {file} returned experiments of one name; expected a name "
+            "of its own for each"
+        )
+    return Config(tuple(experiments), grid, (module.__doc__ or "").strip())
 
 
 def override(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fedjax_rec.commands.config_file import (
     choices_help,
-    load_config,
+    load_configs,
     override,
     switch,
     value_error,
@@ -25,7 +25,6 @@ from fedjax_rec.simulation.runfolder import plain
 from fedjax_rec.sweep import space, table
 from fedjax_rec.sweep.choose import Values, check_optuna, choose
 from fedjax_rec.sweep.fan_out import run_in_processes
-from fedjax_rec.sweep.fields import with_values
 from fedjax_rec.sweep.grouping import data_of
 from fedjax_rec.sweep.memory import read_bytes
 from fedjax_rec.sweep.on_ray import check_ray, run_on_ray
@@ -55,6 +54,9 @@ follow one after another. Each point has a run folder of its own in DIR.
       --sample algorithm.client-lr=log:0.01:10 --sample seed=uniform:0:999
   fedjax-rec sweep configs/fedavg_synthetic.py --optuna 24 \\
       --sample algorithm.client-lr=log:0.1:100 --grid seed=0:3
+
+A config may hold several experiments, told apart by their names, and a grid of its own
+(configs/front_ml100k.py), of which --grid replaces what it names.
 
 The same command again continues: finished points stay, failed and unfinished ones run
 again. Another grid into the same --output adds its points.
@@ -115,23 +117,38 @@ def main(args: list[str]) -> int:
         return 0 if args else 2
     rest = list(args)
     rest.remove(path)
-    experiment, doc = load_config(path)
-    experiment, rest = switch(experiment, rest)
-    options = override(
-        Sweep,
-        Sweep(experiment=experiment),
-        rest,
-        prog=f"fedjax-rec sweep {path}",
-        doc=f"{HELP}\n{path}: {doc}\n\n{choices_help()}",
-    )
-    return sweep(options)
+    config = load_configs(path)
+    changed = [
+        override(
+            Sweep,
+            Sweep(experiment=experiment),
+            own,
+            prog=f"fedjax-rec sweep {path}",
+            doc=f"{HELP}\n{path}: {config.doc}\n\n{choices_help()}",
+        )
+        for experiment, own in (switch(e, rest) for e in config.experiments)
+    ]
+    bases = [options.experiment for options in changed]
+    if len(bases) == 1:
+        name = bases[0].name
+    else:
+        name = Path(path).stem
+        for base, given in zip(bases, config.experiments, strict=True):
+            if base.name != given.name:
+                raise UserError(f"{path} holds several experiments: leave --name out")
+    return sweep(changed[0], bases, config.grid, name)
 
 
-def sweep(options: Sweep) -> int:
+def sweep(
+    options: Sweep, bases: Sequence[Experiment], usual: Sequence[str], name: str
+) -> int:
     """Runs a sweep into its folder.
 
     Args:
         options: what, and where to.
+        bases: the experiments that points change.
+        usual: the config's own grid, for fields that `options` do not name.
+        name: of the sweep.
 
     Returns:
         0, or 1 where points failed.
@@ -139,9 +156,13 @@ def sweep(options: Sweep) -> int:
     Raises:
         UserError: the options, a value or the folder is not right; nothing has run.
     """
-    base = options.experiment
-    axes = [space.parse_grid(base, text) for text in options.grid]
-    draws = [space.parse_sample(base, text) for text in options.sample]
+    axes = [space.parse_grid(bases, text) for text in options.grid]
+    draws = [space.parse_sample(bases, text) for text in options.sample]
+    named = {part.field for part in (*axes, *draws)}
+    usual_axes = [space.parse_grid(bases, text) for text in usual]
+    axes = [axis for axis in usual_axes if axis.field not in named] + axes
+    if len(bases) > 1 and "name" not in named:
+        axes.insert(0, space.names_axis(bases))
     _check(options, axes, draws)
     memory = read_bytes(options.memory) if options.memory else 0
     try:
@@ -149,22 +170,22 @@ def sweep(options: Sweep) -> int:
     except tracking.TrackingError as error:
         raise UserError(str(error)) from error
     options = dataclasses.replace(options, track=kinds)
-    path = options.output or Path("runs") / f"sweep-{base.name}"
-    folder = SweepFolder(path, base)
+    path = options.output or Path("runs") / f"sweep-{name}"
+    folder = SweepFolder(path, bases)
     grid = space.grid_settings(axes)
     samples = space.sampled_settings(draws, options.points, options.sample_seed)
     wanted = [{**s, **g} for s in samples or [{}] for g in grid]
     points = [] if options.optuna else [folder.add(values) for values in wanted]
-    for experiment in _corners(base, draws, grid):
+    for experiment in _corners(folder, draws, grid):
         if options.optuna:
             _check_selection(experiment)
     log = [a.field for a in axes if a.geometric]
     log += [d.field for d in draws if d.kind == "log"]
     folder.geometric = list(dict.fromkeys([*folder.geometric, *log]))
     fans_out = options.jobs > 1 or options.engine == "ray"
-    set_up_jax(base.execution.dtype, devices=1 if fans_out else 0)
+    set_up_jax(bases[0].execution.dtype, devices=1 if fans_out else 0)
     with folder.locked():
-        runner = _Runner(folder, options, memory)
+        runner = _Runner(folder, options, memory, name)
         if options.optuna:
             _optuna(runner, draws, grid, options)
         else:
@@ -175,8 +196,9 @@ def sweep(options: Sweep) -> int:
 class _Runner:
     """Runs points of one sweep, and keeps its folder up to date."""
 
-    def __init__(self, folder: SweepFolder, options: Sweep, memory: int):
+    def __init__(self, folder: SweepFolder, options: Sweep, memory: int, name: str):
         self.folder, self.options, self.memory = folder, options, memory
+        self.name = name
         self.console = Console(stderr=True, quiet=options.quiet)
 
     def run(self, points: Sequence[Point]) -> None:
@@ -235,7 +257,7 @@ class _Runner:
         """The table's rows so far, and the metric they are compared by."""
         folder = self.folder
         lost = [
-            plain(with_values(self.options.experiment, told["values"]))
+            plain(folder.experiment(told["values"]))
             for told in folder.points.values()
             if told["status"] == "failed"
         ]
@@ -246,9 +268,9 @@ class _Runner:
     def write_tables(self) -> None:
         """Writes `table.csv` and `table.md` of what is finished so far."""
         settings, metric = self.settings()
-        writer, name = self.folder.writer(), self.options.experiment.name
+        writer = self.folder.writer()
         writer.write_text("table.csv", table.as_csv(settings, metric))
-        writer.write_text("table.md", table.markdown(settings, name, metric))
+        writer.write_text("table.md", table.markdown(settings, self.name, metric))
 
     def finish(self) -> int:
         """Writes tables and plots, prints the table; 1 where points failed."""
@@ -362,10 +384,10 @@ def _load(experiment: Experiment) -> dict[str, Interactions]:
         raise UserError(value_error(error)) from error
 
 
-def _corners(base: Experiment, draws: list[space.Draw], grid: list[Values]):
+def _corners(folder: SweepFolder, draws: list[space.Draw], grid: list[Values]):
     """Experiments at the ends of all ranges: what they refuse, they refuse at once."""
     for g in grid:
         for draw in draws:
             for value in draw.values or (draw.low, draw.high):
                 own = int(value) if draw.whole else value
-                yield with_values(base, {**g, draw.field: own})
+                yield folder.experiment({**g, draw.field: own})

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -64,18 +64,18 @@ class Draw:
         return round(value) if self.whole else float(f"{value:.6g}")
 
 
-def parse_grid(experiment: Experiment, text: str) -> Axis:
+def parse_grid(experiments: Sequence[Experiment], text: str) -> Axis:
     """Reads `FIELD=VALUES`.
 
     Args:
-        experiment: whose field.
+        experiments: of one of which it is a field; `name` chooses among several.
         text: `algorithm.client-lr=0.01,0.1,1`, `seed=0:5` (0 to 4),
             `algorithm.client-lr=log:1e-3:1:7` or `linear:0:1:5`.
 
     Raises:
         UserError: no such field, or no values of it.
     """
-    field, hint, form = _read(experiment, "--grid", text, GRID_FORMS)
+    field, hint, form = _read(experiments, "--grid", text, GRID_FORMS)
     kind, *numbers = form.split(":")
     if kind in ("log", "linear") and len(numbers) == 3:
         low, high = _range(text, kind, hint, numbers[:2])
@@ -103,13 +103,13 @@ def parse_grid(experiment: Experiment, text: str) -> Axis:
     return Axis(field=field, values=tuple(values), geometric=_geometric(values))
 
 
-def parse_sample(experiment: Experiment, text: str) -> Draw:
+def parse_sample(experiments: Sequence[Experiment], text: str) -> Draw:
     """Reads `FIELD=DISTRIBUTION`: `log:1e-3:1`, `uniform:0:1`, `choice:a,b`.
 
     Raises:
         UserError: no such field, or no distribution of its values.
     """
-    field, hint, form = _read(experiment, "--sample", text, SAMPLE_FORMS)
+    field, hint, form = _read(experiments, "--sample", text, SAMPLE_FORMS)
     kind, _, rest = form.partition(":")
     if kind == "choice" and rest:
         values = tuple(read_value(field, hint, v.strip()) for v in rest.split(","))
@@ -153,14 +153,24 @@ def check_fields(axes: Sequence[Axis], draws: Sequence[Draw]) -> None:
             raise UserError(f"{shown(field)} is swept twice; expected once")
 
 
-def _read(experiment, flag, text, forms):
+def names_axis(experiments: Sequence[Experiment]) -> Axis:
+    """All of several experiments."""
+    return Axis(field="name", values=tuple(e.name for e in experiments))
+
+
+def _read(experiments, flag, text, forms):
     name, equals, form = text.partition("=")
     if not equals or not form:
         raise UserError(f"{flag} {text}: expected FIELD=VALUES, VALUES one of {forms}")
-    try:
-        return *field_type(experiment, name), form
-    except UserError as error:
-        raise UserError(f"{flag} {text}: {error}") from None
+    if name == "name" and len(experiments) > 1:
+        return name, Literal[*names_axis(experiments).values], form
+    errors = []
+    for experiment in experiments:
+        try:
+            return *field_type(experiment, name), form
+        except UserError as error:
+            errors.append(error)
+    raise UserError(f"{flag} {text}: {errors[0]}")
 
 
 def _range(text, kind, hint, numbers, flag="--grid"):

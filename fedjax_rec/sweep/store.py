@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class SweepFolder:
 
     Args:
         path: made where absent.
-        base: the experiment that the points change.
+        bases: the experiments that points change; where there are several, a point's
+            value of `name` says which.
 
     Attributes:
         points: name to `{"values", "status", "error"}`; the status is `waiting`,
@@ -59,8 +60,8 @@ class SweepFolder:
         UserError: the folder holds something else, or a sweep of another base.
     """
 
-    def __init__(self, path: Path, base: Experiment):
-        self.path, self._base = path, base
+    def __init__(self, path: Path, bases: Sequence[Experiment]):
+        self.path, self._bases = path, {base.name: base for base in bases}
         self.points: dict[str, dict[str, Any]] = {}
         self.geometric: list[str] = []
         if path.exists() and not path.is_dir():
@@ -77,13 +78,13 @@ class SweepFolder:
             return
         try:
             told = json.loads(found.read_text(encoding="utf-8"))
-            self.points, before = dict(told["points"]), told["base"]
+            self.points, before = dict(told["points"]), told["bases"]
             self.geometric = list(told["geometric"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{found} cannot be read ({error}). Choose another --output"
             ) from error
-        changes = differences(before, plain(base))
+        changes = differences(before, plain(self._bases))
         if changes:
             lines = "\n".join(f"  {line}" for line in changes)
             raise UserError(
@@ -96,11 +97,16 @@ class SweepFolder:
         point = Point(
             name=point_name(values),
             values=dict(values),
-            experiment=with_values(self._base, values),
+            experiment=self.experiment(values),
         )
         told = {"values": dict(values), "status": "waiting"}
         self.points.setdefault(point.name, told)
         return point
+
+    def experiment(self, values: Mapping[str, Any]) -> Experiment:
+        """What a point of these values runs, checked."""
+        base = self._bases[values.get("name", next(iter(self._bases)))]
+        return with_values(base, values)
 
     def is_finished(self, point: Point) -> bool:
         """Whether the point's folder holds its result.
@@ -132,7 +138,7 @@ class SweepFolder:
     def save(self) -> None:
         """Writes `sweep.json`, whole or not at all."""
         told = {
-            "base": plain(self._base),
+            "bases": plain(self._bases),
             "geometric": self.geometric,
             "points": self.points,
         }

@@ -268,3 +268,42 @@ def test_optuna_chooses_by_validation_and_goes_on(config, capsys):
 )
 def test_without_ray_its_extra_is_named(capsys):
     assert "pip install 'fedjax-rec[sweep]'" in fails(capsys, *RATES, "--engine", "ray")
+
+
+SEVERAL = (
+    SMALL
+    + """
+    import dataclasses
+    first = get_config()
+
+    def get_config():
+        other = dataclasses.replace(first.algorithm, dim=2)
+        return first, dataclasses.replace(first, name="narrow", algorithm=other)
+
+    def get_grid():
+        return ("codec.name=none,bf16", "seed=0:2")
+"""
+)
+
+
+def test_a_config_of_several_experiments_has_its_own_grid(config, capsys):
+    (config / "small.py").write_text(textwrap.dedent(SEVERAL))
+    assert sweep("--grid", "seed=3", "--rounds", "1") == 0
+    capsys.readouterr()
+    points = told(config)
+    assert [point["values"] for point in points.values()] == [
+        {"name": name, "codec.name": codec, "seed": 3}
+        for name in ("small", "narrow")
+        for codec in ("none", "bf16")
+    ]
+    read = [
+        json.loads((config / "out" / p / "config.json").read_text()) for p in points
+    ]
+    assert [run["algorithm"]["dim"] for run in read] == [4, 4, 2, 2]
+    assert [run["rounds"] for run in read] == [1] * 4
+    assert (config / "out" / "front.png").stat().st_size > 0
+    assert "narrow" in (config / "out" / "table.md").read_text()
+    wrong = fails(capsys, "--grid", "name=narow")
+    assert "expected one of small, narrow. Did you mean narrow?" in wrong
+    assert main(["train", "small.py"]) == 2
+    assert "holds 2 experiments (small, narrow)" in capsys.readouterr().err

@@ -38,7 +38,7 @@ BASE = Experiment(name="base", data=SyntheticData(), algorithm=FedAvg())
     ],
 )  # fmt: skip
 def test_grids(text, field, values, geometric):
-    axis = parse_grid(BASE, text)
+    axis = parse_grid([BASE], text)
     assert (axis.field, axis.values, axis.geometric) == (field, values, geometric)
 
 
@@ -67,7 +67,7 @@ def test_grids(text, field, values, geometric):
 )
 def test_grids_that_are_refused(text, expected):
     with pytest.raises(UserError) as told:
-        parse_grid(BASE, text)
+        parse_grid([BASE], text)
     assert expected in str(told.value)
 
 
@@ -82,16 +82,16 @@ def test_grids_that_are_refused(text, expected):
 )
 def test_samples_that_are_refused(text, expected):
     with pytest.raises(UserError) as told:
-        parse_sample(BASE, text)
+        parse_sample([BASE], text)
     assert expected in str(told.value)
 
 
 def test_samples_follow_their_distribution():
     draws = [
-        parse_sample(BASE, "algorithm.client-lr=log:1e-3:10"),
-        parse_sample(BASE, "algorithm.server-momentum=uniform:0.2:0.8"),
-        parse_sample(BASE, "algorithm.dim=uniform:2:4"),
-        parse_sample(BASE, "algorithm.model=choice:mf,ncf"),
+        parse_sample([BASE], "algorithm.client-lr=log:1e-3:10"),
+        parse_sample([BASE], "algorithm.server-momentum=uniform:0.2:0.8"),
+        parse_sample([BASE], "algorithm.dim=uniform:2:4"),
+        parse_sample([BASE], "algorithm.model=choice:mf,ncf"),
     ]
     settings = sampled_settings(draws, 2000, seed=1)
     rate, momentum, dim, model = (
@@ -110,7 +110,10 @@ def test_samples_follow_their_distribution():
 
 
 def test_settings_are_a_product_and_a_field_is_swept_once():
-    axes = [parse_grid(BASE, "algorithm.client-lr=1,2"), parse_grid(BASE, "seed=0:2")]
+    axes = [
+        parse_grid([BASE], "algorithm.client-lr=1,2"),
+        parse_grid([BASE], "seed=0:2"),
+    ]
     found = [(s["algorithm.client_lr"], s["seed"]) for s in grid_settings(axes)]
     assert found == [(1, 0), (1, 1), (2, 0), (2, 1)]
     with pytest.raises(UserError, match="seed is swept twice"):
