@@ -155,7 +155,8 @@ class Model(NamedTuple):
             every item's vector is computed by a `rows.Table` of those vectors, so that
             all clients (or all evaluated users) share one computation. `loss` and
             `score` take either form. Its keyword `axis` names a mesh axis whose
-            devices share the work: each computes some items, and all get all.
+            devices share the work: each computes some items, and all get all. Its
+            keyword `items` `[K]` asks for the vectors of these alone, in their order.
     """
 
     init: Callable[[Array], Params]

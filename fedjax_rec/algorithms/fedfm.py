@@ -281,7 +281,11 @@ class FedFM:
         own = (*self.personal, *(() if self.users == "history" else ("user",)))
         if self.shared_steps == "once":
             update = reconstruct_update(
-                model, draw, steps=self.local_epochs, query=self.query, group=group
+                model._replace(lift=None) if lifted else model,
+                draw,
+                steps=self.local_epochs,
+                query=self.query,
+                group=group,
             )
         else:
             update = self._joint_update(model, draw, own, group)

@@ -6,12 +6,14 @@ they look to a user's part that has not seen them. A positive that its own user'
 was fitted on teaches the shared part to find what it already knows.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from fedjax_rec import rows, trees
 from fedjax_rec.clients.local import Columns, Draw
-from fedjax_rec.types import Array, ClientResult, ClientUpdate, Model, Params
+from fedjax_rec.types import Array, ClientResult, ClientUpdate, Model, Params, Tree
 
 
 def reconstruct_update(
@@ -29,7 +31,8 @@ def reconstruct_update(
     it for row tables. The personal part that stays is then fitted on all pairs.
 
     Args:
-        model: what is trained; something of it has to be personal.
+        model: what is trained; something of it has to be personal. With `lift`, pairs'
+            vectors are computed once.
         draw: as in `local_update`.
         steps: gradient steps of a fit, each from zero on, since users start at zero.
         query: share of the positives, drawn anew each round, that only the shared step

@@ -128,9 +128,13 @@ def two_tower(
         }
         return {**parts, **held}
 
-    def lift(shared: Tree, frozen: Tree, axis: str | None = None) -> Tree:
+    def lift(shared: Tree, frozen: Tree, axis=None, items=None) -> Tree:
         shared = trained(shared, {})
-        x = walk(shared, tower.catalog(shared, frozen, axis), 0, shared_steps)
+        if items is None:
+            x = tower.catalog(shared, frozen, axis)
+        else:
+            x = tower.batch(shared, frozen, items)
+        x = walk(shared, x, 0, shared_steps)
         used = frozenset().union(*(names for names, _ in steps[:shared_steps]))
         rest = {name: part for name, part in shared.items() if name not in used}
         return {**rest, VECTORS: rows.Table(values=x, per_row=False)}

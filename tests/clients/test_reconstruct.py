@@ -103,3 +103,55 @@ def test_nothing_to_train_on_moves_nothing():
 def test_teaching_error(query):
     with pytest.raises(ValueError, match=r"share in \[0, 1\)"):
         reconstruct_update(MODEL, draw, query=query)
+
+
+def texts_model():
+    """Item vectors `E w`, one by one or lifted, beside a row table of the items' own."""
+
+    def vectors(params, frozen, batch):
+        shared = params.shared
+        if "vectors" in shared:
+            found = rows.lookup(shared["vectors"], batch["item"])
+        else:
+            found = frozen[batch["text"]] @ shared["w"]
+        return found + rows.lookup(shared["item"], batch["item"])
+
+    def loss(params, frozen, batch, key):
+        del key
+        logits = vectors(params, frozen, batch) @ params.personal["user"]
+        each = jnp.logaddexp(0, logits) - batch["label"] * logits
+        return jnp.sum(each * batch["mask"]) / batch["mask"].sum(), {}
+
+    def lift(shared, frozen, axis=None, items=None):
+        del axis
+        texts = frozen if items is None else frozen[items]
+        new = {"vectors": rows.Table(values=texts @ shared["w"])}
+        return {**{k: v for k, v in shared.items() if k != "w"}, **new}
+
+    return MODEL._replace(loss=loss, lift=lift)
+
+
+@pytest.mark.parametrize("num_items", [6, 20])  # fewer than pairs, and more
+def test_vectors_computed_once_change_nothing(num_items):
+    rng = np.random.default_rng(1)
+    frozen = jnp.asarray(rng.normal(size=(num_items, 4)), jnp.float32)
+    table = jnp.asarray(rng.normal(size=(num_items, 3)), jnp.float32)
+    w = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    params = Params(
+        shared={"w": w, "item": rows.Table(values=table)}, personal=start().personal
+    )
+
+    def pairs(examples, key):
+        items = jnp.asarray(np.minimum(ITEMS, 5), jnp.int32)
+        return {**draw(examples, key), "item": items, "text": items}
+
+    model = texts_model()
+    results = [
+        jax.jit(reconstruct_update(m, pairs, steps=2, query=0.5, group=3))(
+            params, frozen, {}, HPARAMS, jax.random.key(3)
+        )
+        for m in (model, model._replace(lift=None))
+    ]
+    assert float(jnp.abs(results[0].delta["w"]).max()) > 0.01
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
