@@ -56,14 +56,13 @@ def reconstruct_update(
         draw_key, split_key, loss_key = jax.random.split(key, 3)
         pairs: Columns = draw(examples, draw_key)
         count = pairs["mask"].shape[0]
-        # Rows come in the order of the pairs: to the model their numbers are `None`.
-        spaces = {
-            leaf.space: pairs[leaf.space]
-            for leaf in jax.tree.leaves(params.shared, is_leaf=rows.is_table)
-            if rows.is_table(leaf)
-        }
+        spaces = _ids_by_space(params.shared, pairs)
         shared = rows.gather(params.shared, spaces)
         batch = {**pairs, **dict.fromkeys(spaces)}
+        pull = None
+        if model.lift is not None:
+            shared, pull = _lifted(model.lift, shared, frozen, pairs["text"])
+            batch |= dict.fromkeys(_ids_by_space(shared, pairs))
         start = jax.tree.map(jnp.zeros_like, params.personal)
 
         def loss(shared, personal, mask):
@@ -91,6 +90,8 @@ def reconstruct_update(
         value, grads = jax.value_and_grad(
             lambda s: loss(s, fitted, asked), has_aux=True
         )(shared)
+        if pull is not None:
+            grads = pull(grads)
 
         def descend(name: str, part):
             rate = hparams["client_lr"]
@@ -115,3 +116,41 @@ def reconstruct_update(
         )
 
     return update
+
+
+def _ids_by_space(shared: Tree, pairs: Columns) -> Columns:
+    """Rows will come in the order of the pairs: to a model their numbers are `None`."""
+    return {
+        leaf.space: pairs[leaf.space]
+        for leaf in jax.tree.leaves(shared, is_leaf=rows.is_table)
+        if rows.is_table(leaf)
+    }
+
+
+def _lifted(lift: Callable[..., Tree], shared: Tree, frozen: Tree, items: Array):
+    """Item vectors of all pairs, computed once for all fits and the shared step.
+
+    Returns:
+        `(shared, pull)`: the parameters with a table of the pairs' vectors, in their
+        order, and the gradient of the parameters from that of these.
+    """
+    lifted = jax.eval_shape(lambda: lift(shared, frozen))
+    read = {name: part for name, part in shared.items() if name not in lifted}
+    (table,) = (part for name, part in lifted.items() if name not in shared)
+    # Beyond that many pairs all items are fewer; and all clients of a chunk start from
+    # the same parameters, so that the way there is taken once for all of them.
+    whole = len(items) >= table.values.shape[0]
+
+    def vectors(read: Tree) -> Tree:
+        found = lift({**shared, **read}, frozen, items=None if whole else items)
+        new = {name: part for name, part in found.items() if name not in shared}
+        return rows.gather(new, {"item": items if whole else None})
+
+    new, pull = jax.vjp(vectors, read)
+    kept = {name: part for name, part in shared.items() if name not in read}
+
+    def back(grads: Tree) -> Tree:
+        others = {name: grads[name] for name in kept}
+        return {**others, **pull({name: grads[name] for name in new})[0]}
+
+    return {**kept, **new}, back
