@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fedjax_rec import rows
 from fedjax_rec.codecs.order import ascending
 from fedjax_rec.codecs.wire import coded_ids, floats
+from fedjax_rec.orthogonal import orthonormal_columns, symmetric_axes
 from fedjax_rec.types import Array, Codec, Field, Tree, static, struct
 
 
@@ -54,8 +55,7 @@ def orthonormal(key: Array, rank: int, width: int, dtype=jnp.float32) -> Array:
     """
     if not 1 <= rank <= width:
         raise ValueError(f"rank={rank}: expected 1 to {width}, the width of a row")
-    q, r = jnp.linalg.qr(jax.random.normal(key, (width, rank), dtype))
-    return (q * jnp.sign(jnp.diagonal(r))).T
+    return orthonormal_columns(jax.random.normal(key, (width, rank), dtype)).T
 
 
 def colr(bases: Mapping[str, Array], *, touched_only: bool = False) -> Codec:
@@ -123,8 +123,7 @@ def svd(rank: int) -> Codec:
     """
 
     def factor(matrix: Array, state: Tree):
-        _, axes = jnp.linalg.eigh(matrix.T @ matrix)  # ascending
-        right = axes[:, ::-1][:, :rank].T
+        right = symmetric_axes(matrix.T @ matrix)[1][:, :rank].T
         return matrix @ right.T, right, state
 
     return _factored(rank, factor, lambda matrix_shape, dtype: ())
@@ -143,10 +142,10 @@ def power_sgd(rank: int) -> Codec:
     """
 
     def factor(matrix: Array, q: Array):
-        left, _ = jnp.linalg.qr(matrix @ q)
+        left = orthonormal_columns(matrix @ q)
         right = matrix.T @ left
-        # A client that has nothing to send keeps its subspace.
-        some = jnp.any(right != 0)
+        # Directions in which a client has nothing to send are kept.
+        some = jnp.any(right != 0, 0)
         return left, right.T, jnp.where(some, right, q)
 
     def start(shape: tuple[int, int], dtype) -> Array:

@@ -106,7 +106,7 @@ def test_teaching_error(query):
 
 
 def texts_model():
-    """Item vectors `E w`, one by one or lifted, beside a row table of the items' own."""
+    """Item vectors `E w`, one by one or lifted, beside a row table."""
 
     def vectors(params, frozen, batch):
         shared = params.shared
