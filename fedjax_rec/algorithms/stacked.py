@@ -71,9 +71,7 @@ def stacked(
     def lift(shared: Tree, frozen: Tree, axis: str | None = None) -> Tree:
         assert model.lift is not None
         models = {n: part for n, part in shared.items() if n not in more}
-        each = [
-            model.lift(select(models, s), frozen, axis=axis) for s in range(count)
-        ]
+        each = [model.lift(select(models, s), frozen, axis=axis) for s in range(count)]
         lifted = rows_first(jax.tree.map(lambda *xs: jnp.stack(xs), *each))
         return {**lifted, **{name: shared[name] for name in more}}
 
