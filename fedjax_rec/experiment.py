@@ -178,8 +178,15 @@ def build(
             progress=progress,
         )
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
+    profiles = make_profiles(
+        experiment.profile, experiment.backbone, train, people.clients, progress
+    )
+    if getattr(experiment.algorithm, "personalized", "none") != "none":
+        sizes["num_clients"] = num_clients
+    if _by_profile(experiment.algorithm):
+        sizes["profiles"], profiles = profiles, None  # read now, and not sent
     recipe = (make_recipe or experiment.algorithm.build)(**sizes)
-    recipe = _transformed(recipe, experiment, people, progress)
+    recipe = _transformed(recipe, experiment, people, profiles)
     # A rule may refuse so small a cohort: now, not after compiling.
     jax.eval_shape(
         lambda key: recipe.aggregator.init(recipe.model.init(key).shared, slots),
@@ -280,10 +287,17 @@ def check(experiment: Experiment) -> None:
     check_cohort(experiment.cohort)
     check_codec(experiment.codec)
     check_aggregation(experiment.aggregation, experiment.attack)
-    if experiment.codec.name != "none" and getattr(algorithm, "clusters", 1) > 1:
+    several = getattr(algorithm, "clusters", 1) > 1
+    several |= getattr(algorithm, "personalized", "none") != "none"
+    if experiment.codec.name != "none" and several:
         raise ValueError(
-            "algorithm.clusters above 1 sends one of several models, and "
-            "codecs know one: leave codec.name at 'none'"
+            "algorithm.clusters above 1 and algorithm.personalized send one of several "
+            "models, and codecs know one: leave codec.name at 'none'"
+        )
+    if _by_profile(algorithm) and experiment.profile.source == "none":
+        raise ValueError(
+            "algorithm.clustered_by='profile' groups clients by what they tell of "
+            "themselves: set profile.source to 'text' (or to a control)"
         )
     if experiment.execution.examples_per_chunk < 0:
         raise ValueError("execution.examples_per_chunk must not be negative")
@@ -299,13 +313,13 @@ def check(experiment: Experiment) -> None:
 
 
 def _transformed(
-    recipe: Recipe, experiment: Experiment, people: Population, progress: bool
+    recipe: Recipe,
+    experiment: Experiment,
+    people: Population,
+    profiles: np.ndarray | None,
 ) -> Recipe:
     """The recipe with the experiment's codec, rule, attackers and profiles."""
     train, num_clients = people.split.train, people.clients.num_clients
-    profiles = make_profiles(
-        experiment.profile, experiment.backbone, train, people.clients, progress
-    )
     width = 0 if profiles is None else profiles.shape[1]
     rule = make_aggregator(experiment.aggregation, num_clients, width)
     own = _own_aggregation(experiment.algorithm)
@@ -327,12 +341,22 @@ def _transformed(
 
 def _own_aggregation(algorithm) -> list[str]:
     """Settings of an algorithm for which no other rule can do."""
-    without = {"lora_aggregation": "plain", "control": "none", "clusters": 1}
+    without = {
+        "lora_aggregation": "plain",
+        "control": "none",
+        "clusters": 1,
+        "personalized": "none",
+    }
     return [
         f"algorithm.{name}={value!r}"
         for name, plain in without.items()
         if (value := getattr(algorithm, name, plain)) != plain
     ]
+
+
+def _by_profile(algorithm) -> bool:
+    clusters = getattr(algorithm, "clusters", 1)
+    return clusters > 1 and algorithm.clustered_by == "profile"
 
 
 def _encode(experiment: Experiment) -> Literal["auto", "once", "per_client"]:

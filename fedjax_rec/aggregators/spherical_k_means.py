@@ -11,9 +11,11 @@ def spherical_k_means(
 ) -> Array:
     """Centers `mu_s` that make `sum_i max_s cos(x_i, mu_s)` large, by Lloyd's steps.
 
-    Starts are drawn as in k-means++, by the squared distance `2 (1 - cos)` to the
-    nearest center so far; of some starts the best end is taken. A point of zeros has
-    no direction and counts nothing. A center that nobody is nearest to stays.
+    A start is drawn center by center: the point `x` with the largest `d exp(<x, g>)`,
+    where `d` is its distance `1 - cos` to the nearest center so far, and `g` a normal
+    direction of its own. Of some starts the best end is taken, its centers in an order
+    of their own: nothing depends on the order of the points. A point of zeros has no
+    direction and counts nothing. A center that nobody is nearest to stays.
 
     Args:
         points: `[n, m]`.
@@ -27,8 +29,8 @@ def spherical_k_means(
 
     References:
         Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using
-        Clustering, Machine Learning 2001. Arthur and Vassilvitskii, k-means++: The
-        Advantages of Careful Seeding, SODA 2007.
+        Clustering, Machine Learning 2001. The starts without `g` are those of Gonzalez,
+        Clustering to Minimize the Maximum Intercluster Distance, 1985.
 
     >>> ends = spherical_k_means(jnp.eye(3)[:, :2], 2, jax.random.key(0))
     >>> sorted(ends.tolist())
@@ -39,15 +41,14 @@ def spherical_k_means(
     unit = jnp.where(here[:, None], points / jnp.where(norm > 0, norm, 1), 0)
 
     def start(key: Array) -> Array:
-        def draw(farness: Array, key: Array):
-            share = jnp.where(here, jnp.maximum(farness, 0), 0)
-            # All may lie on a center already: then anyone will do.
-            share = jnp.where(share.sum() > 0, share, here.astype(share.dtype))
-            at = jax.random.categorical(key, jnp.log(share))
+        def draw(farness: Array, direction: Array):
+            score = jnp.maximum(farness, 0) * jnp.exp(unit @ direction)
+            at = jnp.argmax(jnp.where(here, score, -1))
             return jnp.minimum(farness, 1 - unit @ unit[at]), unit[at]
 
         far = jnp.ones(len(unit), unit.dtype)
-        return jax.lax.scan(draw, far, jax.random.split(key, num_clusters))[1]
+        shape = (num_clusters, unit.shape[1])
+        return jax.lax.scan(draw, far, jax.random.normal(key, shape, unit.dtype))[1]
 
     def step(_, centers: Array) -> Array:
         nearest = jnp.argmax(unit @ centers.T, 1)
@@ -60,8 +61,12 @@ def spherical_k_means(
         centers = jax.lax.fori_loop(0, steps, step, start(key))
         return centers, (unit @ centers.T).max(1).sum()
 
-    centers, reached = jax.vmap(one)(jax.random.split(key, tries))
-    return jnp.where(here.any(), centers[jnp.argmax(reached)], 0)
+    tries_key, order_key = jax.random.split(key)
+    centers, reached = jax.vmap(one)(jax.random.split(tries_key, tries))
+    # Of several starts with the same end any may be the best one, by rounding.
+    best = centers[jnp.argmax(reached)]
+    order = jnp.argsort(best @ jax.random.normal(order_key, best.shape[1:], best.dtype))
+    return jnp.where(here.any(), best[order], 0)
 
 
 def nearest_center(points: Array, centers: Array) -> Array:

@@ -26,6 +26,11 @@ def test_the_best_of_all_partitions_is_found_and_zeros_count_nothing():
             centers = spherical_k_means(
                 jnp.asarray(padded), k, jax.random.key(seed), tries=16
             )
+            order = np.random.default_rng(9).permutation(9)
+            again = spherical_k_means(
+                jnp.asarray(padded[order]), k, jax.random.key(seed), tries=16
+            )
+            np.testing.assert_allclose(again, centers, atol=1e-5)
             unit = points / np.linalg.norm(points, axis=1, keepdims=True)
             reached = np.asarray(unit @ centers.T).max(1).sum()
             np.testing.assert_allclose(reached, best_by_trial(points, k), rtol=1e-5)
