@@ -40,6 +40,7 @@ from fedjax_rec.experiment_mesh import (
 from fedjax_rec.experiment_population import Population, load_population
 from fedjax_rec.experiment_profiles import ProfileConfig, make_profiles
 from fedjax_rec.experiment_split import PartitionConfig, SplitConfig
+from fedjax_rec.experiment_weights import Circumstances, check_weights
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.round import chunk_sizes
 from fedjax_rec.simulation.simulation import Simulation
@@ -287,6 +288,7 @@ def check(experiment: Experiment) -> None:
     check_cohort(experiment.cohort)
     check_codec(experiment.codec)
     check_aggregation(experiment.aggregation, experiment.attack)
+    check_weights(experiment.aggregation, algorithm)
     several = getattr(algorithm, "clusters", 1) > 1
     several |= getattr(algorithm, "personalized", "none") != "none"
     if experiment.codec.name != "none" and several:
@@ -321,7 +323,8 @@ def _transformed(
     """The recipe with the experiment's codec, rule, attackers and profiles."""
     train, num_clients = people.split.train, people.clients.num_clients
     width = 0 if profiles is None else profiles.shape[1]
-    rule = make_aggregator(experiment.aggregation, num_clients, width)
+    about = Circumstances(people.holdings.examples, experiment.algorithm)
+    rule = make_aggregator(experiment.aggregation, about, width)
     own = _own_aggregation(experiment.algorithm)
     if rule is not None and own:
         raise ValueError(
@@ -369,7 +372,7 @@ def _encode(experiment: Experiment) -> Literal["auto", "once", "per_client"]:
     own = {
         "codec.name": experiment.codec.name != "none",
         "aggregation.rule": experiment.aggregation.rule
-        not in ("algorithm", "examples", "uniform", "sum"),
+        not in ("algorithm", "examples", "uniform", "sum", "by_participation"),
         "attack.kind": experiment.attack.kind != "none",
     }
     needs = [name for name, needed in own.items() if needed]
