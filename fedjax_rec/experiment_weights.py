@@ -51,7 +51,7 @@ def weighing_rule(config: Any, about: Circumstances) -> Aggregator:
     """
     n = len(about.examples)
 
-    def given(name: str) -> dict[str, float]:
+    def given(name: str) -> dict[str, Any]:
         value = getattr(config, name)
         return {} if value is None else {name: value}
 
