@@ -1,6 +1,7 @@
 """Clusters, FedAMP and weights as an experiment names them."""
 
 import dataclasses
+import functools
 from unittest import mock
 
 import jax
@@ -71,6 +72,12 @@ def made(changes, **others):
         return build(experiment, data=LOADED)
 
 
+@functools.cache
+def plain():
+    """The simulation of one model."""
+    return made({})
+
+
 def similar(name, **others):
     profile = TEXT if name == "profile" else ProfileConfig()
     return made(SIMILAR[name], profile=profile, **others)
@@ -78,10 +85,10 @@ def similar(name, **others):
 
 @pytest.mark.parametrize("name", SIMILAR)
 def test_messages_are_those_of_one_model_and_ifca_receives_all(name):
-    plain, several = (s.sampler.tables[1] for s in (made({}), similar(name)))
-    np.testing.assert_allclose(several.up, plain.up)
+    one, several = (s.sampler.tables[1] for s in (plain(), similar(name)))
+    np.testing.assert_allclose(several.up, one.up)
     received = 3 if name == "loss" else 1
-    np.testing.assert_allclose(several.down, received * np.asarray(plain.down))
+    np.testing.assert_allclose(several.down, received * np.asarray(one.down))
 
 
 def test_clients_start_in_the_group_of_their_profile():
@@ -90,7 +97,7 @@ def test_clients_start_in_the_group_of_their_profile():
         experiment_profiles, "text_embeddings", return_value=EMBEDDING
     ):
         profiles = experiment_profiles.make_profiles(
-            TEXT, SMALL.backbone, simulation.split.train, made({}).data
+            TEXT, SMALL.backbone, simulation.split.train, plain().data
         )
     group = np.asarray(simulation.personal[CLUSTER]).argmax(1)
     np.testing.assert_array_equal(group, group_by_profile(profiles, 3))
@@ -184,7 +191,7 @@ def test_absurd_weights_are_refused_before_anything_is_loaded():
 
 
 def test_a_lifted_recipe_needs_a_linear_aggregate():
-    recipe = made({}).recipe._replace(lifted=True)
+    recipe = plain().recipe._replace(lifted=True)
     make_algorithm(recipe, (1,))
     nonlinear = recipe._replace(aggregator=fair.tilted())
     with pytest.raises(ValueError, match="aggregator is not linear"):

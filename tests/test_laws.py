@@ -189,6 +189,7 @@ SLOW = {
     "fedfm lifted bottleneck, ids, per row",
     "fedfm lifted history of many users",
     "fedavg of two clusters by profile",
+    "fedncf, fedamp",
 }
 
 
