@@ -40,6 +40,7 @@ from fedjax_rec.experiment_mesh import (
 from fedjax_rec.experiment_population import Population, load_population
 from fedjax_rec.experiment_profiles import ProfileConfig, make_profiles
 from fedjax_rec.experiment_split import PartitionConfig, SplitConfig
+from fedjax_rec.experiment_weights import Circumstances, check_weights
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.round import chunk_sizes
 from fedjax_rec.simulation.simulation import Simulation
@@ -178,8 +179,15 @@ def build(
             progress=progress,
         )
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
+    profiles = make_profiles(
+        experiment.profile, experiment.backbone, train, people.clients, progress
+    )
+    if getattr(experiment.algorithm, "personalized", "none") != "none":
+        sizes["num_clients"] = num_clients
+    if _by_profile(experiment.algorithm):
+        sizes["profiles"], profiles = profiles, None  # read now, and not sent
     recipe = (make_recipe or experiment.algorithm.build)(**sizes)
-    recipe = _transformed(recipe, experiment, people, progress)
+    recipe = _transformed(recipe, experiment, people, profiles)
     # A rule may refuse so small a cohort: now, not after compiling.
     jax.eval_shape(
         lambda key: recipe.aggregator.init(recipe.model.init(key).shared, slots),
@@ -280,10 +288,18 @@ def check(experiment: Experiment) -> None:
     check_cohort(experiment.cohort)
     check_codec(experiment.codec)
     check_aggregation(experiment.aggregation, experiment.attack)
-    if experiment.codec.name != "none" and getattr(algorithm, "clusters", 1) > 1:
+    check_weights(experiment.aggregation, algorithm)
+    several = getattr(algorithm, "clusters", 1) > 1
+    several |= getattr(algorithm, "personalized", "none") != "none"
+    if experiment.codec.name != "none" and several:
         raise ValueError(
-            "algorithm.clusters above 1 sends one of several models, and "
-            "codecs know one: leave codec.name at 'none'"
+            "algorithm.clusters above 1 and algorithm.personalized send one of several "
+            "models, and codecs know one: leave codec.name at 'none'"
+        )
+    if _by_profile(algorithm) and experiment.profile.source == "none":
+        raise ValueError(
+            "algorithm.clustered_by='profile' groups clients by what they tell of "
+            "themselves: set profile.source to 'text' (or to a control)"
         )
     if experiment.execution.examples_per_chunk < 0:
         raise ValueError("execution.examples_per_chunk must not be negative")
@@ -299,15 +315,16 @@ def check(experiment: Experiment) -> None:
 
 
 def _transformed(
-    recipe: Recipe, experiment: Experiment, people: Population, progress: bool
+    recipe: Recipe,
+    experiment: Experiment,
+    people: Population,
+    profiles: np.ndarray | None,
 ) -> Recipe:
     """The recipe with the experiment's codec, rule, attackers and profiles."""
     train, num_clients = people.split.train, people.clients.num_clients
-    profiles = make_profiles(
-        experiment.profile, experiment.backbone, train, people.clients, progress
-    )
     width = 0 if profiles is None else profiles.shape[1]
-    rule = make_aggregator(experiment.aggregation, num_clients, width)
+    about = Circumstances(people.holdings.examples, experiment.algorithm)
+    rule = make_aggregator(experiment.aggregation, about, width)
     own = _own_aggregation(experiment.algorithm)
     if rule is not None and own:
         raise ValueError(
@@ -327,12 +344,22 @@ def _transformed(
 
 def _own_aggregation(algorithm) -> list[str]:
     """Settings of an algorithm for which no other rule can do."""
-    without = {"lora_aggregation": "plain", "control": "none", "clusters": 1}
+    without = {
+        "lora_aggregation": "plain",
+        "control": "none",
+        "clusters": 1,
+        "personalized": "none",
+    }
     return [
         f"algorithm.{name}={value!r}"
         for name, plain in without.items()
         if (value := getattr(algorithm, name, plain)) != plain
     ]
+
+
+def _by_profile(algorithm) -> bool:
+    clusters = getattr(algorithm, "clusters", 1)
+    return clusters > 1 and algorithm.clustered_by == "profile"
 
 
 def _encode(experiment: Experiment) -> Literal["auto", "once", "per_client"]:
@@ -345,7 +372,7 @@ def _encode(experiment: Experiment) -> Literal["auto", "once", "per_client"]:
     own = {
         "codec.name": experiment.codec.name != "none",
         "aggregation.rule": experiment.aggregation.rule
-        not in ("algorithm", "examples", "uniform", "sum"),
+        not in ("algorithm", "examples", "uniform", "sum", "by_participation"),
         "attack.kind": experiment.attack.kind != "none",
     }
     needs = [name for name, needed in own.items() if needed]

@@ -19,6 +19,7 @@ from fedjax_rec.aggregators.robust.mixing import mixed
 from fedjax_rec.aggregators.robust.norm_bound import norm_bound
 from fedjax_rec.attacks import attackers, boost, noise, own, popular, sign_flip
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.experiment_weights import WEIGHING, Circumstances, weighing_rule
 from fedjax_rec.types import Aggregator, Recipe
 
 
@@ -29,13 +30,23 @@ class AggregationConfig:
     Attributes:
         rule: `algorithm` keeps the algorithm's. The means weigh by `examples` or
             `uniform`; `per_row` ones divide a row by those that touched it. `q_fedavg`
-            to `attentive` weigh by loss, size or distance (docs/heterogeneity.md).
+            to `attentive` weigh by loss, size, steps, attendance or distance
+            (docs/heterogeneity.md).
             Robust rules take every row of a table from all clients; `*_of_voters` from
             those that touched it, `*_diluted` the same times their share of the cohort
             (docs/robust.md).
             `fm_guided` weighs by profiles (`profile.source`), `update_guided` by the
             likeness of deltas, its control.
         share: of attackers that a robust rule assumes.
+        q: of `q_fedavg`; 0 is FedAvg, the larger the more even the losses.
+        lipschitz: of `q_fedavg`; by default `1 / algorithm.client_lr`.
+        tilt: of `tilted`; above 0 large losses count more, below 0 less.
+        groups: of `agnostic`, by how many examples clients hold: 4 are quartiles.
+        group_rate: by which `agnostic` climbs the groups' losses.
+        power: of `by_size` (by default .5) or of `by_magnitude` (-1).
+        beta: of `by_effective_number`.
+        longest: of `by_participation`, rounds after which an absence counts as ended.
+        temperature: of `by_trend` (by default 2) or of `attentive` (1).
         guidance: how much each sign counts, of the guided rules.
     """
 
@@ -48,9 +59,13 @@ class AggregationConfig:
         "sum",
         "q_fedavg",
         "tilted",
+        "agnostic",
         "by_size",
         "by_effective_number",
         "by_magnitude",
+        "by_participation",
+        "by_trend",
+        "fednova",
         "attentive",
         "median",
         "median_of_voters",
@@ -72,6 +87,15 @@ class AggregationConfig:
         "update_guided",
     ] = "algorithm"
     share: float = 0.1
+    q: float = 1.0
+    lipschitz: float | None = None
+    tilt: float = 1.0
+    groups: int = 4
+    group_rate: float = 0.1
+    power: float | None = None
+    beta: float = 0.99
+    longest: int = 50
+    temperature: float | None = None
     guidance: Guidance = dataclasses.field(default_factory=Guidance)
 
 
@@ -119,21 +143,24 @@ def check_aggregation(aggregation: AggregationConfig, attack: AttackConfig) -> N
 
 
 def make_aggregator(
-    config: AggregationConfig, num_clients: int, width: int
+    config: AggregationConfig, about: Circumstances, width: int
 ) -> Aggregator | None:
     """The rule; `None` is the algorithm's.
 
     Args:
         config: which.
-        num_clients: `N`.
+        about: clients and algorithm.
         width: of a profile, 0 where clients send none.
 
     Raises:
-        ValueError: guided by profiles, and there are none.
+        ValueError: guided by profiles, and there are none; or what `weighing_rule`
+            refuses.
     """
     rule, share = config.rule, config.share
     if rule == "algorithm":
         return None
+    if rule in WEIGHING:
+        return weighing_rule(config, about)
     if rule in ("fm_guided", "update_guided"):
         if rule == "fm_guided" and not width:
             raise ValueError(
@@ -141,7 +168,7 @@ def make_aggregator(
                 "set profile.source to 'text' (or to a control)"
             )
         return fm_guided(
-            num_clients,
+            len(about.examples),
             max(width, 1),
             config.guidance,
             likeness="profile" if rule == "fm_guided" else "update",

@@ -150,8 +150,9 @@ def make_participants(
     # Federated reconstruction encodes its texts once, for all steps of the user's part.
     encoded = 1 if getattr(algorithm, "shared_steps", "") == "once" else epochs
     facts = backbone or {"weight_bytes": 0, "pair_flops": 0.0}
+    stack = recipe.stack
     profiles = make_profiles(
-        recipe.model,
+        recipe.model if stack is None else stack.model,
         holdings,
         fixed=recipe.fixed,
         sent=None if recipe.codec is None else partial(encoded_bytes, recipe),
@@ -162,6 +163,7 @@ def make_participants(
             getattr(algorithm, "client_optimizer", "sgd"), 0
         ),
         frozen_bytes=facts["weight_bytes"],
+        received=1 if stack is None else stack.received,
     )
     fleet = make_fleet(
         profile,

@@ -273,6 +273,21 @@ class Aggregator(NamedTuple):
     begin: Callable[[Tree, Tree], Tree] = lambda acc, state: acc
 
 
+class Stack(NamedTuple):
+    """Shared parameters that are several models, of which each client has one.
+
+    Attributes:
+        model: of one.
+        take: `(params) -> params`, from those of the stack to a client's of `model`;
+            what it trains and sends is the change of these.
+        received: how many models a client receives in a round.
+    """
+
+    model: Model
+    take: Callable[[Params], Params]
+    received: int = 1
+
+
 class Recipe(NamedTuple):
     """A published system: a choice of model, client, aggregator and server optimizer.
 
@@ -300,6 +315,9 @@ class Recipe(NamedTuple):
         lifted: rounds train through `model.lift`. Exact where a client descends the
             lifted parameters once, by plain SGD, and the aggregate is linear: the
             gradient of a sum is then the sum of the gradients.
+        given: `{name: [N, ...]}`, groups of the personal parameters that start so, not
+            as `model.init` draws them: what was decided of each client beforehand.
+        stack: where the shared parameters are several models.
     """
 
     model: Model
@@ -317,6 +335,8 @@ class Recipe(NamedTuple):
     profiles: Any = None
     attack: Callable[[ClientResult, Array, Array], ClientResult] | None = None
     lifted: bool = False
+    given: dict[str, Any] | None = None
+    stack: Stack | None = None
 
 
 @struct

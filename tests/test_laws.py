@@ -21,6 +21,9 @@ from fedjax_rec.aggregators import AGGREGATORS, fair
 from fedjax_rec.aggregators.guided import fm_guided
 from fedjax_rec.algorithms import ALGORITHMS, FedAvg, FedFM, FedMF, FedNCF, PFedRec
 from fedjax_rec.algorithms.clustered import clustered
+from fedjax_rec.algorithms.clustered_by_profile import clustered_by_profile
+from fedjax_rec.algorithms.clustered_by_update import clustered_by_update
+from fedjax_rec.algorithms.fedamp import fedamp
 from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.codecs import CODECS, num_bits
 from fedjax_rec.codecs.serialize import deserialize, serialize, to_bits
@@ -151,6 +154,13 @@ TRANSFORMS: dict[str, Any] = {
         aggregator=fair.agnostic(lambda ids: ids % 3, 3)
     ),
     "fedavg of two clusters": lambda recipe: clustered(recipe, 2),
+    "fedavg of two clusters by update": lambda recipe: clustered_by_update(
+        recipe, 2, warm_rounds=1, sketch=32
+    ),
+    "fedavg of two clusters by profile": lambda recipe: clustered_by_profile(
+        recipe, 2, np.random.default_rng(2).normal(size=(N, 3))
+    ),
+    "fedncf, fedamp": lambda recipe: fedamp(recipe, N, sigma=0.5),
 }
 CONFIGS |= {
     "pfedrec, top-k with feedback": PFedRec(**SMALL),
@@ -161,6 +171,9 @@ CONFIGS |= {
     "fedavg, participation": FedAvg(**SMALL),
     "fedncf, agnostic": FedNCF(**SMALL),
     "fedavg of two clusters": FedAvg(**SMALL),
+    "fedavg of two clusters by update": FedAvg(**SMALL),
+    "fedavg of two clusters by profile": FedAvg(**SMALL),
+    "fedncf, fedamp": FedNCF(**SMALL),
 }
 # Those whose parts others have as well.
 SLOW = {
@@ -175,6 +188,8 @@ SLOW = {
     "fedfm fedsa",
     "fedfm lifted bottleneck, ids, per row",
     "fedfm lifted history of many users",
+    "fedavg of two clusters by profile",
+    "fedncf, fedamp",
 }
 
 

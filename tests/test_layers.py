@@ -38,6 +38,7 @@ LAYERS = {
     "experiment_profiles": 4,
     "experiment_split": 4,
     "experiment_transfer": 4,
+    "experiment_weights": 4,
     "report": 4,
     "report_sweep": 4,
     "report_transfer": 4,

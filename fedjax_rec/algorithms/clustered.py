@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec import rows, trees
-from fedjax_rec.aggregators.clusters import by_cluster, rows_first, select
-from fedjax_rec.types import ClientResult, Params, Recipe, Tree
+from fedjax_rec.aggregators.clusters import by_cluster, select
+from fedjax_rec.algorithms.stacked import stacked
+from fedjax_rec.types import ClientResult, Params, Recipe
 
 CLUSTER = "cluster"
 """The personal group `[S]`: a one where the client's cluster is."""
@@ -39,39 +40,8 @@ def clustered(recipe: Recipe, num_clusters: int) -> Recipe:
         2020, algorithm 1.
     """
     draw, model = recipe.draw, recipe.model
-    if recipe.lifted or recipe.codec or recipe.attack or draw is None:
-        raise ValueError(
-            "clusters need a recipe that is not lifted, draws its pairs, and has no "
-            "codec or attack, whose state is that of one model"
-        )
-
-    def init(key) -> Params:
-        first = model.init(key)
-        others = jax.vmap(lambda k: model.init(k).shared)(
-            jax.random.split(jax.random.fold_in(key, 1), num_clusters)
-        )
-        one = jnp.zeros(num_clusters).at[0].set(1)
-        own = {**first.personal, CLUSTER: one}
-        return Params(shared=rows_first(others), personal=own)
-
-    def taken(params: Params) -> Params:
-        own = dict(params.personal)
-        index = jnp.argmax(own.pop(CLUSTER))
-        return Params(shared=select(params.shared, index), personal=own)
-
-    def loss(params: Params, frozen, batch, key):
-        return model.loss(taken(params), frozen, batch, key)
-
-    def score(params: Params, frozen, query, candidates):
-        return model.score(taken(params), frozen, query, candidates)
-
-    def lift(shared: Tree, frozen: Tree, axis: str | None = None) -> Tree:
-        assert model.lift is not None
-        each = [
-            model.lift(select(shared, s), frozen, axis=axis)
-            for s in range(num_clusters)
-        ]
-        return rows_first(jax.tree.map(lambda *xs: jnp.stack(xs), *each))
+    if draw is None:
+        raise ValueError("clusters by loss need a recipe that draws its pairs")
 
     def update(params: Params, frozen, examples, hparams, key) -> ClientResult:
         own = dict(params.personal)
@@ -99,13 +69,12 @@ def clustered(recipe: Recipe, num_clusters: int) -> Recipe:
         personal = {**result.personal, CLUSTER: took}
         return dataclasses.replace(result, personal=personal, profile=took)
 
-    return recipe._replace(
-        model=model._replace(
-            init=init,
-            loss=loss,
-            score=score,
-            lift=None if model.lift is None else lift,
-        ),
-        client_update=update,
-        aggregator=by_cluster(recipe.aggregator, num_clusters),
+    rule = by_cluster(recipe.aggregator, num_clusters)
+    made = stacked(
+        recipe,
+        num_clusters,
+        lambda params: jnp.argmax(params.personal[CLUSTER]),
+        personal={CLUSTER: jnp.zeros(num_clusters).at[0].set(1)},
+        received=num_clusters,
     )
+    return made._replace(client_update=update, aggregator=rule)

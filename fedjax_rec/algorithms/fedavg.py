@@ -1,7 +1,7 @@
 """FedAvg for any model here, with FedProx and adaptive servers."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
@@ -9,6 +9,9 @@ import optax
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.scaffold import scaffold
 from fedjax_rec.algorithms.clustered import clustered
+from fedjax_rec.algorithms.clustered_by_profile import clustered_by_profile
+from fedjax_rec.algorithms.clustered_by_update import clustered_by_update
+from fedjax_rec.algorithms.fedamp import fedamp
 from fedjax_rec.algorithms.server_step import except_for
 from fedjax_rec.clients.control import CONTROL, controlled_update, with_control
 from fedjax_rec.clients.local import Phase, local_update
@@ -57,8 +60,18 @@ class FedAvg:
         proximal: mu of FedProx, `mu / 2 |w - w_t|^2` on the shared parameters; 0 off.
         control: `scaffold` corrects the local steps of dense shared parameters (those
             of `ncf`) by control variates, which double what is sent of them.
-        clusters: so many models are trained, each by the clients it fits best (IFCA);
-            every client receives all of them.
+        clusters: so many models are trained, each by the clients of a cluster.
+        clustered_by: whom: a client takes the model of least `loss` each round, and
+            receives all of them (IFCA); or clients are grouped for good, by their
+            `profile` before training (`profile.source`), or by the direction of their
+            `update` of one model after `warm_rounds`.
+        warm_rounds: of one model, before clients are grouped by update.
+        personalized: `fedamp` keeps a model for each client, drawn to those of clients
+            like it, in place of `aggregation`; `proximal` is its `lambda / alpha`.
+        amp_sigma: of FedAMP, the squared distance of two models at which their
+            attraction falls to `1 / e`; the metric `amp_distance` tells the mean.
+        amp_mixing: of FedAMP, `alpha N / sigma`: at 1 models that are equally far
+            from each other are averaged, at 0 each client trains alone.
         aggregation: the mean weighs clients by `examples` (FedAvg), all the same
             (`uniform`), each row by the clients that touched it (`per_row`), or is a
             plain `sum`.
@@ -79,7 +92,10 @@ class FedAvg:
         Heterogeneous Networks (FedProx), MLSys 2020. Reddi et al., Adaptive Federated
         Optimization, ICLR 2021. Karimireddy et al., SCAFFOLD: Stochastic Controlled
         Averaging for Federated Learning, ICML 2020. Ghosh et al., An Efficient
-        Framework for Clustered Federated Learning, NeurIPS 2020 (`clusters`).
+        Framework for Clustered Federated Learning, NeurIPS 2020 (`clusters`). Sattler
+        et al., Clustered Federated Learning, IEEE TNNLS 2021, and Briggs et al., IJCNN
+        2020 (`clustered_by="update"`). Huang et al., Personalized Cross-Silo Federated
+        Learning on Non-IID Data (FedAMP), AAAI 2021.
     """
 
     model: Literal["mf", "ncf", "scorer"] = "mf"
@@ -91,6 +107,11 @@ class FedAvg:
     proximal: float = 0.0
     control: Literal["none", "scaffold"] = "none"
     clusters: int = 1
+    clustered_by: Literal["loss", "update", "profile"] = "loss"
+    warm_rounds: int = 10
+    personalized: Literal["none", "fedamp"] = "none"
+    amp_sigma: float = 1.0
+    amp_mixing: float = 1.0
     aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
         "per_row"
     )
@@ -116,6 +137,10 @@ class FedAvg:
                 f"clusters={self.clusters} with control={self.control!r}: expected at "
                 "least 1, and more than 1 only without control"
             )
+        if self.warm_rounds < 1:
+            raise ValueError(f"warm_rounds must be at least 1, got {self.warm_rounds}")
+        if self.personalized == "fedamp":
+            self._check_fedamp()
         fits = self.model == "ncf" and self.users == "personal"
         if self.control == "scaffold" and not (
             fits and self.client_optimizer == "sgd" and not self.proximal
@@ -128,8 +153,50 @@ class FedAvg:
                 f"{self.proximal}"
             )
 
-    def build(self, *, num_items: int, num_users: int, dtype=jnp.float32) -> Recipe:
-        """The recipe for a catalog of `num_items` and `num_users` people."""
+    def _check_fedamp(self) -> None:
+        plain = {
+            "clusters": 1,
+            "control": "none",
+            "server_optimizer": "sgd",
+            "server_lr": 1.0,
+        }
+        wrong = [
+            f"{name}={getattr(self, name)!r}"
+            for name, value in plain.items()
+            if getattr(self, name) != value
+        ]
+        if wrong:
+            raise ValueError(
+                "personalized='fedamp' mixes the clients' models into new ones, with no"
+                f" server step, control or clusters: leave out {', '.join(wrong)}"
+            )
+        if not self.amp_sigma > 0 or not 0 <= self.amp_mixing <= 1:
+            raise ValueError(
+                f"amp_sigma={self.amp_sigma}, amp_mixing={self.amp_mixing}: expected a "
+                "positive squared distance, and a mixing in [0, 1]"
+            )
+
+    def build(
+        self,
+        *,
+        num_items: int,
+        num_users: int,
+        dtype=jnp.float32,
+        profiles: Any = None,
+        num_clients: int = 0,
+    ) -> Recipe:
+        """The recipe for a catalog of `num_items` and `num_users` people.
+
+        Args:
+            num_items: `I`.
+            num_users: `U`.
+            dtype: of the parameters.
+            profiles: `[N, p]` of the clients, for `clustered_by="profile"`.
+            num_clients: `N`, for FedAMP; 0 is one for each user.
+
+        Raises:
+            ValueError: clusters by profile, and no profiles; or what `fedamp` refuses.
+        """
         users = num_users if self.users == "table" else None
         scale = self.init_scale
         if self.model == "mf":
@@ -198,4 +265,25 @@ class FedAvg:
             negatives=self.negatives,
             single_user=self.users == "personal",
         )
-        return recipe if self.clusters == 1 else clustered(recipe, self.clusters)
+        if self.personalized == "fedamp":
+            return fedamp(
+                recipe,
+                num_clients or num_users,
+                sigma=self.amp_sigma,
+                mixing=self.amp_mixing,
+            )
+        return recipe if self.clusters == 1 else self._clustered(recipe, profiles)
+
+    def _clustered(self, recipe: Recipe, profiles: Any) -> Recipe:
+        if self.clustered_by == "loss":
+            return clustered(recipe, self.clusters)
+        if self.clustered_by == "update":
+            return clustered_by_update(
+                recipe, self.clusters, warm_rounds=self.warm_rounds
+            )
+        if profiles is None:
+            raise ValueError(
+                "clustered_by='profile' groups clients by what they tell of "
+                "themselves: set profile.source to 'text' (or to a control)"
+            )
+        return clustered_by_profile(recipe, self.clusters, profiles)

@@ -230,6 +230,7 @@ def make_profiles(
     epochs: int = 1,
     optimizer_states: int = 0,
     frozen_bytes: int = 0,
+    received: int = 1,
 ) -> Profiles:
     """What a client of each profile does in a round.
 
@@ -247,6 +248,7 @@ def make_profiles(
         epochs: local passes over the pairs.
         optimizer_states: numbers a client's optimizer keeps for each trained one.
         frozen_bytes: of the backbone's weights, which are on the device beforehand.
+        received: models, of which one is trained.
     """
     touched = {
         "item": touched_items(holdings, negatives, room),
@@ -255,7 +257,7 @@ def make_profiles(
     groups = message_bytes(model, touched)
     some = holdings.examples > 0
     zero = np.zeros(len(some))
-    down = sum(groups.values(), zero) * some
+    down = sum(groups.values(), zero) * some * received
     trains = sum((x for name, x in groups.items() if name not in fixed), zero) * some
     up = trains if sent is None else sent(touched) * some
     own = jax.eval_shape(model.init, jax.random.key(0)).personal

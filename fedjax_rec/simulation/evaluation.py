@@ -53,6 +53,12 @@ def score_tuned(
     Returns:
         `[K]` or `[I]`.
     """
+    if recipe.stack is not None:  # the delta is that of the client's own model
+        one = recipe.stack.take(Params(shared=shared, personal=result.personal))
+        shared, result = one.shared, dataclasses.replace(result, personal=one.personal)
+        delta = {name: result.delta[name] for name in shared}
+        result = dataclasses.replace(result, delta=delta)
+        recipe = recipe._replace(model=recipe.stack.model, stack=None)
 
     def tune(leaf, change):
         if not rows.is_table(leaf):

@@ -38,7 +38,10 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
         params = recipe.model.init(key)
         return {**params.personal, **initial_state(recipe, params.shared)}
 
-    told = {}
+    told = {
+        name: jnp.asarray(values).at[ids].get(mode="clip")
+        for name, values in (recipe.given or {}).items()
+    }
     if recipe.profiles is not None:
         told[PROFILE] = jnp.asarray(recipe.profiles).at[ids].get(mode="clip")
     if recipe.common_start:

@@ -152,7 +152,17 @@ def make_algorithm(
 
     Returns:
         Its `init` and `round`, pure and jittable.
+
+    Raises:
+        ValueError: the recipe is lifted, and its aggregate is not linear.
     """
+    if recipe.lifted and not recipe.aggregator.linear:
+        raise ValueError(
+            "a lifted recipe trains the vectors of all items and pulls the clients' "
+            "aggregate back through the model, which is exact for a linear aggregate "
+            "alone, and this recipe's aggregator is not linear: take a mean or a sum, "
+            "or build the recipe with lifted=False"
+        )
 
     def init(key: Array) -> ServerState:
         shared = recipe.model.init(trees.derive(key, trees.Purpose.INIT)).shared

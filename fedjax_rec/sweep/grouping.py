@@ -83,9 +83,17 @@ def groups_of(experiments: Sequence[Experiment]) -> list[list[int]]:
         config = plain(experiment)
         del config["seed"], config["name"]
         for name in scalar_fields(experiment.algorithm):
-            del config["algorithm"][name]
+            if name not in _read_by_the_rule(experiment):
+                del config["algorithm"][name]
         groups.setdefault(json.dumps(config, sort_keys=True), []).append(position)
     return list(groups.values())
+
+
+def _read_by_the_rule(experiment: Experiment) -> tuple[str, ...]:
+    """Scalars that the server's rule was made from, which so belong to the program."""
+    rule = experiment.aggregation
+    inverse = rule.rule == "q_fedavg" and rule.lipschitz is None
+    return ("client_lr",) if inverse else ()
 
 
 def data_of(experiment: Experiment) -> str:

@@ -3,121 +3,45 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from fedjax_rec import rows
 from fedjax_rec.aggregators import clusters, means
 from fedjax_rec.algorithms import FedAvg
 from fedjax_rec.algorithms.clustered import CLUSTER, clustered
-from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.data.clients import make_client_data
-from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import per_user
-from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
-from fedjax_rec.types import Cohort, Model, Params, Recipe, Senders
-
-USERS, ITEMS = 6, 8
+from fedjax_rec.types import Params, Senders
 
 
-def data():
-    """Users 0, 2, 4 chose items 0 to 3, the others 4 to 7; nobody chose all."""
-    user = np.repeat(np.arange(USERS), 3)
-    item = np.concatenate([4 * (u % 2) + (np.arange(3) + u) % 4 for u in range(USERS)])
-    train = make_interactions(
-        user=user,
-        item=item,
-        users=Entities(ids=[f"u{u}" for u in range(USERS)]),
-        items=Entities(ids=[f"i{i}" for i in range(ITEMS)]),
-    )
-    return make_client_data(train, per_user(train), max_buckets=1)
-
-
-def taste(clients):
-    """Every client scores an item by a shared row; no part of it is personal."""
-
-    def init(key):
-        table = rows.Table(values=0.1 * jax.random.normal(key, (ITEMS, 1)))
-        return Params(shared={"item": table, "w": jnp.ones(2)}, personal={})
-
-    def loss(params, frozen, batch, key):
-        del frozen, key
-        score = rows.lookup(params.shared["item"], batch["item"])[:, 0]
-        each = (score - batch["label"]) ** 2 + jnp.sum(params.shared["w"] ** 2)
-        value = jnp.sum(jnp.where(batch["mask"], each, 0))
-        return value / jnp.maximum(batch["mask"].sum(), 1), {}
-
-    def score(params, frozen, query, candidates):
-        del frozen, query
-        return rows.lookup(params.shared["item"], candidates)[:, 0]
-
-    def draw(examples, key):
-        """All items, those of the client labelled 1."""
-        del key
-        item = jnp.arange(ITEMS)
-        label = jnp.isin(item, examples["item"]).astype(jnp.float32)
-        here = jnp.broadcast_to(examples["mask"].any(), (ITEMS,))
-        return {"item": item, "label": label, "mask": here}
-
-    model = Model(init, loss, score)
-    return Recipe(
-        model=model,
-        client_update=local_update(
-            model, draw, (Phase(lambda h: optax.sgd(h["lr"])),), batch_size=ITEMS
-        ),
-        aggregator=means.weighted_mean(),
-        server_optimizer=lambda h: optax.sgd(1.0),
-        hparams={"lr": 1.0},
-        single_user=False,
-        draw=draw,
-    )
-
-
-def play(recipe, rounds, present=tuple(range(USERS))):
-    clients = data()
-    algorithm = make_algorithm(recipe, (4,))
-    key = jax.random.key(3)
-    step = jax.jit(algorithm.round)
-    state, told = algorithm.init(key), {}
-    personal = initial_personal(recipe, key, USERS)
-    ids = jnp.asarray(list(present), jnp.int32)
-    for _ in range(rounds):
-        cohort = Cohort(ids=ids, rows=ids, personal=personal)
-        state, cohort, told = step(state, cohort, clients, (), recipe.hparams, key)
-        personal = cohort.personal
-    return state.shared, personal, told
-
-
-def test_clients_of_two_tastes_part_and_each_model_is_its_clusters_mean():
-    recipe = clustered(taste(data()), 2)
-    shared, personal, told = play(recipe, 60)
+def test_clients_of_two_tastes_part_and_each_model_is_its_clusters_mean(tastes):
+    recipe = clustered(tastes.recipe(), 2)
+    shared, personal, told = tastes.play(recipe, [tastes.everybody] * 60)
     took = np.asarray(personal[CLUSTER]).argmax(1)
     assert took[0] != took[1]
     np.testing.assert_array_equal(took, took[[0, 1, 0, 1, 0, 1]])
     assert float(told["cluster_most"]) == 0.5
     for taste_ in (0, 1):
         # Squared loss: a row becomes the share of the cluster that chose the item.
-        share = np.zeros(ITEMS)
-        for user in range(taste_, USERS, 2):
+        share = np.zeros(tastes.items)
+        for user in range(taste_, tastes.users, 2):
             share[4 * taste_ + (np.arange(3) + user) % 4] += 1 / 3
         table = np.asarray(shared["item"].values)[:, took[taste_], 0]
         np.testing.assert_allclose(table, share, atol=1e-3)
     # Each client is ranked by its own cluster's model.
-    for user in range(USERS):
+    for user in range(tastes.users):
         own = jax.tree.map(lambda x, u=user: x[u], personal)
         scores = recipe.model.score(Params(shared=shared, personal=own), (), {}, None)
         assert set(np.argsort(-np.asarray(scores))[:3] // 4) == {user % 2}
 
 
-def test_one_cluster_is_the_recipe_itself():
-    plain = taste(data())
+def test_one_cluster_is_the_recipe_itself(tastes):
+    plain = tastes.recipe()
     one = clustered(plain, 1)
     # From the same start: models of a cluster draw their own.
     start = one.model.init(jax.random.key(0)).shared
     single = clusters.select(start, 0)
     key = client_key(jax.random.key(1), jnp.int32(0), jnp.int32(2))
-    examples = data().examples(jnp.int32(2), 0)
+    examples = tastes.data().examples(jnp.int32(2), 0)
     a = plain.client_update(
         Params(shared=single, personal={}), (), examples, plain.hparams, key
     )
@@ -133,16 +57,16 @@ def test_one_cluster_is_the_recipe_itself():
         acc = rule.update(rule.init(shared, 1), deltas, b.weight[None], senders)
         delta, _, _ = rule.finish(acc, (), shared)
         if shared is start:
-            assert delta["item"].values.shape == (ITEMS, 1, 1)
+            assert delta["item"].values.shape == (tastes.items, 1, 1)
             delta = clusters.select(delta, 0)
         np.testing.assert_allclose(delta["w"], a.delta["w"], rtol=1e-6)
 
 
-def test_a_cluster_that_nobody_came_from_stays_and_the_absent_keep_theirs():
-    recipe = clustered(taste(data()), 3)
+def test_a_cluster_that_nobody_came_from_stays_and_the_absent_keep_theirs(tastes):
+    recipe = clustered(tastes.recipe(), 3)
     key = jax.random.key(3)
     start = make_algorithm(recipe, (4,)).init(key).shared
-    shared, personal, _ = play(recipe, 1, present=(0,))
+    shared, personal, _ = tastes.play(recipe, [(0,)])
     took = int(np.asarray(personal[CLUSTER])[0].argmax())
     for s in range(3):
         moved = np.abs(
@@ -152,8 +76,8 @@ def test_a_cluster_that_nobody_came_from_stays_and_the_absent_keep_theirs():
     np.testing.assert_array_equal(personal[CLUSTER][1:], [[1, 0, 0]] * 5)
 
 
-def test_lifting_lifts_every_model():
-    plain = taste(data())
+def test_lifting_lifts_every_model(tastes):
+    plain = tastes.recipe()
 
     def lift(shared, frozen, axis=None):
         assert axis is None
@@ -168,18 +92,18 @@ def test_lifting_lifts_every_model():
     np.testing.assert_array_equal(lifted["w"], shared["w"])
 
 
-def test_fedavg_takes_clusters():
+def test_fedavg_takes_clusters(tastes):
     recipe = FedAvg(dim=4, batch_size=8, negatives=2, clusters=2).build(
-        num_items=ITEMS, num_users=USERS
+        num_items=tastes.items, num_users=tastes.users
     )
-    shared, personal, told = play(recipe, 2)
-    assert shared["item"].values.shape == (ITEMS, 2, 4)
+    shared, personal, told = tastes.play(recipe, [tastes.everybody] * 2)
+    assert shared["item"].values.shape == (tastes.items, 2, 4)
     assert set(personal) == {"user", CLUSTER}
     assert np.isfinite(float(told["loss"]))
 
 
-def test_what_clusters_cannot_hold_is_refused():
-    recipe = taste(data())
+def test_what_clusters_cannot_hold_is_refused(tastes):
+    recipe = tastes.recipe()
     with pytest.raises(ValueError, match="not lifted"):
         clustered(recipe._replace(lifted=True), 2)
     with pytest.raises(ValueError, match="at least 1"):

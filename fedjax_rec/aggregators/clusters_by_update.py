@@ -1,0 +1,124 @@
+"""Clusters of clients whose deltas point the same way, made in the middle of a run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec.aggregators.clusters import ClusterFolds, by_cluster
+from fedjax_rec.aggregators.spherical_k_means import spherical_k_means
+from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+
+CENTERS = "centers"
+"""The shared group `[S, m]`: directions of the clusters, zeros before the split."""
+
+
+@struct
+class UpdateFolds:
+    """What a cohort sent.
+
+    Attributes:
+        folds: of the models.
+        sketches: `[C, m]`, of the deltas; zeros where absent.
+    """
+
+    folds: ClusterFolds
+    sketches: Array
+
+
+def by_update(
+    inner: Aggregator,
+    num_clusters: int,
+    *,
+    warm_rounds: int,
+    sketch: int,
+    seed: int = 0,
+) -> Aggregator:
+    """Folds `S + 1` models, and finds the clusters after `warm_rounds`.
+
+    A client's `profile` `[S + 1 + m]` tells by ones which models its delta is for, and
+    then the sketch of the delta. Before the split the clients mark all models, which so
+    stay equal. From round `warm_rounds` on, the first cohort with a client for every
+    cluster decides: spherical k-means over its sketches gives the directions that the
+    shared group `centers` tells the clients.
+
+    Memory: `S + 1` folds, and `C` times `m` numbers.
+
+    Args:
+        inner: the rule within a cluster; it keeps nothing between rounds.
+        num_clusters: `S`.
+        warm_rounds: at least 1.
+        sketch: `m`.
+        seed: of the starts of k-means.
+
+    Returns:
+        An aggregator; `info` tells `split` (0 or 1) and `cluster_most`, the share of
+        the largest cluster (1 before the split).
+
+    Raises:
+        ValueError: one of the numbers is below 1; in `init`, a cohort is smaller than
+            the number of clusters.
+    """
+    if min(num_clusters, warm_rounds, sketch) < 1:
+        raise ValueError(
+            f"num_clusters={num_clusters}, warm_rounds={warm_rounds}, sketch={sketch}: "
+            "expected at least 1"
+        )
+    models = by_cluster(inner, num_clusters + 1)
+
+    def others(tree: Tree) -> Tree:
+        return {name: part for name, part in tree.items() if name != CENTERS}
+
+    def start(shared: Tree) -> Array:
+        del shared
+        return jnp.zeros((), jnp.int32)
+
+    def init(shared: Tree, cohort_size: int) -> UpdateFolds:
+        if cohort_size < num_clusters:
+            raise ValueError(
+                f"a cohort of {cohort_size} cannot be parted into {num_clusters} "
+                "clusters by its updates: sample more clients, or ask for fewer"
+            )
+        folds = models.init(others(shared), cohort_size)
+        sketches = jnp.zeros((cohort_size, sketch), shared[CENTERS].dtype)
+        return UpdateFolds(folds=folds, sketches=sketches)
+
+    def update(
+        acc: UpdateFolds, deltas: Tree, weights: Array, senders: Senders
+    ) -> UpdateFolds:
+        if senders.profile is None:
+            raise ValueError(
+                "clients tell their model and their sketch in ClientResult.profile, "
+                "which is None: make the recipe with clustered_by_update"
+            )
+        member, own = jnp.split(senders.profile, [num_clusters + 1], axis=1)
+        senders = dataclasses.replace(senders, profile=member)
+        slots = jnp.where(weights > 0, senders.slots, len(acc.sketches))
+        own = own.astype(acc.sketches.dtype)
+        return UpdateFolds(
+            folds=models.update(acc.folds, others(deltas), weights, senders),
+            sketches=acc.sketches.at[slots].add(own, mode="drop"),
+        )
+
+    def finish(acc: UpdateFolds, state: Array, shared: Tree):
+        before = shared[CENTERS]
+        delta, _, _ = models.finish(acc.folds, (), others(shared))
+        enough = (acc.sketches != 0).any(1).sum() >= num_clusters
+        warm = ~before.any()
+        now = warm & (state + 1 >= warm_rounds) & enough
+        centers = jax.lax.cond(
+            now,
+            lambda: spherical_k_means(
+                acc.sketches, num_clusters, jax.random.key(seed)
+            ).astype(before.dtype),
+            lambda: before,
+        )
+        members = acc.folds.members[:num_clusters]
+        most = members.max() / jnp.maximum(members.sum(), 1)
+        info = {
+            "cluster_most": jnp.where(warm, 1, most),
+            "split": (~warm).astype(most.dtype),
+        }
+        return {**delta, CENTERS: centers - before}, state + 1, info
+
+    return Aggregator(init, update, finish, start)
