@@ -214,9 +214,10 @@ def build(
                 "hold several users. Use partition.kind='per_user', or FedAvg with "
                 "users='table'"
             )
-        if protocol.evaluated == "tuned":
+        if protocol.evaluated != "aggregated":
             raise ValueError(
-                "protocol.evaluated='tuned' scores each client's own parameters, which "
+                f"protocol.evaluated={protocol.evaluated!r} scores each client's own "
+                "parameters, which "
                 "needs one client per user: partition.kind='per_user'"
             )
     pairs = 1 + recipe.negatives
@@ -300,6 +301,14 @@ def check(experiment: Experiment) -> None:
         raise ValueError(
             "algorithm.clustered_by='profile' groups clients by what they tell of "
             "themselves: set profile.source to 'text' (or to a control)"
+        )
+    rebuilds = getattr(algorithm, "shared_steps", "every") == "once"
+    rebuilds &= not getattr(algorithm, "ranks", ())
+    if experiment.protocol.evaluated == "reconstructed" and not rebuilds:
+        raise ValueError(
+            "protocol.evaluated='reconstructed' is for algorithms that rebuild what is "
+            "personal from what is shared: FedFM with algorithm.shared_steps='once' "
+            "and one rank for all"
         )
     if experiment.execution.examples_per_chunk < 0:
         raise ValueError("execution.examples_per_chunk must not be negative")

@@ -281,7 +281,7 @@ class FedFM:
         own = (*self.personal, *(() if self.users == "history" else ("user",)))
         if self.shared_steps == "once":
             update = reconstruct_update(
-                model._replace(lift=None) if lifted else model,
+                model,
                 draw,
                 steps=self.local_epochs,
                 query=self.query,

@@ -52,6 +52,8 @@ def reconstruct_update(
     if not 0 <= query < 1:
         raise ValueError(f"query={query}, expected a share in [0, 1)")
 
+    unlifted = set(jax.eval_shape(model.init, jax.random.key(0)).shared)
+
     def update(params: Params, frozen, examples, hparams, key) -> ClientResult:
         draw_key, split_key, loss_key = jax.random.split(key, 3)
         pairs: Columns = draw(examples, draw_key)
@@ -60,7 +62,7 @@ def reconstruct_update(
         shared = rows.gather(params.shared, spaces)
         batch = {**pairs, **dict.fromkeys(spaces)}
         pull = None
-        if model.lift is not None:
+        if model.lift is not None and unlifted <= set(params.shared):
             shared, pull = _lifted(model.lift, shared, frozen, pairs["text"])
             batch |= dict.fromkeys(_ids_by_space(shared, pairs))
         start = jax.tree.map(jnp.zeros_like, params.personal)

@@ -8,7 +8,7 @@ from fedjax_rec.evaluation.metrics import Ties, metric_names
 
 Candidates = Literal["full", "sampled", "cold"]
 NegativePool = Literal["not_train", "not_interacted"]
-Evaluated = Literal["aggregated", "tuned"]
+Evaluated = Literal["aggregated", "tuned", "reconstructed"]
 PRESETS = ("clean", "paper_compat")
 
 
@@ -32,7 +32,9 @@ class Protocol:
             client can know; `not_interacted` also leaves out validation and test
             items, which leaks them, and is refused outside `paper_compat`.
         ties: order of equal scores; `pessimistic` gives a constant scorer nothing.
-        evaluated: the `aggregated` parameters, or the client's own after `tuned`.
+        evaluated: the `aggregated` parameters with what is personal as the client
+            left it; all the client's own, `tuned` by local training; or the aggregated
+            ones with what is personal `reconstructed` from them.
         selection: the validation metric by which the best round is chosen, or `last`
             for the last round. Never a test metric.
         cutoffs: the ks of the metrics.

@@ -152,9 +152,9 @@ def make_evaluate(
         key,
     ):
         shared, chunk = state.shared, user_chunk
-        if protocol.evaluated == "aggregated":
+        if protocol.evaluated != "tuned":
             shared = lifted(recipe, shared, frozen, axis)
-        else:
+        if protocol.evaluated != "aggregated":
             chunk = chunks[bucket]
         train = train_client(recipe, data, bucket)
 
@@ -169,6 +169,9 @@ def make_evaluate(
                     return score_user(recipe, params, frozen, user, candidates)
                 own_key = client_key(root, state.round, client)
                 result = train(shared, own, frozen, hparams, row, own_key)
+                if protocol.evaluated == "reconstructed":
+                    params = Params(shared=shared, personal=result.personal)
+                    return score_user(recipe, params, frozen, user, candidates)
                 return score_tuned(recipe, shared, result, frozen, user, candidates)
 
             return jax.vmap(one, in_axes=axes)(own, clients, rows_, users, candidates)

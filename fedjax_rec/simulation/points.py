@@ -236,7 +236,7 @@ class Points:
         for part, found in sim.targets.items():
             users = np.asarray(found.user)
             parts = [(0, np.arange(len(users)))]
-            if sim.protocol.evaluated == "tuned":
+            if sim.protocol.evaluated != "aggregated":
                 parts = by_bucket(users, sim.data, sim.client_of_user)
             some = {
                 bucket: (

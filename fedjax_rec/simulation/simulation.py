@@ -202,7 +202,7 @@ class Simulation:
         targets = self.targets[part]
         users = np.asarray(targets.user)
         groups = [(0, np.arange(len(users)))]
-        if self.protocol.evaluated == "tuned":
+        if self.protocol.evaluated != "aggregated":
             groups = by_bucket(users, self.data, self.client_of_user)
         found, masks = [], []
         for bucket, at in groups:
