@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_rec.evaluation.baselines import ScoreFn
 from fedjax_rec.evaluation.dispersion import dispersion
@@ -100,23 +101,32 @@ def evaluate(
     return {name: value.reshape(-1)[:num_users] for name, value in metrics.items()}
 
 
-def summarise(per_user: Mapping[str, Array], mask: Array) -> dict[str, float]:
-    """Means over users, and how evenly NDCG is spread.
+def summarise(
+    per_user: Mapping[str, Array], mask: Array, clients: np.ndarray | None = None
+) -> dict[str, float]:
+    """Means over users, and how evenly NDCG is spread over clients.
 
     Args:
         per_user: metric name to `[E]`, from `evaluate`.
         mask: `[E]` bool, `targets.mask`.
+        clients: `[E]` the client of each user, where some have several: a client's
+            value is then the mean of its users'.
 
     Returns:
         Each metric's mean under its own name; for `ndcg@10` (without it, the first
         cut-off) also `ndcg@10/worst_decile`, `ndcg@10/gini` and `ndcg@10/std`.
     """
-    summary = jax.device_get(_summary(dict(per_user), mask))
+    group = None
+    if clients is not None:
+        group = np.unique(clients, return_inverse=True)[1].astype(np.int32)
+    summary = jax.device_get(_summary(dict(per_user), mask, group))
     return {name: float(value) for name, value in summary.items()}
 
 
 @jax.jit
-def _summary(per_user: dict[str, Array], mask: Array) -> dict[str, Array]:
+def _summary(
+    per_user: dict[str, Array], mask: Array, group: Array | None
+) -> dict[str, Array]:
     count = jnp.sum(mask, dtype=jnp.float32)
     summary = {
         name: jnp.sum(jnp.where(mask, values, 0.0)) / count
@@ -126,10 +136,21 @@ def _summary(per_user: dict[str, Array], mask: Array) -> dict[str, Array]:
     cutoffs = sorted(int(n[5:]) for n in per_user if n.startswith("ndcg@"))
     if cutoffs:
         name = f"ndcg@{10 if 10 in cutoffs else cutoffs[0]}"
-        spread = dispersion(per_user[name], mask)
+        values = per_user[name]
+        if group is not None:
+            values, mask = _by_group(values, mask, group)
+        spread = dispersion(values, mask)
         for statistic in ("worst_decile", "gini", "std"):
             summary[f"{name}/{statistic}"] = spread[statistic]
     return summary
+
+
+def _by_group(values: Array, mask: Array, group: Array) -> tuple[Array, Array]:
+    """Means of what counts in each group, and which groups have any; `[E]` both."""
+    (size,) = values.shape
+    total = jnp.zeros(size).at[group].add(jnp.where(mask, values, 0))
+    count = jnp.zeros(size).at[group].add(mask)
+    return total / jnp.maximum(count, 1), count > 0
 
 
 def _chunked(rows: Array, chunk: int, fill: int) -> Array:

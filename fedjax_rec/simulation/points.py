@@ -175,10 +175,16 @@ class Points:
     def _ranked(self, part: str, some, spots) -> dict[tuple, dict[str, float]]:
         if not spots:
             return {}
+        sim = self.simulation
         targets, mask = self._targets[part]
+        owners = None
+        if sim.shares_clients:
+            owners = np.concatenate([np.asarray(ids) for _, ids in targets.values()])
         rest = (targets, self._data, self._frozen)
         found = self._of(self._evaluate, some, spots, *rest)
-        return {spot: summarise(per_user, mask) for spot, per_user in found.items()}
+        return {
+            spot: summarise(per_user, mask, owners) for spot, per_user in found.items()
+        }
 
     def _of(self, program, some, spots, *rest) -> dict[tuple, Any]:
         """What a program finds for some points of a block, by their spot."""

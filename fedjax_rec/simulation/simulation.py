@@ -204,7 +204,7 @@ class Simulation:
         groups = [(0, np.arange(len(users)))]
         if self.protocol.evaluated != "aggregated":
             groups = by_bucket(users, self.data, self.client_of_user)
-        found, masks = [], []
+        found, masks, owners = [], [], []
         for bucket, at in groups:
             clients = self.client_of_user[users[at]]
             for block in self.population.blocks(clients):
@@ -225,10 +225,25 @@ class Simulation:
                     )
                 )
                 masks.append(mine.mask)
-        if len(found) == 1:
-            return summarise(found[0], masks[0])
-        joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
-        return summarise(joined, jnp.concatenate(masks))
+                owners.append(np.where(block.order >= 0, clients[block.order], -1))
+        joined, mask = found[0], masks[0]
+        if len(found) > 1:
+            joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+            mask = jnp.concatenate(masks)
+        several = np.concatenate(owners) if self.shares_clients else None
+        return summarise(joined, mask, several)
+
+    @functools.cached_property
+    def shares_clients(self) -> bool:
+        """Whether some client holds several users' interactions."""
+        users = np.unique(np.asarray(self.split.train.user))
+        return len(np.unique(self.client_of_user[users])) < len(users)
+
+    def _owners(self, targets: Targets) -> np.ndarray | None:
+        """The users' clients, where some client holds several users."""
+        if not self.shares_clients:
+            return None
+        return self.client_of_user[np.asarray(targets.user)]
 
     def _deal(
         self, targets: Targets, at: np.ndarray, clients: np.ndarray, block: Block, name
@@ -449,14 +464,15 @@ class Simulation:
         def popularity(targets, key):
             return self._rank(baselines.by_user(lambda user: popular), targets, key)
 
+        beside = (targets.mask, self._owners(targets))
         found: list[dict[str, dict[str, Any] | None]] = []
         draws = self.draw_counts(self.rounds, roots)
         for root, drawn in zip(roots, draws, strict=True):
             key = trees.derive(root, trees.Purpose.BASELINE)
             found.append(
                 {
-                    "random": summarise(random(targets, key), targets.mask),
-                    "popularity": summarise(popularity(targets, key), targets.mask),
+                    "random": summarise(random(targets, key), *beside),
+                    "popularity": summarise(popularity(targets, key), *beside),
                     "draw_count": drawn,
                 }
             )
@@ -522,7 +538,9 @@ class Simulation:
                 root,
                 np.int32(rounds),
             )
-            summary: dict[str, Any] = summarise(per_user, targets.mask)
+            summary: dict[str, Any] = summarise(
+                per_user, targets.mask, self._owners(targets)
+            )
             found.append({**summary, "rounds": rounds, "users": len(users)})
         return found
 

@@ -194,3 +194,13 @@ def test_the_watched_items_exposure_by_hand():
     assert not any(np.asarray(tied[f"exposure@{k}"]).any() for k in (1, 2))
     with pytest.raises(ValueError, match="watch=3: expected an item that is ranked"):
         Protocol(candidates="sampled", watch=3)
+
+
+def test_the_spread_over_clients_of_several_users():
+    # Clients 7: .2 and .4; 3: .9 (another left out); 5: nobody who counts.
+    values = jnp.array([0.2, 0.9, 0.4, 0.1, 0.6])
+    mask = jnp.array([True, True, True, False, False])
+    summary = summarise({"ndcg@10": values}, mask, np.array([7, 3, 7, 3, 5]))
+    assert summary["ndcg@10"] == pytest.approx(0.5)  # over users
+    assert summary["ndcg@10/worst_decile"] == pytest.approx(0.3)
+    assert summary["ndcg@10/std"] == pytest.approx(0.3)  # of .3 and .9
