@@ -1,11 +1,30 @@
-"""Gram and Schmidt, and Jacobi, against NumPy's LAPACK."""
+"""Gram and Schmidt, and subspace iteration, against NumPy's LAPACK."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.orthogonal import orthonormal_columns, symmetric_axes
+from fedjax_rec.orthogonal import leading_axes, orthonormal_columns, symmetric_axes
+
+
+@pytest.mark.parametrize(("d", "rank"), [(1, 1), (5, 5), (32, 3), (33, 10)])
+def test_leading_axes_leave_out_what_an_svd_does(d, rank):
+    rng = np.random.default_rng(d)
+    falling = rng.normal(size=(3, 60, d)) @ np.diag(0.7 ** np.arange(d))
+    flat = rng.normal(size=(1, 60, d))
+    batch = np.concatenate([falling, flat, np.zeros((1, 60, d))])
+    axes = jax.jit(jax.vmap(lambda m: leading_axes(m, rank)))(
+        jnp.asarray(batch, jnp.float32)
+    )
+    axes = np.asarray(axes, np.float64)
+    left = ((batch - batch @ axes @ np.swapaxes(axes, 1, 2)) ** 2).sum((1, 2))
+    least = (np.linalg.svd(batch, compute_uv=False)[:, rank:] ** 2).sum(1)
+    whole = (batch**2).sum((1, 2))
+    assert (left[:3] <= 1.0001 * least[:3] + 1e-9 * whole[:3]).all()
+    assert left[3] <= 1.05 * least[3] + 1e-9 * whole[3]
+    inner = np.swapaxes(axes, 1, 2) @ axes
+    np.testing.assert_allclose(inner[:4], np.stack([np.eye(rank)] * 4), atol=1e-5)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5, 8, 32, 33])

@@ -139,9 +139,9 @@ def _lifted(lift: Callable[..., Tree], shared: Tree, frozen: Tree, items: Array)
     lifted = jax.eval_shape(lambda: lift(shared, frozen))
     read = {name: part for name, part in shared.items() if name not in lifted}
     (table,) = (part for name, part in lifted.items() if name not in shared)
-    # Beyond that many pairs all items are fewer; and all clients of a chunk start from
-    # the same parameters, so that the way there is taken once for all of them.
-    whole = len(items) >= table.values.shape[0]
+    # All clients of a chunk start from the same parameters: the way to all items is
+    # taken once for them, and each goes its own way back alone.
+    whole = 2 * len(items) >= table.values.shape[0]
 
     def vectors(read: Tree) -> Tree:
         found = lift({**shared, **read}, frozen, items=None if whole else items)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fedjax_rec import rows
 from fedjax_rec.codecs.order import ascending
 from fedjax_rec.codecs.wire import coded_ids, floats
-from fedjax_rec.orthogonal import orthonormal_columns, symmetric_axes
+from fedjax_rec.orthogonal import leading_axes, orthonormal_columns
 from fedjax_rec.types import Array, Codec, Field, Tree, static, struct
 
 
@@ -115,7 +115,7 @@ def _coordinates(part: rows.Rows, basis: Array, touched_only: bool) -> Product:
 
 
 def svd(rank: int) -> Codec:
-    """The best approximation of rank `r`, afresh for each message.
+    """The best approximation of rank `r` (`orthogonal.leading_axes`), each time anew.
 
     References:
         Eckart and Young, Psychometrika 1936. Konecny et al., Federated Learning:
@@ -123,7 +123,7 @@ def svd(rank: int) -> Codec:
     """
 
     def factor(matrix: Array, state: Tree):
-        right = symmetric_axes(matrix.T @ matrix)[1][:, :rank].T
+        right = leading_axes(matrix, rank).T
         return matrix @ right.T, right, state
 
     return _factored(rank, factor, lambda matrix_shape, dtype: ())
