@@ -10,6 +10,7 @@ import numpy as np
 from fedjax_rec import rows
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.guided import Guidance, fm_guided
+from fedjax_rec.aggregators.robust.ballots import Voting
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
 from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
@@ -62,12 +63,26 @@ class AggregationConfig:
         "geometric_median_of_voters",
         "geometric_median_diluted",
         "krum",
+        "krum_of_voters",
+        "krum_diluted",
         "multi_krum",
+        "multi_krum_of_voters",
+        "multi_krum_diluted",
         "bulyan",
+        "bulyan_of_voters",
+        "bulyan_diluted",
         "centered_clipping",
+        "centered_clipping_of_voters",
+        "centered_clipping_diluted",
         "norm_bound",
+        "norm_bound_of_voters",
+        "norm_bound_diluted",
         "mixed_median",
+        "mixed_median_of_voters",
+        "mixed_median_diluted",
         "mixed_trimmed_mean",
+        "mixed_trimmed_mean_of_voters",
+        "mixed_trimmed_mean_diluted",
         "fm_guided",
         "update_guided",
     ] = "algorithm"
@@ -146,28 +161,28 @@ def make_aggregator(
             config.guidance,
             likeness="profile" if rule == "fm_guided" else "update",
         )
-    with_share: dict[str, Callable[[], Aggregator]] = {
-        "trimmed_mean": lambda: trimmed_mean(share=share),
-        "krum": lambda: krum(share=share),
-        "multi_krum": lambda: multi_krum(share=share),
-        "bulyan": lambda: bulyan(share=share),
-        "median": lambda: coordinate_median(share=share),
-        "geometric_median": lambda: geometric_median(share=share),
-        "centered_clipping": centered_clipping,
-        "norm_bound": norm_bound,
-        "mixed_median": lambda: mixed(coordinate_median(share=share), share=share),
-        "mixed_trimmed_mean": lambda: mixed(trimmed_mean(share=share), share=share),
-    }
-    by_voters: dict[str, Callable[..., Aggregator]] = {
+    robust: dict[str, Callable[..., Aggregator]] = {
         "median": coordinate_median,
         "trimmed_mean": trimmed_mean,
         "geometric_median": geometric_median,
+        "krum": krum,
+        "multi_krum": multi_krum,
+        "bulyan": bulyan,
+        "centered_clipping": centered_clipping,
+        "norm_bound": norm_bound,
+        "mixed_median": lambda **k: mixed(coordinate_median(**k), share=share),
+        "mixed_trimmed_mean": lambda **k: mixed(trimmed_mean(**k), share=share),
     }
-    for ending, voting in (("_of_voters", "voters"), ("_diluted", "diluted")):
-        if rule.endswith(ending):
-            of = by_voters[rule.removesuffix(ending)]
-            return of(share=share, voting=voting)
-    return with_share[rule]() if rule in with_share else AGGREGATORS[rule]()
+    voting: Voting
+    for ending, voting in (
+        ("", "dense"),
+        ("_of_voters", "voters"),
+        ("_diluted", "diluted"),
+    ):
+        name = rule.removesuffix(ending)
+        if rule.endswith(ending) and name in robust:
+            return robust[name](share=share, voting=voting)
+    return AGGREGATORS[rule]()
 
 
 def with_attack(
