@@ -16,6 +16,7 @@ from fedjax_rec.aggregators.robust.clipping import centered_clipping
 from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
+from fedjax_rec.aggregators.robust.majority import majority_vote
 from fedjax_rec.aggregators.robust.mixing import mixed
 from fedjax_rec.aggregators.robust.norm_bound import norm_bound
 from fedjax_rec.attacks import attackers, boost, noise, own, popular, sign_flip
@@ -31,12 +32,15 @@ class AggregationConfig:
         rule: `algorithm` keeps the algorithm's. The means weigh by `examples` or
             `uniform`; `per_row` ones divide a row by those that touched it. `q_fedavg`
             to `attentive` weigh by loss, size or distance (docs/heterogeneity.md).
-            Robust rules take every row of a table from all clients; `*_of_voters` from
+            `majority_vote` moves every coordinate by `step` where most want it. Other
+            robust rules take every row of a table from all clients; `*_of_voters` from
             those that touched it, `*_diluted` the same times their share of the cohort
             (docs/robust.md).
             `fm_guided` weighs by profiles (`profile.source`), `update_guided` by the
             likeness of deltas, its control.
         share: of attackers that a robust rule assumes.
+        step: of `majority_vote`, how far a coordinate moves; the server's learning rate
+            multiplies it.
         guidance: how much each sign counts, of the guided rules.
     """
 
@@ -83,10 +87,12 @@ class AggregationConfig:
         "mixed_trimmed_mean",
         "mixed_trimmed_mean_of_voters",
         "mixed_trimmed_mean_diluted",
+        "majority_vote",
         "fm_guided",
         "update_guided",
     ] = "algorithm"
     share: float = 0.1
+    step: float = 1e-3
     guidance: Guidance = dataclasses.field(default_factory=Guidance)
 
 
@@ -122,6 +128,10 @@ def check_aggregation(aggregation: AggregationConfig, attack: AttackConfig) -> N
         raise ValueError(
             f"aggregation.share must be in [0, 0.5), got {aggregation.share}: no rule "
             "stands against a majority"
+        )
+    if not (aggregation.step > 0 and np.isfinite(aggregation.step)):
+        raise ValueError(
+            f"aggregation.step must be positive and finite, got {aggregation.step}"
         )
     if not 0 <= attack.share <= 1:
         raise ValueError(f"attack.share must be in [0, 1], got {attack.share}")
@@ -182,6 +192,8 @@ def make_aggregator(
         name = rule.removesuffix(ending)
         if rule.endswith(ending) and name in robust:
             return robust[name](share=share, voting=voting)
+    if rule == "majority_vote":
+        return majority_vote(step=config.step)
     return AGGREGATORS[rule]()
 
 

@@ -35,9 +35,13 @@ RULES = {
     "clipping of voters": centered_clipping(voting="voters"),
     "mixed of voters": mixed(trimmed_mean(share=0.2, voting="voters"), share=0.2),
     "bound of voters": norm_bound(first=3.0, voting="voters"),
-    "bound diluted": norm_bound(voting="diluted"),
 }
-everybody = pytest.mark.parametrize("name", RULES)
+# Those whose parts others have as well.
+SLOW = {"bulyan of voters", "mixed of voters"}
+everybody = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in RULES],
+)
 BUFFERED = [name for name in RULES if "bound" not in name]
 
 

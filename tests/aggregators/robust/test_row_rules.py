@@ -146,7 +146,7 @@ def test_a_row_is_the_rule_among_its_voters(name, voting, fold):
 
 @pytest.mark.parametrize("name", CASES)
 def test_where_all_touch_one_row_it_is_the_dense_rule(name):
-    """A table of one row and nothing else: by row, jointly, and diluted are the same."""
+    """A table of one row and nothing else."""
     make, _, _, settings = CASES[name]
     x = np.random.default_rng(3).normal(1, 1, (11, 1, 3)).astype(np.float32)
     shared = {"item": rows.Table(values=jnp.zeros((1, 3)))}
