@@ -13,6 +13,7 @@ from fedjax_rec.aggregators.guided import Guidance, fm_guided
 from fedjax_rec.aggregators.robust.ballots import Voting
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
+from fedjax_rec.aggregators.robust.colluding import colluding
 from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
@@ -103,8 +104,11 @@ class AttackConfig:
     Attributes:
         kind: `sign_flip` sends the delta times `-scale`; `noise` sends Gaussian noise
             of `scale` times the delta's size; `boost` pushes the row of one item.
+            `alie` and `ipm` collude (docs/robust.md), against rules with a buffer.
         share: of all clients that attack, exactly so many.
         scale: how hard.
+        knows: whose mean and spread colluders know: the `honest` clients', or their
+            `own`.
         item: that `boost` pushes; -1 is the first of those nobody trains on, or else
             the least popular.
         toward: where `boost` pushes: along the attacker's `own` vector, as training
@@ -113,9 +117,10 @@ class AttackConfig:
         seed: who attacks.
     """
 
-    kind: Literal["none", "sign_flip", "noise", "boost"] = "none"
+    kind: Literal["none", "sign_flip", "noise", "boost", "alie", "ipm"] = "none"
     share: float = 0.1
     scale: float = 1.0
+    knows: Literal["honest", "own"] = "honest"
     item: int = -1
     toward: Literal["own", "popular"] = "own"
     popular: int = 50
@@ -204,6 +209,15 @@ def with_attack(
     if config.kind == "none":
         return recipe
     members = attackers(num_clients, config.share, config.seed)
+    if config.kind in ("alie", "ipm"):
+        rule = colluding(
+            recipe.aggregator,
+            members,
+            kind=config.kind,
+            scale=config.scale,
+            knows=config.knows,
+        )
+        return recipe._replace(aggregator=rule)
     made: dict[str, Callable[[], Any]] = {
         "sign_flip": lambda: sign_flip(members, scale=config.scale),
         "noise": lambda: noise(members, scale=config.scale),
