@@ -104,6 +104,10 @@ def play(rounds, width, per_row):
         yield shared, personal
 
 
+def close(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
 # 5 is shorter than the table, so that rows are looked up; 8 takes the table whole.
 @pytest.mark.parametrize(
     ("rounds", "width", "per_row"), [(FULL, 5, True), (PART, 5, False), (PART, 8, True)]
@@ -145,13 +149,12 @@ def test_the_algorithm_of_the_paper_on_the_rows_that_are_touched(
         over = np.maximum(touched, 1)[:, None] if per_row else len(present)
         q, w = q + moves / over, w + moves_w / len(present)
         c, cw = c + changes / 3, cw + changes_w / 3
-        close = {"rtol": 1e-4, "atol": 1e-5}
-        np.testing.assert_allclose(shared["item"].values, q, **close)
-        np.testing.assert_allclose(shared["w"], w, **close)
-        np.testing.assert_allclose(shared[CONTROL]["item"].values, c, **close)
-        np.testing.assert_allclose(shared[CONTROL]["w"], cw, **close)
+        close(shared["item"].values, q)
+        close(shared["w"], w)
+        close(shared[CONTROL]["item"].values, c)
+        close(shared[CONTROL]["w"], cw)
         for i in range(3):
-            np.testing.assert_allclose(personal[i][OWN]["item"].values, own[i], **close)
+            close(personal[i][OWN]["item"].values, own[i])
         np.testing.assert_allclose(own.mean(0), c, atol=1e-12)
     assert np.abs(own).max() > 0.1
     assert (own[:, 5] == 0).all()
@@ -209,7 +212,9 @@ def test_rows_under_another_optimizer_are_refused():
             model, lambda examples, key: dict(examples), (phase,), batch_size=2
         )
 
-    update = controlled_update(make, model(), steps=local_steps(2), rate=lambda h: 0.1)
+    update = controlled_update(
+        make, model(), steps=local_steps(2), rate=lambda h: jnp.float32(0.1)
+    )
     start = with_control(model(), tables=True).init(jax.random.key(0))
     with pytest.raises(ValueError, match="item need plain SGD on the rows"):
         update(start, (), examples(0, 5), {}, jax.random.key(0))
