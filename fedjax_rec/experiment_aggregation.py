@@ -188,12 +188,12 @@ def make_aggregator(
         "mixed_median": lambda **k: mixed(coordinate_median(**k), share=share),
         "mixed_trimmed_mean": lambda **k: mixed(trimmed_mean(**k), share=share),
     }
-    voting: Voting
-    for ending, voting in (
-        ("", "dense"),
-        ("_of_voters", "voters"),
-        ("_diluted", "diluted"),
-    ):
+    endings: dict[Voting, str] = {
+        "dense": "",
+        "voters": "_of_voters",
+        "diluted": "_diluted",
+    }
+    for voting, ending in endings.items():
         name = rule.removesuffix(ending)
         if rule.endswith(ending) and name in robust:
             return robust[name](share=share, voting=voting)

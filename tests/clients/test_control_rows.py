@@ -76,8 +76,8 @@ def play(rounds, width, per_row):
         make,
         plain,
         steps=local_steps(BATCH, EPOCHS),
-        rate=lambda h: RATE,
-        row_rate=lambda h: ROW_RATE,
+        rate=lambda h: jnp.float32(RATE),
+        row_rate=lambda h: jnp.float32(ROW_RATE),
     )
     start = with_control(plain, tables=True).init(jax.random.key(0))
     shared, personal = start.shared, [start.personal] * 3

@@ -124,7 +124,7 @@ def replaced(
     """The ballots with the false ones in the places `bad` `[C]`."""
     present = ballots.voters
     known = bad if knows == "own" else present & ~bad
-    z = scale * most_deviations(present.sum(), bad.sum()) if kind == "alie" else 0.0
+    z = scale * most_deviations(present.sum(), bad.sum())
     touched = iter(ballots.touched)
 
     def of(x: Array, votes: Array) -> Array:

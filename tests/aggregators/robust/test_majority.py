@@ -11,6 +11,7 @@ from fedjax_rec import AggregationConfig, CodecConfig, Experiment, FedAvg, build
 from fedjax_rec.aggregators.robust.majority import majority_vote
 from fedjax_rec.codecs import leafwise, sign
 from fedjax_rec.experiment_data import SyntheticData
+from fedjax_rec.types import Senders
 
 I, D, P = 5, 2, 14  # noqa: E741
 
@@ -19,6 +20,11 @@ def cohort(seed, n):
     rng = np.random.default_rng(seed)
     x = rng.integers(-2, 3, (n, P)).astype(np.float32)  # zeros abstain
     return x, rng.random((n, I)) < 0.5
+
+
+def nobody_asks(n):
+    slots = jnp.arange(n)
+    return Senders(slots=slots, ids=slots, loss=jnp.zeros(n))
 
 
 def seen(x, touched):
@@ -62,8 +68,7 @@ def test_what_a_client_sends_in_parts_is_one_vote():
     values = jnp.array([[[5.0], [-1], [-2]], [[-1], [3], [9]]])
     rule = majority_vote(step=1.0)
     sent = {"item": rows.Rows(ids=ids, values=values)}
-    senders = type("S", (), {})()
-    acc = rule.update(rule.init(shared, 2), sent, jnp.ones(2), senders)
+    acc = rule.update(rule.init(shared, 2), sent, jnp.ones(2), nobody_asks(2))
     delta, _, _ = rule.finish(acc, (), shared)
     # Row 0: 5 - 1 is up, -1 is down: a tie.
     assert delta["item"].values.reshape(-1).tolist() == [0, 1, -1]
@@ -83,8 +88,7 @@ def test_one_bit_a_number_carries_the_vote(fold):
         return codec.decode(message)
 
     decoded = jax.vmap(sent)(jnp.asarray(x))
-    senders = type("S", (), {})()
-    acc = rule.update(rule.init(shared, 9), decoded, jnp.ones(9), senders)
+    acc = rule.update(rule.init(shared, 9), decoded, jnp.ones(9), nobody_asks(9))
     delta, _, _ = rule.finish(acc, (), shared)
     np.testing.assert_array_equal(delta["w"], np.sign(np.sign(x).sum(0)))
 
