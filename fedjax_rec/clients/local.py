@@ -105,11 +105,10 @@ def local_update(
         ids, pairs = _touch(params.shared, pairs, merge=not once)
         start = {**rows.gather(params.shared, ids), **params.personal}
         if ROW_BASIS in hparams:
-            what = "low-rank training leaves its basis"
-            _check_plain(phases, start, hparams[ROW_BASIS], what)
+            _check_plain(phases, start, hparams[ROW_BASIS], "low-rank training")
         if ROW_PULL in hparams:
             pulls = hparams[ROW_PULL]
-            _check_plain(phases, start, pulls, "control variates of rows drift")
+            _check_plain(phases, start, pulls, "correction by control variates")
             hparams = {**hparams, ROW_PULL: _touched_rows(pulls, ids)}
         names = frozenset(params.shared)
         step = _make_step(model, phases, frozen, hparams, start, names)
@@ -159,8 +158,8 @@ def _check_plain(phases: tuple[Phase, ...], flat: Tree, tables: Tree, what: str)
     for phase in phases:
         if phase.row_rate is None and set(phase.part(flat)) & set(tables):
             raise ValueError(
-                f"{', '.join(tables)} need plain SGD on the rows: with another local "
-                f"optimizer {what}"
+                f"{what} of {', '.join(tables)} needs plain SGD on the rows; another "
+                "local optimizer does not step along what it is given"
             )
 
 

@@ -216,5 +216,5 @@ def test_rows_under_another_optimizer_are_refused():
         make, model(), steps=local_steps(2), rate=lambda h: jnp.float32(0.1)
     )
     start = with_control(model(), tables=True).init(jax.random.key(0))
-    with pytest.raises(ValueError, match="item need plain SGD on the rows"):
+    with pytest.raises(ValueError, match="of item needs plain SGD on the rows"):
         update(start, (), examples(0, 5), {}, jax.random.key(0))

@@ -76,7 +76,9 @@ def numpy_clipping(x, tau, steps):
     for _ in range(steps):
         norms = np.linalg.norm(x - v, axis=1)
         limit = np.median(norms) if tau is None else tau
-        v = v + ((x - v) * np.minimum(1, limit / norms)[:, None]).mean(0)
+        v = v + (
+            (x - v) * np.minimum(1, limit / np.maximum(norms, 1e-30))[:, None]
+        ).mean(0)
     return v
 
 
