@@ -10,11 +10,14 @@ import numpy as np
 from fedjax_rec import rows
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.guided import Guidance, fm_guided
+from fedjax_rec.aggregators.robust.ballots import Voting
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
+from fedjax_rec.aggregators.robust.colluding import colluding
 from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
+from fedjax_rec.aggregators.robust.majority import majority_vote
 from fedjax_rec.aggregators.robust.mixing import mixed
 from fedjax_rec.aggregators.robust.norm_bound import norm_bound
 from fedjax_rec.attacks import attackers, boost, noise, own, popular, sign_flip
@@ -32,7 +35,8 @@ class AggregationConfig:
             `uniform`; `per_row` ones divide a row by those that touched it. `q_fedavg`
             to `attentive` weigh by loss, size, steps, attendance or distance
             (docs/heterogeneity.md).
-            Robust rules take every row of a table from all clients; `*_of_voters` from
+            `majority_vote` moves every coordinate by `step` where most want it. Other
+            robust rules take every row of a table from all clients; `*_of_voters` from
             those that touched it, `*_diluted` the same times their share of the cohort
             (docs/robust.md).
             `fm_guided` weighs by profiles (`profile.source`), `update_guided` by the
@@ -47,6 +51,8 @@ class AggregationConfig:
         beta: of `by_effective_number`.
         longest: of `by_participation`, rounds after which an absence counts as ended.
         temperature: of `by_trend` (by default 2) or of `attentive` (1).
+        step: of `majority_vote`, how far a coordinate moves; the server's learning rate
+            multiplies it.
         guidance: how much each sign counts, of the guided rules.
     """
 
@@ -77,12 +83,27 @@ class AggregationConfig:
         "geometric_median_of_voters",
         "geometric_median_diluted",
         "krum",
+        "krum_of_voters",
+        "krum_diluted",
         "multi_krum",
+        "multi_krum_of_voters",
+        "multi_krum_diluted",
         "bulyan",
+        "bulyan_of_voters",
+        "bulyan_diluted",
         "centered_clipping",
+        "centered_clipping_of_voters",
+        "centered_clipping_diluted",
         "norm_bound",
+        "norm_bound_of_voters",
+        "norm_bound_diluted",
         "mixed_median",
+        "mixed_median_of_voters",
+        "mixed_median_diluted",
         "mixed_trimmed_mean",
+        "mixed_trimmed_mean_of_voters",
+        "mixed_trimmed_mean_diluted",
+        "majority_vote",
         "fm_guided",
         "update_guided",
     ] = "algorithm"
@@ -96,6 +117,7 @@ class AggregationConfig:
     beta: float = 0.99
     longest: int = 50
     temperature: float | None = None
+    step: float = 1e-3
     guidance: Guidance = dataclasses.field(default_factory=Guidance)
 
 
@@ -106,8 +128,11 @@ class AttackConfig:
     Attributes:
         kind: `sign_flip` sends the delta times `-scale`; `noise` sends Gaussian noise
             of `scale` times the delta's size; `boost` pushes the row of one item.
+            `alie` and `ipm` collude (docs/robust.md), against rules with a buffer.
         share: of all clients that attack, exactly so many.
         scale: how hard.
+        knows: whose mean and spread colluders know: the `honest` clients', or their
+            `own`.
         item: that `boost` pushes; -1 is the first of those nobody trains on, or else
             the least popular.
         toward: where `boost` pushes: along the attacker's `own` vector, as training
@@ -116,9 +141,10 @@ class AttackConfig:
         seed: who attacks.
     """
 
-    kind: Literal["none", "sign_flip", "noise", "boost"] = "none"
+    kind: Literal["none", "sign_flip", "noise", "boost", "alie", "ipm"] = "none"
     share: float = 0.1
     scale: float = 1.0
+    knows: Literal["honest", "own"] = "honest"
     item: int = -1
     toward: Literal["own", "popular"] = "own"
     popular: int = 50
@@ -131,6 +157,10 @@ def check_aggregation(aggregation: AggregationConfig, attack: AttackConfig) -> N
         raise ValueError(
             f"aggregation.share must be in [0, 0.5), got {aggregation.share}: no rule "
             "stands against a majority"
+        )
+    if not (aggregation.step > 0 and np.isfinite(aggregation.step)):
+        raise ValueError(
+            f"aggregation.step must be positive and finite, got {aggregation.step}"
         )
     if not 0 <= attack.share <= 1:
         raise ValueError(f"attack.share must be in [0, 1], got {attack.share}")
@@ -173,28 +203,30 @@ def make_aggregator(
             config.guidance,
             likeness="profile" if rule == "fm_guided" else "update",
         )
-    with_share: dict[str, Callable[[], Aggregator]] = {
-        "trimmed_mean": lambda: trimmed_mean(share=share),
-        "krum": lambda: krum(share=share),
-        "multi_krum": lambda: multi_krum(share=share),
-        "bulyan": lambda: bulyan(share=share),
-        "median": lambda: coordinate_median(share=share),
-        "geometric_median": lambda: geometric_median(share=share),
-        "centered_clipping": centered_clipping,
-        "norm_bound": norm_bound,
-        "mixed_median": lambda: mixed(coordinate_median(share=share), share=share),
-        "mixed_trimmed_mean": lambda: mixed(trimmed_mean(share=share), share=share),
-    }
-    by_voters: dict[str, Callable[..., Aggregator]] = {
+    robust: dict[str, Callable[..., Aggregator]] = {
         "median": coordinate_median,
         "trimmed_mean": trimmed_mean,
         "geometric_median": geometric_median,
+        "krum": krum,
+        "multi_krum": multi_krum,
+        "bulyan": bulyan,
+        "centered_clipping": centered_clipping,
+        "norm_bound": norm_bound,
+        "mixed_median": lambda **k: mixed(coordinate_median(**k), share=share),
+        "mixed_trimmed_mean": lambda **k: mixed(trimmed_mean(**k), share=share),
     }
-    for ending, voting in (("_of_voters", "voters"), ("_diluted", "diluted")):
-        if rule.endswith(ending):
-            of = by_voters[rule.removesuffix(ending)]
-            return of(share=share, voting=voting)
-    return with_share[rule]() if rule in with_share else AGGREGATORS[rule]()
+    endings: dict[Voting, str] = {
+        "dense": "",
+        "voters": "_of_voters",
+        "diluted": "_diluted",
+    }
+    for voting, ending in endings.items():
+        name = rule.removesuffix(ending)
+        if rule.endswith(ending) and name in robust:
+            return robust[name](share=share, voting=voting)
+    if rule == "majority_vote":
+        return majority_vote(step=config.step)
+    return AGGREGATORS[rule]()
 
 
 def with_attack(
@@ -204,6 +236,15 @@ def with_attack(
     if config.kind == "none":
         return recipe
     members = attackers(num_clients, config.share, config.seed)
+    if config.kind in ("alie", "ipm"):
+        rule = colluding(
+            recipe.aggregator,
+            members,
+            kind=config.kind,
+            scale=config.scale,
+            knows=config.knows,
+        )
+        return recipe._replace(aggregator=rule)
     made: dict[str, Callable[[], Any]] = {
         "sign_flip": lambda: sign_flip(members, scale=config.scale),
         "noise": lambda: noise(members, scale=config.scale),

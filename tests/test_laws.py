@@ -322,6 +322,17 @@ everybody = pytest.mark.parametrize(
 )
 
 
+def added(weight, total, delta):
+    """`total + weight delta`, of a dense leaf or of some rows of a table."""
+    if not rows.is_rows(delta):
+        return total + weight * np.asarray(delta)
+    real = np.asarray(delta.ids) < len(total.values)
+    values = total.values.copy()
+    sent = weight * np.asarray(delta.values)
+    np.add.at(values, np.asarray(delta.ids)[real], sent[real])
+    return dataclasses.replace(total, values=values)
+
+
 @pytest.mark.parametrize(
     "name",
     # Products of factors are compared in tests/aggregators/lora.
@@ -357,8 +368,8 @@ def test_a_round_is_a_python_loop_over_clients(name):
         weight_sum += weight
         for part, delta in result.delta.items():
             if not rows.is_rows(delta):
-                scaled = jax.tree.map(lambda d, w=weight: w * np.asarray(d), delta)
-                sums[part] = jax.tree.map(np.add, sums[part], scaled)
+                add = functools.partial(added, weight)
+                sums[part] = jax.tree.map(add, sums[part], delta, is_leaf=rows.is_table)
                 continue
             table = sums[part].values
             np.add.at(

@@ -16,6 +16,7 @@ from fedjax_rec.aggregators.robust.clipping import centered_clipping
 from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
+from fedjax_rec.aggregators.robust.majority import majority_vote
 from fedjax_rec.aggregators.robust.mixing import mixed
 from fedjax_rec.aggregators.robust.norm_bound import norm_bound
 from fedjax_rec.types import Aggregator
@@ -40,6 +41,7 @@ AGGREGATORS: dict[str, Callable[[], Aggregator]] = {
     "bulyan": bulyan,
     "centered_clipping": centered_clipping,
     "norm_bound": norm_bound,
+    "majority_vote": majority_vote,
     "mixed_trimmed_mean": lambda: mixed(trimmed_mean()),
     "mixed_median": lambda: mixed(coordinate_median()),
     "median_of_voters": lambda: coordinate_median(voting="voters"),

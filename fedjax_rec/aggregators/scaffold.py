@@ -1,8 +1,11 @@
 """SCAFFOLD's server: its control variate is the mean of all clients' own."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec import rows
 from fedjax_rec.types import Aggregator, Array, Senders, Tree
 
 CONTROL = "control"
@@ -12,7 +15,8 @@ CONTROL = "control"
 def scaffold(inner: Aggregator, num_clients: int) -> Aggregator:
     """`c <- c + 1/N sum_i (c_i^new - c_i)`; all other groups go by another rule.
 
-    `c` stays the mean over the population, whoever takes part. Its delta is exact if
+    `c` stays the mean over the population, whoever takes part; of a table's row, too,
+    most of whose clients never touch it. Its delta is exact if
     the server takes it as it is, by a step of 1.
 
     Args:
@@ -46,11 +50,14 @@ def scaffold(inner: Aggregator, num_clients: int) -> Aggregator:
 
     def update(acc, deltas: Tree, weights: Array, senders: Senders):
         here = (weights > 0).astype(weights.dtype)
-        control = jax.tree.map(
-            lambda total, d: total + jnp.tensordot(here, d, 1).astype(total.dtype),
-            acc[1],
-            deltas[CONTROL],
-        )
+
+        def add(total, d):
+            if rows.is_table(total):
+                values = rows.scatter_add(total.values, d, here)
+                return dataclasses.replace(total, values=values)
+            return total + jnp.tensordot(here, d, 1).astype(total.dtype)
+
+        control = jax.tree.map(add, acc[1], deltas[CONTROL], is_leaf=rows.is_table)
         return inner.update(acc[0], others(deltas), weights, senders), control
 
     def finish(acc, state: Tree, shared: Tree):

@@ -58,8 +58,9 @@ class FedAvg:
         client_lr: learning rate of the local steps.
         item_lr_scale: plain SGD moves rows by `client_lr * item_lr_scale`.
         proximal: mu of FedProx, `mu / 2 |w - w_t|^2` on the shared parameters; 0 off.
-        control: `scaffold` corrects the local steps of dense shared parameters (those
-            of `ncf`) by control variates, which double what is sent of them.
+        control: `scaffold` corrects the local steps by control variates, which double
+            what is sent and received. Each client keeps them for every item, as many
+            numbers as are shared: `population.store` may move them off the device.
         clusters: so many models are trained, each by the clients of a cluster.
         clustered_by: whom: a client takes the model of least `loss` each round, and
             receives all of them (IFCA); or clients are grouped for good, by their
@@ -141,13 +142,13 @@ class FedAvg:
             raise ValueError(f"warm_rounds must be at least 1, got {self.warm_rounds}")
         if self.personalized == "fedamp":
             self._check_fedamp()
-        fits = self.model == "ncf" and self.users == "personal"
+        fits = self.model != "scorer" and self.users == "personal"
         if self.control == "scaffold" and not (
             fits and self.client_optimizer == "sgd" and not self.proximal
         ):
             raise ValueError(
-                "control='scaffold' corrects plain SGD on dense shared parameters, one "
-                "user a client: expected model='ncf', users='personal', "
+                "control='scaffold' corrects plain SGD on shared parameters, one user "
+                "a client: expected model='mf' or 'ncf', users='personal', "
                 "client_optimizer='sgd' and proximal=0, got "
                 f"{self.model!r}, {self.users!r}, {self.client_optimizer!r} and "
                 f"{self.proximal}"
@@ -240,8 +241,9 @@ class FedAvg:
                 model,
                 steps=local_steps(self.batch_size, self.local_epochs, pairs),
                 rate=lambda h: h["client_lr"],
+                row_rate=lambda h: h["client_lr"] * h["item_lr_scale"],
             )
-            model = with_control(model)
+            model = with_control(model, tables=True)
             aggregator = scaffold(aggregator, num_users)
         else:
             update = train(model)

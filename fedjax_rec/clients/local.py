@@ -28,6 +28,12 @@ To train `A` of `Q + A B` by SGD from zero, with the rows of `B` orthonormal tim
 times `sqrt(d / r)` (CoLR, Nguyen et al., WWW 2024, and its code).
 """
 
+ROW_PULL = "row_pull"
+"""Name in `hparams` of tables, by the table's name, whose rows are added to the
+gradient of every row a client touches in a round, at each of its steps: what control
+variates correct drift by. A row that a batch does not hold moves by it alone.
+"""
+
 
 class Phase(NamedTuple):
     """One optimiser step on some named parts of the parameters.
@@ -95,10 +101,15 @@ def local_update(
         batch_groups = min(max(1, batch_size // group), num_groups)
         steps = -(-num_groups // batch_groups)
         once = steps * epochs == 1 and _adds_up(phases, params)
+        once = once and ROW_PULL not in hparams  # it is added to a row once
         ids, pairs = _touch(params.shared, pairs, merge=not once)
         start = {**rows.gather(params.shared, ids), **params.personal}
         if ROW_BASIS in hparams:
-            _check_plain(phases, start, hparams[ROW_BASIS])
+            _check_plain(phases, start, hparams[ROW_BASIS], "low-rank training")
+        if ROW_PULL in hparams:
+            pulls = hparams[ROW_PULL]
+            _check_plain(phases, start, pulls, "correction by control variates")
+            hparams = {**hparams, ROW_PULL: _touched_rows(pulls, ids)}
         names = frozenset(params.shared)
         step = _make_step(model, phases, frozen, hparams, start, names)
         carry = (start, [p.optimizer(hparams).init(p.split(start)[1]) for p in phases])
@@ -143,13 +154,23 @@ def local_update(
     return update
 
 
-def _check_plain(phases: tuple[Phase, ...], flat: Tree, bases: dict[str, Array]):
+def _check_plain(phases: tuple[Phase, ...], flat: Tree, tables: Tree, what: str):
     for phase in phases:
-        if phase.row_rate is None and set(phase.part(flat)) & set(bases):
+        if phase.row_rate is None and set(phase.part(flat)) & set(tables):
             raise ValueError(
-                f"low-rank training of {', '.join(bases)} needs plain SGD on the rows; "
-                "another local optimizer would leave the basis"
+                f"{what} of {', '.join(tables)} needs plain SGD on the rows; another "
+                "local optimizer does not step along what it is given"
             )
+
+
+def _touched_rows(tables: Tree, ids: Columns) -> Tree:
+    """As `rows.gather`, with zeros for padding."""
+
+    def rows_of(table: rows.Table) -> rows.Table:
+        values = table.values.at[ids[table.space]].get(mode="fill", fill_value=0)
+        return dataclasses.replace(table, values=values)
+
+    return rows.map_tables(rows_of, tables)
 
 
 def _adds_up(phases: tuple[Phase, ...], params: Params) -> bool:
@@ -284,6 +305,14 @@ def _descend(phase: Phase, local, grads, at, state, hparams, start, count):
             for name, part in row_grads.items()
         }
         tables = rows.map_tables(add, tables, steps)
+        pulls = {n: p for n, p in hparams.get(ROW_PULL, {}).items() if n in tables}
+        for name, pull in pulls.items():
+            step = -jnp.where(count > 0, rates.get(name, 0), 0)
+            tables[name] = jax.tree.map(
+                lambda x, c, step=step: (x + step * c).astype(x.dtype),
+                tables[name],
+                pull,
+            )
     zeros, _ = rows.split_tables(jax.tree.map(jnp.zeros_like, dense))
     row_grads, dense_grads = rows.split_tables(dense_grads)
     dense_grads = rows.merge_tables(rows.map_tables(add, zeros, row_grads), dense_grads)

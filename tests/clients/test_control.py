@@ -151,7 +151,7 @@ def test_the_loss_told_is_the_clients_own_and_an_absent_client_keeps_its_variate
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(still.delta))
 
 
-def test_tables_and_fixed_groups_have_no_variate():
+def test_fixed_groups_and_tables_unless_asked_for_have_no_variate():
     def init(key):
         del key
         shared = {
@@ -164,6 +164,8 @@ def test_tables_and_fixed_groups_have_no_variate():
     model = quadratic()._replace(init=init)
     params = with_control(model, fixed=("head",)).init(jax.random.key(0))
     assert set(params.shared[CONTROL]) == set(params.personal[OWN]) == {"body"}
+    params = with_control(model, fixed=("head",), tables=True).init(jax.random.key(0))
+    assert set(params.shared[CONTROL]) == set(params.personal[OWN]) == {"body", "item"}
     only = model._replace(
         init=lambda key: Params(shared={"item": init(key).shared["item"]}, personal={})
     )
@@ -173,7 +175,7 @@ def test_tables_and_fixed_groups_have_no_variate():
 
 def test_what_scaffold_cannot_correct_is_refused():
     wrongs: list[dict[str, Any]] = [
-        {"model": "mf"},
+        {"model": "scorer"},
         {"model": "ncf", "users": "table"},
         {"model": "ncf", "client_optimizer": "adam"},
         {"model": "ncf", "proximal": 0.1},

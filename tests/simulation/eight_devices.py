@@ -17,6 +17,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from mesh_systems import FEW, FEW_RULES, RULES  # noqa: E402
 
 from fedjax_rec import (  # noqa: E402
     BackboneConfig,
@@ -70,12 +71,15 @@ def run(kind, recipe, data, frozen, devices, sampler):
 
 
 def difference(a, b):
-    """The largest of `|a - b| / max(1, |a|)`."""
+    """The largest of `|a - b| / max(1, |a|)`; equal infinities do not differ."""
     worst = 0.0
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         if x.size:
-            worst = max(worst, float((abs(x - y) / np.maximum(1, abs(x))).max()))
+            same = (x == y) | (np.isnan(x) & np.isnan(y))
+            x, y = np.where(same, 0, x), np.where(same, 0, y)
+            off = float((abs(x - y) / np.maximum(1, abs(x))).max())
+            worst = max(worst, np.inf if np.isnan(off) else off)
     return worst
 
 
@@ -167,22 +171,13 @@ def outcome(experiment):
     return state, result["metrics"], result["baselines"], history
 
 
-# Of each way to aggregate, to lift, to keep state and to send one.
-FEW = (
-    "pfedrec",
-    "fedavg",
-    "fedfm lifted embedding, bpr, shared once",
-    "fedfm both, ids, shared once, query",
-    "pfedrec, top-k with feedback",
-    "fedavg, update guided",
-)
-
-
 def main():
     module, told = laws(), {}
-    every = sys.argv[1] == "all"
-    for name in module.CONFIGS if every else FEW:
-        recipe, data, frozen = module.setup(name, 2)
+    which = sys.argv[1]
+    systems = {"few": (*FEW, *FEW_RULES), "all": module.CONFIGS, "rules": RULES}
+    for name in systems[which]:
+        recipe, data, frozen = module.setup("fedavg" if name in RULES else name, 2)
+        recipe = RULES.get(name, lambda recipe: recipe)(recipe)
         data = jax.tree.map(np.asarray, data)
         n = data.num_clients
         start = make_algorithm(recipe, (2,) * 9).init(jax.random.key(7)).shared
@@ -199,7 +194,8 @@ def main():
             for devices in (1, 8):
                 got, _, _ = run(Hosted, recipe, data, frozen, devices, some)
                 told[name][f"hosted on {devices}"] = difference(few, got)
-    print(json.dumps({"systems": told, "experiments": experiments(every)}))
+    whole = {} if which == "rules" else experiments(which == "all")
+    print(json.dumps({"systems": told, "experiments": whole}))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,22 @@ CHILD = pathlib.Path(__file__).with_name("eight_devices.py")
 LAWS = pathlib.Path(__file__).parents[1] / "test_laws.py"
 
 
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"mesh_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SYSTEMS = load(CHILD.with_name("mesh_systems.py"))
+FEW, RULES = (*SYSTEMS.FEW, *SYSTEMS.FEW_RULES), SYSTEMS.RULES
+
+
 @functools.cache
 def told(which):
-    """What a process with eight devices found, of `few` systems or of `all`."""
+    """What eight devices found, of a `few` systems, of `all`, or of other `rules`."""
     root = str(CHILD.parents[2])
     env = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run(
@@ -29,38 +42,25 @@ def told(which):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def systems():
-    spec = importlib.util.spec_from_file_location("laws_for_mesh", LAWS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return list(module.CONFIGS)
-
-
-FEW = (
-    "pfedrec",
-    "fedavg",
-    "fedfm lifted embedding, bpr, shared once",
-    "fedfm both, ids, shared once, query",
-    "pfedrec, top-k with feedback",
-    "fedavg, update guided",
-)
-
-
 @pytest.mark.parametrize("name", FEW)
 def test_eight_devices_are_one_and_join_once(name):
     expect_one(name, told("few")["systems"][name])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in systems() if name not in FEW])
+@pytest.mark.parametrize("name", [n for n in load(LAWS).CONFIGS if n not in FEW])
 def test_eight_devices_are_one_for_every_system(name):
     expect_one(name, told("all")["systems"][name])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RULES if name not in FEW])
+def test_eight_devices_are_one_for_every_robust_rule_and_codec(name):
+    expect_one(name, told("rules")["systems"][name])
+
+
 def expect_one(name, found):
-    assert found["moved"] > 0.01
+    assert found["moved"] > 0.005
     assert found["resident"] < 1e-5
     assert all(found[k] < 1e-6 for k in found if k.startswith("hosted"))
     if "lifted" not in name:

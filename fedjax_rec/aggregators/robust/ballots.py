@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,11 @@ def buffered(
         voting: who votes on a row of a table.
         start: the state that the server keeps for the rule.
         check: raises `ValueError` where the rule cannot work on so few clients.
+
+    Raises:
+        ValueError: `voting` is none of `Voting`.
     """
+    check_voting(voting)
 
     def init(shared: Tree, cohort_size: int) -> Ballots:
         check(cohort_size)
@@ -177,6 +181,15 @@ def assumed_attackers(num_voters, share: float):
     Of a JAX or a NumPy array. Rounded so that a tenth of 10 is 1 in any precision.
     """
     return (num_voters.astype("float32") * share + 1e-4).astype("int32")
+
+
+def check_voting(voting: str) -> None:
+    """Raises `ValueError` unless `voting` is one of `Voting`."""
+    if voting not in get_args(Voting):
+        raise ValueError(
+            f"voting, who votes on a row of a table, must be one of "
+            f"{', '.join(get_args(Voting))}, got {voting!r}"
+        )
 
 
 def check_share(share: float, below: float = 0.5) -> None:

@@ -10,12 +10,35 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_rec.aggregators.robust.ballots import assumed_attackers
 from fedjax_rec.types import Array
 
 
 def majority_tolerates(num_voters):
     """Attackers that a median stands among `num_voters`: fewer than half of them."""
     return (num_voters - 1) // 2
+
+
+def few_tolerate(share: float, each: int) -> Callable:
+    """What a rule stands that needs `each f + 3` voters: Krum 2, Bulyan 4.
+
+    `f = min(floor(share v), (v - 3) // each)` and at least 0: with so few voters that
+    the assumed share cannot be stood, fewer attackers are assumed.
+
+    Args:
+        share: assumed share of attackers.
+        each: voters that the rule needs for an attacker.
+
+    Returns:
+        `(num_voters) -> f`, of a JAX or a NumPy array of integers.
+    """
+
+    def tolerates(num_voters):
+        f, most = assumed_attackers(num_voters, share), (num_voters - 3) // each
+        f = f - (f - most) * (f > most)
+        return f * (f > 0)
+
+    return tolerates
 
 
 def row_report(

@@ -6,14 +6,23 @@ import jax.numpy as jnp
 from fedjax_rec.aggregators.robust import distances, order
 from fedjax_rec.aggregators.robust.ballots import (
     Ballots,
+    Voting,
     assumed_attackers,
     buffered,
     check_share,
 )
+from fedjax_rec.aggregators.robust.breakdown import few_tolerate
+from fedjax_rec.aggregators.robust.few_voters import pairwise_squared, row_by_row
+from fedjax_rec.aggregators.robust.row_ballots import vote
 from fedjax_rec.types import Aggregator, Array, Tree
 
 
-def bulyan(*, share: float = 0.1) -> Aggregator:
+def bulyan(
+    *,
+    share: float = 0.1,
+    voting: Voting = "dense",
+    attackers: float | None = None,
+) -> Aggregator:
     """Krum chooses `n - 2 f` clients, each coordinate averages the middle of them.
 
     The client that Krum would take is set aside, Krum is asked again among the rest,
@@ -23,21 +32,32 @@ def bulyan(*, share: float = 0.1) -> Aggregator:
     the last places. With share 0 it is the uniform mean. Memory: `ballot_bytes`, and
     `5 C^2` numbers at the end; its time grows with `C^3`.
 
+    With `voting` by some, every row of a table is joined so among its own voters, and
+    the other leaves together. Bulyan stands `f` of `4 f + 3` voters; among fewer,
+    `f = (v - 3) // 4` are assumed, and a row of up to six voters is their mean. Time
+    grows with the sum of `v^3` over the rows: for cohorts of some hundred.
+
     Args:
         share: assumed share of attackers, `f = floor(share n)`.
+        voting: who votes on a row of a table.
+        attackers: share of attackers for the report; by default `share`.
 
     Returns:
-        An aggregator of one vote a client.
+        An aggregator of one vote a client. `info` holds `breakdown.row_report` where
+        only some vote on a row.
 
     Raises:
-        ValueError: `share` is not in `[0, 0.25)`; a cohort is so small that
-            `n >= 4 f + 3` is broken when all of it is present.
+        ValueError: `share` is not in `[0, 0.25)` or `attackers` not in `[0, 0.5)`; a
+            cohort is so small that `n >= 4 f + 3` is broken when all of it is present.
 
     References:
         El Mhamdi et al., The Hidden Vulnerability of Distributed Learning in
         Byzantium, ICML 2018, algorithm 2.
     """
     check_share(share, below=0.25)
+    attackers = share if attackers is None else attackers
+    check_share(attackers)
+    tolerates = few_tolerate(share, 4)
 
     def check(cohort_size: int) -> None:
         f = int(share * cohort_size + 1e-4)
@@ -48,23 +68,48 @@ def bulyan(*, share: float = 0.1) -> Aggregator:
                 "enlarge the cohort or lower share"
             )
 
-    def finish(ballots: Ballots, state: Tree, shared: Tree):
-        del shared
+    def whole(ballots: Ballots):
         present = ballots.voters
         n = present.sum(dtype=jnp.int32)
-        f = assumed_attackers(n, share)
         squared = distances.pairwise_squared(ballots.deltas)
-        chosen = choose(squared, present, f, n - 2 * f)
+        f = assumed_attackers(n, share)
+        return joined(ballots.deltas, squared, present, f), {}
 
-        def rule(x, voters, counts):
-            return around_median(x, voters, counts, jnp.maximum(n - 4 * f, 1))
+    def row(x: Array, voters: Array) -> Array:
+        f = tolerates(voters.sum(dtype=jnp.int32))
+        return joined(x, pairwise_squared(x), voters, f)
 
-        delta = jax.tree.map(
-            lambda x: order.columnwise(rule, x[:, None], chosen)[0], ballots.deltas
+    def finish(ballots: Ballots, state: Tree, shared: Tree):
+        delta, info = vote(
+            ballots,
+            shared,
+            voting,
+            whole,
+            lambda table: row_by_row(row, table),
+            tolerates,
+            attackers,
         )
-        return delta, state, {}
+        return delta, state, info
 
-    return buffered(finish, check=check)
+    return buffered(finish, voting=voting, check=check)
+
+
+def joined(deltas: Tree, squared: Array, present: Array, f: Array) -> Tree:
+    """Bulyan of some clients' deltas.
+
+    Args:
+        deltas: leaves `[C, ...]`.
+        squared: `[C, C]`, their squared distances.
+        present: `[C]` bool.
+        f: int32 scalar, assumed attackers.
+    """
+    n = present.sum(dtype=jnp.int32)
+    chosen = choose(squared, present, f, n - 2 * f)
+
+    def rule(x, voters, counts):
+        return around_median(x, voters, counts, jnp.maximum(n - 4 * f, 1))
+
+    return jax.tree.map(lambda x: order.columnwise(rule, x[:, None], chosen)[0], deltas)
 
 
 def choose(squared: Array, present: Array, f: Array, num: Array) -> Array:

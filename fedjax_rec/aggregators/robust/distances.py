@@ -31,7 +31,12 @@ def pairwise_squared(deltas: Tree) -> Array:
     about `1e-7 (|x|^2 + |y|^2)` in float32.
     What overflows is infinitely far.
     """
-    gram = sum((_gram(flat(x)) for x in jax.tree.leaves(deltas)), jnp.zeros(()))
+    grams = (_gram(flat(x)) for x in jax.tree.leaves(deltas))
+    return from_gram(sum(grams, jnp.zeros(())))
+
+
+def from_gram(gram: Array) -> Array:
+    """`[C, C]` squared distances of the vectors with these products `[C, C]`."""
     norms = jnp.diagonal(gram)
     distances = norms[:, None] + norms[None] - 2 * gram
     distances = jnp.where(jnp.isnan(distances), jnp.inf, jnp.maximum(distances, 0))

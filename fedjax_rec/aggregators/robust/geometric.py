@@ -1,11 +1,8 @@
 """The geometric median, by smoothed Weiszfeld steps."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.robust import order
 from fedjax_rec.aggregators.robust.ballots import (
     Ballots,
@@ -13,8 +10,8 @@ from fedjax_rec.aggregators.robust.ballots import (
     buffered,
     check_share,
 )
-from fedjax_rec.aggregators.robust.breakdown import majority_tolerates, row_report
-from fedjax_rec.aggregators.robust.coordinates import diluted
+from fedjax_rec.aggregators.robust.breakdown import majority_tolerates
+from fedjax_rec.aggregators.robust.row_ballots import RowBallots, vote
 from fedjax_rec.types import Aggregator, Array, Tree
 
 
@@ -64,35 +61,19 @@ def geometric_median(
         )
 
     def finish(ballots: Ballots, state: Tree, shared: Tree):
-        del shared
         present = ballots.voters
         alpha = ballots.weights if examples else present.astype(ballots.weights.dtype)
-        if voting == "dense":
-            return weiszfeld(ballots.deltas, alpha, steps, smoothing), state, {}
-        touched = iter(ballots.touched)
-        reports = []
 
-        def by_row(leaf):
-            if not (rows.is_table(leaf) and leaf.per_row):
-                return None
-            voters = (next(touched) > 0) & present[:, None]
-            counts = voters.sum(0, dtype=jnp.int32)
-            reports.append(counts)
-            weights = jnp.where(voters, alpha[:, None], 0)
-            values = row_medians(leaf.values, weights, steps, smoothing)
-            if voting == "diluted":
-                values = diluted(values, counts, present)
-            return dataclasses.replace(leaf, values=values)
+        def whole(part: Ballots):
+            return weiszfeld(part.deltas, alpha, steps, smoothing), {}
 
-        tables = jax.tree.map(by_row, ballots.deltas, is_leaf=rows.is_table)
-        rest = jax.tree.map(
-            lambda leaf: None if rows.is_table(leaf) and leaf.per_row else leaf,
-            ballots.deltas,
-            is_leaf=rows.is_table,
-        )
-        rest = weiszfeld(rest, alpha, steps, smoothing)
-        info = row_report(reports, majority_tolerates, share, len(present))
-        return rows.merge_tables(tables, rest), state, info
+        def row(table: RowBallots):
+            weights = jnp.where(table.voters, alpha[:, None], 0)
+            return row_medians(table.x, weights, steps, smoothing)
+
+        tolerates = majority_tolerates
+        delta, info = vote(ballots, shared, voting, whole, row, tolerates, share)
+        return delta, state, info
 
     return buffered(finish, voting=voting)
 

@@ -7,11 +7,15 @@ import jax.numpy as jnp
 from fedjax_rec.aggregators.robust import distances, order
 from fedjax_rec.aggregators.robust.ballots import (
     Ballots,
+    Voting,
     assumed_attackers,
     buffered,
     check_share,
     weighted_sum,
 )
+from fedjax_rec.aggregators.robust.breakdown import few_tolerate
+from fedjax_rec.aggregators.robust.few_voters import pairwise_squared, row_by_row
+from fedjax_rec.aggregators.robust.row_ballots import vote
 from fedjax_rec.types import Aggregator, Array, Tree
 
 Variant = Literal["blanchard", "one_more", "unsquared"]
@@ -26,44 +30,68 @@ Variant = Literal["blanchard", "one_more", "unsquared"]
 """
 
 
-def krum(*, share: float = 0.1, variant: Variant = "blanchard") -> Aggregator:
+def krum(
+    *,
+    share: float = 0.1,
+    variant: Variant = "blanchard",
+    voting: Voting = "dense",
+    attackers: float | None = None,
+) -> Aggregator:
     """The delta of the client whose nearest neighbours are the nearest.
 
     Distances are over all leaves. Of equal scores the first slot's client wins.
     Memory: `ballot_bytes`, and `3 C^2` numbers at the end.
 
+    With `voting` by some, every row of a table is that of one of its own voters, by
+    distances between their rows; the other leaves are one client's together. There
+    equal scores share, since of two or three voters a pair always has them: their row
+    is the pair's mean. Krum stands `f` of `2 f + 3` voters; among fewer,
+    `f = (v - 3) // 2` are assumed.
+
     Args:
         share: assumed share of attackers, `f = floor(share n)`.
         variant: how a client is scored.
+        voting: who votes on a row of a table.
+        attackers: share of attackers for the report; by default `share`.
 
     Returns:
-        An aggregator; `info` holds the `krum_score` of the chosen client.
+        An aggregator; `info` holds the `krum_score` of the chosen client, and
+        `breakdown.row_report` where only some vote on a row.
 
     Raises:
-        ValueError: `share` is not in `[0, 0.5)`; a cohort is so small that `2 f + 2 <
-            n` is broken when all of it is present.
+        ValueError: `share` or `attackers` is not in `[0, 0.5)`; a cohort is so small
+            that `2 f + 2 < n` is broken when all of it is present.
 
     References:
         Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant
         Gradient Descent, NIPS 2017.
     """
-    return _krum(share, variant, one=True, chosen=None)
+    return _krum(share, variant, voting, attackers, one=True, chosen=None)
 
 
 def multi_krum(
-    *, share: float = 0.1, chosen: int | None = None, variant: Variant = "blanchard"
+    *,
+    share: float = 0.1,
+    chosen: int | None = None,
+    variant: Variant = "blanchard",
+    voting: Voting = "dense",
+    attackers: float | None = None,
 ) -> Aggregator:
     """The mean of the deltas with the lowest scores of Krum.
 
-    Memory: `ballot_bytes`, and `3 C^2` numbers at the end.
+    Memory: `ballot_bytes`, and `3 C^2` numbers at the end. With `voting` by some, as in
+    `krum`.
 
     Args:
         share: assumed share of attackers, `f = floor(share n)`.
         chosen: how many; by default `n - f`, so that share 0 is the uniform mean.
         variant: how a client is scored.
+        voting: who votes on a row of a table.
+        attackers: share of attackers for the report; by default `share`.
 
     Returns:
-        An aggregator; `info` holds the highest `krum_score` among the chosen.
+        An aggregator; `info` holds the highest `krum_score` among the chosen, and
+        `breakdown.row_report` where only some vote on a row.
 
     Raises:
         ValueError: as in `krum`, or `chosen` is not positive.
@@ -74,36 +102,71 @@ def multi_krum(
     """
     if chosen is not None and chosen < 1:
         raise ValueError(f"chosen must be at least 1, got {chosen}")
-    return _krum(share, variant, one=False, chosen=chosen)
+    return _krum(share, variant, voting, attackers, one=False, chosen=chosen)
 
 
-def _krum(share: float, variant: Variant, one: bool, chosen: int | None) -> Aggregator:
+def _krum(
+    share: float,
+    variant: Variant,
+    voting: Voting,
+    attackers: float | None,
+    one: bool,
+    chosen: int | None,
+) -> Aggregator:
     check_share(share)
+    attackers = share if attackers is None else attackers
+    check_share(attackers)
     if variant not in ("blanchard", "one_more", "unsquared"):
         raise ValueError(
             f"variant must be blanchard, one_more or unsquared, got {variant!r}"
         )
 
-    def finish(ballots: Ballots, state: Tree, shared: Tree):
-        del shared
+    tolerates = few_tolerate(share, 2)
+
+    def keep_of(n: Array, f: Array) -> Array:
+        if one:
+            return jnp.int32(1)
+        return n - f if chosen is None else jnp.minimum(chosen, n)
+
+    def whole(ballots: Ballots):
         present = ballots.voters
         n = present.sum(dtype=jnp.int32)
         f = assumed_attackers(n, share)
-        score = scores(
-            distances.pairwise_squared(ballots.deltas), present, n, f, variant
-        )
-        if one:
-            keep = jnp.int32(1)
-        else:
-            keep = n - f if chosen is None else jnp.minimum(chosen, n)
-        kept = ranks(score, present) < keep
+        squared = distances.pairwise_squared(ballots.deltas)
+        score = scores(squared, present, n, f, variant)
+        kept = ranks(score, present) < keep_of(n, f)
         weight = kept.astype(ballots.weights.dtype)
         weight = weight / jnp.maximum(weight.sum(), 1)
         highest = jnp.where(kept, score, -jnp.inf).max()
         info = {"krum_score": jnp.where(n > 0, highest, 0)}
-        return weighted_sum(ballots, weight), state, info
+        return weighted_sum(ballots, weight), info
 
-    return buffered(finish, check=lambda cohort_size: check_size(cohort_size, share))
+    def row(x: Array, voters: Array) -> Array:
+        n = voters.sum(dtype=jnp.int32)
+        f = tolerates(n)
+        score = scores(pairwise_squared(x), voters, n, f, variant)
+        keep = keep_of(n, f)
+        # What overflowed is still before those who are absent.
+        score = jnp.where(voters, jnp.minimum(score, jnp.finfo(x.dtype).max), jnp.inf)
+        weight = shared_places(score, keep).astype(x.dtype) / keep.astype(x.dtype)
+        return jnp.tensordot(weight, x, 1)
+
+    def finish(ballots: Ballots, state: Tree, shared: Tree):
+        delta, info = vote(
+            ballots,
+            shared,
+            voting,
+            whole,
+            lambda table: row_by_row(row, table),
+            tolerates,
+            attackers,
+        )
+        return delta, state, info
+
+    def check(cohort_size: int) -> None:
+        check_size(cohort_size, share)
+
+    return buffered(finish, voting=voting, check=check)
 
 
 def check_size(cohort_size: int, share: float) -> None:
@@ -143,3 +206,15 @@ def ranks(score: Array, present: Array) -> Array:
     by_score = jnp.lexsort((score, ~present))
     places = jnp.arange(len(score), dtype=jnp.int32)
     return jnp.zeros_like(places).at[by_score].set(places)
+
+
+def shared_places(score: Array, keep: Array) -> Array:
+    """What each `[k]` has of the `keep` lowest places; equal scores share the last.
+
+    Args:
+        score: `[k]`, infinite for who is absent.
+        keep: int32 scalar, at most those present.
+    """
+    below = (score[None] < score[:, None]).sum(1)
+    equal = (score[None] == score[:, None]).sum(1)
+    return jnp.clip((keep - below) / equal, 0, 1)

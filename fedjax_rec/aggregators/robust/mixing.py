@@ -1,5 +1,7 @@
 """Nearest-neighbour mixing, before any rule."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,10 @@ from fedjax_rec.aggregators.robust.ballots import (
     assumed_attackers,
     check_share,
 )
-from fedjax_rec.types import Aggregator, Tree
+from fedjax_rec.aggregators.robust.breakdown import row_report
+from fedjax_rec.aggregators.robust.few_voters import ballot_by_ballot, pairwise_squared
+from fedjax_rec.aggregators.robust.row_ballots import joint, row_ballots, with_rows
+from fedjax_rec.types import Aggregator, Array, Tree
 
 
 def mixed(rule: Aggregator, *, share: float = 0.1) -> Aggregator:
@@ -19,17 +24,21 @@ def mixed(rule: Aggregator, *, share: float = 0.1) -> Aggregator:
     much, mixing makes `kappa` of the order `f / n`. Equally near ones share the last
     places. Memory: twice `ballot_bytes`, and `2 C^2` numbers, at the end.
 
+    Where `rule` lets only some vote on a row, so does mixing: each row of a voter
+    becomes the mean of the `v - floor(share v)` nearest rows of the row's `v` voters,
+    and what all vote on is mixed jointly. A mixture of whole deltas would touch every
+    row that one of them touched.
+
     Args:
-        rule: an aggregator of this package with a buffer, each client voting on every
-            row.
+        rule: an aggregator of this package with a buffer.
         share: assumed share of attackers.
 
     Returns:
-        An aggregator with `rule`'s state and info.
+        An aggregator with `rule`'s state and info. Of a row it stands what both stand:
+        the report is the worse of `rule`'s and that of `floor(share v)` at `share`.
 
     Raises:
-        ValueError: `share` is not in `[0, 0.5)`; `rule` has no buffer, or lets only
-            some vote on a row, which mixing would undo.
+        ValueError: `share` is not in `[0, 0.5)`; `rule` has no buffer.
 
     References:
         Allouah et al., Fixing by Mixing, AISTATS 2023, algorithm 2.
@@ -43,15 +52,19 @@ def mixed(rule: Aggregator, *, share: float = 0.1) -> Aggregator:
                 "mixed() needs a rule that keeps the cohort's deltas, such as "
                 "trimmed_mean(); this one folds them as they come"
             )
-        if acc.touched:
-            raise ValueError(
-                'mixed() needs a rule with voting="dense": a mixture of deltas touches '
-                "every row that one of them touched"
-            )
         return acc
 
     def finish(acc: Ballots, state: Tree, shared: Tree):
-        return rule.finish(mix(acc, share), state, shared)
+        delta, state, info = rule.finish(mix(acc, share), state, shared)
+        counts = [table.counts for table in row_ballots(acc)] if acc.touched else []
+        # The number stood grows with the share: where one report is the worse on one
+        # row, it is so on all.
+        mine = row_report(counts, tolerates, share, len(acc.weights))
+        worse = {name: jnp.maximum(x, info[name]) for name, x in mine.items()}
+        return delta, state, {**info, **worse}
+
+    def tolerates(num_voters):
+        return assumed_attackers(num_voters, share)
 
     return Aggregator(init, rule.update, finish, rule.start)
 
@@ -59,9 +72,32 @@ def mixed(rule: Aggregator, *, share: float = 0.1) -> Aggregator:
 def mix(ballots: Ballots, share: float) -> Ballots:
     """The ballots after mixing; absent clients stay absent."""
     present = ballots.voters
+    if not ballots.touched:
+        squared = distances.pairwise_squared(ballots.deltas)
+        deltas = mix_jointly(ballots.deltas, squared, present, share)
+        return dataclasses.replace(ballots, deltas=deltas)
+
+    def row(x: Array, voters: Array) -> Array:
+        return mix_jointly(x, pairwise_squared(x), voters, share)
+
+    rest = joint(ballots.deltas)
+    if jax.tree.leaves(rest):
+        rest = mix_jointly(rest, distances.pairwise_squared(rest), present, share)
+    tables = [ballot_by_ballot(row, table) for table in row_ballots(ballots)]
+    return dataclasses.replace(ballots, deltas=with_rows(ballots.deltas, rest, tables))
+
+
+def mix_jointly(deltas: Tree, squared: Array, present: Array, share: float) -> Tree:
+    """Each client's mean of its nearest.
+
+    Args:
+        deltas: leaves `[C, ...]`.
+        squared: `[C, C]`, their squared distances.
+        present: `[C]` bool.
+        share: assumed share of attackers.
+    """
     n = present.sum(dtype=jnp.int32)
     keep = jnp.broadcast_to(n - assumed_attackers(n, share), present.shape)
-    squared = distances.pairwise_squared(ballots.deltas)
     near = order.smallest(squared, present[:, None], keep).T
     near = jnp.where(present[:, None], near / jnp.maximum(keep, 1)[:, None], 0)
 
@@ -72,9 +108,4 @@ def mix(ballots: Ballots, share: float) -> Ballots:
         )
         return mean.reshape(x.shape)
 
-    return Ballots(
-        deltas=jax.tree.map(leaf, ballots.deltas),
-        weights=ballots.weights,
-        touched=ballots.touched,
-        rejected=ballots.rejected,
-    )
+    return jax.tree.map(leaf, deltas)

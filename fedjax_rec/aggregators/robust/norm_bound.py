@@ -7,7 +7,13 @@ import jax.numpy as jnp
 
 from fedjax_rec import rows
 from fedjax_rec.aggregators.robust import order
-from fedjax_rec.aggregators.robust.ballots import finite
+from fedjax_rec.aggregators.robust.ballots import (
+    Voting,
+    check_share,
+    check_voting,
+    finite,
+)
+from fedjax_rec.aggregators.robust.row_bound import bound_rows
 from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
 
 
@@ -31,12 +37,21 @@ class Clipped:
 
 
 def norm_bound(
-    *, bound: float | None = None, first: float = jnp.inf, momentum: float = 0.0
+    *,
+    bound: float | None = None,
+    first: float = jnp.inf,
+    momentum: float = 0.0,
+    voting: Voting = "dense",
+    share: float = 0.1,
 ) -> Aggregator:
     """The uniform mean of the deltas, each scaled down to a norm of at most `bound`.
 
     `1/n sum_c delta_c min(1, b / |delta_c|)`, the norm taken over all leaves. Memory:
     one delta and `2 C` numbers.
+
+    With `voting` by some, each row of a table is bounded by itself, by a bound that
+    follows the median of its own voters' norms, and averaged over them; the other
+    leaves are bounded jointly. Memory: `2 C I` numbers more.
 
     Args:
         bound: `b`, in the unit of the deltas. By default it follows the median of the
@@ -45,17 +60,25 @@ def norm_bound(
         first: `b` of the first round, where none is given. By default none is known,
             and it is the mean that is scaled down, to the median of the norms.
         momentum: how slowly the bound follows, in `[0, 1)`.
+        voting: who votes on a row of a table.
+        share: assumed share of attackers, of which only the report makes use.
 
     Returns:
         An aggregator of one vote a client; `info` holds the `norm_bound` of the round
-        and the `clipped_share` of its clients.
+        and the `clipped_share` of its clients, as far as they are bounded jointly.
+        Where only some vote on a row, it holds the `clipped_row_share` of the votes on
+        rows, and `breakdown.row_report`: fewer than half of a row's voters cannot
+        choose its bound.
 
     Raises:
-        ValueError: `bound` or `first` is not positive, `momentum` not in `[0, 1)`.
+        ValueError: `bound` or `first` is not positive, `momentum` not in `[0, 1)`,
+            `share` not in `[0, 0.5)`.
 
     References:
         Sun et al., Can You Really Backdoor Federated Learning?, 2019, section 4.
     """
+    check_share(share)
+    check_voting(voting)
     given = first if bound is None else bound
     if not given > 0 or not 0 <= momentum < 1:
         raise ValueError(
@@ -128,7 +151,17 @@ def norm_bound(
         # Were everybody still, a bound of zero would keep them so.
         return mean, jnp.where(middle > 0, new, state), info
 
-    return Aggregator(init, update, finish, start, begin=begin)
+    jointly = Aggregator(init, update, finish, start, begin=begin)
+    if voting == "dense":
+        return jointly
+    return bound_rows(
+        jointly,
+        bound=bound,
+        first=first,
+        momentum=momentum,
+        voting=voting,
+        share=share,
+    )
 
 
 def _over(clients: Array, x: Array) -> Array:

@@ -49,30 +49,35 @@ def columnwise(
     return rowwise(by_column, x.reshape(c, x.shape[1], -1), voters).reshape(x.shape[1:])
 
 
-def rowwise(rule: Callable[[Array, Array], Array], x: Array, voters: Array) -> Array:
+def rowwise(rule: Callable[..., Array], x: Array, voters: Array, *more: Array) -> Array:
     """Applies a rule to a buffer, some rows at a time.
 
     Args:
-        rule: `(x [C, b, d], voters [C, b] or [C, 1]) -> [b, d]`.
+        rule: `(x [C, b, d], voters [C, b] or [C, 1], *more [b, ...]) -> [b, e]`.
         x: `[C, G, d]`.
         voters: `[C, G]` or `[C, 1]`.
+        *more: `[G, ...]`, what else a rule reads of its rows.
 
     Returns:
-        `[G, d]`.
+        `[G, e]`.
     """
     num_rows, width = x.shape[1:]
     size = max(1, min(BLOCK // width, num_rows))
 
+    def part(first):
+        def cut(whole, axis):
+            return jax.lax.dynamic_slice_in_dim(whole, first, size, axis)
+
+        of = cut(voters, 1) if voters.shape[1] > 1 else voters
+        return rule(cut(x, 1), of, *(cut(each, 0) for each in more))
+
     def visit(i, out):
         # The last block starts early enough to be whole; some rows are done twice.
         first = jnp.minimum(i * size, num_rows - size)
-        block = jax.lax.dynamic_slice_in_dim(x, first, size, 1)
-        of = voters
-        if voters.shape[1] > 1:
-            of = jax.lax.dynamic_slice_in_dim(voters, first, size, 1)
-        return jax.lax.dynamic_update_slice_in_dim(out, rule(block, of), first, 0)
+        return jax.lax.dynamic_update_slice_in_dim(out, part(first), first, 0)
 
-    out = jnp.zeros((num_rows, width), x.dtype)
+    like = jax.eval_shape(part, jnp.int32(0))
+    out = jnp.zeros((num_rows, like.shape[1]), x.dtype)
     return jax.lax.fori_loop(0, -(-num_rows // size), visit, out)
 
 

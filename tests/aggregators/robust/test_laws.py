@@ -30,9 +30,19 @@ RULES = {
     "trimmed of voters": trimmed_mean(share=0.2, voting="voters"),
     "geometric of voters": geometric_median(steps=300, voting="voters"),
     "trimmed diluted": trimmed_mean(share=0.2, voting="diluted"),
+    "krum of voters": krum(share=0.2, voting="voters"),
+    "bulyan of voters": bulyan(share=0.2, voting="voters"),
+    "clipping of voters": centered_clipping(voting="voters"),
+    "mixed of voters": mixed(trimmed_mean(share=0.2, voting="voters"), share=0.2),
+    "bound of voters": norm_bound(first=3.0, voting="voters"),
 }
-everybody = pytest.mark.parametrize("name", RULES)
-BUFFERED = [name for name in RULES if name != "norm bound"]
+# Those whose parts others have as well.
+SLOW = {"bulyan of voters", "mixed of voters"}
+everybody = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in RULES],
+)
+BUFFERED = [name for name in RULES if "bound" not in name]
 
 
 def cohort(seed, n=11, dtype=np.float32):
@@ -82,7 +92,7 @@ def test_jit_equals_eager_and_float64_is_closer(name, fold):
 
 # Clipping and bounding are not: they measure from the last aggregate, and from zero.
 @pytest.mark.parametrize(
-    "name", [n for n in RULES if n not in ("clipping", "norm bound")]
+    "name", [n for n in RULES if "clipping" not in n and "bound" not in n]
 )
 def test_what_all_clients_add_the_rule_adds(name, fold):
     x, _ = cohort(3)

@@ -256,5 +256,3 @@ def test_small_cohorts_and_wrong_rules_are_refused_before_any_compute(fold):
         fold(bulyan(share=0.2), cohort(0, 6))
     with pytest.raises(ValueError, match="folds them as they come"):
         fold(mixed(norm_bound()), cohort(0, 6))
-    with pytest.raises(ValueError, match='voting="dense"'):
-        fold(mixed(trimmed_mean(voting="voters")), cohort(0, 6))
