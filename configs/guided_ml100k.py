@@ -22,7 +22,7 @@ def get_config() -> tuple[Experiment, ...]:
         name="mean",
         data=FileData(source="movielens-100k"),
         partition=PartitionConfig(kind="dirichlet", num_clients=100, alpha=0.1),
-        algorithm=FedAvg(model="mf", users="table", dim=32, client_lr=20.0),
+        algorithm=FedAvg(model="mf", users="table", dim=32, client_lr=100.0),
         aggregation=AggregationConfig(rule="examples"),
         execution=Execution(max_buckets=2),
         rounds=100,
@@ -47,5 +47,5 @@ def get_config() -> tuple[Experiment, ...]:
 
 
 def get_grid() -> tuple[str, ...]:
-    """Five seeds."""
-    return ("seed=0:5",)
+    """Six seeds."""
+    return ("seed=0:6",)

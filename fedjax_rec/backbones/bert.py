@@ -40,12 +40,12 @@ def _gelu_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return y, slope * tangents[0]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def normalise(x: Array, eps: float) -> Array:
     """`x` centred and scaled to variance 1 in its last axis, in float32 at least.
 
     Its derivative needs the result alone and a number a row; what autodiff would keep,
-    or compute in its place, is twice as much.
+    or compute in its place, is twice as much. It has reverse mode only.
     """
     return _normalise(x, eps)[0]
 
@@ -58,26 +58,50 @@ def _normalise(x: Array, eps: float) -> tuple[Array, Array]:
     return centred * inverse, inverse
 
 
-@normalise.defjvp
-def _normalise_jvp(eps: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    y, inverse = _normalise(primals[0], eps)
-    step = tangents[0].astype(y.dtype)
-    along = (y * step).mean(-1, keepdims=True)
-    return y, inverse * (step - step.mean(-1, keepdims=True) - y * along)
+def _normalise_forward(x: Array, eps: float):
+    y, inverse = _normalise(x, eps)
+    return y, (y, inverse, jnp.zeros((), x.dtype))
 
 
-@jax.custom_jvp
+def _normalise_backward(eps: float, kept, step: Array):
+    del eps
+    y, inverse, like = kept
+    mean, along = _row_sums(step), _row_sums(y * step)
+    back = inverse * (step - (mean + y * along) / y.shape[-1])
+    return (back.astype(like.dtype),)
+
+
+def _row_sums(x: Array) -> Array:
+    """`x.sum(-1, keepdims=True)` as a product.
+
+    A compiler that computes a sum inside of what follows takes it again for each of
+    the row's numbers, and for each client of a `vmap`: on a CPU ten times slower.
+    Products are left whole.
+    """
+    ones = jnp.ones((x.shape[-1], 1), x.dtype)
+    return jnp.matmul(x, ones, precision=jax.lax.Precision.HIGHEST)
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+@jax.custom_vjp
 def softmax(x: Array) -> Array:
     """Over the last axis; the result is all that the backward pass needs."""
     powers = jnp.exp(x - x.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
-@softmax.defjvp
-def _softmax_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    y, step = softmax(primals[0]), tangents[0]
-    return y, y * (step - (y * step).sum(-1, keepdims=True))
+def _softmax_forward(x: Array) -> tuple[Array, Array]:
+    y = softmax(x)
+    return y, y
 
+
+def _softmax_backward(y: Array, step: Array) -> tuple[Array]:
+    return (y * (step - _row_sums(y * step)),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
@@ -319,6 +343,12 @@ def run(
         return hidden
     segment = layout.segment
     visible = segment[..., None, :, None] == segment[..., None, None, :]
+    if length == 1:
+        # What a scan carries is differentiated from end to end. A single layer's input
+        # does not train, and nothing goes back beyond the first adapted map.
+        one, own = jax.tree.map(lambda x: x[0], (stack, adapter_params))
+        layer = Layer(config, adapter)
+        return layer.apply({"params": one}, hidden, visible, own)[0]  # pyright: ignore
     layers = nn.scan(
         Layer,
         variable_axes={"params": 0},

@@ -84,7 +84,7 @@ def load_configs(path: str) -> Config:
         grid = tuple(getattr(module, "get_grid", tuple)())
     except Exception as error:
         raise UserError(_told(file, error)) from error
-    experiments = found if isinstance(found, tuple | list) else (found,)
+    experiments = list(found) if isinstance(found, tuple | list) else [found]
     wrong = [e for e in experiments if not isinstance(e, Experiment)]
     if wrong or not experiments:
         returned = type(wrong[0] if wrong else found).__name__
