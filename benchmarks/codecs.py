@@ -1,64 +1,79 @@
-"""Seconds of encoding and decoding all messages of a PFedRec round, codec by codec.
+"""What codecs and aggregation rules add to a round.
 
-    python benchmarks/codecs.py [--only NAME ...] [--repeats 5] [--json FILE]
+    python benchmarks/codecs.py [--system pfedrec|lora] [--codecs NAME ...]
+        [--rules NAME ...] [--repeats 7] [--json FILE]
 
-The clients are those of ML-100K as a round sees them (of the same shape and synthetic
-where the data are not at hand): 8 size buckets, chunks as the engine cuts them, item
-tables of 1,682 x 32, as many rows touched as a client has pairs, ids scattered and a
-tenth of them padding. Figures (lower is better):
+Whole rounds, one after another in one process, each configuration once in every turn;
+figures are medians, and ratios are to the round without a codec under the algorithm's
+own rule:
 
-- `NAME_s`: encode and decode of 943 messages, in chunks, on one device;
-- `NAME_to_round`: that over the seconds of one whole PFedRec round without a codec,
-  timed in the same process (aimed at 1 or less);
-- `NAME_mib`: what the 943 messages take together.
+- `NAME_s`: seconds of a round;
+- `NAME_more`: `NAME_s` over the plain round's, less one (aimed at 1 for `pfedrec` and
+  at .15 for `lora`);
+- `NAME_mb`: what all clients of a round send.
 
-Medians of interleaved repetitions.
+`pfedrec` is configs/pfedrec_ml100k.py, all 943 clients; `lora` the experiment of that
+name in configs/front_ml100k.py, 16 clients. Synthetic data of the same shape take the
+place of MovieLens 100K where that is not at hand.
 """
 
 import argparse
+import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
+import statistics
 import sys
 import time
-from collections.abc import Callable
+
+ROOT = pathlib.Path(__file__).parents[1]
+CODECS = ("bf16", "int8", "qsgd", "drive", "sign", "top_k", "top_k_qsgd", "power_sgd")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these codecs")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--system", choices=("pfedrec", "lora"), default="pfedrec")
+    parser.add_argument("--codecs", nargs="*", metavar="NAME", default=CODECS)
+    parser.add_argument("--rules", nargs="*", metavar="NAME", default=())
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=pathlib.Path, help="also write the figures here")
     args = parser.parse_args()
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
     os.environ.setdefault("NPROC", "1")  # as the command line does, see session.py
-    import numpy as np
+    from fedjax_rec import AggregationConfig, CodecConfig, build
 
-    from fedjax_rec.codecs import CODECS
-
-    unknown = set(args.only or ()) - set(CODECS)
-    if unknown:
-        parser.error(f"unknown codecs {sorted(unknown)}; known: {', '.join(CODECS)}")
-    simulation = pfedrec(args.repeats)
-    programs: dict[str, Callable] = {"round": lambda: simulation.advance(1)}
-    sizes = {}
-    for name in args.only or CODECS:
+    plain = experiment(args.system, args.repeats + 2)
+    wanted = {"plain": plain}
+    for name in args.codecs:
+        codec = CodecConfig(name=name)
+        wanted[name] = dataclasses.replace(plain, codec=codec)
+    for rule in args.rules:
+        aggregation = AggregationConfig(rule=rule)
+        wanted[rule] = dataclasses.replace(plain, aggregation=aggregation)
+    simulations, sent = {}, {}
+    for name, config in wanted.items():
         print(f"{name} ...", file=sys.stderr, flush=True)
-        programs[name], sizes[name] = program(CODECS[name](), simulation)
-    seconds = {name: [] for name in programs}
+        simulations[name] = build(config)
+        log = simulations[name].advance(1)  # compiles
+        sent[name] = log.get("up_bytes", [0])[0] / 1e6
+    seconds = {name: [] for name in simulations}
     for _ in range(args.repeats):
-        for name, run in programs.items():
+        for name, simulation in simulations.items():
             started = time.perf_counter()
-            run()
+            simulation.advance(1)
             seconds[name].append(time.perf_counter() - started)
-    figures = {"round_s": float(np.median(seconds.pop("round")))}
-    for name, times in seconds.items():
-        figures[f"{name}_s"] = float(np.median(times))
-        figures[f"{name}_to_round"] = figures[f"{name}_s"] / figures["round_s"]
-        figures[f"{name}_mib"] = sizes[name] / 8 / 2**20
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    figures = {"plain_s": medians["plain"]}
+    for name, median in list(medians.items())[1:]:
+        figures[f"{name}_s"] = median
+        figures[f"{name}_more"] = median / medians["plain"] - 1
+        if sent[name]:
+            figures[f"{name}_mb"] = float(sent[name])
+    figures = {name: float(f"{value:.4g}") for name, value in figures.items()}
     print(json.dumps(figures, indent=2))
     if args.json:
         partial = args.json.with_suffix(".partial")
@@ -66,84 +81,24 @@ def main() -> None:
         partial.replace(args.json)
 
 
-def pfedrec(repeats: int):
-    from fedjax_rec import (
-        Execution,
-        Experiment,
-        FileData,
-        PFedRec,
-        SyntheticData,
-        build,
-    )
+def experiment(system: str, rounds: int):
+    """The config, on real data where they are, for a few rounds."""
+    from fedjax_rec import FileData, SyntheticData
 
-    root = pathlib.Path(__file__).parents[1]
-    real = pathlib.Path(os.environ.get("FEDJAX_REC_DATA", root / "../shared/data"))
+    file = {"pfedrec": "pfedrec_ml100k", "lora": "front_ml100k"}[system]
+    spec = importlib.util.spec_from_file_location(file, ROOT / f"configs/{file}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = module.get_config()
+    if isinstance(found, tuple):
+        (found,) = (one for one in found if one.name == system)
+    real = pathlib.Path(os.environ.get("FEDJAX_REC_DATA", ROOT / "../shared/data"))
     data = SyntheticData(num_users=943, num_items=1682, num_interactions=100_000)
     if (real / "ml-100k").is_dir():
         data = FileData(source="movielens-100k", dir=str(real / "ml-100k"))
-    experiment = Experiment(
-        name="codecs",
-        data=data,
-        algorithm=PFedRec(),
-        execution=Execution(max_buckets=8),
-        rounds=repeats + 2,
-        eval_every=1,
-    )
-    simulation = build(experiment)
-    simulation.advance(1)
-    return simulation
-
-
-def program(codec, simulation):
-    """`(run, bits)`: a function that codes everybody's message, and its size."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from fedjax_rec import rows
-    from fedjax_rec.codecs import num_bits
-
-    items, d = 1682, 32
-    table = {"item": rows.Table(values=jnp.zeros((items, d)))}
-    rng = np.random.default_rng(0)
-    widths, chunks = simulation.data.widths, simulation.chunks
-    clients = np.bincount(np.asarray(simulation.data.buckets), minlength=len(widths))
-
-    def chunk(ids, values, state, key):
-        delta = {"item": rows.Rows(ids=ids, values=values, num_rows=items)}
-        message, _ = codec.encode(delta, state, key)
-        decoded = codec.decode(message)["item"]
-        return num_bits(message), decoded.values.sum() + decoded.ids.sum()
-
-    @jax.jit
-    def bucket(ids, values, state, trips):
-        def step(i, carry):
-            bits, total = carry
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i), len(ids))
-            # The carry goes in, so that no pass is left out.
-            coded, sums = jax.vmap(chunk, (0, 0, None, 0))(
-                ids, values + 1e-30 * total, state, keys
-            )
-            return bits + coded.sum(), total + sums.sum() * 1e-30
-
-        start = (jnp.uint32(0), jnp.float32(0))
-        return jax.lax.fori_loop(0, trips, step, start)
-
-    inputs = []
-    for width, v, count in zip(widths, chunks, clients, strict=True):
-        r = min(5 * width, 10 * items)
-        ids = np.full((v, r), items, np.int32)
-        for row in ids:
-            real = rng.choice(items, min(int(r * 0.9), items), replace=False)
-            row[rng.choice(r, len(real), replace=False)] = real
-        values = rng.normal(size=(v, r, d)).astype(np.float32)
-        trips = jnp.int32(-(-int(count) // v))
-        inputs.append((jnp.asarray(ids), jnp.asarray(values), codec.init(table), trips))
-
-    def run():
-        return [bits for bits, _ in jax.block_until_ready([bucket(*x) for x in inputs])]
-
-    return run, sum(int(bits) for bits in run())
+    return dataclasses.replace(found, data=data, rounds=rounds, eval_every=1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ CODECS = {
 
 
 def get_config() -> tuple[Experiment, ...]:
-    """Matrix factorization, several local steps; without a codec, and eight with one."""
+    """Matrix factorization, several local steps, with and without codecs."""
     whole = Experiment(
         name="none",
         data=FileData(source="movielens-100k"),

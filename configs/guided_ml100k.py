@@ -13,6 +13,7 @@ from fedjax_rec import (
     FileData,
     PartitionConfig,
     ProfileConfig,
+    SplitConfig,
 )
 
 
@@ -21,6 +22,8 @@ def get_config() -> tuple[Experiment, ...]:
     mean = Experiment(
         name="mean",
         data=FileData(source="movielens-100k"),
+        # Several test items a user, or the worst clients' NDCG is zero everywhere.
+        split=SplitConfig(kind="ratio", test=0.2, val=0.1),
         partition=PartitionConfig(kind="dirichlet", num_clients=100, alpha=0.1),
         algorithm=FedAvg(model="mf", users="table", dim=32, client_lr=100.0),
         aggregation=AggregationConfig(rule="examples"),

@@ -1,4 +1,4 @@
-"""A tenth of the clients attack PFedRec on MovieLens 100K: each rule against each attack.
+"""A tenth of the clients attack PFedRec on MovieLens 100K: rules against attacks.
 
 fedjax-rec sweep configs/poisoned_ml100k.py --data.dir ~/ml-100k
 """

@@ -38,12 +38,15 @@ class Rows:
         values: `[R, ...]`.
         space: as in `Table`.
         num_rows: the table's length, where a reader has to tell padding by itself.
+        ordered: whether ids are known to ascend, each once, and padding, of zeros, to
+            come last.
     """
 
     ids: Array
     values: Array
     space: str = static(default="item")
     num_rows: int | None = static(default=None)
+    ordered: bool = static(default=False)
 
 
 def is_table(leaf: Tree) -> bool:
@@ -145,20 +148,48 @@ def first_occurrence(ids: Array, num_rows: int) -> Array:
 
 
 def merge_repeats(rows: Rows, num_rows: int) -> Rows:
-    """The same rows, each once: its first place holds the sum, the others padding.
+    """The same rows, each once with the sum of its values, in ascending order.
+
+    As in `first_occurrence`, the cost never follows the catalog's size.
 
     Args:
         rows: `ids` `[R]`, `values` `[R, ...]`.
         num_rows: length of the table; the padding id.
+
+    Returns:
+        Rows with `num_rows` and `ordered`; as many, the rest padding.
+
+    >>> import jax.numpy as jnp
+    >>> merged = merge_repeats(Rows(ids=jnp.array([7, 3, 7, 9]), values=jnp.ones(4)), 9)
+    >>> merged.ids.tolist(), merged.values.tolist()
+    ([3, 7, 9, 9], [1.0, 2.0, 0.0, 0.0])
     """
-    first = first_occurrence(rows.ids, num_rows)
-    real = (first == jnp.arange(len(first))) & (rows.ids < num_rows)
+    ids = jnp.where(rows.ids < num_rows, rows.ids, num_rows)
+    place = _places_in_order(ids, num_rows)
     return dataclasses.replace(
         rows,
-        ids=jnp.where(real, rows.ids, num_rows),
-        values=jnp.zeros_like(rows.values).at[first].add(rows.values),
+        ids=jnp.full_like(ids, num_rows).at[place].set(ids, mode="drop"),
+        values=jnp.zeros_like(rows.values).at[place].add(rows.values, mode="drop"),
         num_rows=num_rows,
+        ordered=True,
     )
+
+
+def _places_in_order(ids: Array, num_rows: int) -> Array:
+    """`[R]` int32: how many smaller ids there are; padding has `R`, and is dropped."""
+    (r,) = ids.shape
+    id_bits, position_bits = int(num_rows).bit_length(), max(r - 1, 1).bit_length()
+    if num_rows <= 16 * r or id_bits + position_bits > 32:
+        touched = jnp.zeros(num_rows + 1, jnp.int32).at[ids].set(1)
+        place = (jnp.cumsum(touched) - 1)[ids]
+    else:
+        position = jnp.arange(r, dtype=jnp.uint32)
+        packed = jax.lax.sort((ids.astype(jnp.uint32) << position_bits) | position)
+        sorted_ids = packed >> position_bits
+        new = jnp.concatenate([jnp.zeros(1, bool), sorted_ids[1:] != sorted_ids[:-1]])
+        position = (packed & ((1 << position_bits) - 1)).astype(jnp.int32)
+        place = jnp.zeros(r, jnp.int32).at[position].set(jnp.cumsum(new))
+    return jnp.where(ids < num_rows, place, r)
 
 
 def scatter_add(table: Array, rows: Rows, scale: Array | None = None) -> Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec import rows
-from fedjax_rec.codecs.order import ascending
+from fedjax_rec.codecs.order import in_order, table_length
 from fedjax_rec.codecs.wire import coded_ids, floats
 from fedjax_rec.orthogonal import leading_axes, orthonormal_columns
 from fedjax_rec.types import Array, Codec, Field, Tree, static, struct
@@ -254,10 +254,8 @@ def _read(sent: Product) -> Any:
 
 def _in_order(leaf: rows.Rows) -> tuple[Array, Array, Array, int]:
     """Ids ascending, their rows, how many are real (the rest is zero), the length."""
-    assert leaf.num_rows is not None
-    ids, source, count = ascending(leaf.ids, leaf.num_rows)
-    flat = leaf.values.reshape(len(leaf.ids), -1)
-    return ids, flat.at[source].get(mode="fill", fill_value=0), count, leaf.num_rows
+    ids, values, count = in_order(leaf)
+    return ids, values.reshape(len(ids), -1), count, table_length(leaf)
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:

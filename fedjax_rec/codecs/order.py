@@ -22,6 +22,16 @@ def table_length(rows: Rows) -> int:
     return rows.num_rows
 
 
+def in_order(leaf: Rows) -> tuple[Array, Array, Array]:
+    """Ids ascending, their rows, and how many are real; padding's rows are zero."""
+    num_rows = table_length(leaf)
+    if leaf.ordered:
+        count = (leaf.ids < num_rows).sum(dtype=jnp.int32)
+        return leaf.ids, leaf.values, count
+    ids, source, count = ascending(leaf.ids, num_rows)
+    return ids, leaf.values.at[source].get(mode="fill", fill_value=0), count
+
+
 def ascending(ids: Array, num_rows: int) -> tuple[Array, Array, Array]:
     """Where each row comes from when ids ascend.
 

@@ -19,7 +19,7 @@ from fedjax_rec.codecs.links import (
     decode_vector,
     encode_vector,
 )
-from fedjax_rec.codecs.order import ascending, table_length
+from fedjax_rec.codecs.order import in_order, table_length
 from fedjax_rec.codecs.wire import coded_ids
 from fedjax_rec.types import Array, Codec, Field, Tree, static, struct
 
@@ -126,9 +126,8 @@ def _flatten(links: Chain, leaf: Tree, key: Array) -> _Flat:
         shape = Shape(leaf.shape, leaf.dtype.name)
         return _Flat(leaf.reshape(-1).astype(jnp.float32), leaf.size, None, shape)
     num_rows = table_length(leaf)
-    ids, from_, count = ascending(leaf.ids, num_rows)
-    values = leaf.values.astype(jnp.float32)
-    values = values.at[from_].get(mode="fill", fill_value=0)
+    ids, values, count = in_order(leaf)
+    values = values.astype(jnp.float32)
     for place, stage in enumerate(links.rows):
         link_key = jax.random.fold_in(key, place)
         at, count = stage.select(values.reshape(len(values), -1), count, link_key)

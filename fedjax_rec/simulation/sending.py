@@ -65,7 +65,7 @@ def send(
         result = dataclasses.replace(result, delta=_each_row_once(shared, result.delta))
     if recipe.attack is not None:
         attack_key = jax.random.fold_in(key, int(trees.Purpose.ATTACK))
-        result = recipe.attack(result, client, attack_key)
+        result = recipe.attack(_in_any_order(result), client, attack_key)
     if recipe.codec is None:
         return Sent(result, state, {})
     codec_key = jax.random.fold_in(key, int(trees.Purpose.CODEC))
@@ -81,6 +81,16 @@ def send(
 
 def _sent(recipe: Recipe, tree: dict[str, Tree]) -> dict[str, Tree]:
     return {name: part for name, part in tree.items() if name not in recipe.fixed}
+
+
+def _in_any_order(result: ClientResult) -> ClientResult:
+    """Whoever falsifies a delta may leave its rows in another order."""
+
+    def forget(leaf):
+        return dataclasses.replace(leaf, ordered=False) if rows.is_rows(leaf) else leaf
+
+    delta = jax.tree.map(forget, result.delta, is_leaf=rows.is_rows)
+    return dataclasses.replace(result, delta=delta)
 
 
 def _each_row_once(shared: Tree, delta: Tree) -> Tree:
