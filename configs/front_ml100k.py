@@ -4,6 +4,7 @@ fedjax-rec sweep configs/front_ml100k.py --data.dir ~/ml-100k
 """
 
 from fedjax_rec import (
+    BackboneConfig,
     CohortConfig,
     Execution,
     Experiment,
@@ -45,14 +46,15 @@ def get_config() -> tuple[Experiment, ...]:
                 server_lr=3e-3,
                 adapter_lr_scale=0.2,
             ),
+            backbone=BackboneConfig(template="{title}"),
             protocol=Protocol(evaluated="reconstructed"),
             cohort=CohortConfig(sampling="uniform", size=16),
             # All of a round in one chunk, so that items pass the frozen layers once.
             execution=Execution(
                 max_buckets=1, encode="per_client", examples_per_chunk=12_000
             ),
-            rounds=24,
-            eval_every=12,
+            rounds=20,
+            eval_every=20,
         ),
     )
 
