@@ -27,7 +27,7 @@ def test_leading_axes_leave_out_what_an_svd_does(d, rank):
     np.testing.assert_allclose(inner[:4], np.stack([np.eye(rank)] * 4), atol=1e-5)
 
 
-@pytest.mark.parametrize("d", [1, 2, 5, 8, 32, 33])
+@pytest.mark.parametrize("d", [1, 5, 32])
 def test_axes_of_a_symmetric_matrix(d):
     rng = np.random.default_rng(d)
     batch = rng.normal(size=(3, d, d)) * 10.0 ** rng.uniform(-2, 1, size=(3, 1, d))

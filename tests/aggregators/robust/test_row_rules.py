@@ -121,7 +121,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("voting", ["voters", "diluted"])
+@pytest.mark.parametrize(
+    "voting", ["voters", pytest.param("diluted", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_a_row_is_the_rule_among_its_voters(name, voting, fold):
     make, oracle, each, settings = CASES[name]
