@@ -1,7 +1,7 @@
 """How far the mean of LoRA's factors is from the mean of what clients learned.
 
     python benchmarks/lora_gap.py [--alphas 0.03 0.3 3 30] [--seeds 2] [--rounds 2]
-        [--backbone minilm|tiny] [--output docs/lora_gap]
+        [--client-lr 0.3] [--backbone minilm|tiny] [--output docs/lora_gap]
 
 Clients of MovieLens 100K hold several users each, whose tastes are skewed by genre: the
 smaller the concentration alpha, the more clients differ. `lora_gap` of a round is the
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--alphas", nargs="+", type=float, default=[0.03, 0.3, 3, 30])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--client-lr", type=float, default=0.3)
     parser.add_argument("--backbone", choices=("minilm", "tiny"), default="minilm")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "docs/lora_gap")
     args = parser.parse_args()
@@ -70,7 +71,7 @@ def gap(alpha: float, seed: int, args) -> float:
             users="history",
             negatives=1,
             batch_size=128,
-            client_lr=3.0,
+            client_lr=args.client_lr,
         ),
         backbone=BackboneConfig(name=args.backbone),
         cohort=CohortConfig(sampling="uniform", size=8),

@@ -28,7 +28,7 @@ def get_config() -> tuple[Experiment, ...]:
         cohort=CohortConfig(sampling="uniform", size=200),
         protocol=Protocol(watch=WATCHED),
         execution=Execution(max_buckets=2),
-        rounds=100,
+        rounds=60,
         eval_every=20,
     )
 
