@@ -1,6 +1,9 @@
 """CoLR against top-k and SVD at equal bytes, MovieLens 100K, items of 64 numbers.
 
 fedjax-rec sweep configs/colr_ml100k.py --data.dir ~/ml-100k
+
+Expect HR@10 .104 without a codec and from SVD and top-k at every size; from CoLR .100,
+.093 and .070 at a 4th, a 16th and a 64th (docs/codecs.md). About 15 minutes on 2 cores.
 """
 
 import dataclasses

@@ -1,6 +1,9 @@
 """FM-guided aggregation against its controls, clients skewed by genre, MovieLens 100K.
 
 fedjax-rec sweep configs/guided_ml100k.py --data.dir ~/ml-100k
+
+Expect NDCG@10 of .157 to .160 from all five, and worst deciles of .073 to .077 whose
+intervals all meet (docs/aggregation.md). About 4 minutes on 2 cores.
 """
 
 import dataclasses

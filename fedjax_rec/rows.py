@@ -59,6 +59,12 @@ def is_rows(leaf: Tree) -> bool:
     return isinstance(leaf, Rows)
 
 
+def table_lengths(shared: Tree) -> tuple[int, ...]:
+    """`I` of each table among the leaves, in order; 0 for a dense leaf."""
+    leaves = jax.tree.leaves(shared, is_leaf=is_table)
+    return tuple(x.values.shape[0] if is_table(x) else 0 for x in leaves)
+
+
 def lookup(table: Table, ids: Array | None) -> Array:
     """Rows of `table` at `ids`; `None` means every row, in order.
 

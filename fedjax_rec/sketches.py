@@ -10,6 +10,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ def size_of(shared: Tree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(shared))
 
 
-def sketch(delta: Tree, lengths: list[int], repeats: int, columns: int) -> Array:
+def sketch(delta: Tree, lengths: Sequence[int], repeats: int, columns: int) -> Array:
     """`[repeats, columns]`, of one client's delta.
 
     Args:
@@ -43,12 +44,6 @@ def sketch(delta: Tree, lengths: list[int], repeats: int, columns: int) -> Array
             found += jnp.zeros((repeats, columns), values.dtype).at[repeat].set(row)
         first += size
     return found
-
-
-def table_lengths(shared: Tree) -> list[int]:
-    """Of each leaf the rows of the table, 0 for a dense one."""
-    leaves = jax.tree.leaves(shared, is_leaf=rows.is_table)
-    return [leaf.values.shape[0] if rows.is_table(leaf) else 0 for leaf in leaves]
 
 
 def estimate(found: Array, size: int) -> Array:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from fedjax_rec.cli import main
-from fedjax_rec.commands.config_file import load_config, switch
+from fedjax_rec.commands.config_file import load_config, load_configs, switch
 from fedjax_rec.commands.train import run_name
 from fedjax_rec.experiment import Experiment
+from fedjax_rec.sweep.space import parse_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -296,10 +297,14 @@ def test_every_config_is_an_experiment():
     configs = sorted((ROOT / "configs").glob("*.py"))
     assert len(configs) >= 8
     for path in configs:
-        experiment, doc = load_config(str(path))
-        assert isinstance(experiment, Experiment)
+        experiments, grid, doc = load_configs(str(path))
+        several = len(experiments) > 1
+        assert several == bool(grid)
         transfer = path.stem.startswith("transfer_")
-        assert experiment.name == path.stem.removeprefix("transfer_")
+        if not several:
+            assert experiments[0].name == path.stem.removeprefix("transfer_")
         command = "transfer" if transfer else "train"
-        command = "sweep" if path.stem.startswith("sweep_") else command
+        command = "sweep" if several or path.stem.startswith("sweep_") else command
         assert f"fedjax-rec {command} configs/{path.name}" in doc
+        for text in grid:
+            assert parse_grid(experiments, text).values

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec import rows
-from fedjax_rec.aggregators.norms import squared_norms, table_lengths
+from fedjax_rec.aggregators.norms import squared_norms
 from fedjax_rec.aggregators.reweighted import MOST
 from fedjax_rec.types import Aggregator, Array, Senders, Tree, static, struct
 
@@ -52,7 +52,7 @@ def attentive(step: float = 1.0, temperature: float = 1.0) -> Aggregator:
 
     def init(shared: Tree, cohort_size: int) -> AttentionSums:
         del cohort_size
-        lengths, dtype = table_lengths(shared), jax.tree.leaves(shared)[0].dtype
+        lengths, dtype = rows.table_lengths(shared), jax.tree.leaves(shared)[0].dtype
         return AttentionSums(
             total=jax.tree.map(jnp.zeros_like, shared),
             attention=jnp.zeros(len(lengths), dtype),

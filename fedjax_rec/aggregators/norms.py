@@ -7,19 +7,13 @@ from fedjax_rec import rows
 from fedjax_rec.types import Array, Tree
 
 
-def table_lengths(shared: Tree) -> tuple[int, ...]:
-    """`I` of each table among the leaves, in order; 0 for a dense leaf."""
-    leaves = jax.tree.leaves(shared, is_leaf=rows.is_table)
-    return tuple(x.values.shape[0] if rows.is_table(x) else 0 for x in leaves)
-
-
 def squared_norms(deltas: Tree, lengths: tuple[int, ...]) -> Array:
     """`||delta||^2` of each client and leaf; a table's rows are one leaf.
 
     Args:
         deltas: leaves `[V, ...]`; rows that a client sends twice add up before they are
             squared, and padding counts nothing.
-        lengths: from `table_lengths` of the shared parameters.
+        lengths: from `rows.table_lengths` of the shared parameters.
 
     Returns:
         `[V, leaves]`; its sum over the leaves is the squared norm of all a client sent.

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from fedjax_rec import rows
 from fedjax_rec.aggregators.means import weighted_mean
-from fedjax_rec.aggregators.norms import table_lengths
 from fedjax_rec.types import Aggregator, Array, Senders, Tree, static, struct
 
 MOST = 60.0
@@ -42,7 +42,7 @@ def reweighted(factor: Factor, inner: Aggregator | None = None) -> Aggregator:
 
     def init(shared: Tree, cohort_size: int) -> Reweighted:
         acc = inner.init(shared, cohort_size)
-        return Reweighted(inner=acc, lengths=table_lengths(shared))
+        return Reweighted(inner=acc, lengths=rows.table_lengths(shared))
 
     def update(
         acc: Reweighted, deltas: Tree, weights: Array, senders: Senders

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from fedjax_rec import sketches, trees
+from fedjax_rec import rows, sketches, trees
 from fedjax_rec.aggregators.clusters_by_update import CENTERS, by_update
 from fedjax_rec.aggregators.spherical_k_means import nearest_center
 from fedjax_rec.algorithms.server_step import except_for
@@ -76,7 +76,7 @@ def clustered_by_update(
         index, one = index_of(params), take(params)
         before, centers = params.personal[SKETCH], params.shared[CENTERS]
         result = recipe.client_update(one, frozen, examples, hparams, key)
-        lengths = sketches.table_lengths(one.shared)
+        lengths = rows.table_lengths(one.shared)
         own = sketches.sketch(result.delta, lengths, 1, sketch)[0].astype(before.dtype)
         on_common = (index == common) & (result.weight > 0)
         kept = trees.where(on_common, own, before)

@@ -174,7 +174,8 @@ class LayerNorm(nn.Module):
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        return (normalise(x, self.eps) * scale + bias).astype(x.dtype)
+        found: Any = normalise(x, self.eps)
+        return (found * scale + bias).astype(x.dtype)
 
 
 class Attention(nn.Module):

@@ -1,6 +1,6 @@
 """The count sketch as a message: linear, of one size whatever a client touched."""
 
-from fedjax_rec import sketches
+from fedjax_rec import rows, sketches
 from fedjax_rec.codecs.wire import floats
 from fedjax_rec.types import Array, Codec, Tree
 
@@ -20,7 +20,7 @@ def count_sketch(shared: Tree, *, repeats: int = 5, columns: int = 10_000) -> Co
         Rothchild et al., FetchSGD: Communication-Efficient Federated Learning with
         Sketching, ICML 2020.
     """
-    lengths = sketches.table_lengths(shared)
+    lengths = rows.table_lengths(shared)
 
     def encode(delta: Tree, state: Tree, key: Array):
         del key

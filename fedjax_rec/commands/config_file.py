@@ -51,13 +51,14 @@ def load_config(path: str) -> tuple[Experiment, str]:
         UserError: there is no such file, or it does not return one.
     """
     experiments, _, doc = load_configs(path)
-    if len(experiments) > 1:
+    first, *others = experiments
+    if others:
         names = ", ".join(experiment.name for experiment in experiments)
         raise UserError(
             f"{path} holds {len(experiments)} experiments ({names}), and one was "
             f"expected. Run them all by: fedjax-rec sweep {path}"
         )
-    return experiments[0], doc
+    return first, doc
 
 
 def load_configs(path: str) -> Config:

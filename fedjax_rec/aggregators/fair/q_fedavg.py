@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec import rows
 from fedjax_rec.aggregators.means import weighted_sum
-from fedjax_rec.aggregators.norms import squared_norms, table_lengths
+from fedjax_rec.aggregators.norms import squared_norms
 from fedjax_rec.types import Aggregator, Array, Senders, Tree, static, struct
 
 LEAST_LOSS = 1e-10
@@ -65,7 +66,7 @@ def q_fedavg(
         return FairSums(
             total=total,
             scale=jnp.zeros_like(total.weight),
-            lengths=table_lengths(shared),
+            lengths=rows.table_lengths(shared),
         )
 
     def update(
