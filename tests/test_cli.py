@@ -9,7 +9,6 @@ import pytest
 from fedjax_rec.cli import main
 from fedjax_rec.commands.config_file import load_config, load_configs, switch
 from fedjax_rec.commands.train import run_name
-from fedjax_rec.experiment import Experiment
 from fedjax_rec.sweep.space import parse_grid
 
 ROOT = Path(__file__).resolve().parents[1]
