@@ -245,6 +245,7 @@ def build(
         digests=people.digests,
         data=clients,
         client_of_user=people.serving,
+        shares_clients=not people.single,
         sampler=participants.sampler,
         cohort_size=slots,
         chunks=chunk_sizes(clients, per_chunk, slots, shares(mesh)),

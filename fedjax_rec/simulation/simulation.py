@@ -108,6 +108,7 @@ class Simulation:
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
     why: tuple[str, ...] = ()
     user_chunk: int = 64
+    shares_clients: bool = False
     leak_rounds: int = 100
     leak_cells: int = 1 << 26
 
@@ -232,12 +233,6 @@ class Simulation:
             mask = jnp.concatenate(masks)
         several = np.concatenate(owners) if self.shares_clients else None
         return summarise(joined, mask, several)
-
-    @functools.cached_property
-    def shares_clients(self) -> bool:
-        """Whether some client holds several users' interactions."""
-        users = np.unique(np.asarray(self.split.train.user))
-        return len(np.unique(self.client_of_user[users])) < len(users)
 
     def _owners(self, targets: Targets) -> np.ndarray | None:
         """The users' clients, where some client holds several users."""
