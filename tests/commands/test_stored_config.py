@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedjax_rec.algorithms import FedFM
-from fedjax_rec.commands.config_file import load_config
+from fedjax_rec.commands.config_file import load_configs
 from fedjax_rec.commands.session import UserError
 from fedjax_rec.commands.stored_config import stored_experiment
 from fedjax_rec.evaluation.protocol import Protocol
@@ -24,8 +24,8 @@ def through_json(experiment):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_comes_back(path):
-    experiment, _ = load_config(str(path))
-    assert stored_experiment(through_json(experiment), "run") == experiment
+    for experiment in load_configs(str(path)).experiments:
+        assert stored_experiment(through_json(experiment), "run") == experiment
 
 
 def test_optional_and_nested_values_come_back():

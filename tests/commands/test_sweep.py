@@ -105,7 +105,7 @@ def test_a_sweep_from_end_to_end_and_again_and_more(config, capsys):
 
     # Another base does not mix with these points.
     text = fails(capsys, "--rounds", "3", *RATES)
-    assert "holds a sweep of another config: rounds: 2 there, 3 now" in text
+    assert "holds a sweep of another config: small.rounds: 2 there, 3 now" in text
 
 
 def test_an_interrupted_sweep_goes_on(config, capsys, monkeypatch):
