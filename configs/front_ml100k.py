@@ -2,9 +2,9 @@
 
 fedjax-rec sweep configs/front_ml100k.py --data.dir ~/ml-100k
 
-Expect of `pfedrec` NDCG@10 .063 without a codec for 3,196 MB and .062 with top_k_qsgd for
-89 MB (five seeds), about 15 minutes on 2 cores. `lora` takes an hour, and its 20 rounds of
-16 clients leave it where the frozen model is, NDCG@10 .024 (docs/codecs.md).
+Expect of `pfedrec` NDCG@10 .063 without a codec for 3,196 MB and .062 with top_k_qsgd
+for 89 MB (five seeds), about 15 minutes on 2 cores. `lora` takes an hour, and its 20
+rounds of 16 clients leave it where the frozen model is, NDCG@10 .024 (docs/codecs.md).
 """
 
 from fedjax_rec import (
