@@ -297,11 +297,12 @@ def test_every_config_is_an_experiment():
     assert len(configs) >= 8
     for path in configs:
         experiments, grid, doc = load_configs(str(path))
-        several = len(experiments) > 1
+        first, *others = experiments
+        several = bool(others)
         assert several == bool(grid)
         transfer = path.stem.startswith("transfer_")
         if not several:
-            assert experiments[0].name == path.stem.removeprefix("transfer_")
+            assert first.name == path.stem.removeprefix("transfer_")
         command = "transfer" if transfer else "train"
         command = "sweep" if several or path.stem.startswith("sweep_") else command
         assert f"fedjax-rec {command} configs/{path.name}" in doc
