@@ -66,3 +66,24 @@ def test_split_and_merge_are_inverse():
     merged = rows.merge_tables(tables, dense)
     assert jax.tree.structure(merged) == jax.tree.structure(tree)
     np.testing.assert_array_equal(merged["item"].values, tree["item"].values)
+
+
+@pytest.mark.parametrize("num_rows", [50, 10_000])  # by a buffer, and by a sort
+def test_repeats_add_up_in_ascending_order(num_rows):
+    rng = np.random.default_rng(0)
+    ids = rng.choice(12, 20).astype(np.int32) * (num_rows // 50)
+    ids[[2, 5, 19]] = num_rows
+    values = rng.normal(size=(20, 3)).astype(np.float32)
+    merged = jax.jit(lambda r: rows.merge_repeats(r, num_rows))(
+        rows.Rows(ids=jnp.asarray(ids), values=jnp.asarray(values))
+    )
+    real = ids < num_rows
+    expected, place = np.unique(ids[real], return_inverse=True)
+    sums = np.zeros((len(expected), 3))
+    np.add.at(sums, place, values[real])
+    n = len(expected)
+    np.testing.assert_array_equal(merged.ids[:n], expected)
+    assert (np.asarray(merged.ids[n:]) == num_rows).all()
+    np.testing.assert_allclose(merged.values[:n], sums, atol=1e-6)
+    assert not np.asarray(merged.values[n:]).any()
+    assert merged.ordered
