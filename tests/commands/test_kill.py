@@ -163,10 +163,11 @@ def test_killed_and_resumed_equals_unbroken(tmp_path):
 
 def test_a_full_disk_ends_in_words_and_loses_nothing(tmp_path):
     pytest.importorskip("resource")
-    bench = Bench(tmp_path, rounds=6, eval_every=2)
+    bench = Bench(tmp_path, rounds=8, eval_every=2)
     bench.finish("whole")
     lines = (tmp_path / "whole/metrics.jsonl").read_bytes().splitlines(keepends=True)
-    saved = len(b"".join(lines[:6]))  # four rounds, two evaluations
+    saved = len(b"".join(lines[:9]))  # six rounds, three evaluations
+    assert saved > (tmp_path / "whole/config.json").stat().st_size  # which comes first
     full = (
         "import resource\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({saved + 20}, {saved + 20}))"
@@ -179,8 +180,8 @@ def test_a_full_disk_ends_in_words_and_loses_nothing(tmp_path):
     assert "fedjax-rec train --resume full" in shown
     run = read_run(tmp_path / "full")
     assert run.result is None
-    assert [event["round"] for event in run.events] == [1, 2, 2, 3, 4, 4]
-    assert "resumed after round 4" in bench.finish("full")
+    assert [event["round"] for event in run.events] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert "resumed after round 6" in bench.finish("full")
     assert bench.bytes_of("full") == bench.bytes_of("whole")
 
 
