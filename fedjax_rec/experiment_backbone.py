@@ -18,7 +18,7 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.data.texts import default_template, item_texts
 from fedjax_rec.models.adapters import LORA_BASE, describe
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
-from fedjax_rec.types import Backbone, Tree
+from fedjax_rec.types import Backbone, Layout, Tree
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +53,10 @@ class BackboneConfig:
     cache: str | None = None
 
 
+MOST_STATES = 2 << 30
+"""Bytes of what is kept of all tokens before the last linear map, which takes several
+times as much as a layer's hidden states; beyond, those are kept."""
+
 RIDGE = 5.0
 """Of the whitening (`principal`); ridge regression with penalty 10 on ML-100K."""
 
@@ -64,7 +68,7 @@ class Prepared(NamedTuple):
         texts: the catalog behind the backbone.
         frozen: arrays that no client trains.
         lifted: whether rounds train through the table of all items' vectors.
-        path: `full`, `suffix` or `embedding`.
+        path: `full`, `suffix`, `last_map` or `embedding`.
         why: sentences on the path that was chosen.
         facts: about the backbone and the texts, for the result.
     """
@@ -177,7 +181,16 @@ def prepare(
     projection, center = principal(embedding[known], algorithm.dim)
     lengths = np.asarray(tokens.length)
     longest = int(lengths.max())
+    adapter, net = algorithm.make_adapter(), algorithm.make_embedding_adapter()
+    key = jax.random.key(0)
+    groups: Any = {}
+    if adapter is not None:
+        groups = jax.eval_shape(lambda: adapter.init(key, backbone, k, jnp.float32))
+    elif net is not None:
+        groups = jax.eval_shape(lambda: net.init(key, backbone.width, jnp.float32))
     path = "embedding" if not k else "full" if k == total else "suffix"
+    if k == 1 and prefix_cache and _in_last_map(backbone, weights, groups, lengths):
+        path = "last_map"
     once, why_once = _once(algorithm, largest, pairs_a_round, len(texts), tuned, encode)
     frozen: dict[str, Any] = {}
     if not k or algorithm.users != "vector":
@@ -186,10 +199,16 @@ def prepare(
         frozen["history"] = jnp.asarray(histories(split, algorithm.history))
     if k:
         lists, kept = tokens, {n: weights[n] for n in ("embeddings",) if n in weights}
-        if k < total and prefix_cache:
+        if path == "last_map" or (k < total and prefix_cache):
             kept = {}
             lists = build_prefix(
-                backbone, weights, tokens, total - k, root=root, progress=progress
+                backbone,
+                weights,
+                tokens,
+                total if path == "last_map" else total - k,
+                to_last_map=path == "last_map",
+                root=root,
+                progress=progress,
             )
         elif k < total:
             kept["before"] = jax.tree.map(lambda x: x[: total - k], weights["layers"])
@@ -210,18 +229,12 @@ def prepare(
             backbone,
             adapter,
             k,
+            from_last_map=path == "last_map",
             width=packing.fold_width(lengths, batch, min(4, batch)),
             per_row=min(4, batch),
             longest=longest,
         )
 
-    adapter, net = algorithm.make_adapter(), algorithm.make_embedding_adapter()
-    key = jax.random.key(0)
-    groups: Any = {}
-    if adapter is not None:
-        groups = jax.eval_shape(lambda: adapter.init(key, backbone, k, jnp.float32))
-    elif net is not None:
-        groups = jax.eval_shape(lambda: net.init(key, backbone.width, jnp.float32))
     size = describe({n: g for n, g in groups.items() if n != LORA_BASE})["total"]
     whole = describe({"": weights})["total"]
     layers = describe({"": weights["layers"]})["total"]["parameters"]
@@ -315,6 +328,25 @@ def histories(split: Split, length: int) -> np.ndarray:
     return found
 
 
+def _in_last_map(
+    backbone: Backbone, weights: Tree, groups: dict[str, Tree], lengths: np.ndarray
+) -> bool:
+    """Whether nothing before a layer's last map trains, and its states can be kept."""
+    last = backbone.last
+    if last is None or set(groups.get("lora_a", ())) != {last.site}:
+        return False
+    before = last.before
+
+    def states(weights: Tree, row) -> Any:
+        layout = Layout(segment=row, position=row)
+        one = jax.tree.map(lambda x: x[-1:], weights["layers"])
+        return before(one, backbone.embed(weights, row, layout), layout)
+
+    row = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    one = jax.eval_shape(states, weights, row)
+    return int(lengths.sum()) * one.size * one.dtype.itemsize <= MOST_STATES
+
+
 def _once(
     algorithm: FedFM, largest: int, pairs: float, items: int, tuned: bool, encode: str
 ) -> tuple[bool, str]:
@@ -368,6 +400,11 @@ def _why_path(path, k, total, algorithm: FedFM, tokens: int, prefix_cache: bool)
         return (
             f"path embedding: nothing inside the {total} layers trains, so every "
             "text's embedding is cached"
+        )
+    if path == "last_map":
+        return (
+            f"path last_map: {algorithm.adapter} in the last linear map of {total} "
+            f"layers; what comes before it is cached for {tokens:,} tokens"
         )
     if path == "full":
         return f"path full: {algorithm.adapter} in all {total} layers, nothing to cache"

@@ -198,6 +198,36 @@ def _places_in_order(ids: Array, num_rows: int) -> Array:
     return jnp.where(ids < num_rows, place, r)
 
 
+def places_of(ids: Array, rows: Rows) -> Array:
+    """Where each of `ids` stands among `rows`, as far as it does.
+
+    As in `first_occurrence`, the cost never follows the catalog's size.
+
+    Args:
+        ids: `[Q]` int32; padding is `rows.num_rows`.
+        rows: `[R]`, each once, with `num_rows`.
+
+    Returns:
+        `[Q]` int32; `R` for padding and for what is not there.
+
+    >>> rows = Rows(ids=jnp.array([3, 7, 9]), values=jnp.ones(3), num_rows=9)
+    >>> places_of(jnp.array([7, 2, 9, 3]), rows).tolist()
+    [1, 3, 3, 0]
+    """
+    (r,), num_rows = rows.ids.shape, rows.num_rows
+    assert num_rows is not None
+    here = jnp.arange(r, dtype=jnp.int32)
+    if num_rows <= 16 * r:
+        place = jnp.full(num_rows, r, jnp.int32).at[rows.ids].set(here, mode="drop")
+        return place.at[ids].get(mode="fill", fill_value=r)
+    own, source = rows.ids, here
+    if not rows.ordered:
+        own, source = jax.lax.sort((own, here), num_keys=1)
+    at = jnp.searchsorted(own, ids)
+    found = (ids < num_rows) & (own.at[at].get(mode="clip") == ids)
+    return jnp.where(found, source.at[at].get(mode="clip"), r)
+
+
 def scatter_add(table: Array, rows: Rows, scale: Array | None = None) -> Array:
     """Adds rows (any leading axes) into the dense `[I, ...]` array `table`.
 

@@ -84,6 +84,24 @@ class Adapter(NamedTuple):
     prefix: Callable[[Tree], tuple[Array, Array] | None]
 
 
+class LastMap(NamedTuple):
+    """A layer in two parts: up to its last linear map, and from there.
+
+    Where an adapter changes nothing but this map, what comes before it never changes.
+
+    Attributes:
+        site: path of the map.
+        before: `(stack, hidden [R, W, D], layout) -> states [R, W, S]` through the one
+            layer of `stack`: all that `after` wants to know of a token.
+        after: `(stack, states, adapter, adapter_params) -> hidden [R, W, D]`; of the
+            adapter only the hook `linear` is called, and it has to add to `y`.
+    """
+
+    site: str
+    before: Callable[[Tree, Array, Layout], Array]
+    after: Callable[[Tree, Array, Adapter, Tree], Array]
+
+
 class Backbone(NamedTuple):
     """A frozen foundation model: pure functions of an array tree of weights.
 
@@ -109,6 +127,7 @@ class Backbone(NamedTuple):
         pool: `(weights, hidden [R, W, D], layout, num_texts) -> [R, num_texts, D]`,
             the vectors of segments `1..num_texts` of each row; zeros where there is no
             such segment. Reads of the weights no more than `weights["head"]`.
+        last: a layer's last map apart from the rest, where that can be told.
     """
 
     name: str
@@ -123,6 +142,7 @@ class Backbone(NamedTuple):
     embed: Callable[[Tree, Array, Layout], Array]
     run: Callable[..., Array]
     pool: Callable[[Tree, Array, Layout, int], Array]
+    last: LastMap | None = None
 
 
 @struct

@@ -39,6 +39,24 @@ def test_first_occurrence_when_id_and_position_do_not_fit_a_word():
     assert shape.shape == (5,)
 
 
+@pytest.mark.parametrize("num_rows", [40, 100_000, 2**30])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_places_of_is_a_dictionary(num_rows, ordered):
+    rng = np.random.default_rng(0)
+    own = rng.choice(40, 25, replace=False) * (num_rows // 40)
+    own = np.r_[np.sort(own) if ordered else own, num_rows, num_rows]
+    asked = np.r_[np.arange(40) * (num_rows // 40), 1, num_rows]
+    there = {x: i for i, x in enumerate(own) if x < num_rows}
+    table = rows.Rows(
+        ids=jnp.asarray(own, jnp.int32),
+        values=jnp.zeros((len(own), 1)),
+        num_rows=num_rows,
+        ordered=ordered,
+    )
+    got = rows.places_of(jnp.asarray(asked, jnp.int32), table)
+    assert got.tolist() == [there.get(x, len(own)) for x in asked]
+
+
 def test_scatter_add_drops_padding_and_adds_repeats():
     table = jnp.zeros((3, 2))
     change = rows.Rows(

@@ -342,8 +342,7 @@ def run(
     length = jax.tree.leaves(stack)[0].shape[0]
     if length == 0:
         return hidden
-    segment = layout.segment
-    visible = segment[..., None, :, None] == segment[..., None, None, :]
+    visible = _visible(layout)
     if length == 1:
         # What a scan carries is differentiated from end to end. A single layer's input
         # does not train, and nothing goes back beyond the first adapted map.
@@ -359,6 +358,78 @@ def run(
     )(config, adapter)
     out: Any = layers.apply({"params": stack}, hidden, visible, adapter_params)
     return out[0]
+
+
+def _visible(layout: Layout) -> Array:
+    """`[R, 1, W, W]` bool, whether a token sees another."""
+    segment = layout.segment
+    return segment[..., None, :, None] == segment[..., None, None, :]
+
+
+LAST_MAP = "ffn/down"
+
+
+@partial(jax.jit, static_argnames=("config",), inline=True)
+def before_last(
+    config: BertConfig, stack: Tree, hidden: Array, layout: Layout
+) -> Array:
+    """One layer, up to and including its last linear map.
+
+    Args:
+        config: of the encoder.
+        stack: weights of a single layer, `[1, ...]`.
+        hidden: `[R, W, D]`.
+        layout: of the rows.
+
+    Returns:
+        `[R, W, D + F]`: what the layer would normalise last, and the map's input.
+    """
+    seen: dict[str, Array] = {}
+
+    def linear(params: Tree, path: str, x: Array, y: Array) -> Array:
+        del params
+        if path == "ffn/up":
+            seen["residual"] = x
+        elif path == LAST_MAP:
+            seen["input"], seen["output"] = x, y
+        return y
+
+    watch = Adapter(
+        init=lambda *_: {},
+        linear=linear,
+        block=lambda params, path, y: y,
+        prefix=lambda params: None,
+    )
+    one = jax.tree.map(lambda x: x[0], stack)
+    Layer(config, watch).apply({"params": one}, hidden, _visible(layout), {})
+    return jnp.concatenate([seen["residual"] + seen["output"], seen["input"]], axis=-1)
+
+
+@partial(jax.jit, static_argnames=("config", "adapter"), inline=True)
+def after_last(
+    config: BertConfig,
+    stack: Tree,
+    states: Array,
+    adapter: Adapter,
+    adapter_params: Tree,
+) -> Array:
+    """What is left of a layer behind `before_last`.
+
+    Args:
+        config: of the encoder.
+        stack: weights of a single layer, `[1, ...]`.
+        states: `[R, W, D + F]`.
+        adapter: which adds to the last map's output.
+        adapter_params: leaves `[1, ...]`.
+
+    Returns:
+        `[R, W, D]`, as `run` gives it.
+    """
+    norm, own = jax.tree.map(lambda x: x[0], (stack["ffn_norm"], adapter_params))
+    y, x = jnp.split(states, [config.width], axis=-1)
+    y = adapter.linear(own, LAST_MAP, x, y).astype(y.dtype)
+    out: Any = LayerNorm(config.norm_eps).apply({"params": norm}, y)
+    return out
 
 
 def shapes(config: BertConfig) -> Tree:

@@ -8,7 +8,7 @@ from fedjax_rec.backbones import bert, pooling
 from fedjax_rec.backbones.bert import BertConfig
 from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pooling import Head
-from fedjax_rec.types import Backbone
+from fedjax_rec.types import Backbone, LastMap
 
 DTYPES = ("float32", "bfloat16")
 
@@ -36,6 +36,11 @@ def encoder(
         embed=partial(bert.embed, config),
         run=partial(bert.run, config),
         pool=partial(pooling.pool, head),
+        last=LastMap(
+            site=bert.LAST_MAP,
+            before=partial(bert.before_last, config),
+            after=partial(bert.after_last, config),
+        ),
     )
 
 

@@ -33,6 +33,7 @@ def build_prefix(
     tokens: Lists,
     depth: int,
     *,
+    to_last_map: bool = False,
     root: Path | None,
     progress: bool = False,
     rows_per_step: int | None = None,
@@ -45,6 +46,8 @@ def build_prefix(
         weights: their array tree.
         tokens: of the texts, values `[n + 1]` int32.
         depth: how many layers to run; 0 gives the embeddings.
+        to_last_map: of the last of these, only what comes before its last linear map
+            (`Backbone.last`, which has to be there).
         root: results are kept in, and read from, `root / "prefix"`; `None` keeps
             nothing.
         progress: whether to show a bar on stderr, where there is work of more than two
@@ -54,7 +57,8 @@ def build_prefix(
         shard_bytes: about how large a file gets.
 
     Returns:
-        Lists of hidden states, values `[n + 1, D]` of the type the backbone computes.
+        Lists of hidden states, values `[n + 1, D]` of the type the backbone computes;
+        with `to_last_map` of states, `[n + 1, S]`.
 
     Raises:
         BackboneError: there are not so many layers, a text is too long for the
@@ -72,7 +76,15 @@ def build_prefix(
         hidden = backbone.embed(weights, rows, layout)
         if depth == 0:
             return hidden
-        return backbone.run(weights["layers"], hidden, layout, None, None)
+        if not to_last_map:
+            return backbone.run(weights["layers"], hidden, layout, None, None)
+        assert backbone.last is not None
+        first, last = (
+            jax.tree.map(lambda x, part=part: x[part], weights["layers"])
+            for part in (slice(depth - 1), slice(depth - 1, depth))
+        )
+        hidden = backbone.run(first, hidden, layout, None, None)
+        return backbone.last.before(last, hidden, layout)
 
     # The other layers need not go to the devices.
     layers = jax.tree.map(lambda leaf: leaf[:depth], weights["layers"])
@@ -81,7 +93,7 @@ def build_prefix(
         backbone,
         {**weights, "layers": layers},
         tokens,
-        what=depth,
+        what=f"to the last map of {depth}" if to_last_map else depth,
         root=root,
         progress=progress,
         rows_per_step=rows_per_step,
@@ -232,4 +244,6 @@ def _contents(
 def _named(what: int | str) -> str:
     if what == "pooled":
         return "embeddings"
+    if isinstance(what, str):
+        return f"{what} layers"
     return f"first {what} layers" if what else "token embeddings"

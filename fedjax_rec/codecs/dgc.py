@@ -82,12 +82,10 @@ def dgc(
         moving = memory.plus(_clipped(delta, clip), before, momentum)
         held = memory.plus(moving, memory.read(state["held"], delta))
         message, _ = inner(now).encode(held, (), key)
-        sent = inner(now).decode(message)
-        new_momentum = _forget(memory.write(state["momentum"], moving), sent)
-        new_held = memory.add(memory.write(state["held"], held), sent, -1)
+        sent = memory.aligned(inner(now).decode(message), held)
         state = {
-            "momentum": new_momentum,
-            "held": new_held,
+            "momentum": memory.write(state["momentum"], _forget(moving, sent)),
+            "held": memory.write(state["held"], memory.plus(held, sent, -1)),
             "messages": state["messages"] + 1,
         }
         return message, state
@@ -126,16 +124,11 @@ def _real(leaf: rows.Rows) -> Array:
 
 def _forget(momentum: Tree, sent: Tree) -> Tree:
     """Zero where something was sent (factor masking)."""
-    kept = jax.tree.map(
-        lambda before, gone: (
-            dataclasses.replace(
-                gone, values=jnp.where(gone.values != 0, 0, before.values)
-            )
-            if rows.is_rows(gone)
-            else jnp.where(gone != 0, 0, before)
-        ),
-        memory.read(momentum, sent),
-        sent,
-        is_leaf=rows.is_rows,
-    )
-    return memory.write(momentum, kept)
+
+    def leaf(before, gone):
+        if not rows.is_rows(before):
+            return jnp.where(gone != 0, 0, before)
+        values = jnp.where(gone.values != 0, 0, before.values)
+        return dataclasses.replace(before, values=values)
+
+    return jax.tree.map(leaf, momentum, sent, is_leaf=rows.is_rows)

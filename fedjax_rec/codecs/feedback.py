@@ -31,9 +31,8 @@ def error_feedback(codec: Codec) -> Codec:
         residual = state["residual"]
         wanted = memory.plus(delta, memory.read(residual, delta))
         message, inner = codec.encode(wanted, state["inner"], key)
-        # Decoded rows come in another order, and maybe not all: first all, then less.
-        residual = memory.write(residual, wanted)
-        residual = memory.add(residual, codec.decode(message), -1)
+        decoded = memory.aligned(codec.decode(message), wanted)
+        residual = memory.write(residual, memory.plus(wanted, decoded, -1))
         return message, {"residual": residual, "inner": inner}
 
     return Codec(init, encode, codec.decode)
@@ -74,13 +73,14 @@ def ef21(codec: Codec) -> Codec:
         return {"estimate": memory.zeros(shared), "inner": codec.init(shared)}
 
     def encode(delta: Tree, state: Tree, key: Array) -> tuple[Tree, Tree]:
-        estimate = state["estimate"]
-        wanted = memory.plus(delta, memory.read(estimate, delta), -1)
+        estimate = memory.read(state["estimate"], delta)
+        wanted = memory.plus(delta, estimate, -1)
         sent, inner = codec.encode(wanted, state["inner"], key)
         decoded = codec.decode(sent)
-        message = Known(sent=sent, estimate=memory.read(estimate, decoded))
-        estimate = memory.add(estimate, decoded)
-        return message, {"estimate": estimate, "inner": inner}
+        message = Known(sent=sent, estimate=memory.aligned(estimate, decoded))
+        estimate = memory.plus(estimate, memory.aligned(decoded, estimate))
+        new = memory.write(state["estimate"], estimate)
+        return message, {"estimate": new, "inner": inner}
 
     def decode(message: Known) -> Tree:
         return memory.plus(codec.decode(message.sent), message.estimate)

@@ -57,6 +57,7 @@ def adapted_tower(
     adapter: Adapter,
     num_layers: int,
     *,
+    from_last_map: bool = False,
     per_row: int = 4,
     width: int,
     longest: int,
@@ -74,6 +75,8 @@ def adapted_tower(
         backbone: the frozen model.
         adapter: trained in each of those layers.
         num_layers: `k`, how many run here.
+        from_last_map: of a single layer only its last linear map and what follows: the
+            lists hold what `Backbone.last` says before it.
         per_row: `G`, texts of a client's batch that share a row.
         width: `W` of such a row (`packing.fold_width`).
         longest: tokens of the longest text.
@@ -94,7 +97,11 @@ def adapted_tower(
             hidden = backbone.embed(weights, values, layout)
         if "before" in weights:
             hidden = backbone.run(weights["before"], hidden, layout, None, None)
-        hidden = backbone.run(weights["layers"], hidden, layout, adapter, groups)
+        if from_last_map:
+            assert backbone.last is not None
+            hidden = backbone.last.after(weights["layers"], hidden, adapter, groups)
+        else:
+            hidden = backbone.run(weights["layers"], hidden, layout, adapter, groups)
         return backbone.pool(weights, hidden, layout, num_texts).astype(dtype)
 
     def batch(groups, frozen, ids):

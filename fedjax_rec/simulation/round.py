@@ -19,7 +19,7 @@ from fedjax_rec import trees
 from fedjax_rec.clients.local import ROW_BASIS
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation import stages
-from fedjax_rec.simulation.sending import CODEC, PROFILE, own, send
+from fedjax_rec.simulation.sending import CODEC, PROFILE, own, send_all
 from fedjax_rec.simulation.stages import all_staged, staged
 from fedjax_rec.types import (
     Algorithm,
@@ -184,7 +184,7 @@ def make_algorithm(
     ) -> tuple[ServerState, Cohort, dict[str, Array]]:
         aggregator = all_staged(stages.AGGREGATION, recipe.aggregator)
         lifted = staged(stages.ENCODING, _lifted)
-        sending = staged(stages.SENDING, functools.partial(send, recipe))
+        sending = staged(stages.SENDING, functools.partial(send_all, recipe))
         shared, pull = lifted(recipe, state.shared, frozen, devices)
         keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
         round_key = trees.derive(key, trees.Purpose.CODEC, state.round)
@@ -195,13 +195,15 @@ def make_algorithm(
         def visit(carry, bucket, slots, rows):
             acc, personal, sums = carry
             train = train_client(recipe, data, bucket)
-            before, some = trees.take(personal, rows), trees.take(keys, slots)
+            states = personal.get(CODEC, ())
+            own_parts = {n: part for n, part in personal.items() if n != CODEC}
+            before, some = trees.take(own_parts, rows), trees.take(keys, slots)
             result = jax.vmap(train, in_axes=(None, 0, None, None, 0, 0))(
                 shared, before, frozen, local, rows, some
             )
             ids = cohort.ids.at[slots].get(mode="fill", fill_value=-1)
-            result, state, told = jax.vmap(sending, in_axes=(None, 0, 0, 0, 0, None))(
-                shared, before.get(CODEC, ()), result, ids, some, round_key
+            result, states, told = sending(
+                shared, states, rows, result, ids, some, round_key
             )
             weight = result.weight
             senders = Senders(
@@ -213,12 +215,10 @@ def make_algorithm(
                 ),
             )
             acc = aggregator.update(acc, result.delta, weight, senders)
-            # A profile stays as it is; all else is new.
-            after = {CODEC: state, **result.personal}
-            after = {n: after[n] for n in personal if n != PROFILE}
-            rest = {n: personal[n] for n in personal if n not in after}
-            personal = {n: personal[n] for n in after}
-            personal = {**trees.put(personal, rows, after), **rest}
+            trained = {n: personal[n] for n in result.personal}
+            personal = {**personal, **trees.put(trained, rows, result.personal)}
+            if CODEC in personal:
+                personal = {**personal, CODEC: states}
             told = {
                 "examples": weight.sum(),
                 "clients": (weight > 0).sum().astype(weight.dtype),

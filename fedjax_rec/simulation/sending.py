@@ -1,12 +1,14 @@
 """What leaves a client: its delta, maybe falsified, in a message of counted bits."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_rec import rows, trees
+from fedjax_rec.codecs import memory
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.types import Array, ClientResult, Recipe, Tree
 
@@ -41,33 +43,38 @@ def own(personal: dict[str, Tree]) -> dict[str, Tree]:
     return {n: part for n, part in personal.items() if n not in (CODEC, PROFILE)}
 
 
-def send(
-    recipe: Recipe,
-    shared: Tree,
-    state: Tree,
-    result: ClientResult,
-    client: Array,
-    key: Array,
-    round_key: Array,
-) -> Sent:
-    """One client's message, as it arrives.
+def leave(
+    recipe: Recipe, shared: Tree, result: ClientResult, client: Array, key: Array
+) -> ClientResult:
+    """One client's result before it is encoded: each row once, maybe falsified.
 
     Args:
-        recipe: its `attack` and its `codec`.
+        recipe: its `attack`.
         shared: the parameters the client started from.
-        state: of its codec.
         result: of its local training.
         client: scalar id.
         key: the client's in this round.
-        round_key: of what all its clients draw alike.
     """
     if recipe.codec is not None or recipe.attack is not None:
         result = dataclasses.replace(result, delta=_each_row_once(shared, result.delta))
     if recipe.attack is not None:
         attack_key = jax.random.fold_in(key, int(trees.Purpose.ATTACK))
         result = recipe.attack(_in_any_order(result), client, attack_key)
-    if recipe.codec is None:
-        return Sent(result, state, {})
+    return result
+
+
+def send(
+    recipe: Recipe, state: Tree, result: ClientResult, key: Array, round_key: Array
+) -> Sent:
+    """One client's message, as it arrives.
+
+    Args:
+        recipe: its `codec`, not `None`.
+        state: of the client's codec, as `memory.take` hands it out.
+        result: as `leave` left it.
+        key: the client's in this round.
+        round_key: of what all its clients draw alike.
+    """
     codec_key = jax.random.fold_in(key, int(trees.Purpose.CODEC))
     codec = recipe.codec(round_key)
     delta = result.delta
@@ -77,6 +84,38 @@ def send(
     sent = jnp.where(here, num_bits(message), 0).astype(result.weight.dtype)
     decoded = dataclasses.replace(result, delta={**codec.decode(message), **fixed})
     return Sent(decoded, trees.where(here, new, state), {"up_bytes": sent / 8})
+
+
+def send_all(
+    recipe: Recipe,
+    shared: Tree,
+    states: Tree,
+    at: Array,
+    result: ClientResult,
+    clients: Array,
+    keys: Array,
+    round_key: Array,
+) -> Sent:
+    """The messages of many clients, whose states are read and written in place.
+
+    Args:
+        recipe: its `attack` and its `codec`.
+        shared: the parameters they started from.
+        states: of the codec, of all clients at hand, leaves `[N, ...]`.
+        at: `[V]` int32: where theirs are; past the end where there is none.
+        result: of their local training, `[V, ...]`.
+        clients: `[V]` ids.
+        keys: `[V]`, of each in this round.
+        round_key: of what all clients of the round draw alike.
+    """
+    left = jax.vmap(functools.partial(leave, recipe), (None, 0, 0, 0))
+    result = left(shared, result, clients, keys)
+    if recipe.codec is None:
+        return Sent(result, states, {})
+    before = memory.take(states, at, _sent(recipe, result.delta))
+    sent = jax.vmap(functools.partial(send, recipe), (0, 0, 0, None))
+    result, after, told = sent(before, result, keys, round_key)
+    return Sent(result, memory.put(states, at, after), told)
 
 
 def _sent(recipe: Recipe, tree: dict[str, Tree]) -> dict[str, Tree]:

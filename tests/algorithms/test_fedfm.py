@@ -158,6 +158,20 @@ def test_the_cache_changes_nothing(layers, encode, root):
     close(with_cache, uncached.result())
 
 
+@pytest.mark.parametrize("encode", ["once", "per_client"])
+def test_the_cache_before_the_last_map_changes_nothing(encode, root):
+    config = FedFM(**SMALL, layers=1, targets=("ffn/down",))
+    cached, uncached = (
+        World(config, backbone(6), root, encode=encode, prefix_cache=cache)
+        for cache in (True, False)
+    )
+    assert (cached.prepared.path, uncached.prepared.path) == ("last_map", "suffix")
+    assert cached.frozen["text"]["lists"].values.shape[1] == 8 + 12
+    with_cache = cached.result()
+    assert moved(cached, with_cache[0]) > 1e-3
+    close(with_cache, uncached.result())
+
+
 @pytest.mark.parametrize("layers", [1, 2, 6])
 def test_the_cache_changes_nothing_on_minilm(layers, minilm, root):
     from fedjax_rec.backbones import load_backbone
@@ -358,6 +372,14 @@ def test_the_path_is_chosen_and_told(root):
     assert not few.lifted
     assert "a cohort's 12 pairs are fewer than the 13 items" in few.why[1]
     assert chosen(layers=0).path == "full"
+    last = chosen(layers=1, targets=("ffn/down",))
+    assert last.path == "last_map"
+    assert "lora in the last linear map of 2 layers" in last.why[0]
+    assert chosen(layers=2, targets=("ffn/down",)).path == "full"
+    assert chosen(layers=1, targets=("ffn/*",)).path == "suffix"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_backbone, "MOST_STATES", 1000)
+        assert chosen(layers=1, targets=("ffn/down",)).path == "suffix"
     embedding = chosen(adapter="embedding", layers=0)
     assert embedding.path == "embedding"
     assert set(embedding.frozen) == {"embedding"}

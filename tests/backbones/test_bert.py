@@ -193,6 +193,21 @@ def test_an_added_product_equals_a_changed_kernel(packed, site):
     assert jnp.abs(plain - merged).max() > 1e-2
 
 
+def test_a_layer_in_two_parts_is_the_layer(packed):
+    backbone, weights, (ids, layout), _ = packed
+    path, (width, out) = "ffn/down", backbone.sites["ffn/down"]
+    hidden = backbone.embed(weights, ids, layout)
+    kernel = jax.random.normal(jax.random.key(0), (1, width, out)) * width**-0.5
+    adapter = with_hooks(lambda p, at, x, y: y + x @ p if at == path else y)
+    one = jax.tree.map(lambda leaf: leaf[:1], weights["layers"])
+    whole = backbone.run(one, hidden, layout, adapter, kernel)
+    states = backbone.last.before(one, hidden, layout)
+    assert states.shape == (*hidden.shape[:2], out + width)
+    parts = backbone.last.after(one, states, adapter, kernel)
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5)
+    assert jnp.abs(whole - backbone.run(one, hidden, layout, None, None)).max() > 1e-2
+
+
 def test_a_block_hook_sees_what_the_residual_is_about_to_get(packed):
     """Nothing added in any sublayer leaves only the normalisations."""
     backbone, weights, (ids, layout), _ = packed

@@ -14,6 +14,7 @@ from fedjax_rec.codecs import (
     error_feedback,
     joined,
     leafwise,
+    memory,
     num_bits,
     qsgd,
     row_top_k,
@@ -72,7 +73,7 @@ def test_error_feedback_telescopes(name):
     decoded, states = run(error_feedback(INNER[name]), 6)
     sent = sum(decoded)
     for_all = sum(dense(delta(i)) for i in range(6))
-    residual = dense(states[-1]["residual"])
+    residual = dense(states[-1]["residual"].tree)
     np.testing.assert_allclose(sent + residual, for_all, atol=1e-5)
     assert np.abs(residual).max() > 0.01
     assert np.abs(residual).max() < 20  # nothing of the padding's garbage
@@ -86,7 +87,7 @@ def test_error_feedback_by_hand():
         message, state = codec.encode({"w": jnp.array(x)}, state, jax.random.key(0))
         seen.append(codec.decode(message)["w"].tolist())
     assert seen == [[3, 0, 0], [0, 4, 0], [0, 0, -3]]
-    assert state["residual"]["w"].tolist() == [0, 0, 0]
+    assert state["residual"].tree["w"].tolist() == [0, 0, 0]
 
 
 def test_a_row_that_is_not_touched_keeps_its_residual():
@@ -100,14 +101,14 @@ def test_a_row_that_is_not_touched_keeps_its_residual():
 
     state = codec.init(SHARED)
     _, state = codec.encode(one([7, 3], [[1, 0], [5, 0]]), state, jax.random.key(0))
-    assert state["residual"]["item"].values[7].tolist() == [1, 0]
+    assert state["residual"].tree["item"].values[7].tolist() == [1, 0]
     _, state = codec.encode(one([4, I], [[2, 0], [9, 9]]), state, jax.random.key(0))
-    assert state["residual"]["item"].values[7].tolist() == [1, 0]
+    assert state["residual"].tree["item"].values[7].tolist() == [1, 0]
     message, state = codec.encode(
         one([7, I], [[1, 2], [9, 9]]), state, jax.random.key(0)
     )
     assert codec.decode(message)["item"].values[0].tolist() == [2, 2]
-    assert not state["residual"]["item"].values.any()
+    assert not state["residual"].tree["item"].values.any()
 
 
 def test_ef21_by_hand_and_its_cost():
@@ -120,7 +121,7 @@ def test_ef21_by_hand_and_its_cost():
         # One id of width 0 or 1 after its header, and one float; the estimate is known.
         assert int(num_bits(message)) in (10 + 32, 11 + 32)
     assert seen == [[3, 0], [3, 2], [1, 2]]
-    assert state["estimate"]["w"].tolist() == seen[-1]
+    assert state["estimate"].tree["w"].tolist() == seen[-1]
 
 
 @pytest.mark.parametrize("name", ["top-k", "global top-k", "signs"])
@@ -130,7 +131,9 @@ def test_ef21_converges_on_a_delta_that_stays(name):
     errors = [np.square(d - truth).sum() for d in decoded]
     assert all(b <= a * 1.0001 for a, b in itertools.pairwise(errors))
     assert errors[-1] < 1e-3 * errors[0]
-    np.testing.assert_allclose(dense(states[-1]["estimate"]), decoded[-1], atol=1e-6)
+    np.testing.assert_allclose(
+        dense(states[-1]["estimate"].tree), decoded[-1], atol=1e-6
+    )
 
 
 def test_dgc_by_hand():
@@ -140,8 +143,8 @@ def test_dgc_by_hand():
     for x in ([4.0, 1.0], [0.0, 1.0], [0.0, 0.0]):
         message, state = codec.encode({"w": jnp.array(x)}, state, jax.random.key(0))
         seen.append(codec.decode(message)["w"].tolist())
-        held.append(state["held"]["w"].tolist())
-        momentum.append(state["momentum"]["w"].tolist())
+        held.append(state["held"].tree["w"].tolist())
+        momentum.append(state["momentum"].tree["w"].tolist())
     # 1: u = v = (4, 1); the first goes, and its momentum with it.
     # 2: u = (0, 1.5), v = (0, 2.5); the second goes. 3: nothing is left to move.
     assert seen == [[4, 0], [0, 2.5], [0, 0]]
@@ -187,3 +190,40 @@ def test_what_makes_no_sense_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             dgc(**arguments)
+
+
+CLIENTS, AT_ONCE = 5, np.array([3, 0, 9])  # the last is past the end: nobody
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        error_feedback(INNER["rows, then top-k, then qsgd"]),
+        error_feedback(INNER["global top-k"]),
+        ef21(INNER["rows, then top-k, then qsgd"]),
+        dgc(kept=(0.5, 0.2), clip=2.0),
+    ],
+    ids=["ef", "ef, joined", "ef21", "dgc"],
+)
+def test_the_touched_rows_of_a_memory_are_enough(codec):
+    """As a round does it, against whole memories, client by client."""
+    states = jax.vmap(lambda _: codec.init(SHARED))(jnp.arange(CLIENTS))
+    alone = [codec.init(SHARED) for _ in range(CLIENTS)]
+    for i in range(4):
+        some = [delta(10 * i + c) for c in range(len(AT_ONCE))]
+        deltas = jax.tree.map(lambda *x: jnp.stack(x), *some)
+        keys = jax.random.split(jax.random.key(i), len(AT_ONCE))
+        taken = memory.take(states, jnp.asarray(AT_ONCE), deltas)
+        message, new = jax.vmap(codec.encode)(deltas, taken, keys)
+        decoded = jax.vmap(codec.decode)(message)
+        states = memory.put(states, jnp.asarray(AT_ONCE), new)
+        for place, client in enumerate(AT_ONCE[:2]):
+            sent, alone[client] = codec.encode(some[place], alone[client], keys[place])
+            one = jax.tree.map(lambda x, p=place: x[p], decoded)
+            np.testing.assert_allclose(
+                dense(one), dense(codec.decode(sent)), rtol=1e-5, atol=1e-6
+            )
+    for client, one in enumerate(alone):
+        mine = jax.tree.map(lambda x, c=client: x[c], states)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

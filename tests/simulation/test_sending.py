@@ -14,7 +14,7 @@ from fedjax_rec.data.partition import per_user
 from fedjax_rec.experiment_codec import CodecConfig, with_codec
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
-from fedjax_rec.simulation.sending import CODEC, PROFILE, own, send
+from fedjax_rec.simulation.sending import CODEC, PROFILE, leave, own, send
 from fedjax_rec.types import Cohort
 
 USERS, ITEMS = 12, 20
@@ -73,7 +73,8 @@ def test_up_bytes_are_those_of_the_messages_on_the_wire(codec):
         assert recipe.codec is not None
         codec_ = recipe.codec(round_key)
         message, _ = codec_.encode(delta, mine.get(CODEC, ()), key)
-        sent = send(recipe, shared, mine.get(CODEC, ()), result, client, key, round_key)
+        left = leave(recipe, shared, result, client, key)
+        sent = send(recipe, mine.get(CODEC, ()), left, key, round_key)
         exact = 8 * float(sent.told["up_bytes"])
         assert len(serialize(message)) == -(-exact // 8)
         bits += exact
