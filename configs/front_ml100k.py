@@ -47,25 +47,24 @@ def get_config() -> tuple[Experiment, ...]:
                 query=0.3,
                 user_lr=100.0,
                 server_optimizer="adam",
-                server_lr=3e-3,
+                server_lr=0.01,
                 adapter_lr_scale=0.2,
             ),
             backbone=BackboneConfig(template="{title}"),
             protocol=Protocol(evaluated="reconstructed"),
-            cohort=CohortConfig(sampling="uniform", size=16),
-            # All of a round in one chunk, so that items pass the frozen layers once.
+            cohort=CohortConfig(sampling="uniform", size=64),
             execution=Execution(
-                max_buckets=1, encode="per_client", examples_per_chunk=12_000
+                max_buckets=1, encode="per_client", examples_per_chunk=1500
             ),
-            rounds=20,
-            eval_every=20,
+            rounds=40,
+            eval_every=10,
         ),
     )
 
 
 def get_grid() -> tuple[str, ...]:
-    """Eight codecs beside none; five seeds."""
+    """Eight codecs beside none; six seeds."""
     return (
         "codec.name=none,bf16,int8,qsgd,drive,sign,top_k,top_k_qsgd,power_sgd",
-        "seed=0:5",
+        "seed=0:6",
     )

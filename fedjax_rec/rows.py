@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec.running import running_sum
 from fedjax_rec.types import Array, Tree, static, struct
 
 
@@ -170,8 +171,10 @@ def merge_repeats(rows: Rows, num_rows: int) -> Rows:
     >>> merged.ids.tolist(), merged.values.tolist()
     ([3, 7, 9, 9], [1.0, 2.0, 0.0, 0.0])
     """
+    if rows.ordered:
+        return dataclasses.replace(rows, num_rows=num_rows)
     ids = jnp.where(rows.ids < num_rows, rows.ids, num_rows)
-    place = _places_in_order(ids, num_rows)
+    place = places_in_order(ids, num_rows)
     return dataclasses.replace(
         rows,
         ids=jnp.full_like(ids, num_rows).at[place].set(ids, mode="drop"),
@@ -181,20 +184,31 @@ def merge_repeats(rows: Rows, num_rows: int) -> Rows:
     )
 
 
-def _places_in_order(ids: Array, num_rows: int) -> Array:
-    """`[R]` int32: how many smaller ids there are; padding has `R`, and is dropped."""
+def places_in_order(ids: Array, num_rows: int) -> Array:
+    """How many smaller ids there are among `ids`, each counted once.
+
+    Args:
+        ids: `[R]` int32 in `[0, num_rows]`, repeated or not.
+        num_rows: length of the table; the padding id.
+
+    Returns:
+        `[R]` int32; `R` for padding.
+
+    >>> places_in_order(jnp.array([7, 3, 7, 9]), 9).tolist()
+    [1, 0, 1, 4]
+    """
     (r,) = ids.shape
     id_bits, position_bits = int(num_rows).bit_length(), max(r - 1, 1).bit_length()
     if num_rows <= 16 * r or id_bits + position_bits > 32:
         touched = jnp.zeros(num_rows + 1, jnp.int32).at[ids].set(1)
-        place = (jnp.cumsum(touched) - 1)[ids]
+        place = (running_sum(touched, num_rows + 1) - 1)[ids]
     else:
         position = jnp.arange(r, dtype=jnp.uint32)
         packed = jax.lax.sort((ids.astype(jnp.uint32) << position_bits) | position)
         sorted_ids = packed >> position_bits
         new = jnp.concatenate([jnp.zeros(1, bool), sorted_ids[1:] != sorted_ids[:-1]])
         position = (packed & ((1 << position_bits) - 1)).astype(jnp.int32)
-        place = jnp.zeros(r, jnp.int32).at[position].set(jnp.cumsum(new))
+        place = jnp.zeros(r, jnp.int32).at[position].set(running_sum(new, r))
     return jnp.where(ids < num_rows, place, r)
 
 
@@ -257,8 +271,9 @@ def count_touched(num_rows: int, rows: Rows, weights: Array) -> Array:
     Returns:
         `[I]` float.
     """
-    r = rows.ids.shape[-1]
-    first = jax.vmap(lambda ids: first_occurrence(ids, num_rows))(rows.ids)
-    once = jnp.where(first == jnp.arange(r), weights[:, None], 0)
+    once = jnp.broadcast_to(weights[:, None], rows.ids.shape)
+    if not rows.ordered:
+        first = jax.vmap(lambda ids: first_occurrence(ids, num_rows))(rows.ids)
+        once = jnp.where(first == jnp.arange(rows.ids.shape[-1]), once, 0)
     counts = jnp.zeros(num_rows, weights.dtype)
     return counts.at[rows.ids.reshape(-1)].add(once.reshape(-1), mode="drop")

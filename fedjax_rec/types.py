@@ -242,11 +242,14 @@ class Codec(NamedTuple):
         encode: `(delta, state, key) -> (message, state)`. In `delta` every row of a
             table comes once, and `message` is a tree whose `Field`s are what is sent.
         decode: `(message) -> delta`, on the server.
+        every_row: of a table exactly the rows of the delta are decoded, in ascending
+            order: where those are `ordered`, in theirs.
     """
 
     init: Callable[[Tree], Tree]
     encode: Callable[[Tree, Tree, Array], tuple[Tree, Tree]]
     decode: Callable[[Tree], Tree]
+    every_row: bool = False
 
 
 @struct

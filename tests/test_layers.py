@@ -15,6 +15,7 @@ LAYERS = {
     "types": 0,
     "trees": 0,
     "rows": 0,
+    "running": 0,
     "orthogonal": 0,
     "sketches": 0,
     "packing": 0,

@@ -145,7 +145,9 @@ def local_update(
         totals = jax.tree.map(jnp.sum, sums)
         count = totals.pop("count")
         return ClientResult(
-            delta=_delta({name: start[name] for name in names}, trained, ids),
+            delta=_delta(
+                params.shared, {n: start[n] for n in names}, trained, ids, not once
+            ),
             personal={name: trained[name] for name in params.personal},
             weight=examples["mask"].sum().astype(count.dtype),
             metrics={name: x / jnp.maximum(count, 1) for name, x in totals.items()},
@@ -194,9 +196,9 @@ def _touch(shared: Tree, pairs: Columns, merge: bool):
     """Ids of the local tables' rows `[R]`; the pairs with row numbers in ids' place.
 
     Without `merge` the rows come in the order of the pairs, and their numbers are
-    `None`: nothing is gathered or scattered. With it, all occurrences of an id share
-    its first row; a table shorter than the pairs is taken whole. Rows that no pair
-    reads get the padding id.
+    `None`: nothing is gathered or scattered. With it, each row comes once, in ascending
+    order, as many as there are pairs, but no more than the table has; what is left of
+    them is padding.
     """
     ids: Columns = {}
     local: dict[str, Any] = dict(pairs)
@@ -207,14 +209,10 @@ def _touch(shared: Tree, pairs: Columns, merge: bool):
         touched = pairs[space]
         if not merge:
             ids[space], local[space] = touched, None
-        elif touched.shape[0] >= length:
-            ids[space] = jnp.full(length, length, jnp.int32)
-            ids[space] = ids[space].at[touched].set(touched, mode="drop")
-            local[space] = touched
         else:
-            local[space] = rows.first_occurrence(touched, length)
-            first = local[space] == jnp.arange(touched.shape[0])
-            ids[space] = jnp.where(first, touched, length)
+            place = local[space] = rows.places_in_order(touched, length)
+            empty = jnp.full(min(len(place), length), length, jnp.int32)
+            ids[space] = empty.at[place].set(touched, mode="drop")
     return ids, local
 
 
@@ -335,12 +333,20 @@ def _plain_step(rate, basis: Array | None, gradient: Array) -> Array:
     return (-rate * gradient).astype(gradient.dtype)
 
 
-def _delta(start: Tree, trained: Tree, ids: dict[str, Array]) -> Tree:
-    def difference(before, after):
-        if rows.is_table(before):
-            values = after.values - before.values
-            return rows.Rows(ids=ids[before.space], values=values, space=before.space)
-        return after - before
+def _delta(
+    shared: Tree, start: Tree, trained: Tree, ids: dict[str, Array], merged: bool
+) -> Tree:
+    def difference(whole, before, after):
+        if not rows.is_table(before):
+            return after - before
+        at, values = ids[before.space], after.values - before.values
+        change = rows.Rows(ids=at, values=values, space=before.space)
+        if not merged:
+            return change
+        length = whole.values.shape[0]
+        real = (at < length).reshape(-1, *(1,) * (values.ndim - 1))
+        values = jnp.where(real, values, 0)
+        return dataclasses.replace(change, values=values, num_rows=length, ordered=True)
 
     after = {name: trained[name] for name in start}
-    return jax.tree.map(difference, start, after, is_leaf=rows.is_table)
+    return jax.tree.map(difference, shared, start, after, is_leaf=rows.is_table)

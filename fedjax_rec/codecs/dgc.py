@@ -81,8 +81,9 @@ def dgc(
         before = memory.read(state["momentum"], delta)
         moving = memory.plus(_clipped(delta, clip), before, momentum)
         held = memory.plus(moving, memory.read(state["held"], delta))
-        message, _ = inner(now).encode(held, (), key)
-        sent = memory.aligned(inner(now).decode(message), held)
+        coder = inner(now)
+        message, _ = coder.encode(held, (), key)
+        sent = memory.aligned(coder.decode(message), held, coder.every_row)
         state = {
             "momentum": memory.write(state["momentum"], _forget(moving, sent)),
             "held": memory.write(state["held"], memory.plus(held, sent, -1)),

@@ -31,11 +31,11 @@ def error_feedback(codec: Codec) -> Codec:
         residual = state["residual"]
         wanted = memory.plus(delta, memory.read(residual, delta))
         message, inner = codec.encode(wanted, state["inner"], key)
-        decoded = memory.aligned(codec.decode(message), wanted)
+        decoded = memory.aligned(codec.decode(message), wanted, codec.every_row)
         residual = memory.write(residual, memory.plus(wanted, decoded, -1))
         return message, {"residual": residual, "inner": inner}
 
-    return Codec(init, encode, codec.decode)
+    return Codec(init, encode, codec.decode, codec.every_row)
 
 
 @struct
@@ -77,12 +77,15 @@ def ef21(codec: Codec) -> Codec:
         wanted = memory.plus(delta, estimate, -1)
         sent, inner = codec.encode(wanted, state["inner"], key)
         decoded = codec.decode(sent)
-        message = Known(sent=sent, estimate=memory.aligned(estimate, decoded))
-        estimate = memory.plus(estimate, memory.aligned(decoded, estimate))
+        known = memory.aligned(estimate, decoded)
+        message = Known(sent=sent, estimate=known)
+        estimate = memory.plus(
+            estimate, memory.aligned(decoded, estimate, codec.every_row)
+        )
         new = memory.write(state["estimate"], estimate)
         return message, {"estimate": new, "inner": inner}
 
     def decode(message: Known) -> Tree:
         return memory.plus(codec.decode(message.sent), message.estimate)
 
-    return Codec(init, encode, decode)
+    return Codec(init, encode, decode, codec.every_row)

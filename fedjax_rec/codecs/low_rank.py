@@ -86,7 +86,7 @@ def colr(bases: Mapping[str, Array], *, touched_only: bool = False) -> Codec:
             message[name] = _coordinates(part, basis, touched_only)
         return message, state
 
-    return Codec(lambda shared: (), encode, _decode)
+    return Codec(lambda shared: (), encode, _decode, every_row=True)
 
 
 def _coordinates(part: rows.Rows, basis: Array, touched_only: bool) -> Product:
@@ -179,7 +179,7 @@ def _factored(rank: int, factor: Factor, start: Callable[..., Tree]) -> Codec:
             states.append(kept)
         return jax.tree.unflatten(tree, messages), states
 
-    return Codec(init, encode, _decode)
+    return Codec(init, encode, _decode, every_row=True)
 
 
 def _product(leaf: Any, state: Tree, rank: int, factor: Factor):

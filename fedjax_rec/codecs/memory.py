@@ -61,15 +61,22 @@ def write(memory: Memory, delta: Tree) -> Memory:
     return Memory(tree=jax.tree.map(leaf, memory.tree, delta, is_leaf=_is_leaf))
 
 
-def aligned(delta: Tree, at: Tree) -> Tree:
+def aligned(delta: Tree, at: Tree, every_row: bool = False) -> Tree:
     """`delta` in the rows of `at` and in their order; zero in rows it does not touch.
 
     Of both every row comes once.
+
+    Args:
+        delta: some rows.
+        at: others, or the same.
+        every_row: `delta` has the very rows of `at`, in ascending order.
     """
 
     def leaf(change, wanted):
         if not rows.is_rows(change):
             return change
+        if every_row and wanted.ordered:
+            return dataclasses.replace(wanted, values=change.values)
         place = rows.places_of(wanted.ids, change)
         values = change.values.at[place].get(mode="fill", fill_value=0)
         return dataclasses.replace(wanted, values=values)

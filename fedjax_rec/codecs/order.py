@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec.rows import Rows
+from fedjax_rec.running import running_sum
 from fedjax_rec.types import Array
 
 
@@ -58,7 +59,7 @@ def ascending(ids: Array, num_rows: int) -> tuple[Array, Array, Array]:
     if num_rows <= 16 * r or id_bits + position_bits > 32:
         at = jnp.where(real, ids, num_rows)
         touched = jnp.zeros(num_rows + 1, jnp.int32).at[at].set(1)
-        place = jnp.where(real, jnp.cumsum(touched)[at] - 1, r)
+        place = jnp.where(real, running_sum(touched, num_rows + 1)[at] - 1, r)
         from_ = jnp.full(r, r, jnp.int32).at[place].set(here, mode="drop")
         sorted_ids = jnp.full(r, num_rows, jnp.int32).at[place].set(ids, mode="drop")
         return sorted_ids, from_, count

@@ -1,7 +1,7 @@
 """The k largest of a vector and where they are, without sorting.
 
-The threshold is found by passes that only count, about ten. Sets of places are words of
-32 bits, in which the j-th place is found by counting bits.
+The threshold is found by a few passes that only count. Sets of places are words of 32
+bits, in which the j-th place is found by counting bits.
 """
 
 from typing import NamedTuple
@@ -9,10 +9,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec.running import running_sum
 from fedjax_rec.types import Array
 
 _FEW = 64
 """Numbers that are sorted."""
+
+_GUESSED = 20
+"""Bits of a first guess."""
 
 _NORMAL = 0x00800000
 """Bits of the smallest normal float32."""
@@ -56,30 +60,38 @@ def largest(order: Array, k: Array | int, slots: int) -> Places:
     >>> largest(jnp.array([3.0, 9.0, 3.0, 7.0, 3.0]), 3, 4).at.tolist()
     [0, 1, 3, 5]
     """
-    k = jnp.asarray(k, jnp.int32)
+    k, n = jnp.asarray(k, jnp.int32), len(order)
     if not slots:
         return Places(jnp.zeros(slots, jnp.int32), jnp.int32(0))
-    cut = _cut(order, k)
-    words = jnp.where(k > 0, pack(order >= cut), 0)
+    low, high, above = _bracket(order, k)
+    words = pack(order >= _float(high))
+    between = pack((order >= _float(low)) & (_bits(order) < high))
+    wanted = k - above
+    at = places(between, _FEW, n).at
+    few = order.at[at].get(mode="fill", fill_value=-1)
+    least = jnp.sort(few, descending=True)[jnp.clip(wanted - 1, 0, _FEW - 1)]
+    equal = (few == least).astype(jnp.int32)
+    left = wanted - (few > least).sum()
+    kept = (few > least) | ((equal > 0) & (running_sum(equal, _FEW) <= left))
+    kept &= (at < n) & (wanted > 0)
+    bit = jnp.uint32(1) << (at & 31).astype(jnp.uint32)
+    some = words.at[at >> 5].add(jnp.where(kept, bit, 0), mode="drop")
+    # More than a few are all equal. A loop of one turn or none: unlike `cond` it stays
+    # one under `vmap`.
+    crowded = (_set_bits(between).sum() > _FEW).astype(jnp.int32)
+    words = jax.lax.fori_loop(
+        0, crowded, lambda _, some: words | _first(between, wanted), some
+    )
+    return places(words, slots, n)
 
-    def drop_equal(_, words):
-        equal = pack(order == cut)
-        too_many = _set_bits(words).sum() - k
-        return words ^ equal | _first(equal, _set_bits(equal).sum() - too_many)
 
-    # A loop of one turn or none: unlike `cond` it stays one under `vmap`.
-    more = (_set_bits(words).sum() > k).astype(jnp.int32)
-    words = jax.lax.fori_loop(0, more, drop_equal, words)
-    return places(words, slots, len(order))
+def _bracket(order: Array, k: Array) -> tuple[Array, Array, Array]:
+    """Bits of two numbers around the `k`-th largest, and how many reach the upper.
 
-
-def _cut(order: Array, k: Array) -> Array:
-    """The `k`-th largest number.
-
-    Two numbers enclose it: at least `k` reach the lower, fewer the upper. A pass tries
-    two numbers between them: those a sample suggests; then, by interpolation of the
-    counts' logarithm, one on either side of `k`; every third time those that cut the
-    bits in three, as insurance. The last few numbers between are taken out and sorted.
+    At least `k` reach the lower, fewer the upper. A pass tries two numbers between
+    them: those a sample suggests; then, by interpolation of the counts' logarithm, one
+    on either side of `k`; every third time those that cut the bits in three, as
+    insurance. In the end there are no more than a few between them, or all are equal.
     """
     n = len(order)
     guesses = _guesses(order, k)
@@ -124,12 +136,8 @@ def _cut(order: Array, k: Array) -> Array:
     end = _bits(order.max()) + 1
     zero = jnp.int32(_NORMAL - 1)
     start = (jnp.int32(0), zero, jnp.int32(n), jnp.maximum(end, _NORMAL), jnp.int32(0))
-    _, low, _, high, reach_high = jax.lax.while_loop(go_on, step, start)
-    between = (order >= _float(low)) & (_bits(order) < high)
-    at = places(pack(between), _FEW, n).at
-    few = jnp.sort(order.at[at].get(mode="fill", fill_value=-1), descending=True)
-    last = few[jnp.clip(k - reach_high - 1, 0, _FEW - 1)]
-    return jnp.where(high - low > 1, last, _float(low))
+    _, low, _, high, above = jax.lax.while_loop(go_on, step, start)
+    return low, high, above
 
 
 def _guesses(order: Array, k: Array) -> Array:
@@ -146,7 +154,7 @@ def _guesses(order: Array, k: Array) -> Array:
         reach = (sample >= _float(tried)[:, None]).astype(jnp.float32).sum(1)
         return jnp.where(reach >= ranks, tried, found)
 
-    return jax.lax.fori_loop(0, 31, bit, jnp.zeros(2, jnp.int32))
+    return jax.lax.fori_loop(0, _GUESSED, bit, jnp.zeros(2, jnp.int32))
 
 
 def _bits(x: Array) -> Array:
@@ -168,13 +176,12 @@ def pack(mask: Array) -> Array:
 def places(words: Array, slots: int, length: int) -> Places:
     """Where the set bits of `words` `[w]` are, as far as there is room."""
     counts = _set_bits(words)
-    ends = jnp.cumsum(counts)
+    ends = running_sum(counts, length)
     starts = ends - counts
     rank = jnp.arange(slots, dtype=jnp.int32)
-    # A word's number stands at its first slot, and is carried to those that follow.
-    word = jnp.zeros(slots, jnp.int32)
-    word = word.at[starts].max(jnp.arange(len(words), dtype=jnp.int32), mode="drop")
-    word = jax.lax.cummax(word)
+    # The word of a slot is the last of those that start there or before.
+    begun = jnp.zeros(slots, jnp.int32).at[starts].add(1, mode="drop")
+    word = running_sum(begun, len(words)) - 1
     bit = _nth_bit(words[word], rank - starts[word])
     count = jnp.minimum(ends[-1], slots)
     at = jnp.where(rank < count, word * 32 + bit, length)
@@ -189,7 +196,7 @@ def _set_bits(words: Array) -> Array:
 def _first(words: Array, wanted: Array) -> Array:
     """`words` with only the first `wanted` set bits."""
     counts = _set_bits(words)
-    before = jnp.cumsum(counts) - counts
+    before = running_sum(counts, 32 * len(words)) - counts
     left = jnp.clip(wanted - before, 0, counts)
     end = _nth_bit(words, left)
     kept = words & ((jnp.uint32(1) << end.astype(jnp.uint32)) - 1)

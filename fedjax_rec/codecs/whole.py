@@ -111,7 +111,7 @@ def _codec(links: Chain, *, together: bool) -> Codec:
         leaves = map(_unflatten, vectors, message.ids, message.shapes)
         return jax.tree.unflatten(message.structure, list(leaves))
 
-    return Codec(lambda shared: (), encode, decode)
+    return Codec(lambda shared: (), encode, decode, every_row=not links.rows)
 
 
 class _Flat(NamedTuple):
