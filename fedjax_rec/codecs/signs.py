@@ -125,18 +125,33 @@ def _random_signs(seed: Array, m: int) -> Array:
     return 1 - 2 * bits.reshape(-1)[:m].astype(jnp.float32)
 
 
+_RUNS = 512
+
+
 def _hadamard(x: Array) -> Array:
     """`[b, w]`, each row times the orthonormal Hadamard matrix, its own inverse.
 
-    As two products with small matrices: `H_ab = H_a (x) H_b`.
+    `H_ab = H_a (x) H_b`: within 32 numbers as a product, beyond by sums and differences
+    of whole runs. On a CPU half the time of two products with 16 x 16 matrices.
     """
-    w = x.shape[1]
-    a = 1 << (w.bit_length() - 1) // 2
-    left, right = _matrix(a), _matrix(w // a)
-    x = x.reshape(-1, a, w // a)
-    highest = jax.lax.Precision.HIGHEST
-    x = jnp.einsum("bij,jk->bik", x, right, precision=highest)
-    return jnp.einsum("bij,ki->bkj", x, left, precision=highest).reshape(-1, w)
+    b, w = x.shape
+    if w > _RUNS:  # what is unrolled below stays short
+        inside = _hadamard(x.reshape(-1, _RUNS)).reshape(b, -1, _RUNS)
+        outside = _hadamard(jnp.swapaxes(inside, 1, 2).reshape(b * _RUNS, -1))
+        return jnp.swapaxes(outside.reshape(b, _RUNS, -1), 1, 2).reshape(b, w)
+    inner = min(w, 32)
+    inside = jnp.matmul(
+        x.reshape(-1, inner), _matrix(inner), precision=jax.lax.Precision.HIGHEST
+    )
+    runs = list(jnp.moveaxis(inside.reshape(b, w // inner, inner), 1, 0))
+    half = 1
+    while half < len(runs):
+        for i in range(0, len(runs), 2 * half):
+            for j in range(i, i + half):
+                x, y = runs[j], runs[j + half]
+                runs[j], runs[j + half] = x + y, x - y
+        half *= 2
+    return jnp.stack(runs, 1).reshape(b, w) * (inner / w) ** 0.5
 
 
 def _matrix(w: int) -> np.ndarray:

@@ -152,10 +152,12 @@ def test_rotation_is_orthonormal_and_undone(n):
     np.testing.assert_allclose(stage.decode(parts, rotated, n, n), x, atol=1e-5)
 
 
-def test_rotation_is_the_hadamard_matrix_times_random_signs():
-    stage = rotate(8)
-    columns = [np.asarray(stage.encode(jnp.eye(8)[i], 8, KEY)[1]) for i in range(8)]
-    plain = linalg.hadamard(8) / np.sqrt(8)
+@pytest.mark.parametrize("block", [8, 256, 1024])
+def test_rotation_is_the_hadamard_matrix_times_random_signs(block):
+    stage = rotate(block)
+    rotated = jax.vmap(lambda x: stage.encode(x, block, KEY)[1])
+    columns = np.asarray(rotated(jnp.eye(block)))
+    plain = linalg.hadamard(block) / np.sqrt(block)
     for column, want in zip(columns, plain, strict=True):
         match = np.allclose(column, want, atol=1e-6)
         assert match or np.allclose(column, -want, atol=1e-6)
