@@ -53,7 +53,7 @@ class BackboneConfig:
     cache: str | None = None
 
 
-MOST_STATES = 2 << 30
+MOST_STATES = 1 << 30
 """Bytes of what is kept of all tokens before the last linear map, which takes several
 times as much as a layer's hidden states; beyond, those are kept."""
 

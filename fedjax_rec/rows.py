@@ -237,7 +237,7 @@ def places_of(ids: Array, rows: Rows) -> Array:
     own, source = rows.ids, here
     if not rows.ordered:
         own, source = jax.lax.sort((own, here), num_keys=1)
-    at = jnp.searchsorted(own, ids)
+    at = jnp.searchsorted(own, ids, method="scan_unrolled")
     found = (ids < num_rows) & (own.at[at].get(mode="clip") == ids)
     return jnp.where(found, source.at[at].get(mode="clip"), r)
 

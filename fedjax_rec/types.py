@@ -238,12 +238,13 @@ class Codec(NamedTuple):
     Its state stays on the client, beside the personal parameters.
 
     Attributes:
-        init: `(shared) -> state` before the client's first message; `()` for none.
+        init: `(shared) -> state` before the client's first message; `()` for none. What
+            in it is shaped like the shared parameters is best a `codecs.memory.Memory`:
+            a round then reads and writes its touched rows alone, in place of all of it.
         encode: `(delta, state, key) -> (message, state)`. In `delta` every row of a
             table comes once, and `message` is a tree whose `Field`s are what is sent.
         decode: `(message) -> delta`, on the server.
-        every_row: of a table exactly the rows of the delta are decoded, in ascending
-            order: where those are `ordered`, in theirs.
+        every_row: of a table exactly the rows of the delta are decoded.
     """
 
     init: Callable[[Tree], Tree]

@@ -1,5 +1,7 @@
 """Row tables against plain NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,20 @@ def test_repeats_add_up_in_ascending_order(num_rows):
     np.testing.assert_allclose(merged.values[:n], sums, atol=1e-6)
     assert not np.asarray(merged.values[n:]).any()
     assert merged.ordered
+
+
+def test_ordered_rows_are_left_as_they_are_and_counted_without_a_look():
+    rng = np.random.default_rng(0)
+    some = rows.Rows(
+        ids=jnp.asarray([[1, 4, 6, 6], [0, 1, 2, 3]]),
+        values=jnp.asarray(rng.normal(size=(2, 4, 2)), jnp.float32),
+        num_rows=6,
+        ordered=True,
+    )
+    some = dataclasses.replace(some, values=some.values.at[0, 2:].set(0))
+    unknown = dataclasses.replace(some, ordered=False)
+    merge = jax.vmap(lambda x: rows.merge_repeats(x, 6))
+    jax.tree.map(np.testing.assert_array_equal, merge(some), merge(unknown))
+    weights = jnp.array([2.0, 3.0])
+    counts = [rows.count_touched(6, x, weights) for x in (some, unknown)]
+    np.testing.assert_array_equal(counts, [[3, 5, 3, 3, 2, 0]] * 2)

@@ -367,6 +367,7 @@ def _visible(layout: Layout) -> Array:
 
 
 LAST_MAP = "ffn/down"
+"""Path of a layer's last linear map."""
 
 
 @partial(jax.jit, static_argnames=("config",), inline=True)
@@ -427,9 +428,11 @@ def after_last(
     """
     norm, own = jax.tree.map(lambda x: x[0], (stack["ffn_norm"], adapter_params))
     y, x = jnp.split(states, [config.width], axis=-1)
-    y = adapter.linear(own, LAST_MAP, x, y).astype(y.dtype)
+    # Added to a rounded sum, a small change of the type of `x` would be lost.
+    y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+    y = adapter.linear(own, LAST_MAP, x, y)
     out: Any = LayerNorm(config.norm_eps).apply({"params": norm}, y)
-    return out
+    return out.astype(states.dtype)
 
 
 def shapes(config: BertConfig) -> Tree:

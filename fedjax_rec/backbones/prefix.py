@@ -61,8 +61,8 @@ def build_prefix(
         with `to_last_map` of states, `[n + 1, S]`.
 
     Raises:
-        BackboneError: there are not so many layers, a text is too long for the
-            backbone, or `root` cannot be written.
+        BackboneError: there are not so many layers, or no last map; a text is too long
+            for the backbone, or `root` cannot be written.
     """
     if not 0 <= depth <= backbone.num_layers:
         raise BackboneError(
@@ -71,14 +71,20 @@ def build_prefix(
             expected=f"0 to {backbone.num_layers}, its layers",
         )
 
+    if to_last_map and (depth == 0 or backbone.last is None):
+        raise BackboneError(
+            f"depth {depth} to the last map",
+            file=backbone.name,
+            expected="at least one layer, of a backbone that tells its last map",
+        )
+
     def step(weights: Tree, rows: Array, layout: Layout, num_texts: int) -> Array:
         del num_texts
         hidden = backbone.embed(weights, rows, layout)
         if depth == 0:
             return hidden
-        if not to_last_map:
+        if not to_last_map or backbone.last is None:
             return backbone.run(weights["layers"], hidden, layout, None, None)
-        assert backbone.last is not None
         first, last = (
             jax.tree.map(lambda x, part=part: x[part], weights["layers"])
             for part in (slice(depth - 1), slice(depth - 1, depth))

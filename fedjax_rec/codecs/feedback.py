@@ -77,7 +77,7 @@ def ef21(codec: Codec) -> Codec:
         wanted = memory.plus(delta, estimate, -1)
         sent, inner = codec.encode(wanted, state["inner"], key)
         decoded = codec.decode(sent)
-        known = memory.aligned(estimate, decoded)
+        known = memory.aligned(estimate, decoded, codec.every_row)
         message = Known(sent=sent, estimate=known)
         estimate = memory.plus(
             estimate, memory.aligned(decoded, estimate, codec.every_row)

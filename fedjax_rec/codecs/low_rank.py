@@ -248,8 +248,11 @@ def _read(sent: Product) -> Any:
         real = jnp.arange(sent.shape[0]) < sent.ids.count
         ids = jnp.where(real, sent.ids.values, sent.num_rows)
         left = sent.left.values.reshape(sent.shape[0], -1)
+        left = jnp.where(real[:, None], left, 0)
     values = left if right is None else left @ right
-    return rows.Rows(ids=ids, values=values, space=sent.space, num_rows=sent.num_rows)
+    return rows.Rows(
+        ids=ids, values=values, space=sent.space, num_rows=sent.num_rows, ordered=True
+    )
 
 
 def _in_order(leaf: rows.Rows) -> tuple[Array, Array, Array, int]:

@@ -69,13 +69,13 @@ def aligned(delta: Tree, at: Tree, every_row: bool = False) -> Tree:
     Args:
         delta: some rows.
         at: others, or the same.
-        every_row: `delta` has the very rows of `at`, in ascending order.
+        every_row: they are the same, and where both are `ordered` nothing is looked up.
     """
 
     def leaf(change, wanted):
         if not rows.is_rows(change):
             return change
-        if every_row and wanted.ordered:
+        if every_row and change.ordered and wanted.ordered:
             return dataclasses.replace(wanted, values=change.values)
         place = rows.places_of(wanted.ids, change)
         values = change.values.at[place].get(mode="fill", fill_value=0)

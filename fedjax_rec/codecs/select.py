@@ -76,8 +76,8 @@ def largest(order: Array, k: Array | int, slots: int) -> Places:
     kept &= (at < n) & (wanted > 0)
     bit = jnp.uint32(1) << (at & 31).astype(jnp.uint32)
     some = words.at[at >> 5].add(jnp.where(kept, bit, 0), mode="drop")
-    # More than a few are all equal. A loop of one turn or none: unlike `cond` it stays
-    # one under `vmap`.
+    # More than a few are all equal, or none is wanted. A loop of one turn or none:
+    # unlike `cond` it stays one under `vmap`.
     crowded = (_set_bits(between).sum() > _FEW).astype(jnp.int32)
     words = jax.lax.fori_loop(
         0, crowded, lambda _, some: words | _first(between, wanted), some

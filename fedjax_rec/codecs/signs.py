@@ -126,6 +126,7 @@ def _random_signs(seed: Array, m: int) -> Array:
 
 
 _RUNS = 512
+"""Numbers of a block whose sums and differences are written out."""
 
 
 def _hadamard(x: Array) -> Array:

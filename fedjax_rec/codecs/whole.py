@@ -146,7 +146,9 @@ def _unflatten(vector: Array, ids: Field | None, shape: Shape) -> Tree:
     space, num_rows = shape.table
     real = jnp.arange(len(ids.values)) < ids.count
     ids_ = jnp.where(real, ids.values, num_rows)
-    return rows.Rows(ids=ids_, values=values, space=space, num_rows=num_rows)
+    return rows.Rows(
+        ids=ids_, values=values, space=space, num_rows=num_rows, ordered=True
+    )
 
 
 def _size(ids: Field | None, shape: Shape) -> tuple[int, Count]:

@@ -112,6 +112,8 @@ def send_all(
     result = left(shared, result, clients, keys)
     if recipe.codec is None:
         return Sent(result, states, {})
+    if not jax.tree.leaves(states):  # as `initial_state` leaves it out
+        states = recipe.codec(round_key).init(_sent(recipe, shared))
     before = memory.take(states, at, _sent(recipe, result.delta))
     sent = jax.vmap(functools.partial(send, recipe), (0, 0, 0, None))
     result, after, told = sent(before, result, keys, round_key)

@@ -376,6 +376,11 @@ def test_the_path_is_chosen_and_told(root):
     assert last.path == "last_map"
     assert "lora in the last linear map of 2 layers" in last.why[0]
     assert chosen(layers=2, targets=("ffn/down",)).path == "full"
+    for layers in (0, 1):  # all there are
+        config = FedFM(**SMALL, layers=layers, targets=("ffn/down",))
+        world = World(config, backbone(1), root)
+        assert world.prepared.path == "last_map"
+        assert moved(world, world.result()[0]) > 1e-3
     assert chosen(layers=1, targets=("ffn/*",)).path == "suffix"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment_backbone, "MOST_STATES", 1000)

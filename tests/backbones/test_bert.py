@@ -208,6 +208,21 @@ def test_a_layer_in_two_parts_is_the_layer(packed):
     assert jnp.abs(whole - backbone.run(one, hidden, layout, None, None)).max() > 1e-2
 
 
+def test_a_small_change_in_the_last_map_is_not_rounded_away(place):
+    """In bfloat16 a change of .001 beside a number near 1 would be."""
+    backbone, weights = tiny(num_layers=1, dtype="bfloat16")
+    ids, layout = place(backbone.tokenize(TEXTS), [[0, 1, 3], [2]], 16)
+    add = with_hooks(lambda p, at, x, y: y + 1e-3 * p if at == "ffn/down" else y)
+    push = jax.random.normal(jax.random.key(0), (1, backbone.width))
+    hidden = backbone.embed(weights, ids, layout)
+    states = backbone.last.before(weights["layers"], hidden, layout)
+    found = backbone.last.after(weights["layers"], states, add, push)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), (weights["layers"], states))
+    exact = backbone.last.after(*wide, add, push)
+    assert found.dtype == states.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+
+
 def test_a_block_hook_sees_what_the_residual_is_about_to_get(packed):
     """Nothing added in any sublayer leaves only the normalisations."""
     backbone, weights, (ids, layout), _ = packed

@@ -340,6 +340,12 @@ def test_no_such_depth(depth):
         build_prefix(backbone, weights, catalog(4)[1], depth, root=None)
 
 
+def test_no_last_map():
+    backbone, weights = toy()
+    with pytest.raises(BackboneError, match="that tells its last map"):
+        build_prefix(backbone, weights, catalog(4)[1], 1, to_last_map=True, root=None)
+
+
 def test_a_text_that_is_too_long():
     backbone, weights = toy()
     tokens = packing.make_lists([np.ones(3, np.int32), np.ones(41, np.int32)])

@@ -96,6 +96,27 @@ def test_a_table_longer_than_the_pairs_takes_the_same_steps():
     np.testing.assert_allclose(user, expected_user, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_items", [3, 7, 9, 40])  # fewer than the nine pairs, more
+def test_rows_leave_in_order_each_once_and_padding_last(num_items):
+    def decaying(h):
+        return optax.chain(optax.add_decayed_weights(0.1), optax.sgd(RATE))
+
+    model = MODELS["matrix_factorization"](num_items, dim=3)
+    phase = Phase(decaying)  # moves what no pair reads, too
+    update = local_update(model, pairs_as_given, (phase,), batch_size=2)
+    items = ITEMS % num_items
+    data = examples([*items, num_items, num_items], [*LABELS, 0, 0], real=7)
+    delta = trained(update, start(num_items), data)[2].delta["item"]
+    touched = np.unique(items)
+    n = len(touched)
+    assert len(delta.ids) == min(9, num_items)
+    np.testing.assert_array_equal(delta.ids[:n], touched)
+    assert (np.asarray(delta.ids[n:]) == num_items).all()
+    assert np.abs(delta.values[:n]).min() > 0
+    assert not np.asarray(delta.values[n:]).any()
+    assert (delta.ordered, delta.num_rows) == (True, num_items)
+
+
 def test_phases_see_what_the_phase_before_did():
     params = start()
     user = Phase(lambda h: optax.sgd(RATE), names=("user",))

@@ -9,6 +9,7 @@ import pytest
 
 from fedjax_rec import rows
 from fedjax_rec.codecs import (
+    CODECS,
     dgc,
     ef21,
     error_feedback,
@@ -21,8 +22,10 @@ from fedjax_rec.codecs import (
     sign,
     top_k,
 )
+from fedjax_rec.codecs.low_rank import colr, power_sgd, svd
 
 I, D = 12, 2  # noqa: E741
+KEY = jax.random.key(0)
 SHARED = {"item": rows.Table(values=jnp.zeros((I, D))), "w": jnp.zeros((3, 2))}
 
 
@@ -193,37 +196,72 @@ def test_what_makes_no_sense_is_refused():
 
 
 CLIENTS, AT_ONCE = 5, np.array([3, 0, 9])  # the last is past the end: nobody
+REMEMBERING = {
+    "ef": error_feedback(INNER["rows, then top-k, then qsgd"]),
+    "ef of every row": error_feedback(INNER["top-k"]),
+    "ef, joined": error_feedback(INNER["global top-k"]),
+    "ef of power sgd": error_feedback(power_sgd(1)),
+    "ef21": ef21(INNER["rows, then top-k, then qsgd"]),
+    "ef21 of every row": ef21(INNER["top-k"]),
+    "dgc": dgc(kept=(0.5, 0.2), clip=2.0),
+}
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_the_touched_rows_of_a_memory_are_enough(name, ordered):
+    """As a round does it, against whole memories and rows in any order, one by one."""
+    codec = REMEMBERING[name]
+    encode, decode = jax.jit(codec.encode), jax.jit(codec.decode)
+    states = jax.vmap(lambda _: codec.init(SHARED))(jnp.arange(CLIENTS))
+    alone = [codec.init(SHARED) for _ in range(CLIENTS)]
+
+    @jax.jit
+    def at_once(states, deltas, keys):
+        if ordered:
+            merge = jax.vmap(lambda item: rows.merge_repeats(item, I))
+            deltas = {**deltas, "item": merge(deltas["item"])}
+        taken = memory.take(states, jnp.asarray(AT_ONCE), deltas)
+        message, new = jax.vmap(codec.encode)(deltas, taken, keys)
+        states = memory.put(states, jnp.asarray(AT_ONCE), new)
+        return states, jax.vmap(codec.decode)(message)
+
+    for i in range(4):
+        some = [delta(10 * i + c) for c in range(len(AT_ONCE))]
+        deltas = jax.tree.map(lambda *x: jnp.stack(x), *some)
+        keys = jax.random.split(jax.random.key(i), len(AT_ONCE))
+        states, decoded = at_once(states, deltas, keys)
+        for place, client in enumerate(AT_ONCE[:2]):
+            sent, alone[client] = encode(some[place], alone[client], keys[place])
+            one = jax.tree.map(lambda x, p=place: x[p], decoded)
+            np.testing.assert_allclose(
+                dense(one), dense(decode(sent)), rtol=1e-5, atol=1e-5
+            )
+    for client, one in enumerate(alone):
+        mine = jax.tree.map(lambda x, c=client: x[c], states)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "codec",
     [
-        error_feedback(INNER["rows, then top-k, then qsgd"]),
-        error_feedback(INNER["global top-k"]),
-        ef21(INNER["rows, then top-k, then qsgd"]),
-        dgc(kept=(0.5, 0.2), clip=2.0),
+        *CODECS.values(),
+        lambda: svd(1),
+        lambda: power_sgd(1),
+        lambda: colr({"item": jnp.eye(2)[:1]}),
+        lambda: colr({"item": jnp.eye(2)[:1]}, touched_only=True),
     ],
-    ids=["ef", "ef, joined", "ef21", "dgc"],
 )
-def test_the_touched_rows_of_a_memory_are_enough(codec):
-    """As a round does it, against whole memories, client by client."""
-    states = jax.vmap(lambda _: codec.init(SHARED))(jnp.arange(CLIENTS))
-    alone = [codec.init(SHARED) for _ in range(CLIENTS)]
-    for i in range(4):
-        some = [delta(10 * i + c) for c in range(len(AT_ONCE))]
-        deltas = jax.tree.map(lambda *x: jnp.stack(x), *some)
-        keys = jax.random.split(jax.random.key(i), len(AT_ONCE))
-        taken = memory.take(states, jnp.asarray(AT_ONCE), deltas)
-        message, new = jax.vmap(codec.encode)(deltas, taken, keys)
-        decoded = jax.vmap(codec.decode)(message)
-        states = memory.put(states, jnp.asarray(AT_ONCE), new)
-        for place, client in enumerate(AT_ONCE[:2]):
-            sent, alone[client] = codec.encode(some[place], alone[client], keys[place])
-            one = jax.tree.map(lambda x, p=place: x[p], decoded)
-            np.testing.assert_allclose(
-                dense(one), dense(codec.decode(sent)), rtol=1e-5, atol=1e-6
-            )
-    for client, one in enumerate(alone):
-        mine = jax.tree.map(lambda x, c=client: x[c], states)
-        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(one), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+def test_a_codec_of_every_row_decodes_them_in_order(codec):
+    codec, one = codec(), delta(0)
+    item = rows.merge_repeats(one["item"], I)
+    message, _ = codec.encode({**one, "item": item}, codec.init(SHARED), KEY)
+    decoded = codec.decode(message)["item"]
+    assert decoded.ordered
+    if codec.every_row:
+        np.testing.assert_array_equal(decoded.ids, item.ids)
+    real = np.asarray(decoded.ids) < I
+    assert (np.diff(np.asarray(decoded.ids)[real]) > 0).all()
+    assert not np.asarray(decoded.values)[~real].any()
+    assert not real[real.sum() :].any()

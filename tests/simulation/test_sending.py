@@ -1,5 +1,6 @@
 """What leaves a client: counted bytes, states that stay, groups nobody sends."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -144,3 +145,28 @@ def test_an_attack_comes_before_the_codec():
     # The same rows go, all zero: nothing moves, and the bytes are the same.
     jax.tree.map(np.testing.assert_array_equal, state.shared, start.shared)
     assert float(lied["up_bytes"]) == float(told["up_bytes"])
+
+
+@pytest.mark.parametrize("codec", ["top_k", "row_top_k", "power_sgd"])
+def test_rows_that_an_attack_leaves_in_another_order_are_the_same_message(codec):
+    def shuffled(result, client, key):
+        del client
+        order = jax.random.permutation(key, len(result.delta["item"].ids))
+        item = jax.tree.map(lambda x: x[order], result.delta["item"])
+        return dataclasses.replace(result, delta={**result.delta, "item": item})
+
+    honest = recipe_of(codec)
+    expected = play(honest, np.arange(USERS), 3)
+    got = play(honest._replace(attack=shuffled), np.arange(USERS), 3)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected
+    )
+
+
+def test_a_codec_whose_state_is_empty_needs_none():
+    recipe = recipe_of("svd", feedback="none", rank=2)
+    state, personal, told = play(recipe, np.arange(USERS), 2)
+    assert set(personal) == {"scorer"}
+    assert float(told["up_bytes"]) > 0
+    start = make_algorithm(recipe, (3,)).init(KEY)
+    assert not np.array_equal(state.shared["item"].values, start.shared["item"].values)
