@@ -13,7 +13,7 @@ own rule:
 - `NAME_mb`: what all clients of a round send.
 
 `pfedrec` is configs/pfedrec_ml100k.py, all 943 clients; `lora` the experiment of that
-name in configs/front_ml100k.py, 16 clients. Synthetic data of the same shape take the
+name in configs/front_ml100k.py, 64 clients. Synthetic data of the same shape take the
 place of MovieLens 100K where that is not at hand.
 """
 

@@ -199,10 +199,14 @@ def _mean_curve(setting: Setting, kind: str, part: str | None, name: str):
     return rounds, [spread(values[r]).mean for r in rounds]
 
 
+def _short(field: str) -> str:
+    end = field.rpartition(".")[2]
+    return field if end == "name" else end
+
+
 def _label(values: dict[str, Any]) -> str:
     return ", ".join(
-        f"{shown(field.rpartition('.')[2])}={text_of(value)}"
-        for field, value in values.items()
+        f"{shown(_short(field))}={text_of(value)}" for field, value in values.items()
     )
 
 

@@ -23,4 +23,5 @@ def test_it_counts_exactly_as_far_as_it_says_and_beyond():
         got = running_sum(jnp.asarray(counts), most)
         np.testing.assert_array_equal(got, np.cumsum(counts))
     large = np.full(64, 2**24 + 1, np.int32)
-    np.testing.assert_array_equal(running_sum(large, 2**31 - 1), np.cumsum(large))
+    got = running_sum(jnp.asarray(large), 2**31 - 1)
+    np.testing.assert_array_equal(got, np.cumsum(large))

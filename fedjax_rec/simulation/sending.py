@@ -75,6 +75,7 @@ def send(
         key: the client's in this round.
         round_key: of what all its clients draw alike.
     """
+    assert recipe.codec is not None
     codec_key = jax.random.fold_in(key, int(trees.Purpose.CODEC))
     codec = recipe.codec(round_key)
     delta = result.delta

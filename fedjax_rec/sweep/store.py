@@ -64,6 +64,7 @@ class SweepFolder:
         self.path, self._bases = path, {base.name: base for base in bases}
         self.points: dict[str, dict[str, Any]] = {}
         self.geometric: list[str] = []
+        self._names: dict[str, str] = {}
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; expected a folder. Choose another")
         found = path / SWEEP
@@ -80,6 +81,8 @@ class SweepFolder:
             told = json.loads(found.read_text(encoding="utf-8"))
             self.points, before = dict(told["points"]), told["bases"]
             self.geometric = list(told["geometric"])
+            values = {name: one["values"] for name, one in self.points.items()}
+            self._names = {_in_any_order(v): name for name, v in values.items()}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{found} cannot be read ({error}). Choose another --output"
@@ -93,9 +96,13 @@ class SweepFolder:
             )
 
     def add(self, values: Mapping[str, Any]) -> Point:
-        """The point of these values, checked; on disk with the next `save`."""
+        """The point of these values, checked; on disk with the next `save`.
+
+        Fields that come in another order than before are the same point.
+        """
+        name = self._names.setdefault(_in_any_order(values), point_name(values))
         point = Point(
-            name=point_name(values),
+            name=name,
             values=dict(values),
             experiment=self.experiment(values),
         )
@@ -189,6 +196,10 @@ class SweepFolder:
                         "choose another --output"
                     ) from None
             yield
+
+
+def _in_any_order(values: Mapping[str, Any]) -> str:
+    return json.dumps(plain(values), sort_keys=True)
 
 
 def point_name(values: Mapping[str, Any]) -> str:

@@ -214,11 +214,12 @@ def test_a_small_change_in_the_last_map_is_not_rounded_away(place):
     ids, layout = place(backbone.tokenize(TEXTS), [[0, 1, 3], [2]], 16)
     add = with_hooks(lambda p, at, x, y: y + 1e-3 * p if at == "ffn/down" else y)
     push = jax.random.normal(jax.random.key(0), (1, backbone.width))
-    hidden = backbone.embed(weights, ids, layout)
-    states = backbone.last.before(weights["layers"], hidden, layout)
-    found = backbone.last.after(weights["layers"], states, add, push)
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32), (weights["layers"], states))
-    exact = backbone.last.after(*wide, add, push)
+    hidden, last = backbone.embed(weights, ids, layout), backbone.last
+    assert last is not None
+    states = last.before(weights["layers"], hidden, layout)
+    found = last.after(weights["layers"], states, add, push)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), weights["layers"])
+    exact = last.after(wide, states.astype(jnp.float32), add, push)
     assert found.dtype == states.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
 

@@ -94,6 +94,9 @@ def test_a_sweep_from_end_to_end_and_again_and_more(config, capsys):
     before = (ours / "metrics.jsonl").stat().st_mtime_ns
     assert sweep(*RATES, *SEEDS) == 0
     assert "4 finished before and kept" in capsys.readouterr().err
+    assert sweep(*SEEDS, *RATES) == 0  # in another order the points are the same
+    assert "4 finished before and kept" in capsys.readouterr().err
+    assert list(told(config)) == NAMES
     assert sweep("--grid", "algorithm.client-lr=5,25", *SEEDS) == 0
     assert "2 finished before and kept" in capsys.readouterr().err
     assert (ours / "metrics.jsonl").stat().st_mtime_ns == before
