@@ -88,10 +88,10 @@ def write(gaps: dict[float, list[float]], output: pathlib.Path) -> None:
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     alphas = sorted(gaps)
-    axes.plot(alphas, [statistics.fmean(gaps[a]) for a in alphas], color="C0")
+    axes.plot(alphas, [statistics.median(gaps[a]) for a in alphas], color="C0")
     for alpha in alphas:
         axes.plot([alpha] * len(gaps[alpha]), gaps[alpha], "o", color="C0")
-    axes.set_xscale("log")
+    axes.set(xscale="log", yscale="log", title="a dot a seed, and the median")
     axes.set(xlabel="Dirichlet alpha (small: clients differ)", ylabel="lora_gap")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
