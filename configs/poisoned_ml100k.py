@@ -52,6 +52,8 @@ def get_grid() -> tuple[str, ...]:
     """The algorithm's own mean, then rules that stand attackers; two seeds."""
     return (
         "aggregation.rule=algorithm,median_diluted,trimmed_mean_diluted,"
-        "geometric_median_diluted,multi_krum,bulyan,centered_clipping,norm_bound",
+        "geometric_median_diluted,multi_krum,bulyan,centered_clipping,norm_bound,"
+        "multi_krum_diluted,bulyan_diluted,centered_clipping_diluted,"
+        "norm_bound_diluted",
         "seed=0:2",
     )
