@@ -190,6 +190,20 @@ SLOW = {
     "fedfm lifted history of many users",
     "fedavg of two clusters by profile",
     "fedncf, fedamp",
+    "fedavg of two clusters by update",
+    "fedavg, trend",
+    "fedavg, participation",
+    "fedfm lifted full lora, bce",
+    "fedfm fedex",
+    "per_row_uniform",
+    "by_size",
+    "by_effective_number",
+    "multi_krum",
+    "mixed_median",
+    "trimmed_mean_of_voters",
+    "geometric_median_of_voters",
+    "median_diluted",
+    "trimmed_mean_diluted",
 }
 
 
@@ -316,10 +330,11 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-everybody = pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CONFIGS],
-)
+def marked(names):
+    return [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in names]
+
+
+everybody = pytest.mark.parametrize("name", marked(CONFIGS))
 
 
 def added(weight, total, delta):
@@ -336,11 +351,11 @@ def added(weight, total, delta):
 @pytest.mark.parametrize(
     "name",
     # Products of factors are compared in tests/aggregators/lora.
-    [
+    marked(
         n
         for n, c in CONFIGS.items()
         if getattr(c, "lora_aggregation", "plain") == "plain" and n not in TRANSFORMS
-    ],
+    ),
 )
 def test_a_round_is_a_python_loop_over_clients(name):
     """The engine against clients trained one by one and aggregated in NumPy."""
@@ -483,7 +498,7 @@ def aggregate(aggregator, groups):
     return aggregator.finish(acc, aggregator.start(SHARED), SHARED)[0]
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
+@pytest.mark.parametrize("name", marked(AGGREGATORS))
 def test_aggregators_fold_in_any_grouping_and_ignore_weight_zero(name):
     aggregator = AGGREGATORS[name]()
     delta, weights = deltas(0, 6), jnp.asarray([1.0, 0.0, 3.0, 2.0, 0.0, 1.0])

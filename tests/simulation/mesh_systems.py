@@ -20,7 +20,6 @@ FEW = (
     "pfedrec",
     "fedavg",
     "fedfm lifted embedding, bpr, shared once",
-    "fedfm both, ids, shared once, query",
     "pfedrec, top-k with feedback",
     "fedavg, update guided",
 )

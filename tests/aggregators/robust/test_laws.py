@@ -37,7 +37,7 @@ RULES = {
     "bound of voters": norm_bound(first=3.0, voting="voters"),
 }
 # Those whose parts others have as well.
-SLOW = {"bulyan of voters", "mixed of voters"}
+SLOW = {"bulyan of voters", "mixed of voters", "krum of voters", "trimmed diluted"}
 everybody = pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in RULES],
