@@ -4,7 +4,7 @@ fedjax-rec sweep configs/poisoned_ml100k.py --data.dir ~/ml-100k
 
 Expect, for the mean, NDCG@10 .054 of honest clients, .021 under flipped signs, .045
 under noise, and the pushed item in the top 10 of about half the users; for the median
-among a row's voters .037 to .040 and never (docs/robust.md). About 15 minutes on 2
+among a row's voters .037 to .040 and never (docs/robust.md). About 25 minutes on 2
 cores.
 """
 
