@@ -29,7 +29,9 @@ def of(rule: Aggregator, codec: str) -> Callable[[Recipe], Recipe]:
     """The recipe with another rule, and messages in a codec."""
 
     def transform(recipe: Recipe) -> Recipe:
-        recipe = recipe._replace(aggregator=rule)
+        # So that a round shows, where a robust rule keeps little of what clients send.
+        hparams = {**recipe.hparams, "client_lr": 10 * recipe.hparams["client_lr"]}
+        recipe = recipe._replace(aggregator=rule, hparams=hparams)
         return with_codec(recipe, CodecConfig(name=codec, rank=2))  # pyright: ignore[reportArgumentType]
 
     return transform
