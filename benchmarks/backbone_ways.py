@@ -17,22 +17,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_rec import packing
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.backbones import load_backbone
 from fedjax_rec.backbones.prefix import build_embeddings, build_prefix
 from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.core import packing
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.core.contracts import Cohort, Model, Recipe, ServerState
+from fedjax_rec.core.packing import Lists
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.pairs import explicit_pairs
 from fedjax_rec.data.partition import per_user
-from fedjax_rec.experiment import default_examples_per_chunk
+from fedjax_rec.experiment.build import default_examples_per_chunk
 from fedjax_rec.models.adapters import embedding_adapter, lora
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
 from fedjax_rec.models.two_tower import two_tower
-from fedjax_rec.packing import Lists
 from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
-from fedjax_rec.types import Backbone, Cohort, Model, Recipe, ServerState, Tree
 
 BATCH, STEPS, RANK, ALPHA, DIM, RATE = 8, 2, 8, 16.0, 32, 0.1
 TARGETS = ("attention/query", "attention/value")

@@ -41,17 +41,17 @@ class Ours:
     """The engine: row tables, chunked `vmap`."""
 
     def __init__(self, items, labels, table, users):
-        from fedjax_rec import rows
         from fedjax_rec.aggregators import AGGREGATORS
         from fedjax_rec.clients.local import Phase, local_update
+        from fedjax_rec.core import rows
+        from fedjax_rec.core.contracts import Cohort, Recipe, ServerState
         from fedjax_rec.data.clients import make_client_data
         from fedjax_rec.data.interactions import Entities, make_interactions
         from fedjax_rec.data.pairs import explicit_pairs
         from fedjax_rec.data.partition import per_user
-        from fedjax_rec.experiment import default_examples_per_chunk
+        from fedjax_rec.experiment.build import default_examples_per_chunk
         from fedjax_rec.models import MODELS
         from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
-        from fedjax_rec.types import Cohort, Recipe, ServerState
 
         train = make_interactions(
             user=np.repeat(np.arange(CLIENTS), PAIRS),

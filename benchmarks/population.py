@@ -115,14 +115,14 @@ def child(count: int, rounds: int) -> None:
     os.environ.setdefault("NPROC", "1")
     import jax
 
-    from fedjax_rec.commands.session import cores
+    from fedjax_rec.runs.session import cores
 
     jax.config.update("jax_num_cpu_devices", cores())
     import numpy as np
 
     from fedjax_rec import FedAvg
+    from fedjax_rec.fleet import sampling
     from fedjax_rec.simulation import mesh as meshes
-    from fedjax_rec.simulation import sampling
     from fedjax_rec.simulation.hosted import Hosted
     from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
 

@@ -142,8 +142,8 @@ def weak(devices: int) -> dict[str, float]:
     from fedjax_rec.data.clients import lay_out
     from fedjax_rec.data.interactions import Entities, make_interactions
     from fedjax_rec.data.partition import per_user
+    from fedjax_rec.fleet import sampling
     from fedjax_rec.simulation import mesh as meshes
-    from fedjax_rec.simulation import sampling
     from fedjax_rec.simulation.resident import Resident
     from fedjax_rec.simulation.round import make_algorithm
 
@@ -197,7 +197,7 @@ def _all_reduced(text: str) -> int:
 
 
 def start(prepare: bool = False) -> None:
-    from fedjax_rec.commands.session import set_up_jax
+    from fedjax_rec.runs.session import set_up_jax
 
     experiment = pfedrec(0)
     set_up_jax()

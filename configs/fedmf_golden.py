@@ -9,7 +9,14 @@ and 0.7330 after the last, and a test RMSE of 1.3965: the published log, whose
 encryption rounds, to 3e-4. `tests/algorithms/test_fedmf.py` compares every iteration.
 """
 
-from fedjax_rec import Execution, Experiment, FedMF, FileData, Protocol, SplitConfig
+from fedjax_rec import (
+    Execution,
+    Experiment,
+    FedMF,
+    FileData,
+    Protocol,
+    SplitConfig,
+)
 
 
 def get_config() -> Experiment:

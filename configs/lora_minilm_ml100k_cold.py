@@ -12,7 +12,14 @@ Expect NDCG@20 .377 +- .026 and Recall@20 (capped) .413 +- .025 over `--seed S
 embeddings, of the same splits: .327, .357. About 4 minutes on 2 cores.
 """
 
-from fedjax_rec import Execution, Experiment, FedFM, FileData, Protocol, SplitConfig
+from fedjax_rec import (
+    Execution,
+    Experiment,
+    FedFM,
+    FileData,
+    Protocol,
+    SplitConfig,
+)
 
 
 def get_config() -> Experiment:

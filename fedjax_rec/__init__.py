@@ -7,30 +7,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedjax_rec.experiment import Experiment as Experiment
-    from fedjax_rec.experiment import build as build
+    from fedjax_rec.experiment.build import Experiment as Experiment
+    from fedjax_rec.experiment.build import build as build
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Experiment": "experiment",
-    "SyntheticData": "experiment_data",
-    "FileData": "experiment_data",
-    "CsvData": "experiment_data",
-    "SplitConfig": "experiment",
-    "PartitionConfig": "experiment",
-    "CohortConfig": "experiment_cohort",
-    "CodecConfig": "experiment_codec",
-    "AggregationConfig": "experiment_aggregation",
-    "AttackConfig": "experiment_aggregation",
+    "Experiment": "experiment.build",
+    "SyntheticData": "experiment.data",
+    "FileData": "experiment.data",
+    "CsvData": "experiment.data",
+    "SplitConfig": "experiment.split",
+    "PartitionConfig": "experiment.split",
+    "CohortConfig": "experiment.cohort",
+    "CodecConfig": "experiment.codec",
+    "AggregationConfig": "experiment.aggregation",
+    "AttackConfig": "experiment.aggregation",
     "Guidance": "aggregators.guided",
-    "ProfileConfig": "experiment_profiles",
-    "DeviceClass": "simulation.devices",
-    "Execution": "experiment",
-    "BackboneConfig": "experiment_backbone",
-    "MeshConfig": "experiment_mesh",
-    "PopulationConfig": "experiment_mesh",
-    "build": "experiment",
+    "ProfileConfig": "experiment.profiles",
+    "DeviceClass": "fleet.devices",
+    "Execution": "experiment.build",
+    "BackboneConfig": "experiment.backbone",
+    "MeshConfig": "experiment.mesh",
+    "PopulationConfig": "experiment.mesh",
+    "build": "experiment.build",
     "Protocol": "evaluation.protocol",
     "paper_compat": "evaluation.protocol",
     "FedAvg": "algorithms.fedavg",

@@ -16,10 +16,16 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_rec import experiment_backbone, rows
 from fedjax_rec.aggregators import AGGREGATORS, fair
 from fedjax_rec.aggregators.guided import fm_guided
-from fedjax_rec.algorithms import ALGORITHMS, FedAvg, FedFM, FedMF, FedNCF, PFedRec
+from fedjax_rec.algorithms import (
+    ALGORITHMS,
+    FedAvg,
+    FedFM,
+    FedMF,
+    FedNCF,
+    PFedRec,
+)
 from fedjax_rec.algorithms.clustered import clustered
 from fedjax_rec.algorithms.clustered_by_profile import clustered_by_profile
 from fedjax_rec.algorithms.clustered_by_update import clustered_by_update
@@ -28,15 +34,17 @@ from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.codecs import CODECS, num_bits
 from fedjax_rec.codecs.serialize import deserialize, serialize, to_bits
 from fedjax_rec.codecs.wire import is_field
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Cohort, Params, Senders
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import iid, per_user
 from fedjax_rec.data.splits import Split
-from fedjax_rec.experiment_codec import CodecConfig, with_codec
+from fedjax_rec.experiment import backbone as experiment_backbone
+from fedjax_rec.experiment.codec import CodecConfig, with_codec
 from fedjax_rec.models import MODELS
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
-from fedjax_rec.types import Cohort, Params, Senders
 
 N, I = 9, 23  # noqa: E741
 SMALL: dict[str, Any] = {"dim": 4, "batch_size": 8, "negatives": 2}

@@ -13,13 +13,16 @@ from fedjax_rec.aggregators.fair import (
 from fedjax_rec.aggregators.means import per_row_mean, total, weighted_mean
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
-from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
+from fedjax_rec.aggregators.robust.coordinates import (
+    coordinate_median,
+    trimmed_mean,
+)
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
 from fedjax_rec.aggregators.robust.majority import majority_vote
 from fedjax_rec.aggregators.robust.mixing import mixed
 from fedjax_rec.aggregators.robust.norm_bound import norm_bound
-from fedjax_rec.types import Aggregator
+from fedjax_rec.core.contracts import Aggregator
 
 AGGREGATORS: dict[str, Callable[[], Aggregator]] = {
     "examples": weighted_mean,

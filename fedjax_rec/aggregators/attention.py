@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.norms import squared_norms
 from fedjax_rec.aggregators.reweighted import MOST
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, static, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, static, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 
 @struct

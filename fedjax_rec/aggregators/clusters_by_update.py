@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from fedjax_rec.aggregators.clusters import ClusterFolds, by_cluster
 from fedjax_rec.aggregators.spherical_k_means import spherical_k_means
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 CENTERS = "centers"
 """The shared group `[S, m]`: directions of the clusters, zeros before the split."""

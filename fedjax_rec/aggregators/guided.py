@@ -13,9 +13,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows, sketches
 from fedjax_rec.aggregators.robust.ballots import Ballots, buffered
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+from fedjax_rec.core import count_sketch as sketches
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 _MOST = 3.0
 """Deviations beyond so many count as so many."""

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
-from fedjax_rec.types import Array, Tree
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
 
 
 def squared_norms(deltas: Tree, lengths: tuple[int, ...]) -> Array:

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.means import weighted_mean
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, static, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, static, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 MOST = 60.0
 """Exponents are cut to this size: sums of their powers stay finite in float32."""

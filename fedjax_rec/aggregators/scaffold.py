@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
-from fedjax_rec.types import Aggregator, Array, Senders, Tree
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 CONTROL = "control"
 """The group of `clients.control`."""

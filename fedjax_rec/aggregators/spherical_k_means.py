@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 def spherical_k_means(

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows, trees
 from fedjax_rec.aggregators.clusters import by_cluster, select
 from fedjax_rec.algorithms.stacked import stacked
-from fedjax_rec.types import ClientResult, Params, Recipe
+from fedjax_rec.core import rows, trees
+from fedjax_rec.core.contracts import ClientResult, Params, Recipe
 
 CLUSTER = "cluster"
 """The personal group `[S]`: a one where the client's cluster is."""

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.aggregators.clusters import by_cluster
-from fedjax_rec.aggregators.spherical_k_means import nearest_center, spherical_k_means
+from fedjax_rec.aggregators.spherical_k_means import (
+    nearest_center,
+    spherical_k_means,
+)
 from fedjax_rec.algorithms.clustered import CLUSTER
 from fedjax_rec.algorithms.stacked import stacked
-from fedjax_rec.types import ClientResult, Params, Recipe
+from fedjax_rec.core.contracts import ClientResult, Params, Recipe
 
 
 def clustered_by_profile(

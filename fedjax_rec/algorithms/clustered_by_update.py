@@ -4,12 +4,14 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from fedjax_rec import rows, sketches, trees
 from fedjax_rec.aggregators.clusters_by_update import CENTERS, by_update
 from fedjax_rec.aggregators.spherical_k_means import nearest_center
 from fedjax_rec.algorithms.server_step import except_for
 from fedjax_rec.algorithms.stacked import stacked
-from fedjax_rec.types import Array, ClientResult, Params, Recipe
+from fedjax_rec.core import count_sketch as sketches
+from fedjax_rec.core import rows, trees
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.contracts import ClientResult, Params, Recipe
 
 SKETCH = "sketch"
 """The personal group `[m]`: of the client's last delta of the common model."""

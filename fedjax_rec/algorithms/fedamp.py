@@ -10,7 +10,7 @@ import optax
 
 from fedjax_rec.aggregators.message_passing import message_passing
 from fedjax_rec.algorithms.stacked import stacked
-from fedjax_rec.types import ClientResult, Params, Recipe
+from fedjax_rec.core.contracts import ClientResult, Params, Recipe
 
 NUMBER = "number"
 """The personal group that tells a client which model is its own."""

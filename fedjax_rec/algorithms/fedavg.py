@@ -16,11 +16,11 @@ from fedjax_rec.algorithms.server_step import except_for
 from fedjax_rec.clients.control import CONTROL, controlled_update, with_control
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.clients.steps import local_steps
+from fedjax_rec.core.contracts import ClientUpdate, Recipe
 from fedjax_rec.data.pairs import implicit_pairs
 from fedjax_rec.models.factorization import matrix_factorization
 from fedjax_rec.models.neural_cf import neural_cf
 from fedjax_rec.models.pfedrec import personal_scorer
-from fedjax_rec.types import ClientUpdate, Recipe
 
 CLIENT_OPTIMIZERS = {
     "sgd": optax.sgd,

@@ -16,6 +16,9 @@ from fedjax_rec.clients.control import CONTROL, controlled_update, with_control
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.clients.reconstruct import reconstruct_update
 from fedjax_rec.clients.steps import local_steps
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.backbone import Adapter
+from fedjax_rec.core.contracts import ClientUpdate, Recipe
 from fedjax_rec.data.pairs import text_pairs
 from fedjax_rec.models.adapters import (
     LORA_BASE,
@@ -27,7 +30,6 @@ from fedjax_rec.models.adapters import (
 from fedjax_rec.models.adapters import embedding_adapter as make_embedding_adapter
 from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
-from fedjax_rec.types import Adapter, Array, ClientUpdate, Recipe
 
 ADAPTER_GROUPS = ("lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter")
 """The groups of all adapters."""

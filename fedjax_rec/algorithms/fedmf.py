@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.means import total, weighted_mean
 from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Params, Recipe
 from fedjax_rec.data.pairs import explicit_pairs, implicit_pairs
 from fedjax_rec.models.factorization import matrix_factorization
-from fedjax_rec.types import ClientResult, ClientUpdate, Params, Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ import optax
 
 from fedjax_rec.aggregators.means import weighted_mean
 from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.data.pairs import implicit_pairs
 from fedjax_rec.models.neural_cf import neural_cf
-from fedjax_rec.types import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

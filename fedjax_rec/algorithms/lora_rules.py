@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.lora import LORA_AGGREGATORS, WITH_BASE
 from fedjax_rec.clients.ranks import draw_ranks, with_ranks
+from fedjax_rec.core.contracts import Aggregator, ClientUpdate
 from fedjax_rec.models.adapters import LORA_BASE
-from fedjax_rec.types import Aggregator, ClientUpdate
 
 if TYPE_CHECKING:
     from fedjax_rec.algorithms.fedfm import FedFM

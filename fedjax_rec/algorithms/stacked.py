@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec.aggregators.clusters import rows_first, select
-from fedjax_rec.types import Array, Model, Params, Recipe, Stack, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Model, Params, Recipe, Stack
 
 
 def stacked(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 
 from fedjax_rec.attacks.members import Attack, sent_by
-from fedjax_rec.rows import is_rows
-from fedjax_rec.types import Array, ClientResult
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.contracts import ClientResult
+from fedjax_rec.core.rows import is_rows
 
 Direction = Callable[[ClientResult], Array]
 """`(result) -> [d]`: where an attacker wants the item's row to go."""

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.types import Array, ClientResult, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import ClientResult
 
 Attack = Callable[[ClientResult, Array, Array], ClientResult]
 """`(result, client_id, key) -> result`, as `Recipe.attack` wants it."""

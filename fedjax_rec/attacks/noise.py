@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec.attacks.members import Attack, sent_by
-from fedjax_rec.rows import is_rows
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.rows import is_rows
 
 
 def noise(

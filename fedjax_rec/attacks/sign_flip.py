@@ -5,8 +5,8 @@ import dataclasses
 import jax
 
 from fedjax_rec.attacks.members import Attack, sent_by
-from fedjax_rec.rows import is_rows
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.rows import is_rows
 
 
 def sign_flip(members: Array, *, scale: float = 1.0) -> Attack:

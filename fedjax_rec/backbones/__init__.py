@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_rec.backbones.errors import BackboneError, Unreachable
-from fedjax_rec.types import Backbone, Tree
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.backbone import Backbone
 
 __all__ = ["BackboneError", "Unreachable", "load_backbone"]
 

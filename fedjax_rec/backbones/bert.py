@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_rec.types import Adapter, Array, Layout, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.backbone import Adapter, Layout
 
 
 @jax.custom_jvp

@@ -9,7 +9,8 @@ from fedjax_rec.backbones import tokenize
 from fedjax_rec.backbones.encoder import check_dtype, encoder
 from fedjax_rec.backbones.folder import read_folder
 from fedjax_rec.backbones.tensors import read_weights
-from fedjax_rec.types import Backbone, Tree
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.backbone import Backbone
 
 
 def load(

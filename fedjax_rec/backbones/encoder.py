@@ -8,7 +8,7 @@ from fedjax_rec.backbones import bert, pooling
 from fedjax_rec.backbones.bert import BertConfig
 from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pooling import Head
-from fedjax_rec.types import Backbone, LastMap
+from fedjax_rec.core.backbone import Backbone, LastMap
 
 DTYPES = ("float32", "bfloat16")
 

@@ -6,7 +6,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array, Layout, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.backbone import Layout
 
 MODES = ("mean", "cls", "max", "mean_sqrt_len")
 DENSE_ACTIVATIONS = {"Identity": lambda x: x, "Tanh": jnp.tanh}

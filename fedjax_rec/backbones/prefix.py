@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fedjax_rec import packing
 from fedjax_rec.backbones.errors import BackboneError
+from fedjax_rec.backbones.pass_over import Step, sweep
 from fedjax_rec.backbones.shards import Contents, kept
-from fedjax_rec.backbones.sweep import Step, sweep
-from fedjax_rec.packing import Lists
-from fedjax_rec.types import Array, Backbone, Layout, Tree
+from fedjax_rec.core import packing
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.backbone import Backbone, Layout
+from fedjax_rec.core.packing import Lists
 
 _SHARD_BYTES = 64 << 20
 _BAR_AFTER_S = 2

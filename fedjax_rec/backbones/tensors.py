@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from fedjax_rec.backbones import bert
 from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.folder import Folder, require
-from fedjax_rec.types import Tree
+from fedjax_rec.core.arrays import Tree
 
 FILE = "model.safetensors"
 _FIX = (

@@ -17,7 +17,8 @@ from fedjax_rec.backbones.encoder import check_dtype, encoder
 from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pooling import Head
 from fedjax_rec.backbones.tokenize import check_max_tokens, check_texts
-from fedjax_rec.types import Backbone, Tree
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.backbone import Backbone
 
 CLS, SEP, _FIRST = 1, 2, 3
 _WORD = re.compile(r"\w+|[^\w\s]")

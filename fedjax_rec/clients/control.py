@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.clients.local import ROW_PULL
 from fedjax_rec.clients.steps import Steps
-from fedjax_rec.types import Array, ClientResult, ClientUpdate, Model, Params, Tree
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Model, Params
 
 CONTROL, OWN = "control", "own_control"
 """Groups of the control variates: the server's `c`, shared, and a client's `c_i`."""

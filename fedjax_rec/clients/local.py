@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_rec import rows, trees
-from fedjax_rec.types import Array, ClientResult, ClientUpdate, Model, Params, Tree
+from fedjax_rec.core import rows, trees
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Model, Params
 
 Columns = dict[str, Array]
 Draw = Callable[[Columns, Array], Columns]

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.types import Array, ClientResult, ClientUpdate, Params
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Params
 
 A, B = "lora_a", "lora_b"
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows, trees
 from fedjax_rec.clients.local import Columns, Draw
-from fedjax_rec.types import Array, ClientResult, ClientUpdate, Model, Params, Tree
+from fedjax_rec.core import rows, trees
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Model, Params
 
 
 def reconstruct_update(

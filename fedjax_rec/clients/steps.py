@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 Steps = Callable[[Array], Array]
 

@@ -10,7 +10,7 @@ from fedjax_rec.codecs.signs import drive, rotate, sign
 from fedjax_rec.codecs.sparsify import random_k, row_top_k, threshold, top_k
 from fedjax_rec.codecs.whole import joined, leafwise
 from fedjax_rec.codecs.wire import num_bits
-from fedjax_rec.types import Codec
+from fedjax_rec.core.contracts import Codec
 
 __all__ = [
     "CODECS",

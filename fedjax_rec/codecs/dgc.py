@@ -5,14 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.codecs import memory
 from fedjax_rec.codecs.links import Chain, Quantizer
 from fedjax_rec.codecs.order import table_length
 from fedjax_rec.codecs.share import Share, share
 from fedjax_rec.codecs.sparsify import largest_share
 from fedjax_rec.codecs.whole import joined, leafwise
-from fedjax_rec.types import Array, Codec, Tree
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Codec
 
 WARM_UP = (0.25, 0.0625, 0.015625, 0.004, 0.001)
 """Shares sent, message by message: sparsity of 75, 93.75, 98.4375, 99.6, 99.9 %."""

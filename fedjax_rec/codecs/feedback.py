@@ -1,7 +1,8 @@
 """Error feedback: what a codec left out is added to the next message."""
 
 from fedjax_rec.codecs import memory
-from fedjax_rec.types import Array, Codec, Tree, struct
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Codec
 
 
 def error_feedback(codec: Codec) -> Codec:

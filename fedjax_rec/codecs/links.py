@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from fedjax_rec.codecs.select import Places
 from fedjax_rec.codecs.wire import floats
-from fedjax_rec.types import Array, Field
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.contracts import Field
 
 Count = Array | int
 Parts = dict[str, Field]

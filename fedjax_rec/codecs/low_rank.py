@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.codecs.order import in_order, table_length
 from fedjax_rec.codecs.wire import coded_ids, floats
-from fedjax_rec.orthogonal import leading_axes, orthonormal_columns
-from fedjax_rec.types import Array, Codec, Field, Tree, static, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, static, struct
+from fedjax_rec.core.contracts import Codec, Field
+from fedjax_rec.core.orthogonal import leading_axes, orthonormal_columns
 
 
 @struct

@@ -10,8 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows, trees
-from fedjax_rec.types import Array, Tree, struct
+from fedjax_rec.core import rows, trees
+from fedjax_rec.core.arrays import Array, Tree, struct
 
 
 @struct

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.rows import Rows
-from fedjax_rec.running import running_sum
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.rows import Rows
+from fedjax_rec.core.running import running_sum
 
 
 def table_length(rows: Rows) -> int:

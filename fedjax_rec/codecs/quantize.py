@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from fedjax_rec.codecs import buckets, trits
 from fedjax_rec.codecs.links import Count, Parts, Quantizer, clear
 from fedjax_rec.codecs.wire import floats, unsigned
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 def qsgd(bits: int = 4, bucket: int | None = 512, norm: str = "l2") -> Quantizer:

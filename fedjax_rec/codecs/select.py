@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.running import running_sum
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.running import running_sum
 
 _FEW = 64
 """Numbers that are sorted."""

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from fedjax_rec.codecs.wire import RICE_TRIED, fields, is_field
-from fedjax_rec.types import Field, Tree
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.contracts import Field
 
 _FIXED, _BITMAP, _RICE, _GAMMA = range(4)
 

@@ -3,7 +3,7 @@
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 class Share(NamedTuple):

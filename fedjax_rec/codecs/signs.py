@@ -5,9 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.codecs import buckets
-from fedjax_rec.codecs.links import Chain, Count, Parts, Quantizer, Stage, chain, clear
+from fedjax_rec.codecs.links import (
+    Chain,
+    Count,
+    Parts,
+    Quantizer,
+    Stage,
+    chain,
+    clear,
+)
 from fedjax_rec.codecs.wire import floats, unsigned
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 def sign(bucket: int | None = None, scale: str = "mean") -> Quantizer:

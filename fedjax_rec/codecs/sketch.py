@@ -1,8 +1,10 @@
 """The count sketch as a message: linear, of one size whatever a client touched."""
 
-from fedjax_rec import rows, sketches
 from fedjax_rec.codecs.wire import floats
-from fedjax_rec.types import Array, Codec, Tree
+from fedjax_rec.core import count_sketch as sketches
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Codec
 
 
 def count_sketch(shared: Tree, *, repeats: int = 5, columns: int = 10_000) -> Codec:

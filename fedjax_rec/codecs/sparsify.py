@@ -7,7 +7,7 @@ from fedjax_rec.codecs.links import Count, Parts, RowStage, Stage
 from fedjax_rec.codecs.select import Places, largest, magnitude, pack, places
 from fedjax_rec.codecs.share import Share, share
 from fedjax_rec.codecs.wire import coded_ids, unsigned
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 def top_k(fraction: float) -> Stage:

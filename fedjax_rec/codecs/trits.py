@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from fedjax_rec.codecs.links import Count
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 _WEIGHTS = (1, 3, 9, 27, 81)
 

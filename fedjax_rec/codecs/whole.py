@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.codecs.links import (
     Chain,
     Count,
@@ -21,7 +20,9 @@ from fedjax_rec.codecs.links import (
 )
 from fedjax_rec.codecs.order import in_order, table_length
 from fedjax_rec.codecs.wire import coded_ids
-from fedjax_rec.types import Array, Codec, Field, Tree, static, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, static, struct
+from fedjax_rec.core.contracts import Codec, Field
 
 
 class Shape(NamedTuple):

@@ -23,7 +23,8 @@ in an Elias gamma code, so nobody has to know beforehand how many come:
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array, Field, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Field
 
 CODES = ("float32", "bfloat16", "unsigned", "ids")
 RICE_TRIED = (-1, 0, 1)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_rec.core.arrays import Array, static, struct
 from fedjax_rec.data import buckets as bucketing
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import Partition
-from fedjax_rec.types import Array, static, struct
 
 
 @struct

@@ -7,7 +7,7 @@ drawn below the complement's size and one binary search give a negative.
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 def uniform_below(key: Array, bound: Array) -> Array:

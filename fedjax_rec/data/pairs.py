@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.negatives import draw_negatives
-from fedjax_rec.types import Array
 
 Columns = dict[str, Array]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 UserScorer = Callable[[Array], Array]
 """`(user scalar) -> [I]`: one user's score of every item."""

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 def dispersion(values: Array, mask: Array) -> dict[str, Array]:

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.evaluation.baselines import ScoreFn
 from fedjax_rec.evaluation.dispersion import dispersion
 from fedjax_rec.evaluation.metrics import full_metrics, user_metrics
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
-from fedjax_rec.types import Array
 
 
 def evaluate(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 Ties = Literal["pessimistic", "optimistic", "random"]
 """Who goes first among equal scores: the negatives, the positives, or the dice."""

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_rec.core.arrays import Array, static, struct
 from fedjax_rec.evaluation.protocol import Protocol
-from fedjax_rec.types import Array, static, struct
 
 Pairs = tuple[np.ndarray, np.ndarray]
 """User ids `[n]` and item ids `[n]` of interactions, in any order."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from fedjax_rec.core.contracts import Model
 from fedjax_rec.models.factorization import matrix_factorization
 from fedjax_rec.models.neural_cf import neural_cf
 from fedjax_rec.models.pfedrec import personal_scorer
-from fedjax_rec.types import Model
 
 MODELS: dict[str, Callable[..., Model]] = {
     "matrix_factorization": matrix_factorization,

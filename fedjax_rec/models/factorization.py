@@ -5,9 +5,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
-from fedjax_rec.models.losses import binary_cross_entropy, masked_mean, squared_error
-from fedjax_rec.types import Model, Params
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Model, Params
+from fedjax_rec.models.losses import (
+    binary_cross_entropy,
+    masked_mean,
+    squared_error,
+)
 
 
 def matrix_factorization(

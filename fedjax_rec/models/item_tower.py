@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import packing
-from fedjax_rec.types import Adapter, Array, Backbone, Layout, Tree
+from fedjax_rec.core import packing
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.backbone import Adapter, Backbone, Layout
 
 _TOKENS_A_STEP = 8192
 """Tokens of the catalog encoded at once."""

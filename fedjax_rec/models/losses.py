@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 def masked_mean(values: Array, mask: Array) -> Array:

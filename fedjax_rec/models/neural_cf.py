@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Model, Params
 from fedjax_rec.models.losses import binary_cross_entropy
-from fedjax_rec.types import Model, Params
 
 
 def neural_cf(

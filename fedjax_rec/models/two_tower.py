@@ -6,12 +6,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Model, Params
 from fedjax_rec.models.adapters import EmbeddingAdapter
 from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.losses import binary_cross_entropy, bpr, sampled_softmax
 from fedjax_rec.models.user_tower import history_vector, init_history
-from fedjax_rec.types import Array, Model, Params, Tree
 
 VECTORS = "vectors"
 """The name under which `lift` puts the table of all items' vectors."""

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array, Tree
+from fedjax_rec.core.arrays import Array, Tree
 
 
 def init_history(

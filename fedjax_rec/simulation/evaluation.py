@@ -8,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fedjax_rec import rows, trees
+from fedjax_rec.core import rows, trees
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Params, Recipe, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
+from fedjax_rec.profiling.stages import EVALUATION, staged
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.round import client_key, train_client
-from fedjax_rec.simulation.stages import EVALUATION, staged
-from fedjax_rec.types import Array, Params, Recipe, ServerState, Tree
 
 
 def score_user(

@@ -18,16 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fedjax_rec import trees
+from fedjax_rec.core import keys
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Algorithm, Cohort, Recipe, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
+from fedjax_rec.profiling.stages import SAMPLING, staged
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.resident import Block
-from fedjax_rec.simulation.sampling import Sampler
-from fedjax_rec.simulation.stages import SAMPLING, staged
-from fedjax_rec.types import Algorithm, Array, Cohort, Recipe, ServerState, Tree
 
 _INITIAL_CHUNK = 65_536
 """Clients whose personal parameters are drawn at once."""
@@ -135,7 +135,7 @@ class Hosted:
         @jax.jit
         def draw(tables: Tree, key: Array, first: Array):
             def one(number: Array):
-                cohort_key = trees.derive(key, trees.Purpose.COHORT, number)
+                cohort_key = keys.derive(key, keys.Purpose.COHORT, number)
                 sample = staged(SAMPLING, sampler.sample)
                 return sample(tables, cohort_key, number)
 

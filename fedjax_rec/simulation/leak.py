@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import trees
+from fedjax_rec.core import trees
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation.round import client_key, fold_clients
-from fedjax_rec.types import Array, Recipe
 
 
 def count_draws(

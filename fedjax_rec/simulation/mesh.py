@@ -16,9 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fedjax_rec import rows
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.data.clients import ClientData
-from fedjax_rec.types import Array, Tree
 
 CLIENTS, PARTS = "clients", "parts"
 EVERYWHERE, DEALT = PartitionSpec(), PartitionSpec(CLIENTS)

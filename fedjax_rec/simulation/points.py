@@ -17,9 +17,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from fedjax_rec import trees
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.contracts import ServerState
+from fedjax_rec.core.keys import Purpose, derive
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import summarise
+from fedjax_rec.evaluation.selection import selection_value
 from fedjax_rec.simulation.evaluation import (
     by_bucket,
     make_evaluate,
@@ -34,9 +37,7 @@ from fedjax_rec.simulation.population import (
 )
 from fedjax_rec.simulation.resident import Resident
 from fedjax_rec.simulation.round import make_algorithm
-from fedjax_rec.simulation.selection import selection_value
 from fedjax_rec.simulation.simulation import Event, Simulation
-from fedjax_rec.types import ServerState, Tree
 
 SEEDS, DEVICES = "seeds", "devices"
 """Axes of the `vmap` over seeds, and of the mesh."""
@@ -87,7 +88,7 @@ class Points:
         )
 
         def evaluate_one(state, personal, hparams, key, groups, data, frozen):
-            own = trees.derive(key, trees.Purpose.EVALUATION)
+            own = derive(key, Purpose.EVALUATION)
             rest = (data, frozen, hparams, key, own)
             # On a device that holds all clients a client's row is its id.
             found = [

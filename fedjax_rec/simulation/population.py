@@ -5,8 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import trees
+from fedjax_rec.core import keys
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Algorithm, Cohort, Recipe, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.profiling.stages import SAMPLING, staged
 from fedjax_rec.simulation.mesh import (
     CLIENTS,
     DEALT,
@@ -14,10 +17,7 @@ from fedjax_rec.simulation.mesh import (
     client_specs,
     run_dealt,
 )
-from fedjax_rec.simulation.sampling import Sampler
 from fedjax_rec.simulation.sending import PROFILE, initial_state
-from fedjax_rec.simulation.stages import SAMPLING, staged
-from fedjax_rec.types import Algorithm, Array, Cohort, Recipe, ServerState, Tree
 
 
 def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
@@ -31,7 +31,7 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
     Returns:
         A tree of device arrays.
     """
-    key = trees.derive(key, trees.Purpose.INIT)
+    key = keys.derive(key, keys.Purpose.INIT)
     ids = jnp.arange(clients) if isinstance(clients, int) else clients
 
     def start(key: Array) -> Tree:
@@ -87,7 +87,7 @@ def make_one_round(algorithm: Algorithm, sampler: Sampler, axis: str | None = No
     def one(
         state: ServerState, personal: Tree, data, frozen, hparams, key, slots, tables
     ):
-        cohort_key = trees.derive(key, trees.Purpose.COHORT, state.round)
+        cohort_key = keys.derive(key, keys.Purpose.COHORT, state.round)
         sample = staged(SAMPLING, sampler.sample)
         drawn = sample(tables, cohort_key, state.round)
         rows = rows_here(slots, drawn.ids, data.num_clients, axis)

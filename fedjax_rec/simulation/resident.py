@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Algorithm, Recipe, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.population import initial_personal, make_run_rounds
-from fedjax_rec.simulation.sampling import Sampler
-from fedjax_rec.types import Algorithm, Array, Recipe, ServerState, Tree
 
 
 class Block(NamedTuple):

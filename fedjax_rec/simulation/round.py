@@ -15,22 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_rec import trees
 from fedjax_rec.clients.local import ROW_BASIS
-from fedjax_rec.data.clients import ClientData
-from fedjax_rec.simulation import stages
-from fedjax_rec.simulation.sending import CODEC, PROFILE, own, send_all
-from fedjax_rec.simulation.stages import all_staged, staged
-from fedjax_rec.types import (
+from fedjax_rec.core import trees
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import (
     Algorithm,
-    Array,
     Cohort,
     Params,
     Recipe,
     Senders,
     ServerState,
-    Tree,
 )
+from fedjax_rec.core.keys import Purpose, derive
+from fedjax_rec.data.clients import ClientData
+from fedjax_rec.profiling import stages
+from fedjax_rec.profiling.stages import all_staged, staged
+from fedjax_rec.simulation.sending import CODEC, PROFILE, own, send_all
 
 T = TypeVar("T")
 _SUMS = ("examples", "clients", "up_bytes")
@@ -120,7 +120,7 @@ def client_key(root: Array, round_number: Array, client: Array) -> Array:
 
     Computed for a whole cohort at once: random bits are what XLA compiles slowest.
     """
-    return trees.derive(root, trees.Purpose.CLIENT, round_number, client)
+    return derive(root, Purpose.CLIENT, round_number, client)
 
 
 def train_client(recipe: Recipe, data: ClientData, bucket: int):
@@ -165,7 +165,7 @@ def make_algorithm(
         )
 
     def init(key: Array) -> ServerState:
-        shared = recipe.model.init(trees.derive(key, trees.Purpose.INIT)).shared
+        shared = recipe.model.init(derive(key, Purpose.INIT)).shared
         optimizer = recipe.server_optimizer(recipe.hparams)
         return ServerState(
             shared=shared,
@@ -187,7 +187,7 @@ def make_algorithm(
         sending = staged(stages.SENDING, functools.partial(send_all, recipe))
         shared, pull = lifted(recipe, state.shared, frozen, devices)
         keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
-        round_key = trees.derive(key, trees.Purpose.CODEC, state.round)
+        round_key = derive(key, Purpose.CODEC, state.round)
         local = dict(hparams)
         if recipe.row_basis is not None:
             local[ROW_BASIS] = recipe.row_basis(round_key)

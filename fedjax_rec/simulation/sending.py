@@ -7,10 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows, trees
 from fedjax_rec.codecs import memory
 from fedjax_rec.codecs.wire import num_bits
-from fedjax_rec.types import Array, ClientResult, Recipe, Tree
+from fedjax_rec.core import rows, trees
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import ClientResult, Recipe
+from fedjax_rec.core.keys import Purpose
 
 CODEC, PROFILE = "codec", "profile"
 """Where a client's personal parameters keep the state of its codec, and its profile."""
@@ -58,7 +60,7 @@ def leave(
     if recipe.codec is not None or recipe.attack is not None:
         result = dataclasses.replace(result, delta=_each_row_once(shared, result.delta))
     if recipe.attack is not None:
-        attack_key = jax.random.fold_in(key, int(trees.Purpose.ATTACK))
+        attack_key = jax.random.fold_in(key, int(Purpose.ATTACK))
         result = recipe.attack(_in_any_order(result), client, attack_key)
     return result
 
@@ -76,7 +78,7 @@ def send(
         round_key: of what all its clients draw alike.
     """
     assert recipe.codec is not None
-    codec_key = jax.random.fold_in(key, int(trees.Purpose.CODEC))
+    codec_key = jax.random.fold_in(key, int(Purpose.CODEC))
     codec = recipe.codec(round_key)
     delta = result.delta
     message, new = codec.encode(_sent(recipe, delta), state, codec_key)

@@ -12,14 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fedjax_rec import trees
+from fedjax_rec.core import keys
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Recipe, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.evaluate import evaluate, summarise
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.selection import selected_metrics, selection_value
 from fedjax_rec.evaluation.targets import Targets
+from fedjax_rec.profiling.stages import EVALUATION_HERE, ROUNDS_HERE, on_host
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.evaluation import (
     by_bucket,
@@ -34,10 +38,6 @@ from fedjax_rec.simulation.leak import count_draws
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.resident import Block, Resident
 from fedjax_rec.simulation.round import make_algorithm
-from fedjax_rec.simulation.sampling import Sampler
-from fedjax_rec.simulation.selection import selected_metrics, selection_value
-from fedjax_rec.simulation.stages import EVALUATION_HERE, ROUNDS_HERE, on_host
-from fedjax_rec.types import Array, Recipe, ServerState, Tree
 
 Event = dict[str, Any]
 """`{"event": "round" | "evaluation" | "baselines", "round": n, ...}`, plain values."""
@@ -147,7 +147,7 @@ class Simulation:
         self._placed: dict[tuple, tuple[Targets, Array]] = {}
         self._hparams = meshes.place(mesh, self.recipe.hparams)
         self._keys = meshes.place(
-            mesh, (self.key, trees.derive(self.key, trees.Purpose.EVALUATION))
+            mesh, (self.key, keys.derive(self.key, keys.Purpose.EVALUATION))
         )
         run = make_evaluate(
             self.recipe, self.protocol, self.user_chunk, self.chunks, axis
@@ -463,7 +463,7 @@ class Simulation:
         found: list[dict[str, dict[str, Any] | None]] = []
         draws = self.draw_counts(self.rounds, roots)
         for root, drawn in zip(roots, draws, strict=True):
-            key = trees.derive(root, trees.Purpose.BASELINE)
+            key = keys.derive(root, keys.Purpose.BASELINE)
             found.append(
                 {
                     "random": summarise(random(targets, key), *beside),

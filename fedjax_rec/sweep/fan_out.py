@@ -37,7 +37,7 @@ def tasks_of(points: Sequence[Point], workers: int) -> list[list[Point]]:
 
 def work(points: list[Point], folder: Path, memory: int) -> Told:
     """Runs points in a fresh process, and tells what became of them."""
-    from fedjax_rec.commands.session import set_up_jax
+    from fedjax_rec.runs.session import set_up_jax
     from fedjax_rec.sweep.run_points import Listener, run_points
 
     set_up_jax(points[0].experiment.execution.dtype, devices=1)

@@ -8,9 +8,9 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedjax_rec.experiment import Experiment
-from fedjax_rec.simulation.runfolder import plain
-from fedjax_rec.types import Recipe
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.runs.folder import plain
 
 
 class DiffersError(Exception):

@@ -10,15 +10,16 @@ from typing import Any
 
 import jax
 
-from fedjax_rec.commands.session import versions
-from fedjax_rec.commands.train import record, write_result
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.experiment import Experiment, build
-from fedjax_rec.experiment_mesh import MeshConfig
-from fedjax_rec.simulation import tracking
+from fedjax_rec.experiment.build import Experiment, build
+from fedjax_rec.experiment.mesh import MeshConfig
+from fedjax_rec.experiment.record import record
+from fedjax_rec.report.write import write_result
+from fedjax_rec.runs import tracking
+from fedjax_rec.runs.folder import RunFolder, open_run, plain
+from fedjax_rec.runs.session import versions
 from fedjax_rec.simulation.lanes import Lanes, lay_out
 from fedjax_rec.simulation.points import Points, point_bytes
-from fedjax_rec.simulation.runfolder import RunFolder, open_run, plain
 from fedjax_rec.simulation.simulation import Event, Simulation
 from fedjax_rec.sweep.grouping import (
     DiffersError,

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.commands.session import UserError
-from fedjax_rec.experiment import Experiment
-from fedjax_rec.simulation.runfolder import (
+from fedjax_rec.core.errors import UserError
+from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.runs.folder import (
     CONFIG,
     RESULT,
     Run,

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fedjax_rec.simulation.runfolder import Run
+from fedjax_rec.runs.folder import Run
 from fedjax_rec.sweep.fields import text_of, value_of
 
 

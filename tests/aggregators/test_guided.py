@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.guided import Guidance, fm_guided
-from fedjax_rec.types import Senders
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Senders
 
 I, D, C, P, N = 12, 3, 7, 5, 20  # noqa: E741
 SHARED = {"item": rows.Table(values=jnp.zeros((I, D))), "w": jnp.zeros(4)}

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators import means
-from fedjax_rec.types import Senders
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Senders
 
 # Four items; client 0 sent row 2 twice, client 2 only padding (the id 4).
 SHARED = {"item": rows.Table(values=jnp.zeros((4, 2))), "bias": jnp.zeros(3)}

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.aggregators.spherical_k_means import nearest_center, spherical_k_means
+from fedjax_rec.aggregators.spherical_k_means import (
+    nearest_center,
+    spherical_k_means,
+)
 
 
 def best_by_trial(points, k):

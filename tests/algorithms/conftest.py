@@ -8,15 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators import means
 from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Cohort, Model, Params, Recipe
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import per_user
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import make_algorithm
-from fedjax_rec.types import Cohort, Model, Params, Recipe
 
 USERS, ITEMS = 6, 8
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators import clusters, means
 from fedjax_rec.algorithms import FedAvg
 from fedjax_rec.algorithms.clustered import CLUSTER, clustered
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Params, Senders
 from fedjax_rec.simulation.round import client_key, make_algorithm
-from fedjax_rec.types import Params, Senders
 
 
 def test_clients_of_two_tastes_part_and_each_model_is_its_clusters_mean(tastes):

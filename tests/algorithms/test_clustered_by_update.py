@@ -15,7 +15,7 @@ from fedjax_rec.algorithms.clustered_by_profile import (
     group_by_profile,
 )
 from fedjax_rec.algorithms.clustered_by_update import SKETCH, clustered_by_update
-from fedjax_rec.types import Params, Senders
+from fedjax_rec.core.contracts import Params, Senders
 
 USERS = 6
 ODD = np.arange(USERS) % 2

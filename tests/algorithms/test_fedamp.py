@@ -6,17 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_rec import rows
-from fedjax_rec.aggregators.message_passing import message_passing, squared_distances
+from fedjax_rec.aggregators.message_passing import (
+    message_passing,
+    squared_distances,
+)
 from fedjax_rec.algorithms import FedAvg
 from fedjax_rec.algorithms.fedamp import NUMBER, fedamp
-from fedjax_rec.types import (
-    ClientResult,
-    Model,
-    Params,
-    Recipe,
-    Senders,
-)
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import ClientResult, Model, Params, Recipe, Senders
 
 USERS, ITEMS = 6, 8
 

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import FedAvg, rows
+from fedjax_rec import FedAvg
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import ClientResult, Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, per_user
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
-from fedjax_rec.types import ClientResult, Cohort
 
 ITEMS, SIZES, NEGATIVES, RATE = 30, [1, 2, 9, 5, 3, 9], 2, 2.0
 USERS = len(SIZES)

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import experiment_backbone
 from fedjax_rec.algorithms import FedFM
 from fedjax_rec.backbones.tiny import tiny
+from fedjax_rec.core.contracts import Cohort, Params
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import per_user
 from fedjax_rec.data.splits import Split
-from fedjax_rec.experiment_backbone import BackboneConfig, prepare
+from fedjax_rec.experiment import backbone as experiment_backbone
+from fedjax_rec.experiment.backbone import BackboneConfig, prepare
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
-from fedjax_rec.types import Cohort, Params
 
 ITEMS, SIZES, WIDTH, RANK = 13, [3, 1, 4, 2, 3], 44, 3
 SMALL: dict[str, Any] = {

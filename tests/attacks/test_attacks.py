@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.attacks import attackers, boost, noise, own, popular, sign_flip
-from fedjax_rec.types import ClientResult
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import ClientResult
 
 KEY = jax.random.key(3)
 BAD, GOOD, ABSENT = jnp.int32(1), jnp.int32(0), jnp.int32(-1)

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from fedjax_rec.types import Layout
+from fedjax_rec.core.backbone import Layout
 
 WORDS = ["red", "green", "blue", "shoes", "chair", "table", "garden", "wooden", "men"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]

@@ -12,7 +12,7 @@ from fedjax_rec.backbones import bert, pooling
 from fedjax_rec.backbones.checkpoint import load
 from fedjax_rec.backbones.pooling import Head
 from fedjax_rec.backbones.tiny import tiny
-from fedjax_rec.types import Adapter, Layout
+from fedjax_rec.core.backbone import Adapter, Layout
 
 HEADS = 4
 TEXTS = ["red shoes for men", "a", "wooden garden table and a blue chair", ""]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec.backbones.tiny import tiny
-from fedjax_rec.types import Adapter
+from fedjax_rec.core.backbone import Adapter
 
 # Numbers that occur nowhere else, so that a shape tells what an array is.
 WIDTH, FFN, RANK, CLIENTS, ROWS, TOKENS, LAYERS = 44, 92, 3, 5, 2, 16, 2

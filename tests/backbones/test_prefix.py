@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import packing
 from fedjax_rec.backbones import BackboneError, prefix
 from fedjax_rec.backbones.prefix import build_embeddings, build_prefix
-from fedjax_rec.types import Backbone
+from fedjax_rec.core import packing
+from fedjax_rec.core.backbone import Backbone
 
 VOCABULARY, WIDTH, LAYERS = 50, 8, 3
 SMALL = 1024  # bytes a shard: 32 vectors

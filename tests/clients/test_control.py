@@ -8,14 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators import means
 from fedjax_rec.aggregators.scaffold import scaffold
 from fedjax_rec.algorithms import FedAvg
-from fedjax_rec.clients.control import CONTROL, OWN, controlled_update, with_control
+from fedjax_rec.clients.control import (
+    CONTROL,
+    OWN,
+    controlled_update,
+    with_control,
+)
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.clients.steps import local_steps
-from fedjax_rec.types import Model, Params, Senders
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Model, Params, Senders
 
 RATE, BATCH, EPOCHS = 0.1, 2, 3
 # Clients differ in curvature and minimum: local steps drift apart.

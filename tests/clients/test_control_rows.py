@@ -8,14 +8,20 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_rec import CodecConfig, CohortConfig, Experiment, FedAvg, build, rows
+from fedjax_rec import CodecConfig, CohortConfig, Experiment, FedAvg, build
 from fedjax_rec.aggregators import means
 from fedjax_rec.aggregators.scaffold import scaffold
-from fedjax_rec.clients.control import CONTROL, OWN, controlled_update, with_control
+from fedjax_rec.clients.control import (
+    CONTROL,
+    OWN,
+    controlled_update,
+    with_control,
+)
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.clients.steps import local_steps
-from fedjax_rec.experiment_data import SyntheticData
-from fedjax_rec.types import Model, Params, Senders
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Model, Params, Senders
+from fedjax_rec.experiment.data import SyntheticData
 
 ITEMS, D, BATCH, EPOCHS = 6, 2, 2, 2
 RATE, ROW_RATE = 0.05, 0.2

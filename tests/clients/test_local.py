@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Params
 from fedjax_rec.models import MODELS
-from fedjax_rec.types import Params
 
 RATE = 0.5
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.clients.reconstruct import reconstruct_update
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Params
 from fedjax_rec.models import MODELS
-from fedjax_rec.types import Params
 
 MODEL = MODELS["matrix_factorization"](6, dim=3)
 ITEMS = np.array([4, 1, 4, 0, 2, 5, 6, 6, 6])

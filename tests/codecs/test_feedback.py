@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.codecs import (
     CODECS,
     dgc,
@@ -23,6 +22,7 @@ from fedjax_rec.codecs import (
     top_k,
 )
 from fedjax_rec.codecs.low_rank import colr, power_sgd, svd
+from fedjax_rec.core import rows
 
 I, D = 12, 2  # noqa: E741
 KEY = jax.random.key(0)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.codecs.low_rank import colr, orthonormal, power_sgd, svd
 from fedjax_rec.codecs.serialize import serialize
 from fedjax_rec.codecs.wire import num_bits
+from fedjax_rec.core import rows
 
 I, D = 30, 8  # noqa: E741
 SHARED = {

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows, sketches
 from fedjax_rec.aggregators.fetch_sgd import fetch_sgd
 from fedjax_rec.codecs.serialize import serialize
 from fedjax_rec.codecs.sketch import count_sketch
 from fedjax_rec.codecs.wire import num_bits
-from fedjax_rec.types import Senders
+from fedjax_rec.core import count_sketch as sketches
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Senders
 
 I, D = 40, 4  # noqa: E741
 SHARED = {"item": rows.Table(values=jnp.zeros((I, D))), "w": jnp.zeros(20)}

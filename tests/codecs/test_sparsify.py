@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedjax_rec import rows
 from fedjax_rec.codecs import (
     chain,
     float32,
@@ -19,6 +18,7 @@ from fedjax_rec.codecs import (
     threshold,
     top_k,
 )
+from fedjax_rec.core import rows
 
 KEY = jax.random.key(0)
 

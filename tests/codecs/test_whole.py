@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.codecs import (
     block_int,
     drive,
@@ -25,6 +24,7 @@ from fedjax_rec.codecs import (
     top_k,
 )
 from fedjax_rec.codecs.serialize import deserialize, serialize, to_bits
+from fedjax_rec.core import rows
 
 KEY = jax.random.key(0)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_rec.core.backbone import Backbone, Layout
 from fedjax_rec.models.adapters import (
     ADAPTERS,
     bottleneck,
@@ -17,7 +18,6 @@ from fedjax_rec.models.adapters import (
     lora,
     prefix,
 )
-from fedjax_rec.types import Backbone, Layout
 
 D, KV, F, LAYERS = 6, 5, 11, 3
 SITES = {

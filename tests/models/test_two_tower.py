@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Params
 from fedjax_rec.models.adapters import embedding_adapter
 from fedjax_rec.models.item_tower import cached_tower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
-from fedjax_rec.types import Params
 
 I, D, DIM, L, HEADS, GROUP = 7, 5, 3, 3, 2, 3  # noqa: E741
 RNG = np.random.default_rng(0)

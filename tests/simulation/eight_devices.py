@@ -33,13 +33,9 @@ from fedjax_rec import (  # noqa: E402
     build,
     paper_compat,
 )
-from fedjax_rec.simulation import sampling  # noqa: E402
+from fedjax_rec.fleet import sampling  # noqa: E402
 from fedjax_rec.simulation.hosted import Hosted  # noqa: E402
-from fedjax_rec.simulation.mesh import (  # noqa: E402
-    CLIENTS,
-    make_mesh,
-    place,
-)
+from fedjax_rec.simulation.mesh import CLIENTS, make_mesh, place  # noqa: E402
 from fedjax_rec.simulation.resident import Resident  # noqa: E402
 from fedjax_rec.simulation.round import make_algorithm  # noqa: E402
 

@@ -5,15 +5,18 @@ from collections.abc import Callable
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
 from fedjax_rec.aggregators.robust.colluding import colluding
-from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
+from fedjax_rec.aggregators.robust.coordinates import (
+    coordinate_median,
+    trimmed_mean,
+)
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
 from fedjax_rec.aggregators.robust.majority import majority_vote
 from fedjax_rec.aggregators.robust.mixing import mixed
 from fedjax_rec.aggregators.robust.norm_bound import norm_bound
 from fedjax_rec.attacks import attackers
-from fedjax_rec.experiment_codec import CodecConfig, with_codec
-from fedjax_rec.types import Aggregator, Recipe
+from fedjax_rec.core.contracts import Aggregator, Recipe
+from fedjax_rec.experiment.codec import CodecConfig, with_codec
 
 # Of each way to aggregate, to lift, to keep state and to send one.
 FEW = (

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import FedAvg, FedFM, FedMF, FedNCF, PFedRec, Protocol, rows
+from fedjax_rec import FedAvg, FedFM, FedMF, FedNCF, PFedRec, Protocol
 from fedjax_rec.algorithms.fedfm import ItemTexts
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Params, ServerState
 from fedjax_rec.data.clients import make_client_data, serving_clients
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, per_user
@@ -24,7 +26,6 @@ from fedjax_rec.simulation.evaluation import (
 )
 from fedjax_rec.simulation.population import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
-from fedjax_rec.types import Params, ServerState
 
 ITEMS = 50
 SIZES = [3, 12, 0, 1, 10, 2, 11]  # user 2 is cold: in no training data

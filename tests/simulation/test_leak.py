@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import fedjax_rec
-from fedjax_rec import PFedRec, rows
+from fedjax_rec import PFedRec
+from fedjax_rec.core import rows
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import iid, per_user
 from fedjax_rec.data.synthetic import synthetic

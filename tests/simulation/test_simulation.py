@@ -21,8 +21,8 @@ from fedjax_rec import (
     SplitConfig,
     SyntheticData,
     build,
-    trees,
 )
+from fedjax_rec.core import keys
 
 EXPERIMENT = Experiment(
     name="small",
@@ -186,7 +186,7 @@ def test_cohorts_count_their_clients(sampling):
     sizes = np.bincount(simulation.split.train.user, minlength=60)
     invited = []
     for round_ in range(6):
-        key = trees.derive(simulation.key, trees.Purpose.COHORT, round_)
+        key = keys.derive(simulation.key, keys.Purpose.COHORT, round_)
         ids = np.asarray(simulation.sampler(key, 0).ids)
         invited.append(ids[ids < 60])
     assert told["clients"].tolist() == [len(ids) for ids in invited]

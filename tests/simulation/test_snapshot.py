@@ -17,7 +17,7 @@ from fedjax_rec import (
     SyntheticData,
     build,
 )
-from fedjax_rec.simulation.fingerprint import digest, fingerprint
+from fedjax_rec.runs.fingerprint import digest, fingerprint
 from fedjax_rec.simulation.simulation import Snapshot
 
 SMALL = Experiment(

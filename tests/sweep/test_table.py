@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from fedjax_rec.simulation.runfolder import Run
+from fedjax_rec.runs.folder import Run
 from fedjax_rec.sweep.table import (
     as_csv,
     best_of,

@@ -16,7 +16,10 @@ from fedjax_rec.aggregators.fair.participation import by_participation
 from fedjax_rec.aggregators.fair.q_fedavg import q_fedavg
 from fedjax_rec.aggregators.fair.tilted import tilted
 from fedjax_rec.aggregators.fair.trend import by_trend
-from fedjax_rec.aggregators.fair.underrepresented import by_effective_number, by_size
+from fedjax_rec.aggregators.fair.underrepresented import (
+    by_effective_number,
+    by_size,
+)
 
 __all__ = [
     "agnostic",

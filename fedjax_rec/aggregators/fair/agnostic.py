@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec.aggregators.means import weighted_mean
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 
 @struct

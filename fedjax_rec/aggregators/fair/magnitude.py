@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from fedjax_rec.aggregators.norms import squared_norms
 from fedjax_rec.aggregators.reweighted import reweighted
-from fedjax_rec.types import Aggregator
+from fedjax_rec.core.contracts import Aggregator
 
 
 def by_magnitude(power: float = -1.0, inner: Aggregator | None = None) -> Aggregator:

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.means import weighted_sum
 from fedjax_rec.aggregators.norms import squared_norms
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, static, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, static, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 LEAST_LOSS = 1e-10
 """Losses are at least this, as in the authors' code: `F^(q - 1)` has to be finite."""

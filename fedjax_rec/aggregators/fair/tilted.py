@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from fedjax_rec.aggregators.reweighted import MOST, reweighted
-from fedjax_rec.types import Aggregator, Senders
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 
 def tilted(t: float = 1.0, inner: Aggregator | None = None) -> Aggregator:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from fedjax_rec.aggregators.reweighted import reweighted
-from fedjax_rec.types import Aggregator
+from fedjax_rec.core.contracts import Aggregator
 
 
 def by_size(power: float = 0.5, inner: Aggregator | None = None) -> Aggregator:

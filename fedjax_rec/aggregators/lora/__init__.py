@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fedjax_rec.aggregators.lora.exact import corrected, stacked
 from fedjax_rec.aggregators.lora.mixed import averaged, padded, truncated
-from fedjax_rec.types import Aggregator
+from fedjax_rec.core.contracts import Aggregator
 
 LORA_AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "fedit": averaged,

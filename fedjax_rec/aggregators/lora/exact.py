@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from fedjax_rec.aggregators.lora.factors import BASE, A, B, Means, columns
 from fedjax_rec.aggregators.lora.rule import lora_rule
-from fedjax_rec.types import Aggregator, Array, Tree, struct
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator
 
 
 def corrected(

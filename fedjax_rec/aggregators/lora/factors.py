@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array, Tree, struct
+from fedjax_rec.core.arrays import Array, Tree, struct
 
 A, B, BASE = "lora_a", "lora_b", "lora_base"
 """The groups of `models.adapters.lora`."""

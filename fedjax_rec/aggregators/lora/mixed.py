@@ -4,7 +4,8 @@ import jax.numpy as jnp
 
 from fedjax_rec.aggregators.lora.factors import A, B, Means, columns
 from fedjax_rec.aggregators.lora.rule import lora_rule
-from fedjax_rec.types import Aggregator, Array, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator
 
 
 def averaged(

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import trees
 from fedjax_rec.aggregators.lora.factors import (
     BASE,
     A,
@@ -17,7 +16,9 @@ from fedjax_rec.aggregators.lora.factors import (
     means,
     zero_sums,
 )
-from fedjax_rec.types import Aggregator, Array, Senders, Tree
+from fedjax_rec.core import trees
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 Reach = Callable[[Means, Tree, Tree], tuple[dict[str, Tree], Tree]]
 """`(means, shared, state) -> (groups, state)`: what the groups of LoRA become."""

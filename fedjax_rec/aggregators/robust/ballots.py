@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 Voting = Literal["dense", "voters", "diluted"]
 """Who votes on a row of a table.

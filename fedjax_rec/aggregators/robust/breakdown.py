@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.aggregators.robust.ballots import assumed_attackers
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 
 def majority_tolerates(num_voters):

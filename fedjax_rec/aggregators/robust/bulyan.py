@@ -14,7 +14,8 @@ from fedjax_rec.aggregators.robust.ballots import (
 from fedjax_rec.aggregators.robust.breakdown import few_tolerate
 from fedjax_rec.aggregators.robust.few_voters import pairwise_squared, row_by_row
 from fedjax_rec.aggregators.robust.row_ballots import vote
-from fedjax_rec.types import Aggregator, Array, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator
 
 
 def bulyan(

@@ -20,7 +20,8 @@ from fedjax_rec.aggregators.robust.row_ballots import (
     row_values,
     with_rows,
 )
-from fedjax_rec.types import Aggregator, Array, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator
 
 
 def centered_clipping(

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.robust.ballots import Ballots
 from fedjax_rec.aggregators.robust.row_ballots import by_row
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 Kind = Literal["alie", "ipm"]
 """What colluders send, all of them the same.

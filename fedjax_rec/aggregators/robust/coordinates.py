@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.robust import order
 from fedjax_rec.aggregators.robust.ballots import (
     Ballots,
@@ -16,7 +15,9 @@ from fedjax_rec.aggregators.robust.ballots import (
     check_share,
 )
 from fedjax_rec.aggregators.robust.breakdown import majority_tolerates, row_report
-from fedjax_rec.types import Aggregator, Array, Tree
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator
 
 
 def coordinate_median(*, voting: Voting = "dense", share: float = 0.1) -> Aggregator:

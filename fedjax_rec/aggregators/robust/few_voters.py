@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fedjax_rec.aggregators.robust import distances
 from fedjax_rec.aggregators.robust.row_ballots import RowBallots
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 T = TypeVar("T")
 

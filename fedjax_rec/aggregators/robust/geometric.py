@@ -12,7 +12,8 @@ from fedjax_rec.aggregators.robust.ballots import (
 )
 from fedjax_rec.aggregators.robust.breakdown import majority_tolerates
 from fedjax_rec.aggregators.robust.row_ballots import RowBallots, vote
-from fedjax_rec.types import Aggregator, Array, Tree
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator
 
 
 def geometric_median(

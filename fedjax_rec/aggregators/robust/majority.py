@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.robust.ballots import finite
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 
 @struct

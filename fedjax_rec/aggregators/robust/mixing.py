@@ -12,9 +12,17 @@ from fedjax_rec.aggregators.robust.ballots import (
     check_share,
 )
 from fedjax_rec.aggregators.robust.breakdown import row_report
-from fedjax_rec.aggregators.robust.few_voters import ballot_by_ballot, pairwise_squared
-from fedjax_rec.aggregators.robust.row_ballots import joint, row_ballots, with_rows
-from fedjax_rec.types import Aggregator, Array, Tree
+from fedjax_rec.aggregators.robust.few_voters import (
+    ballot_by_ballot,
+    pairwise_squared,
+)
+from fedjax_rec.aggregators.robust.row_ballots import (
+    joint,
+    row_ballots,
+    with_rows,
+)
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator
 
 
 def mixed(rule: Aggregator, *, share: float = 0.1) -> Aggregator:

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.robust import order
 from fedjax_rec.aggregators.robust.ballots import (
     Voting,
@@ -14,7 +13,9 @@ from fedjax_rec.aggregators.robust.ballots import (
     finite,
 )
 from fedjax_rec.aggregators.robust.row_bound import bound_rows
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 
 @struct

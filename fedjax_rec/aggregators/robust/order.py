@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array
+from fedjax_rec.core.arrays import Array
 
 BLOCK = 256
 """Columns counted at once: 943 clients' take 1 MB, about a core's cache. Fewer would be

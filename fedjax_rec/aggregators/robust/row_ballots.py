@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.robust.ballots import Ballots, Voting
 from fedjax_rec.aggregators.robust.breakdown import row_report
 from fedjax_rec.aggregators.robust.coordinates import diluted
-from fedjax_rec.types import Array, Tree
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
 
 
 class RowBallots(NamedTuple):

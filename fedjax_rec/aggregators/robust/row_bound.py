@@ -5,13 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.robust import order
 from fedjax_rec.aggregators.robust.ballots import Voting, finite
 from fedjax_rec.aggregators.robust.breakdown import majority_tolerates, row_report
 from fedjax_rec.aggregators.robust.coordinates import diluted
 from fedjax_rec.aggregators.robust.row_ballots import by_row, joint, with_rows
-from fedjax_rec.types import Aggregator, Array, Senders, Tree, struct
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 
 @struct

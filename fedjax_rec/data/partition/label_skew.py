@@ -6,10 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.partition.assignment import Partition, Unit, from_units, units_of
+from fedjax_rec.data.partition.assignment import (
+    Partition,
+    Unit,
+    from_units,
+    units_of,
+)
 from fedjax_rec.data.partition.labels import check_labels, labels_of_units
-from fedjax_rec.types import Array
 
 
 @functools.partial(jax.jit, static_argnames=("num_labels", "num_clients"))

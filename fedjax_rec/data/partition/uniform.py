@@ -5,9 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.partition.assignment import Partition, Unit, from_units, units_of
-from fedjax_rec.types import Array
+from fedjax_rec.data.partition.assignment import (
+    Partition,
+    Unit,
+    from_units,
+    units_of,
+)
 
 
 @functools.partial(jax.jit, static_argnames=("num_units", "num_clients"))

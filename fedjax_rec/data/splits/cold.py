@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits.split import (
     Split,
@@ -11,7 +12,6 @@ from fedjax_rec.data.splits.split import (
     sizes_of,
     split_by,
 )
-from fedjax_rec.types import Array
 
 
 def cold_items(

@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits.split import (
     Split,
@@ -13,7 +14,6 @@ from fedjax_rec.data.splits.split import (
     sizes_of,
     split_by,
 )
-from fedjax_rec.types import Array
 
 
 def leave_one_out(

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.synthetic.entities import describe_items, describe_users
 from fedjax_rec.data.synthetic.histories import activity, choose_items, moments
@@ -13,7 +14,6 @@ from fedjax_rec.data.synthetic.tastes import (
     rate,
     user_tastes,
 )
-from fedjax_rec.types import Array
 
 LIMITS = (
     "Tastes are a few clean clusters; real ones nest, overlap and are many more.",

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
+from fedjax_rec.core.backbone import Adapter
 from fedjax_rec.models.adapters.bottleneck import bottleneck
 from fedjax_rec.models.adapters.describe import Size, describe
-from fedjax_rec.models.adapters.embedding import EmbeddingAdapter, embedding_adapter
+from fedjax_rec.models.adapters.embedding import (
+    EmbeddingAdapter,
+    embedding_adapter,
+)
 from fedjax_rec.models.adapters.lora import LORA_BASE, lora
 from fedjax_rec.models.adapters.prompt import prefix
-from fedjax_rec.types import Adapter
 
 ADAPTERS: dict[str, Callable[..., Adapter]] = {
     "lora": lora,

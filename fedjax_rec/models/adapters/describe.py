@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 
 import jax
 
-from fedjax_rec.types import Tree
+from fedjax_rec.core.arrays import Tree
 
 
 class Size(TypedDict):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.types import Array, Tree
+from fedjax_rec.core.arrays import Array, Tree
 
 
 class EmbeddingAdapter(NamedTuple):

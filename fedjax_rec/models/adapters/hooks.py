@@ -1,6 +1,6 @@
 """Hooks that change nothing, for what an adapter leaves alone."""
 
-from fedjax_rec.types import Array, Tree
+from fedjax_rec.core.arrays import Array, Tree
 
 
 def same_linear(params: Tree, path: str, x: Array, y: Array) -> Array:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec.core.backbone import Adapter
 from fedjax_rec.models.adapters.hooks import no_prefix, same_block
 from fedjax_rec.models.adapters.patterns import matching
-from fedjax_rec.types import Adapter
 
 ATTENTION = ("attention/query", "attention/value")
 """Where Hu et al. put it."""

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec.core.backbone import Adapter
 from fedjax_rec.models.adapters.hooks import same_block, same_linear
-from fedjax_rec.types import Adapter
 
 
 def prefix(*, length: int = 8, scale: float = 0.02) -> Adapter:

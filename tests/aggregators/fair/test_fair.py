@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators import attention, fair, fednova, means
 from fedjax_rec.aggregators.fair.agnostic import project
 from fedjax_rec.clients.steps import local_steps
-from fedjax_rec.types import Senders
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Senders
 
 C = 5
 N = np.array([1.0, 3, 0, 2, 4], np.float32)

@@ -7,7 +7,7 @@ import pytest
 
 from fedjax_rec.aggregators import lora, means
 from fedjax_rec.clients.ranks import draw_ranks, with_ranks
-from fedjax_rec.types import ClientResult, Params, Senders
+from fedjax_rec.core.contracts import ClientResult, Params, Senders
 
 IN, OUT, R, C = 6, 5, 3, 5
 N = np.array([2.0, 1, 3, 1, 4], np.float32)

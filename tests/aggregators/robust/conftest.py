@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
-from fedjax_rec.types import Senders
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Senders
 
 I, D = 5, 2  # noqa: E741
 

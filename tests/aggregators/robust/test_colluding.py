@@ -17,7 +17,10 @@ from fedjax_rec import (
 )
 from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.robust.colluding import colluding, most_deviations
-from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
+from fedjax_rec.aggregators.robust.coordinates import (
+    coordinate_median,
+    trimmed_mean,
+)
 from fedjax_rec.aggregators.robust.krum import krum
 
 I, D, C, P = 5, 2, 12, 14  # noqa: E741

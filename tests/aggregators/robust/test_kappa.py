@@ -7,7 +7,10 @@ For every set of `n - f` honest deltas of mean `m`, whatever the other `f` are,
 import numpy as np
 import pytest
 
-from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
+from fedjax_rec.aggregators.robust.coordinates import (
+    coordinate_median,
+    trimmed_mean,
+)
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum
 from fedjax_rec.aggregators.robust.mixing import mixed

@@ -9,7 +9,10 @@ from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.robust.ballots import Ballots, ballot_bytes
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
-from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
+from fedjax_rec.aggregators.robust.coordinates import (
+    coordinate_median,
+    trimmed_mean,
+)
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
 from fedjax_rec.aggregators.robust.mixing import mixed
@@ -216,7 +219,7 @@ def test_a_row_has_its_own_geometric_median(fold):
 
 @pytest.mark.parametrize("name", BUFFERED)
 def test_the_buffer_takes_the_bytes_that_are_stated(name):
-    from fedjax_rec import rows
+    from fedjax_rec.core import rows
 
     shared = {
         "item": rows.Table(values=jnp.zeros((7, 3))),

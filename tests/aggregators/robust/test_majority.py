@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import AggregationConfig, CodecConfig, Experiment, FedAvg, build, rows
+from fedjax_rec import AggregationConfig, CodecConfig, Experiment, FedAvg, build
 from fedjax_rec.aggregators.robust.majority import majority_vote
 from fedjax_rec.codecs import leafwise, sign
-from fedjax_rec.experiment_data import SyntheticData
-from fedjax_rec.types import Senders
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Senders
+from fedjax_rec.experiment.data import SyntheticData
 
 I, D, P = 5, 2, 14  # noqa: E741
 

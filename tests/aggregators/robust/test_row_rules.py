@@ -5,16 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import rows
 from fedjax_rec.aggregators.robust.breakdown import few_tolerate
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
-from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
-from fedjax_rec.aggregators.robust.few_voters import ballot_by_ballot, row_by_row, sizes
+from fedjax_rec.aggregators.robust.coordinates import (
+    coordinate_median,
+    trimmed_mean,
+)
+from fedjax_rec.aggregators.robust.few_voters import (
+    ballot_by_ballot,
+    row_by_row,
+    sizes,
+)
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
 from fedjax_rec.aggregators.robust.mixing import mixed
 from fedjax_rec.aggregators.robust.norm_bound import norm_bound
 from fedjax_rec.aggregators.robust.row_ballots import RowBallots
+from fedjax_rec.core import rows
 
 I, D, C = 5, 2, 19  # noqa: E741
 P = I * D + 4

@@ -5,7 +5,10 @@ import pytest
 
 from fedjax_rec.aggregators.robust.bulyan import bulyan
 from fedjax_rec.aggregators.robust.clipping import centered_clipping
-from fedjax_rec.aggregators.robust.coordinates import coordinate_median, trimmed_mean
+from fedjax_rec.aggregators.robust.coordinates import (
+    coordinate_median,
+    trimmed_mean,
+)
 from fedjax_rec.aggregators.robust.geometric import geometric_median
 from fedjax_rec.aggregators.robust.krum import krum, multi_krum
 from fedjax_rec.aggregators.robust.mixing import mixed

@@ -1,0 +1,99 @@
+"""The command `fedjax-rec`: what it is called with, and how it fails."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+COMMANDS = ("train", "sweep", "transfer", "data", "backbone", "report")
+
+HELP = """\
+usage: fedjax-rec COMMAND ...
+
+Simulates federated recommendation: thousands of clients as one compiled program, and
+an evaluation nobody can cheat.
+
+commands:
+  train CONFIG             run an experiment: progress, a table, a folder of results
+  sweep CONFIG             many settings and seeds as one program; a table and plots
+  transfer CONFIG          train on one data set, rank untrained for users of another
+  data prepare SOURCE      read a data set once into the cache; show counts and notes
+  data describe WHAT       numbers (and a plot) of how clients share the data
+  backbone fetch minilm    bring a frozen foundation model into the cache, verified
+  backbone describe WHAT   its layers, and where an adapter attaches
+  report RUN...            compare runs; mean and spread where only the seed differs
+
+examples:
+  fedjax-rec train configs/quickstart.py
+  fedjax-rec train configs/quickstart.py --algorithm.client-lr 0.3 --rounds 50
+  fedjax-rec train configs/fedmf_ml100k.py --data.dir ~/ml-100k --seed 1
+  fedjax-rec train --resume runs/mine
+  fedjax-rec sweep configs/sweep_pfedrec.py --grid seed=0:3
+  fedjax-rec transfer configs/transfer_ml_to_games.py --target amazon
+  fedjax-rec data describe synthetic --partition.kind dirichlet --plot skew.png
+  fedjax-rec report runs/* --output comparison
+
+`fedjax-rec COMMAND --help` explains a command; `fedjax-rec train CONFIG --help` lists
+every field of an experiment with its value. `python -m fedjax_rec` is the same command.
+"""
+
+Command = Callable[[list[str]], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    What a user can put right is told in a few lines and exits with 2; anything else is
+    a fault of ours and keeps its traceback. `FEDJAX_REC_DEBUG=1` shows it always.
+
+    Args:
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        The exit status: 0 done, 2 a mistake in what was asked, 130 interrupted.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        from fedjax_rec import __version__
+
+        print(f"fedjax-rec {__version__}")
+        return 0
+    name, *rest = args
+    if name not in COMMANDS:
+        return _fail(_unknown(name))
+    from fedjax_rec.core.errors import UserError
+
+    command: Command = importlib.import_module(f"fedjax_rec.cli.{name}").main
+    try:
+        return command(rest)
+    except UserError as error:
+        if os.environ.get("FEDJAX_REC_DEBUG"):
+            traceback.print_exc()
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nfedjax-rec: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `fedjax-rec ... | head`: the reader left. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _unknown(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    if name.endswith(".py"):
+        hint = f"\nDid you mean: fedjax-rec train {name}"
+    else:
+        hint = f"\nDid you mean: fedjax-rec {near[0]}" if near else ""
+    return f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}{hint}"
+
+
+def _fail(message: str) -> int:
+    print(f"fedjax-rec: error: {message}", file=sys.stderr)
+    return 2

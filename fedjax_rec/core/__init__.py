@@ -1,0 +1,1 @@
+"""Contracts and arrays that every layer uses."""

@@ -1,0 +1,279 @@
+"""Row tables: a client reads and sends only the rows it touches (layer 0).
+
+A client that saw 40 of 100,000 items needs 40 rows. `gather` hands it a small table,
+`Rows` is what it sends back, and `scatter_add` is how the server takes it in. Padding
+ids equal the number of rows of the table and are dropped.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec.core.arrays import Array, Tree, static, struct
+from fedjax_rec.core.running import running_sum
+
+
+@struct
+class Table:
+    """A trainable leaf with one row per item (or user).
+
+    Attributes:
+        values: `[I, ...]`.
+        space: the batch field whose ids index the rows (`"item"`, `"user"`).
+        per_row: whether a per-row mean may divide a row by the clients that touched it.
+    """
+
+    values: Array
+    space: str = static(default="item")
+    per_row: bool = static(default=True)
+
+
+@struct
+class Rows:
+    """Some rows of a table, to be added to it. Repeated ids add up.
+
+    Attributes:
+        ids: `[R]` int32; padding equals the table's length.
+        values: `[R, ...]`.
+        space: as in `Table`.
+        num_rows: the table's length, where a reader has to tell padding by itself.
+        ordered: whether ids are known to ascend, each once, and padding, of zeros, to
+            come last.
+    """
+
+    ids: Array
+    values: Array
+    space: str = static(default="item")
+    num_rows: int | None = static(default=None)
+    ordered: bool = static(default=False)
+
+
+def is_table(leaf: Tree) -> bool:
+    """Whether `leaf` is a `Table` (for `is_leaf`)."""
+    return isinstance(leaf, Table)
+
+
+def is_rows(leaf: Tree) -> bool:
+    """Whether `leaf` is a `Rows` (for `is_leaf`)."""
+    return isinstance(leaf, Rows)
+
+
+def table_lengths(shared: Tree) -> tuple[int, ...]:
+    """`I` of each table among the leaves, in order; 0 for a dense leaf."""
+    leaves = jax.tree.leaves(shared, is_leaf=is_table)
+    return tuple(x.values.shape[0] if is_table(x) else 0 for x in leaves)
+
+
+def lookup(table: Table, ids: Array | None) -> Array:
+    """Rows of `table` at `ids`; `None` means every row, in order.
+
+    During local training a batch's rows are already gathered and in the batch's order,
+    and its ids are `None`: the gradient with respect to them is then dense and small.
+    """
+    return table.values if ids is None else table.values[ids]
+
+
+def map_tables(fn, tree: Tree, *rest: Tree) -> Tree:
+    """Applies `fn` to every `Table` of `tree` (and its partners); keeps the rest."""
+    return jax.tree.map(
+        lambda leaf, *others: fn(leaf, *others) if is_table(leaf) else leaf,
+        tree,
+        *rest,
+        is_leaf=lambda x: is_table(x) or is_rows(x),
+    )
+
+
+def split_tables(tree: Tree) -> tuple[Tree, Tree]:
+    """`(tables, dense)`: the same structure, with `None` for the other kind of leaf."""
+    tables = jax.tree.map(
+        lambda leaf: leaf if is_table(leaf) else None, tree, is_leaf=is_table
+    )
+    return tables, map_tables(lambda _: None, tree)
+
+
+def merge_tables(tables: Tree, dense: Tree) -> Tree:
+    """Undoes `split_tables`."""
+    return jax.tree.map(
+        lambda table, leaf: leaf if table is None else table,
+        tables,
+        dense,
+        is_leaf=lambda x: x is None or is_table(x),
+    )
+
+
+def gather(tree: Tree, ids: Mapping[str, Array | None]) -> Tree:
+    """Restricts every table to the rows `ids[table.space]` `[R]` (clipped).
+
+    `None` is every row, in order.
+    """
+
+    def restrict(table: Table) -> Table:
+        at = ids[table.space]
+        if at is None:
+            return table
+        values = table.values.at[at].get(mode="clip")
+        return dataclasses.replace(table, values=values)
+
+    return map_tables(restrict, tree)
+
+
+def first_occurrence(ids: Array, num_rows: int) -> Array:
+    """For each position the first position that holds the same id.
+
+    Small tables take one scatter into a buffer of `num_rows`; large ones one sort of
+    packed (id, position) words, so that the cost never follows the catalog's size.
+
+    Args:
+        ids: `[R]` int32 in `[0, num_rows]`.
+        num_rows: length of the table; the padding id.
+
+    Returns:
+        `[R]` int32, at most `arange(R)`.
+
+    >>> import jax.numpy as jnp
+    >>> first_occurrence(jnp.array([7, 3, 7, 9]), 9).tolist()
+    [0, 1, 0, 3]
+    """
+    (r,) = ids.shape
+    position = jnp.arange(r, dtype=jnp.int32)
+    id_bits, position_bits = int(num_rows).bit_length(), max(r - 1, 1).bit_length()
+    if num_rows <= 16 * r or id_bits + position_bits > 32:
+        first = jnp.full((num_rows + 1,), r, jnp.int32).at[ids].min(position)
+        return first[ids]
+    packed = (ids.astype(jnp.uint32) << position_bits) | position.astype(jnp.uint32)
+    packed = jax.lax.sort(packed)
+    sorted_ids = packed >> position_bits
+    sorted_position = (packed & ((1 << position_bits) - 1)).astype(jnp.int32)
+    starts = jnp.concatenate(
+        [jnp.ones(1, bool), sorted_ids[1:] != sorted_ids[:-1]], axis=0
+    )
+    # Positions ascend within an id, so a run's first entry is the first occurrence.
+    run = jax.lax.cummax(jnp.where(starts, position, 0))
+    return jnp.zeros(r, jnp.int32).at[sorted_position].set(sorted_position[run])
+
+
+def merge_repeats(rows: Rows, num_rows: int) -> Rows:
+    """The same rows, each once with the sum of its values, in ascending order.
+
+    As in `first_occurrence`, the cost never follows the catalog's size.
+
+    Args:
+        rows: `ids` `[R]`, `values` `[R, ...]`.
+        num_rows: length of the table; the padding id.
+
+    Returns:
+        Rows with `num_rows` and `ordered`; as many, the rest padding.
+
+    >>> import jax.numpy as jnp
+    >>> merged = merge_repeats(Rows(ids=jnp.array([7, 3, 7, 9]), values=jnp.ones(4)), 9)
+    >>> merged.ids.tolist(), merged.values.tolist()
+    ([3, 7, 9, 9], [1.0, 2.0, 0.0, 0.0])
+    """
+    if rows.ordered:
+        return dataclasses.replace(rows, num_rows=num_rows)
+    ids = jnp.where(rows.ids < num_rows, rows.ids, num_rows)
+    place = places_in_order(ids, num_rows)
+    return dataclasses.replace(
+        rows,
+        ids=jnp.full_like(ids, num_rows).at[place].set(ids, mode="drop"),
+        values=jnp.zeros_like(rows.values).at[place].add(rows.values, mode="drop"),
+        num_rows=num_rows,
+        ordered=True,
+    )
+
+
+def places_in_order(ids: Array, num_rows: int) -> Array:
+    """How many smaller ids there are among `ids`, each counted once.
+
+    Args:
+        ids: `[R]` int32 in `[0, num_rows]`, repeated or not.
+        num_rows: length of the table; the padding id.
+
+    Returns:
+        `[R]` int32; `R` for padding.
+
+    >>> places_in_order(jnp.array([7, 3, 7, 9]), 9).tolist()
+    [1, 0, 1, 4]
+    """
+    (r,) = ids.shape
+    id_bits, position_bits = int(num_rows).bit_length(), max(r - 1, 1).bit_length()
+    if num_rows <= 16 * r or id_bits + position_bits > 32:
+        touched = jnp.zeros(num_rows + 1, jnp.int32).at[ids].set(1)
+        place = (running_sum(touched, num_rows + 1) - 1)[ids]
+    else:
+        position = jnp.arange(r, dtype=jnp.uint32)
+        packed = jax.lax.sort((ids.astype(jnp.uint32) << position_bits) | position)
+        sorted_ids = packed >> position_bits
+        new = jnp.concatenate([jnp.zeros(1, bool), sorted_ids[1:] != sorted_ids[:-1]])
+        position = (packed & ((1 << position_bits) - 1)).astype(jnp.int32)
+        place = jnp.zeros(r, jnp.int32).at[position].set(running_sum(new, r))
+    return jnp.where(ids < num_rows, place, r)
+
+
+def places_of(ids: Array, rows: Rows) -> Array:
+    """Where each of `ids` stands among `rows`, as far as it does.
+
+    As in `first_occurrence`, the cost never follows the catalog's size.
+
+    Args:
+        ids: `[Q]` int32; padding is `rows.num_rows`.
+        rows: `[R]`, each once, with `num_rows`.
+
+    Returns:
+        `[Q]` int32; `R` for padding and for what is not there.
+
+    >>> rows = Rows(ids=jnp.array([3, 7, 9]), values=jnp.ones(3), num_rows=9)
+    >>> places_of(jnp.array([7, 2, 9, 3]), rows).tolist()
+    [1, 3, 3, 0]
+    """
+    (r,), num_rows = rows.ids.shape, rows.num_rows
+    assert num_rows is not None
+    here = jnp.arange(r, dtype=jnp.int32)
+    if num_rows <= 16 * r:
+        place = jnp.full(num_rows, r, jnp.int32).at[rows.ids].set(here, mode="drop")
+        return place.at[ids].get(mode="fill", fill_value=r)
+    own, source = rows.ids, here
+    if not rows.ordered:
+        own, source = jax.lax.sort((own, here), num_keys=1)
+    at = jnp.searchsorted(own, ids, method="scan_unrolled")
+    found = (ids < num_rows) & (own.at[at].get(mode="clip") == ids)
+    return jnp.where(found, source.at[at].get(mode="clip"), r)
+
+
+def scatter_add(table: Array, rows: Rows, scale: Array | None = None) -> Array:
+    """Adds rows (any leading axes) into the dense `[I, ...]` array `table`.
+
+    Args:
+        table: `[I, ...]`.
+        rows: `ids` `[..., R]`, `values` `[..., R, ...]`.
+        scale: `[...]`, one factor for each leading index, or `None`.
+
+    Returns:
+        `[I, ...]`; ids equal to `I` add nothing.
+    """
+    values = rows.values
+    if scale is not None:
+        values = values * scale.reshape(scale.shape + (1,) * (values.ndim - scale.ndim))
+    flat = values.reshape((-1, *table.shape[1:])).astype(table.dtype)
+    return table.at[rows.ids.reshape(-1)].add(flat, mode="drop")
+
+
+def count_touched(num_rows: int, rows: Rows, weights: Array) -> Array:
+    """For each row the summed weight of the clients that touched it.
+
+    Args:
+        num_rows: `I`.
+        rows: `ids` `[V, R]`; an id repeated by one client counts once.
+        weights: `[V]`.
+
+    Returns:
+        `[I]` float.
+    """
+    once = jnp.broadcast_to(weights[:, None], rows.ids.shape)
+    if not rows.ordered:
+        first = jax.vmap(lambda ids: first_occurrence(ids, num_rows))(rows.ids)
+        once = jnp.where(first == jnp.arange(rows.ids.shape[-1]), once, 0)
+    counts = jnp.zeros(num_rows, weights.dtype)
+    return counts.at[rows.ids.reshape(-1)].add(once.reshape(-1), mode="drop")

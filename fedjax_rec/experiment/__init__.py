@@ -1,0 +1,1 @@
+"""Experiments as frozen dataclasses, and how they are built."""

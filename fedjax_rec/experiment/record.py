@@ -1,0 +1,55 @@
+"""What `result.json` holds of a finished run."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.fleet.costs import summarise_costs
+from fedjax_rec.simulation.simulation import Simulation
+
+
+def record(
+    experiment: Experiment, simulation: Simulation, result: dict[str, Any]
+) -> dict[str, Any]:
+    """What `result.json` holds: the simulation's result, and what it was run on."""
+    train, protocol = simulation.split.train, dict(result["protocol"])
+    # `history` is in metrics.jsonl; the split's info may hold whole data sets.
+    protocol["split_info"] = {
+        name: value
+        for name, value in protocol["split_info"].items()
+        if isinstance(value, bool | int | float | str)
+    }
+    diverged = not_finite_since(result["history"])
+    return {
+        "name": experiment.name,
+        "algorithm": type(experiment.algorithm).__name__,
+        "seed": experiment.seed,
+        "metrics": result["metrics"],
+        "selected": result["selected"],
+        "baselines": result["baselines"],
+        "protocol": protocol,
+        "data": {
+            "name": train.name,
+            "users": train.num_users,
+            "items": train.num_items,
+            "train": len(train),
+            "val": len(simulation.split.val),
+            "test": len(simulation.split.test),
+            "clients": simulation.data.num_clients,
+        },
+        **simulation.notes,
+        "costs": summarise_costs(result["history"]),
+        "rounds": result["rounds"],
+        **({"loss_not_finite_since_round": diverged} if diverged else {}),
+    }
+
+
+def not_finite_since(events: Iterable[dict[str, Any]]) -> int | None:
+    """The first round whose loss is not finite, which a file tells as `null`."""
+    for event in events:
+        if event["event"] == "round" and "loss" in event:
+            loss = event["loss"]
+            if loss is None or not math.isfinite(loss):
+                return event["round"]
+    return None

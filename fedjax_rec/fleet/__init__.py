@@ -1,0 +1,1 @@
+"""Devices, availability, sampling and costs."""

@@ -1,0 +1,1 @@
+"""Ranking for another catalog than the one trained on."""

@@ -1,0 +1,198 @@
+"""Cohorts of whole experiments: who trains, who is told of, what is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fedjax_rec import (
+    CohortConfig,
+    Execution,
+    Experiment,
+    FedAvg,
+    FedMF,
+    PopulationConfig,
+    SyntheticData,
+    build,
+)
+from fedjax_rec.core import keys
+from fedjax_rec.experiment.build import check
+from fedjax_rec.fleet import costs as costs_of
+from fedjax_rec.fleet.costs import summarise_costs
+from fedjax_rec.fleet.devices import PHONES
+from fedjax_rec.report.costs import costs_in_words
+
+BUSY = tuple(
+    dataclasses.replace(phone, peak=0.9, trough=0.6, dropout=0.4) for phone in PHONES
+)
+EXPERIMENT = Experiment(
+    name="small",
+    data=SyntheticData(num_users=60, num_items=80, num_interactions=1500),
+    # The paper's FedMF draws nothing: the quickest to compile.
+    algorithm=FedMF(dim=2, feedback="explicit", client_lr=0.01),
+    cohort=CohortConfig(sampling="available", size=12, devices=BUSY, rounds_per_day=4),
+    execution=Execution(max_buckets=1),
+    rounds=6,
+    eval_every=6,
+    seed=5,
+)
+
+
+def with_cohort(**fields):
+    cohort = dataclasses.replace(EXPERIMENT.cohort, **fields)
+    return dataclasses.replace(EXPERIMENT, cohort=cohort)
+
+
+def cohorts(simulation, rounds):
+    found = []
+    for number in range(rounds):
+        key = keys.derive(simulation.key, keys.Purpose.COHORT, number)
+        found.append(simulation.sampler(key, number))
+    return found
+
+
+@pytest.fixture(scope="module")
+def ran():
+    traces, plain = [], costs_of.costs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs_of, "costs", lambda *a: (traces.append(1), plain(*a))[1])
+        simulation = build(EXPERIMENT)
+        before = np.asarray(simulation.personal["user"])
+        told = simulation.advance(4)
+        once = len(traces)
+        more = simulation.advance(2)
+    # Other hours and other numbers of clients are no other program.
+    assert len(traces) == once > 0
+    told = {name: np.append(told[name], more[name]) for name in told}
+    return simulation, before, told
+
+
+def test_dropouts_keep_their_state_and_send_nothing(ran):
+    simulation, before, told = ran
+    drawn = cohorts(simulation, 6)
+    came = [set(np.asarray(d.ids).tolist()) - {60} for d in drawn]
+    began = [set(np.asarray(d.invited).tolist()) - {60} for d in drawn]
+    assert all(c < b for c, b in zip(came, began, strict=True))
+    moved = (np.asarray(simulation.personal["user"]) != before).any(1)
+    assert set(np.flatnonzero(moved)) == set().union(*came)
+    assert set().union(*began) - set().union(*came)  # somebody worked for nothing
+    assert told["clients"].tolist() == [len(c) for c in came]
+    assert told["arrived"].tolist() == [len(c) for c in came]
+    assert told["invited"].tolist() == [len(b) for b in began]
+    # Every rating's row once: 2 float32 and an id, for each example.
+    size = np.bincount(simulation.split.train.user, minlength=60)
+    up = [12 * size[list(c)].sum() for c in came]
+    down = [12 * size[list(b)].sum() for b in began]
+    assert told["up_bytes"] == pytest.approx(up)
+    assert told["down_bytes"] == pytest.approx(down)
+    # The slowest that arrived: it receives, trains, sends.
+    fleet = simulation.sampler.tables[1]
+    for c, seconds in zip(came, told["simulated_seconds"], strict=True):
+        slowest = 0.0
+        for client in c:
+            kind, _ = fleet.devices(np.array([client], np.int32))
+            phone = BUSY[int(kind[0])]
+            sent = 12 * size[client] * 8e-6
+            slowest = max(
+                slowest,
+                sent / phone.download_mbps
+                + size[client] / phone.pairs_per_second
+                + sent / phone.upload_mbps,
+            )
+        assert seconds == pytest.approx(slowest, rel=1e-5)
+
+
+def test_a_population_on_the_host_brings_the_same_cohorts(ran):
+    simulation, _, told = ran
+    store = PopulationConfig(store="host")
+    hosted = build(dataclasses.replace(EXPERIMENT, population=store))
+    found = hosted.advance(6)
+    assert found.keys() == told.keys()
+    for name in ("clients", "invited", "arrived", "examples", "down_bytes"):
+        assert found[name].tolist() == told[name].tolist()
+    for name in ("up_bytes", "simulated_seconds", "loss"):
+        assert found[name] == pytest.approx(told[name], rel=1e-5)
+    users = np.asarray(simulation.personal["user"])
+    np.testing.assert_allclose(hosted.personal["user"], users, atol=1e-6)
+
+
+def test_a_run_is_told_in_words(ran):
+    simulation, _, told = ran
+    history = [
+        {"event": "round", **{k: float(x[i]) for k, x in told.items()}}
+        for i in range(6)
+    ]
+    costs, devices = summarise_costs(history), simulation.notes["devices"]
+    assert costs["up_bytes"] == pytest.approx(float(told["up_bytes"].sum()))
+    assert devices["with_examples"] == 60
+    assert sum(devices["classes"].values()) == 60
+    text = costs_in_words(costs, devices)
+    for part in ("A client receives", "dropped out or came too late", "6 rounds move"):
+        assert part in text
+    assert f"{devices['classes']['mid']} mid" in text
+    assert "lack the memory" not in text
+    assert "lack the memory" in costs_in_words(
+        costs, {**devices, "short_of_memory": 7, "memory_mb_needed": 70.0}
+    )
+    assert any("expected to be available" in line for line in simulation.why)
+
+
+def test_weighted_cohorts_run(ran):
+    simulation = build(with_cohort(sampling="weighted", devices=PHONES))
+    told = simulation.advance(3)
+    assert told["clients"].tolist() == told["invited"].tolist() == [12, 12, 12]
+    size = np.bincount(simulation.split.train.user, minlength=60)
+    ids = [np.asarray(d.ids) for d in cohorts(simulation, 3)]
+    assert told["examples"].tolist() == [size[i].sum() for i in ids]
+
+
+def test_fewer_available_than_invited_is_said():
+    simulation = build(with_cohort(size=50, devices=PHONES))
+    assert any("some slots stay empty" in line for line in simulation.why)
+
+
+def test_devices_without_the_memory_are_said_or_refused():
+    small = tuple(dataclasses.replace(d, memory_mb=1e-4) for d in BUSY)
+    with pytest.raises(ValueError, match=r"is ever available\. Of 60 clients"):
+        build(with_cohort(devices=small))
+    # The others train on them all the same, and the report says so.
+    simulation = build(with_cohort(sampling="uniform", devices=small))
+    assert simulation.notes["devices"]["short_of_memory"] == 60
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 0}, "cohort.size must be at least 1, got 0"),
+        ({"rounds_per_day": 0}, "cohort.rounds_per_day must be at least 1"),
+        ({"time_zones": 25}, "cohort.time_zones must be at most 24, got 25"),
+        ({"over_selection": 0.5}, "cohort.over_selection must be at least 1"),
+        ({"over_selection": float("inf")}, "cohort.over_selection must be at least 1"),
+        ({"device_seed": -1}, "cohort.device_seed must lie in"),
+        ({"sampling": "uniform", "over_selection": 1.3}, "'available' alone"),
+        ({"sampling": "all", "trace": "x.csv"}, "'available' alone, and it is 'all'"),
+        ({"trace": "/nowhere/x.csv"}, "cohort.trace=/nowhere/x.csv: cannot be read"),
+        ({"devices": ()}, "cohort.devices is empty"),
+    ],
+)
+def test_cohorts_that_cannot_be_are_refused_before_anything_is_loaded(fields, message):
+    with pytest.raises(ValueError, match=message):
+        check(with_cohort(**fields))
+
+
+def test_more_than_there_are():
+    with pytest.raises(ValueError, match="1 to 60 clients"):
+        build(with_cohort(size=61))
+
+
+def test_negatives_count_in_the_bytes():
+    algorithm = FedAvg(dim=4, negatives=1, client_lr=1.0)
+    cohort = CohortConfig()
+    simulation = build(
+        dataclasses.replace(EXPERIMENT, algorithm=algorithm, cohort=cohort)
+    )
+    fleet = simulation.sampler.tables[1]
+    size = np.bincount(simulation.split.train.user, minlength=60)
+    rows = size + (80 - size) * (1 - (1 - 1 / (80 - size)) ** size)
+    assert fleet.up[fleet.profile] == pytest.approx(rows * 20, rel=1e-6)
+    assert fleet.pairs[fleet.profile].tolist() == (2 * size).tolist()

@@ -1,0 +1,183 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from fedjax_rec.cli import main
+from fedjax_rec.evaluation.protocol import Protocol, paper_compat
+from fedjax_rec.report import run as report
+from fedjax_rec.report.comparison import labels_of, rows_of
+from fedjax_rec.runs.folder import open_run, plain, read_run
+
+BACKBONE = {
+    "name": "minilm",
+    "layers": 6,
+    "width": 384,
+    "dtype": "float32",
+    "adapter": "lora",
+    "adapter_layers": 1,
+    "adapter_parameters": 12_288,
+    "path": "suffix",
+    "once": True,
+    "shuffled": False,
+    "stands_in": False,
+    "message_bits": {"lora_a": 196_608, "lora_b": 196_608, "item": 8_000},
+}
+
+
+def make_run(
+    path,
+    hr=0.3,
+    seed=0,
+    lr=0.1,
+    protocol=None,
+    draws=0.1,
+    finished=True,
+    backbone=None,
+):
+    protocol = protocol or Protocol()
+    metrics = {"hr@10": hr, "ndcg@10": hr / 2, "ndcg@10/gini": 0.5}
+    config = {
+        "name": "x",
+        "seed": seed,
+        "data": {"type": "FileData", "dir": f"/somewhere/{seed}"},
+        "algorithm": {"type": "FedMF", "client_lr": lr},
+    }
+    with open_run(path, config, {"jax": "0.10"}) as folder:
+        for r in (1, 2):
+            event = {"event": "round", "round": r, "loss": 1 / r, "seconds": 1.5}
+            folder.append(event)
+            folder.append({"event": "evaluation", "round": r, "val": metrics})
+        if finished:
+            result = {
+                "name": "x",
+                "metrics": {"val": metrics, "test": metrics},
+                "selected": 2,
+                "baselines": {
+                    "popularity": {"hr@10": 0.2, "ndcg@10": 0.1},
+                    "random": {"hr@10": 0.1, "ndcg@10": 0.05},
+                    "draw_count": {"hr@10": draws, "ndcg@10": 0.0},
+                },
+                "protocol": {**plain(protocol), "split": "leave_one_out"},
+                "data": {"name": "ml", "users": 9},
+                **({"backbone": {**BACKBONE, **backbone}} if backbone else {}),
+                "rounds": 2,
+            }
+            folder.write_json("result.json", result)
+    return read_run(path)
+
+
+def printed(*runs):
+    console = Console(width=200, file=io.StringIO(), record=True)
+    report.show(console, *runs)
+    return console.export_text()
+
+
+def test_one_run_beside_its_baselines(tmp_path):
+    run = make_run(tmp_path)
+    for text in (printed(run), report.markdown(run)):
+        for name in ("FedMF", "popularity", "random", "draw count", "0.3000", "0.2000"):
+            assert name in text
+        assert "WARNING" not in text
+        assert "every item the user has in no earlier part" in text
+        assert "Round 2 of 2 was selected." in text
+        assert "s: training 3.0, evaluation 0.0, baselines 0.0." in text
+    assert "| `algorithm.client_lr` | 0.1 |" in report.markdown(run)
+
+
+def test_runs_that_differ_by_seed_alone_are_one_line_with_spread(tmp_path):
+    runs = [make_run(tmp_path / f"{s}", hr=0.2 + 0.1 * s, seed=s) for s in range(3)]
+    rows = rows_of(runs)
+    assert [len(row.metrics) for row in rows] == [3, 3, 3, 3]
+    assert "0.3000 ± 0.1000" in report.markdown(*runs)
+    assert "FedMF x 3" in report.markdown(*runs)
+
+
+def test_runs_that_differ_otherwise_are_told_apart(tmp_path):
+    runs = [make_run(tmp_path / f"{lr}", lr=lr) for lr in (0.1, 0.3)]
+    assert labels_of([[run] for run in runs]) == [
+        "FedMF client_lr=0.1",
+        "FedMF client_lr=0.3",
+    ]
+
+
+def test_different_protocols_are_loudly_not_comparable(tmp_path):
+    clean = make_run(tmp_path / "a")
+    other = make_run(tmp_path / "b", protocol=Protocol(ties="random"))
+    text = " ".join(printed(clean, other).split())
+    assert "NOT COMPARABLE" in text
+    assert "protocol.ties: pessimistic in A, random in B" in text
+    assert text.count("popularity") == 2  # a table each, with its own baselines
+
+
+def test_the_compatible_preset_and_a_leak_are_warned_of(tmp_path):
+    run = make_run(tmp_path, protocol=paper_compat(), draws=0.58)
+    for text in (printed(run), report.markdown(run)):
+        assert "PAPER-COMPAT" in text
+        assert "THE NEGATIVES LEAK" in text
+        assert "0.580" in text
+
+
+def test_a_model_below_popularity_is_remarked(tmp_path):
+    assert "does not beat popularity" in printed(make_run(tmp_path, hr=0.15))
+
+
+def test_a_backbone_is_told_with_what_clients_send(tmp_path):
+    run = make_run(tmp_path / "a", backbone={"name": "minilm"})
+    for text in (" ".join(printed(run).split()), report.markdown(run)):
+        assert "Backbone minilm (6 layers of width 384, float32)" in text
+        assert "lora of 12,288 parameters in the last 1 of 6 layers" in text
+        assert "path suffix, items encoded once a round" in text
+        assert "A client sends 50.2 kB a round" in text
+        assert "lora_a 24.6, lora_b 24.6, item 1.0" in text
+        assert "SHUFFLED" not in text
+        assert "WARNING" not in text
+    shuffled = make_run(tmp_path / "b", backbone={"shuffled": True})
+    assert "texts were SHUFFLED" in report.markdown(shuffled)
+
+
+def test_a_stand_in_is_warned_of_and_kept_apart(tmp_path):
+    facts = {"name": "tiny", "stands_in": True, "warning": "tiny stands in for minilm"}
+    stood_in = make_run(tmp_path / "a", backbone=facts)
+    for text in (" ".join(printed(stood_in).split()), report.markdown(stood_in)):
+        assert "WARNING" in text
+        assert "tiny stands in for minilm" in text
+    # Another seed with the real thing is not averaged with it.
+    real = make_run(tmp_path / "b", seed=1, backbone={"name": "minilm"})
+    rows = rows_of([stood_in, real])
+    assert [len(row.metrics) for row in rows if not row.baseline] == [1, 1]
+
+
+def test_curves_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)]
+    report.plot_curves(runs, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_reads_folders_of_folders_and_leaves_out_the_unfinished(
+    tmp_path, capsys
+):
+    for name, finished in (("a", True), ("b", False)):
+        make_run(tmp_path / "runs" / name, finished=finished)
+    out = tmp_path / "out"
+    assert main(["report", str(tmp_path / "runs"), "--output", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "left out" in text
+    assert "2 rounds" in text
+    assert "| FedMF |" in (out / "comparison.md").read_text()
+    assert sorted(p.name for p in out.iterdir()) == ["comparison.md", "curves.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no folder"), ({}, "no config.json")],
+)
+def test_what_is_no_run_is_told(tmp_path, capsys, content, message):
+    path = tmp_path / "run"
+    if content is not None:
+        path.mkdir()
+        (path / "notes.json").write_text(json.dumps(content))
+    assert main(["report", str(path)]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,250 @@
+"""Checkpoints: whole or not there, and told apart."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_rec.core.contracts import ServerState
+from fedjax_rec.core.rows import Table
+from fedjax_rec.runs.checkpoint import CheckpointError, Checkpoints
+from fedjax_rec.simulation.simulation import Snapshot
+
+
+def snapshot(done, selected=0, scale=1.0):
+    """Every kind of leaf and node that a state is made of."""
+    item = scale * done * jnp.arange(600, dtype=jnp.float32).reshape(200, 3)
+    shared = {"item": Table(values=item), "none": None, "empty": ()}
+    server = ServerState(
+        shared=shared,
+        optimizer=optax.adam(0.1).init({"item": item, "bias": jnp.ones(2)}),
+        round=jnp.int32(done),
+    )
+    personal = {"h": np.full((5, 2), scale * done), "on_device": jnp.full(3, done)}
+    progress = {
+        "round": done,
+        "best": 0.1 + 0.2 * done,
+        "selected": selected,
+        "metrics": {"val": {"auc": float("nan"), "hr@10": 1 / 3}},
+    }
+    return Snapshot({"server": server, "personal": personal}, progress)
+
+
+LIKE = snapshot(0).arrays
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def opened(tmp_path, told):
+    """Opens the checkpoints of a folder, and closes them in the end."""
+    all_of_them = []
+
+    def opening(config="mine", keep=2):
+        found = Checkpoints(tmp_path / "checkpoints", config, keep, told.append)
+        all_of_them.append(found)
+        return found
+
+    yield opening
+    for found in all_of_them:
+        found.close()
+
+
+def save(checkpoints, *rounds, selected=0):
+    for done in rounds:
+        checkpoints.save(snapshot(done, selected), 100 * done)
+    checkpoints.wait()
+
+
+def assert_equal(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    for a, b in pairs:
+        assert isinstance(a, np.ndarray) == isinstance(b, np.ndarray)
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_what_was_saved_comes_back(opened):
+    save(opened(), 1, 2)
+    found = opened().restore(LIKE)
+    assert found.position == 200
+    assert_equal(found.snapshot.arrays, snapshot(2).arrays)
+    # NaN is no number of JSON's, and comes back all the same.
+    assert repr(found.snapshot.progress) == repr(snapshot(2).progress)
+
+
+def test_without_a_checkpoint_there_is_nothing(opened):
+    assert opened().restore(LIKE) is None
+
+
+def test_what_is_written_is_the_state_when_save_was_called(opened):
+    """Rounds go on, into donated buffers and the same NumPy arrays."""
+    step = jax.jit(lambda x: x * 1.5 + 1, donate_argnums=0)
+    live = {"a": jnp.full((500, 500), 3.0), "b": np.full((500, 500), 3.0)}
+    checkpoints = opened()
+    checkpoints.save(Snapshot(live, snapshot(1).progress), 0)
+    a = live["a"]
+    for _ in range(50):
+        a = step(a)
+        live["b"] += 1
+    checkpoints.wait()
+    like = {"a": jnp.zeros((500, 500)), "b": np.zeros((500, 500))}
+    found = checkpoints.restore(like).snapshot.arrays
+    assert np.all(np.asarray(found["a"]) == 3)
+    assert np.all(found["b"] == 3)
+
+
+def test_the_last_few_and_the_selected_are_kept(opened, tmp_path):
+    checkpoints = opened(keep=2)
+    for done, selected in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2), (6, 2)):
+        save(checkpoints, done, selected=selected)
+    assert checkpoints.rounds == [2, 5, 6]
+    save(checkpoints, 7, selected=7)
+    assert checkpoints.rounds == [6, 7]
+    names = [p.name for p in (tmp_path / "checkpoints").iterdir()]
+    assert sorted(names) == ["6", "7"]
+    # A process that comes later keeps by the same rule.
+    later = opened(keep=1)
+    save(later, 8, selected=6)
+    assert later.rounds == [6, 8]
+
+
+def largest(folder):
+    """The file that holds the arrays."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != "seal.json")
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(folder):
+    path = largest(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def halve(folder):
+    path = largest(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+BREAKS = {
+    "flipped": (flip, "has changed"),
+    "halved": (halve, "has changed"),
+    "gone": (lambda folder: largest(folder).unlink(), "is gone"),
+    "half removed": (lambda folder: (folder / "seal.json").unlink(), "not whole"),
+    "seal broken": (lambda folder: (folder / "seal.json").write_text("{"), "Expecting"),
+    "empty": (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "not whole"),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_broken_checkpoint_is_passed_over(opened, told, tmp_path, how):
+    save(opened(keep=3), 1, 2, 3)
+    hurt, reason = BREAKS[how]
+    hurt(tmp_path / "checkpoints" / "3")
+    checkpoints = opened(keep=3)
+    found = checkpoints.restore(LIKE)
+    assert_equal(found.snapshot.arrays, snapshot(2).arrays)
+    assert len(told) == 1
+    assert told[0].startswith("the checkpoint of round 3 is passed over: ")
+    assert reason in told[0]
+    # Its round comes again, and is written again.
+    save(checkpoints, 3)
+    assert checkpoints.rounds == [1, 2, 3]
+    assert opened().restore(LIKE).snapshot.progress["round"] == 3
+
+
+def test_all_broken_is_as_none(opened, told, tmp_path):
+    save(opened(), 1, 2)
+    for done in "12":
+        halve(tmp_path / "checkpoints" / done)
+    assert opened().restore(LIKE) is None
+    assert len(told) == 2
+
+
+def test_the_caller_may_pass_over_too(opened, told):
+    save(opened(), 1, 2)
+    found = opened().restore(LIKE, lambda p: "too late" if p["position"] > 150 else "")
+    assert found.snapshot.progress["round"] == 1
+    assert told == ["the checkpoint of round 2 is passed over: too late"]
+
+
+def test_those_of_another_config_are_none_of_ours(opened, told):
+    save(opened("other"), 1)
+    assert opened("mine").restore(LIKE) is None
+    assert "another config" in told[0]
+
+
+def test_other_arrays_are_refused_and_left(opened):
+    save(opened(), 1)
+    other = {**LIKE, "personal": {"h": np.zeros((6, 2)), "new": jnp.zeros(3)}}
+    with pytest.raises(CheckpointError, match="holds other arrays") as refused:
+        opened().restore(other)
+    for text in (
+        "['personal']['h'] float64[5, 2] there, ['personal']['h'] float64[6, 2] now",
+        "(absent) there, ['personal']['new'] float32[3] now",
+    ):
+        assert text in str(refused.value)
+    assert opened().rounds == [1]
+
+
+def test_what_a_killed_save_left_is_removed(opened, tmp_path):
+    save(opened(), 1)
+    left = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "1", left)
+    assert opened().rounds == [1]
+    assert not left.exists()
+
+
+def test_no_folder_can_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        Checkpoints(tmp_path / "file" / "checkpoints", "mine")
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_good_one(tmp_path, opened):
+    resource = pytest.importorskip("resource")
+    del resource
+    code = (
+        "import resource, numpy as np\n"
+        "from fedjax_rec.simulation.checkpoint import *\n"
+        "from fedjax_rec.simulation.simulation import Snapshot\n"
+        "def at(done):\n"
+        "    noise = np.random.default_rng(done).random(100_000)\n"
+        "    progress = dict(round=done, best=0.0, selected=0, metrics={})\n"
+        "    return Snapshot({'a': noise}, progress)\n"
+        f"found = Checkpoints({str(tmp_path / 'checkpoints')!r}, 'mine')\n"
+        "found.save(at(1), 0); found.wait()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "for wait in (found.wait, found.close):\n"
+        "    try:\n"
+        "        found.save(at(2), 0); wait()\n"
+        "    except CheckpointError as error:\n"
+        "        print(error)\n"
+        "print(found.rounds)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    told = f"round 2 could not be written to {tmp_path / 'checkpoints'}: File too large"
+    assert done.stdout.count(told) == 2
+    assert done.stdout.endswith("[1]\n")
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    found = opened().restore({"a": np.zeros(100_000)})
+    noise = np.random.default_rng(1).random(100_000)
+    assert np.array_equal(found.snapshot.arrays["a"], noise)
