@@ -61,7 +61,7 @@ MOMENTS = {
         checkpoint.Checkpoints._seal = sealing
     """,
     "after round 5": """
-        from fedjax_rec.commands.progress import Progress
+        from fedjax_rec.cli.progress import Progress
         call = Progress.__call__
         def told(self, event):
             if event["round"] == 5:

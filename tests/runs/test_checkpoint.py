@@ -217,7 +217,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_good_one(tmp_path, opened):
     del resource
     code = (
         "import resource, numpy as np\n"
-        "from fedjax_rec.simulation.checkpoint import *\n"
+        "from fedjax_rec.runs.checkpoint import *\n"
         "from fedjax_rec.simulation.simulation import Snapshot\n"
         "def at(done):\n"
         "    noise = np.random.default_rng(done).random(100_000)\n"

@@ -208,7 +208,7 @@ def test_what_is_no_run_is_left_alone(tmp_path):
 def test_two_processes_do_not_write_one_folder(tmp_path):
     pytest.importorskip("fcntl")
     code = (
-        "from fedjax_rec.simulation.runfolder import *\n"
+        "from fedjax_rec.runs.folder import *\n"
         f"with open_run({str(tmp_path)!r}, {CONFIG!r}, {{}}): pass"
     )
     with open_run(tmp_path, CONFIG, {}):
