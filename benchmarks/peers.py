@@ -44,7 +44,8 @@ class Ours:
         from fedjax_rec.aggregators import AGGREGATORS
         from fedjax_rec.clients.local import Phase, local_update
         from fedjax_rec.core import rows
-        from fedjax_rec.core.contracts import Cohort, Recipe, ServerState
+        from fedjax_rec.core.rounds import Cohort, ServerState
+from fedjax_rec.core.contracts import Recipe
         from fedjax_rec.data.clients import make_client_data
         from fedjax_rec.data.interactions import Entities, make_interactions
         from fedjax_rec.data.pairs import explicit_pairs

@@ -35,7 +35,8 @@ from fedjax_rec.codecs import CODECS, num_bits
 from fedjax_rec.codecs.serialize import deserialize, serialize, to_bits
 from fedjax_rec.codecs.wire import is_field
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Cohort, Params, Senders
+from fedjax_rec.core.rounds import Cohort
+from fedjax_rec.core.contracts import Params, Senders
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import iid, per_user

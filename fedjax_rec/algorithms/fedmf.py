@@ -1,18 +1,27 @@
 """FedMF: federated matrix factorization (Chai et al. 2021)."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import jax
-import jax.numpy as jnp
-import optax
+from etils import epy
 
-from fedjax_rec.aggregators.means import total, weighted_mean
-from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Params, Recipe
-from fedjax_rec.data.pairs import explicit_pairs, implicit_pairs
-from fedjax_rec.models.factorization import matrix_factorization
+from fedjax_rec.core.optimizers import check_numbers
+
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from fedjax_rec.aggregators import means
+    from fedjax_rec.algorithms import implicit
+    from fedjax_rec.core import contracts, rows
+    from fedjax_rec.data import pairs
+    from fedjax_rec.models import factorization
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.context import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,21 +30,21 @@ class FedMF:
 
     `feedback="explicit"` is the paper: one pass over the ratings in time order, and
     the server subtracts the sum of the clients' gradients. `feedback="implicit"` is
-    what later work compares with under this name: binary cross-entropy with sampled
-    negatives in minibatches, and a server that averages whole item tables.
+    the system that later work compares with under this name: binary cross-entropy with
+    sampled negatives in minibatches, and a server that averages item tables.
 
     Attributes:
         feedback: see above.
         dim: width of user and item vectors.
         client_lr: learning rate of the user vector.
-        item_lr_scale: the items' rate is `client_lr * item_lr_scale` (explicit), or
-            `client_lr * num_items * item_lr_scale` (implicit, where the mean over
-            clients divides it again).
+        item_lr_scale: factor in the items' rate, `client_lr * item_lr_scale`
+            (explicit) or `client_lr * num_items * item_lr_scale` (implicit; the mean
+            over clients divides it again).
         user_l2: weight of `|p_u|^2` (explicit).
         item_l2: weight of `|q_i|^2` (explicit).
-        batch_size: pairs a step (implicit).
-        local_epochs: passes over the pairs a round (implicit).
-        negatives: negatives a positive (implicit).
+        batch_size: pairs of a step (implicit).
+        local_epochs: passes over the pairs in a round (implicit).
+        negatives: negatives per positive (implicit).
         init: initial values, `normal` or `constant`.
         init_scale: their deviation or value.
 
@@ -56,65 +65,61 @@ class FedMF:
     init: Literal["normal", "constant"] = "normal"
     init_scale: float = 0.1
 
-    def build(self, *, num_items: int, num_users: int, dtype=jnp.float32) -> Recipe:
-        """The recipe for a catalog of `num_items`."""
-        del num_users
-        model = matrix_factorization(
-            num_items,
+    def __post_init__(self) -> None:
+        if self.feedback not in ("implicit", "explicit"):
+            raise ValueError(
+                f"feedback={self.feedback!r}, expected implicit or explicit"
+            )
+        if self.init not in ("normal", "constant"):
+            raise ValueError(f"init={self.init!r}, expected normal or constant")
+        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
+
+    def build(self, context: Context) -> contracts.Recipe:
+        """The recipe for a catalog."""
+        n, explicit = context.num_items, self.feedback == "explicit"
+        model = factorization.matrix_factorization(
+            n,
             self.dim,
             init=self.init,
             init_scale=self.init_scale,
-            loss="mse" if self.feedback == "explicit" else "bce",
-            dtype=dtype,
+            loss="mse" if explicit else "bce",
+            dtype=context.dtype,
         )
-        hparams = {
-            "client_lr": self.client_lr,
-            "item_lr_scale": self.item_lr_scale,
-            "user_l2": self.user_l2,
-            "item_l2": self.item_l2,
-        }
-        if self.feedback == "explicit":
-            return Recipe(
-                model=model,
-                client_update=rating_by_rating(),
-                aggregator=total(),
-                server_optimizer=lambda h: optax.sgd(1.0),
-                hparams=hparams,
-                draw=explicit_pairs(),
+        l2 = {"user_l2": self.user_l2, "item_l2": self.item_l2}
+        if not explicit:
+            recipe = implicit.implicit_recipe(
+                self, model, (implicit.sgd_on("user"), implicit.rows_only(n)), n
             )
-        draw = implicit_pairs(num_items, self.negatives)
-        user = Phase(lambda h: optax.sgd(h["client_lr"]), names=("user",))
-        items = Phase(
-            lambda h: optax.identity(),
-            names=("item",),
-            row_rate=lambda h: h["client_lr"] * num_items * h["item_lr_scale"],
-        )
-        return Recipe(
+            return recipe._replace(hparams={**recipe.hparams, **l2})
+        return contracts.Recipe(
             model=model,
-            client_update=local_update(
-                model,
-                draw,
-                (user, items),
-                batch_size=self.batch_size,
-                epochs=self.local_epochs,
-            ),
-            aggregator=weighted_mean(uniform=True),
+            client_update=rating_by_rating(),
+            aggregator=means.total(),
             server_optimizer=lambda h: optax.sgd(1.0),
-            hparams=hparams,
-            draw=draw,
-            negatives=self.negatives,
+            hparams={
+                "client_lr": self.client_lr,
+                "item_lr_scale": self.item_lr_scale,
+                **l2,
+            },
+            local=contracts.Local(
+                draw=pairs.explicit_pairs(),
+                epochs=self.local_epochs,
+                batch_size=self.batch_size,
+                steps=lambda examples: examples,  # one per rating
+                rate=lambda h: h["client_lr"],
+            ),
         )
 
 
-def rating_by_rating() -> ClientUpdate:
-    """Algorithm 1 of the paper: a client's pass over its ratings, in their order.
+def rating_by_rating() -> contracts.ClientUpdate:
+    """Algorithm 1 of the paper: a client passes over its ratings in their order.
 
     For each rating `r` of item `i`, with `e = r - p.q_i`:
     `p <- p - lr (-2 e q_i + 2 user_l2 p)`, then, with the new `p` and the old `e`, the
     gradient `-2 e p + 2 item_l2 q_i` of the item.
     """
 
-    def update(params: Params, frozen, examples, hparams, key) -> ClientResult:
+    def update(params, frozen, examples, hparams, key) -> contracts.ClientResult:
         del frozen, key
         lr, scale = hparams["client_lr"], hparams["item_lr_scale"]
         ids, mask = examples["item"], examples["mask"]
@@ -133,7 +138,7 @@ def rating_by_rating() -> ClientUpdate:
             rate, start, (table.values, ratings, mask)
         )
         weight = mask.sum().astype(start.dtype)
-        return ClientResult(
+        return contracts.ClientResult(
             delta={"item": rows.Rows(ids=ids, values=steps)},
             personal={"user": user},
             weight=weight,

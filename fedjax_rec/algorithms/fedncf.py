@@ -1,33 +1,43 @@
 """FedNCF: federated neural collaborative filtering (Perifanis and Efraimidis 2022)."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
-import optax
+from etils import epy
 
-from fedjax_rec.aggregators.means import weighted_mean
-from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.data.pairs import implicit_pairs
-from fedjax_rec.models.neural_cf import neural_cf
+from fedjax_rec.core.optimizers import check_numbers
+
+with epy.lazy_imports():
+    import optax
+
+    from fedjax_rec.algorithms import implicit
+    from fedjax_rec.clients import local
+    from fedjax_rec.models import neural_cf
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.context import Context
+    from fedjax_rec.core.contracts import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FedNCF:
     """The user vector stays on the client; the item table and the MLP are averaged.
 
+    By default clients have equal weights in the mean; `Mean(weights="examples")` as the
+    aggregation rule weighs them by their examples.
+
     Attributes:
         dim: width of user and item vectors.
         hidden: widths of the MLP's ReLU layers.
         client_lr: learning rate of the user vector and the MLP.
-        item_lr_scale: the items' rate is `client_lr * num_items * item_lr_scale`,
-            since the mean over clients divides it again.
-        batch_size: pairs a step.
-        local_epochs: passes over the pairs a round.
-        negatives: negatives a positive.
+        item_lr_scale: factor in the items' rate `client_lr * num_items *
+            item_lr_scale`, which the mean over clients divides again.
+        batch_size: pairs of a step.
+        local_epochs: passes over the pairs in a round.
+        negatives: negatives per positive.
         init_scale: standard deviation of the initial user and item vectors.
-        weighting: clients weigh the same, or by their `examples` (FedAvg).
 
     References:
         Perifanis and Efraimidis, Federated Neural Collaborative Filtering,
@@ -42,35 +52,23 @@ class FedNCF:
     local_epochs: int = 1
     negatives: int = 4
     init_scale: float = 0.1
-    weighting: Literal["uniform", "examples"] = "uniform"
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must be widths of at least 1, got {self.hidden}")
+        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
 
-    def build(self, *, num_items: int, num_users: int, dtype=jnp.float32) -> Recipe:
-        """The recipe for a catalog of `num_items`."""
-        del num_users
-        model = neural_cf(
-            num_items, self.dim, self.hidden, init_scale=self.init_scale, dtype=dtype
+    def build(self, context: Context) -> Recipe:
+        """The recipe for a catalog."""
+        n = context.num_items
+        model = neural_cf.neural_cf(
+            n,
+            self.dim,
+            self.hidden,
+            init_scale=self.init_scale,
+            dtype=context.dtype,
         )
-        draw = implicit_pairs(num_items, self.negatives)
-        joint = Phase(
-            lambda h: optax.sgd(h["client_lr"]),
-            row_rate=lambda h: h["client_lr"] * num_items * h["item_lr_scale"],
+        joint = local.Phase(
+            lambda h: optax.sgd(h["client_lr"]), row_rate=implicit.row_rate(n)
         )
-        return Recipe(
-            model=model,
-            client_update=local_update(
-                model,
-                draw,
-                (joint,),
-                batch_size=self.batch_size,
-                epochs=self.local_epochs,
-            ),
-            aggregator=weighted_mean(uniform=self.weighting == "uniform"),
-            server_optimizer=lambda h: optax.sgd(1.0),
-            hparams={"client_lr": self.client_lr, "item_lr_scale": self.item_lr_scale},
-            draw=draw,
-            negatives=self.negatives,
-        )
+        return implicit.implicit_recipe(self, model, (joint,), n)

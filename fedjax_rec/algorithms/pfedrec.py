@@ -1,32 +1,38 @@
 """PFedRec: dual personalization (Zhang et al., IJCAI 2023)."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
-import optax
+from etils import epy
 
-from fedjax_rec.aggregators.means import weighted_mean
-from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.data.pairs import implicit_pairs
-from fedjax_rec.models.pfedrec import personal_scorer
+from fedjax_rec.core.optimizers import check_numbers
+
+with epy.lazy_imports():
+    from fedjax_rec.algorithms import implicit
+    from fedjax_rec.models import pfedrec
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.context import Context
+    from fedjax_rec.core.contracts import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PFedRec:
-    """A personal score function; item rows fine-tuned on the client, then averaged.
+    """A personal score function; item rows are fine-tuned on the client and averaged.
 
     Every batch takes one SGD step on the scorer, then one on the items it holds. The
-    server takes the unweighted mean of the item tables; the scorer never leaves.
+    server takes the unweighted mean of the item tables; the scorer stays on the client.
 
     Attributes:
         dim: width of an item row.
         client_lr: learning rate of the scorer.
-        item_lr_scale: the items' rate is `client_lr * num_items * item_lr_scale`; so
-            large because the mean over clients divides it again.
-        batch_size: pairs a step.
-        local_epochs: passes over the pairs a round.
-        negatives: negatives a positive.
+        item_lr_scale: factor in the items' rate `client_lr * num_items *
+            item_lr_scale`, which the mean over clients divides again.
+        batch_size: pairs of a step.
+        local_epochs: passes over the pairs in a round.
+        negatives: negatives per positive.
         init_scale: standard deviation of the initial item rows.
 
     References:
@@ -42,30 +48,16 @@ class PFedRec:
     negatives: int = 4
     init_scale: float = 1.0
 
-    def build(self, *, num_items: int, num_users: int, dtype=jnp.float32) -> Recipe:
-        """The recipe for a catalog of `num_items`."""
-        del num_users
-        model = personal_scorer(num_items, self.dim, self.init_scale, dtype)
-        draw = implicit_pairs(num_items, self.negatives)
-        scorer = Phase(lambda h: optax.sgd(h["client_lr"]), names=("scorer",))
-        items = Phase(
-            lambda h: optax.identity(),
-            names=("item",),
-            row_rate=lambda h: h["client_lr"] * num_items * h["item_lr_scale"],
-        )
-        return Recipe(
-            model=model,
-            client_update=local_update(
-                model,
-                draw,
-                (scorer, items),
-                batch_size=self.batch_size,
-                epochs=self.local_epochs,
-            ),
-            aggregator=weighted_mean(uniform=True),
-            server_optimizer=lambda h: optax.sgd(1.0),
-            hparams={"client_lr": self.client_lr, "item_lr_scale": self.item_lr_scale},
-            common_start=True,
-            draw=draw,
-            negatives=self.negatives,
+    def __post_init__(self) -> None:
+        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
+
+    def build(self, context: Context) -> Recipe:
+        """The recipe for a catalog."""
+        n = context.num_items
+        model = pfedrec.personal_scorer(n, self.dim, self.init_scale, context.dtype)
+        return implicit.implicit_recipe(
+            self,
+            model._replace(common_start=True),
+            (implicit.sgd_on("scorer"), implicit.rows_only(n)),
+            n,
         )

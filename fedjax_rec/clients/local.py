@@ -16,24 +16,18 @@ import optax
 
 from fedjax_rec.core import rows, trees
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Model, Params
+from fedjax_rec.core.contracts import (
+    ClientResult,
+    ClientUpdate,
+    Correction,
+    Model,
+    Params,
+)
 
 Columns = dict[str, Array]
 Draw = Callable[[Columns, Array], Columns]
 
-ROW_BASIS = "row_basis"
-"""Name in `hparams` of the bases that tables' steps stay in, by the table's name.
-
-To train `A` of `Q + A B` by SGD from zero, with the rows of `B` orthonormal times
-`sqrt(d / r)` and A's gradient times `sqrt(r / d)`, is to project Q's gradient onto them
-times `sqrt(d / r)` (CoLR, Nguyen et al., WWW 2024, and its code).
-"""
-
-ROW_PULL = "row_pull"
-"""Name in `hparams` of tables, by the table's name, whose rows are added to the
-gradient of every row a client touches in a round, at each of its steps: what control
-variates correct drift by. A row that a batch does not hold moves by it alone.
-"""
+_NO_CORRECTION = Correction()
 
 
 class Phase(NamedTuple):
@@ -95,24 +89,30 @@ def local_update(
         The client update. Its delta holds a `rows.Rows` for each table.
     """
 
-    def update(params: Params, frozen, examples, hparams, key) -> ClientResult:
+    def update(
+        params: Params,
+        frozen,
+        examples,
+        hparams,
+        key,
+        correction: Correction = _NO_CORRECTION,
+    ) -> ClientResult:
         draw_key, order_key, loss_key = jax.random.split(key, 3)
         pairs = draw(examples, draw_key)
         num_groups = pairs["mask"].shape[0] // group
         batch_groups = min(max(1, batch_size // group), num_groups)
         steps = -(-num_groups // batch_groups)
+        tables, _ = rows.split_tables(correction.drift)
         once = steps * epochs == 1 and _adds_up(phases, params)
-        once = once and ROW_PULL not in hparams  # it is added to a row once
+        once = once and not jax.tree.leaves(tables)  # it is added to a row once
         ids, pairs = _touch(params.shared, pairs, merge=not once)
         start = {**rows.gather(params.shared, ids), **params.personal}
-        if ROW_BASIS in hparams:
-            _check_plain(phases, start, hparams[ROW_BASIS], "low-rank training")
-        if ROW_PULL in hparams:
-            pulls = hparams[ROW_PULL]
-            _check_plain(phases, start, pulls, "correction by control variates")
-            hparams = {**hparams, ROW_PULL: _touched_rows(pulls, ids)}
+        _check_plain(phases, start, correction)
+        correction = dataclasses.replace(
+            correction, drift=_touched_rows(correction.drift, ids)
+        )
         names = frozenset(params.shared)
-        step = _make_step(model, phases, frozen, hparams, start, names)
+        step = _make_step(model, phases, frozen, hparams, correction, start, names)
         carry = (start, [p.optimizer(hparams).init(p.split(start)[1]) for p in phases])
 
         def batches_of(order):
@@ -157,12 +157,16 @@ def local_update(
     return update
 
 
-def _check_plain(phases: tuple[Phase, ...], flat: Tree, tables: Tree, what: str):
+def _check_plain(phases: tuple[Phase, ...], flat: Tree, correction: Correction):
+    tables, _ = rows.split_tables(correction.drift)
+    corrected = {n for n, part in tables.items() if jax.tree.leaves(part)}
+    corrected |= set(correction.basis)
     for phase in phases:
-        if phase.row_rate is None and set(phase.part(flat)) & set(tables):
+        both = sorted(corrected & set(phase.part(flat)))
+        if phase.row_rate is None and both:
             raise ValueError(
-                f"{what} of {', '.join(tables)} needs plain SGD on the rows; another "
-                "local optimizer does not step along what it is given"
+                f"a correction of the tables {', '.join(both)} needs plain SGD on "
+                "their rows; another local optimizer does not step along its gradient"
             )
 
 
@@ -241,7 +245,7 @@ def _order(key: Array, mask: Array, shuffle: bool) -> Array:
     return order.astype(jnp.int32)
 
 
-def _make_step(model, phases, frozen, hparams, start, shared_names):
+def _make_step(model, phases, frozen, hparams, correction, start, shared_names):
     """One batch: every phase's step, in order."""
 
     def as_params(flat) -> Params:
@@ -271,7 +275,9 @@ def _make_step(model, phases, frozen, hparams, start, shared_names):
             if not sums:
                 count = count.astype(loss.dtype)
                 sums = {k: v * count for k, v in {"loss": loss, **metrics}.items()}
-            new, state = _descend(phase, local, grads, at, state, hparams, start, count)
+            new, state = _descend(
+                phase, local, grads, at, state, hparams, correction, start, count
+            )
             local = {**local, **new}
             new_states.append(state)
         return (local, new_states), {**sums, "count": count}
@@ -279,7 +285,7 @@ def _make_step(model, phases, frozen, hparams, start, shared_names):
     return step
 
 
-def _descend(phase: Phase, local, grads, at, state, hparams, start, count):
+def _descend(phase: Phase, local, grads, at, state, hparams, correction, start, count):
     """One step of a phase, given gradients of the batch's rows and dense leaves."""
 
     def add(table, step):
@@ -295,26 +301,32 @@ def _descend(phase: Phase, local, grads, at, state, hparams, start, count):
     if phase.row_rate is not None:
         rate = phase.row_rate(hparams)
         rates = rate if isinstance(rate, dict) else dict.fromkeys(row_grads, rate)
-        bases = hparams.get(ROW_BASIS, {})
         # A batch of padding has zero gradients: nothing moves.
         steps = {
             name: jax.tree.map(
-                partial(_plain_step, rates.get(name, 0), bases.get(name)), part
+                partial(_plain_step, rates.get(name, 0), correction.basis.get(name)),
+                part,
             )
             for name, part in row_grads.items()
         }
         tables = rows.map_tables(add, tables, steps)
-        pulls = {n: p for n, p in hparams.get(ROW_PULL, {}).items() if n in tables}
-        for name, pull in pulls.items():
+        drifts, _ = rows.split_tables(correction.drift)
+        for name, drift in drifts.items():
+            if name not in tables or not jax.tree.leaves(drift):
+                continue
             step = -jnp.where(count > 0, rates.get(name, 0), 0)
             tables[name] = jax.tree.map(
                 lambda x, c, step=step: (x + step * c).astype(x.dtype),
                 tables[name],
-                pull,
+                drift,
             )
     zeros, _ = rows.split_tables(jax.tree.map(jnp.zeros_like, dense))
     row_grads, dense_grads = rows.split_tables(dense_grads)
     dense_grads = rows.merge_tables(rows.map_tables(add, zeros, row_grads), dense_grads)
+    _, drifts = rows.split_tables(correction.drift)
+    for name, drift in drifts.items():
+        if name in dense_grads and jax.tree.leaves(drift):
+            dense_grads[name] = jax.tree.map(jnp.add, dense_grads[name], drift)
     if phase.proximal is not None:
         pull, anchor = phase.proximal(hparams), phase.split(start)[1]
         dense_grads = jax.tree.map(

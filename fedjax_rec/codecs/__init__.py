@@ -10,7 +10,7 @@ from fedjax_rec.codecs.signs import drive, rotate, sign
 from fedjax_rec.codecs.sparsify import random_k, row_top_k, threshold, top_k
 from fedjax_rec.codecs.whole import joined, leafwise
 from fedjax_rec.codecs.wire import num_bits
-from fedjax_rec.core.contracts import Codec
+from fedjax_rec.core.messages import MessageTransform
 
 __all__ = [
     "CODECS",
@@ -35,7 +35,7 @@ __all__ = [
     "top_k",
 ]
 
-CODECS: dict[str, Callable[[], Codec]] = {
+CODECS: dict[str, Callable[[], MessageTransform]] = {
     "float32": leafwise,
     "bf16": lambda: leafwise(bf16()),
     "int8": lambda: leafwise(block_int(8)),

@@ -13,7 +13,7 @@ from fedjax_rec.codecs.sparsify import largest_share
 from fedjax_rec.codecs.whole import joined, leafwise
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Codec
+from fedjax_rec.core.messages import MessageTransform, Sender
 
 WARM_UP = (0.25, 0.0625, 0.015625, 0.004, 0.001)
 """Shares sent, message by message: sparsity of 75, 93.75, 98.4375, 99.6, 99.9 %."""
@@ -25,7 +25,7 @@ def dgc(
     momentum: float = 0.9,
     clip: float | None = None,
     scope: str = "leaf",
-) -> Codec:
+) -> MessageTransform:
     """Top-k with momentum correction, local clipping, factor masking and warm-up.
 
     `u' = m u + clip(delta)`, `v' = v + u'`; the largest of `v'` go, and where they went
@@ -63,7 +63,7 @@ def dgc(
     steps = [share(fraction) for fraction in kept]
     whole = leafwise if scope == "leaf" else joined
 
-    def inner(now: Share) -> Codec:
+    def inner(now: Share) -> MessageTransform:
         return whole(largest_share(now, max(kept)), *links)
 
     def init(shared: Tree) -> Tree:
@@ -73,7 +73,7 @@ def dgc(
             "messages": jnp.zeros((), jnp.int32),
         }
 
-    def encode(delta: Tree, state: Tree, key: Array) -> tuple[Tree, Tree]:
+    def encode(delta: Tree, state: Tree, sender: Sender) -> tuple[Tree, Tree]:
         step = jnp.minimum(state["messages"], len(steps) - 1)
         now = Share(
             jnp.array([s.over for s in steps])[step],
@@ -83,7 +83,7 @@ def dgc(
         moving = memory.plus(_clipped(delta, clip), before, momentum)
         held = memory.plus(moving, memory.read(state["held"], delta))
         coder = inner(now)
-        message, _ = coder.encode(held, (), key)
+        message, _ = coder.encode(held, (), sender)
         sent = memory.aligned(coder.decode(message), held, coder.every_row)
         state = {
             "momentum": memory.write(state["momentum"], _forget(moving, sent)),
@@ -92,7 +92,7 @@ def dgc(
         }
         return message, state
 
-    return Codec(init, encode, inner(steps[-1]).decode)
+    return MessageTransform(init, encode, inner(steps[-1]).decode)
 
 
 def _clipped(delta: Tree, clip: float | None) -> Tree:

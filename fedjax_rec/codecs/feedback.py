@@ -1,11 +1,11 @@
 """Error feedback: what a codec left out is added to the next message."""
 
 from fedjax_rec.codecs import memory
-from fedjax_rec.core.arrays import Array, Tree, struct
-from fedjax_rec.core.contracts import Codec
+from fedjax_rec.core.arrays import Tree, struct
+from fedjax_rec.core.messages import MessageTransform, Sender
 
 
-def error_feedback(codec: Codec) -> Codec:
+def error_feedback(codec: MessageTransform) -> MessageTransform:
     """Sends `C(delta + e)` and keeps `e' = delta + e - C(delta + e)`.
 
     What has been decoded so far plus what is kept is the sum of all deltas. The
@@ -28,15 +28,15 @@ def error_feedback(codec: Codec) -> Codec:
     def init(shared: Tree) -> Tree:
         return {"residual": memory.zeros(shared), "inner": codec.init(shared)}
 
-    def encode(delta: Tree, state: Tree, key: Array) -> tuple[Tree, Tree]:
+    def encode(delta: Tree, state: Tree, sender: Sender) -> tuple[Tree, Tree]:
         residual = state["residual"]
         wanted = memory.plus(delta, memory.read(residual, delta))
-        message, inner = codec.encode(wanted, state["inner"], key)
+        message, inner = codec.encode(wanted, state["inner"], sender)
         decoded = memory.aligned(codec.decode(message), wanted, codec.every_row)
         residual = memory.write(residual, memory.plus(wanted, decoded, -1))
         return message, {"residual": residual, "inner": inner}
 
-    return Codec(init, encode, codec.decode, codec.every_row)
+    return MessageTransform(init, encode, codec.decode, codec.every_row)
 
 
 @struct
@@ -53,7 +53,7 @@ class Known:
     estimate: Tree
 
 
-def ef21(codec: Codec) -> Codec:
+def ef21(codec: MessageTransform) -> MessageTransform:
     """Sends `c = C(delta - g)`; both sides then hold `g' = g + c`, which is decoded.
 
     Of a table the rows that the client touches take part in a round; the estimate of
@@ -73,10 +73,10 @@ def ef21(codec: Codec) -> Codec:
     def init(shared: Tree) -> Tree:
         return {"estimate": memory.zeros(shared), "inner": codec.init(shared)}
 
-    def encode(delta: Tree, state: Tree, key: Array) -> tuple[Tree, Tree]:
+    def encode(delta: Tree, state: Tree, sender: Sender) -> tuple[Tree, Tree]:
         estimate = memory.read(state["estimate"], delta)
         wanted = memory.plus(delta, estimate, -1)
-        sent, inner = codec.encode(wanted, state["inner"], key)
+        sent, inner = codec.encode(wanted, state["inner"], sender)
         decoded = codec.decode(sent)
         known = memory.aligned(estimate, decoded, codec.every_row)
         message = Known(sent=sent, estimate=known)
@@ -89,4 +89,4 @@ def ef21(codec: Codec) -> Codec:
     def decode(message: Known) -> Tree:
         return memory.plus(codec.decode(message.sent), message.estimate)
 
-    return Codec(init, encode, decode, codec.every_row)
+    return MessageTransform(init, encode, decode, codec.every_row)

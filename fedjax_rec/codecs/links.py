@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from fedjax_rec.codecs.select import Places
 from fedjax_rec.codecs.wire import floats
 from fedjax_rec.core.arrays import Array
-from fedjax_rec.core.contracts import Field
+from fedjax_rec.core.messages import Field
 
 Count = Array | int
 Parts = dict[str, Field]

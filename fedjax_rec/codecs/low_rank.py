@@ -15,7 +15,7 @@ from fedjax_rec.codecs.order import in_order, table_length
 from fedjax_rec.codecs.wire import coded_ids, floats
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree, static, struct
-from fedjax_rec.core.contracts import Codec, Field
+from fedjax_rec.core.messages import Field, MessageTransform, Sender
 from fedjax_rec.core.orthogonal import leading_axes, orthonormal_columns
 
 
@@ -59,16 +59,18 @@ def orthonormal(key: Array, rank: int, width: int, dtype=jnp.float32) -> Array:
     return orthonormal_columns(jax.random.normal(key, (width, rank), dtype)).T
 
 
-def colr(bases: Mapping[str, Array], *, touched_only: bool = False) -> Codec:
+def colr(
+    bases: Callable[[Array], Mapping[str, Array]], *, touched_only: bool = False
+) -> MessageTransform:
     """CoLR: deltas that lie in a basis all clients share go as their coordinates.
 
-    Exact for tables trained by steps in that basis (`Recipe.row_basis`); others are
+    Exact for tables trained by steps in that basis (`Correction.basis`); others are
     projected onto it. As published, every row of the table is sent, `I x r` numbers;
     with `touched_only` the touched rows and their ids.
 
     Args:
-        bases: name of a table in the shared parameters, to orthonormal `[r, d]`. What
-            is not named goes as it is.
+        bases: `(round_key) -> {table: [r, d]}`, orthonormal rows for tables among the
+            shared parameters. Other groups are sent as they are.
         touched_only: send no rows that a client did not touch.
 
     References:
@@ -76,18 +78,18 @@ def colr(bases: Mapping[str, Array], *, touched_only: bool = False) -> Codec:
         Recommendation System via Low-rank Training, WWW 2024.
     """
 
-    def encode(delta: dict[str, Tree], state: Tree, key: Array):
-        del key
+    def encode(delta: dict[str, Tree], state: Tree, sender: Sender):
+        basis_of = bases(sender.round_key)
         message = {}
         for name, part in delta.items():
-            if name not in bases:
+            if name not in basis_of:
                 message[name] = jax.tree.map(_as_it_is, part, is_leaf=rows.is_rows)
                 continue
-            basis = bases[name]
+            basis = basis_of[name]
             message[name] = _coordinates(part, basis, touched_only)
         return message, state
 
-    return Codec(lambda shared: (), encode, _decode, every_row=True)
+    return MessageTransform(lambda shared: (), encode, _decode, every_row=True)
 
 
 def _coordinates(part: rows.Rows, basis: Array, touched_only: bool) -> Product:
@@ -115,7 +117,7 @@ def _coordinates(part: rows.Rows, basis: Array, touched_only: bool) -> Product:
     )
 
 
-def svd(rank: int) -> Codec:
+def svd(rank: int) -> MessageTransform:
     """The best approximation of rank `r` (`orthogonal.leading_axes`), each time anew.
 
     References:
@@ -130,7 +132,7 @@ def svd(rank: int) -> Codec:
     return _factored(rank, factor, lambda matrix_shape, dtype: ())
 
 
-def power_sgd(rank: int) -> Codec:
+def power_sgd(rank: int) -> MessageTransform:
     """PowerSGD: one step of subspace iteration a message, from where the last ended.
 
     `P = orthonormal(M Q)`, `Q' = M^T P`; `P` and `Q'` are sent. The state is `Q`, so
@@ -155,7 +157,9 @@ def power_sgd(rank: int) -> Codec:
     return _factored(rank, factor, start)
 
 
-def _factored(rank: int, factor: Factor, start: Callable[..., Tree]) -> Codec:
+def _factored(
+    rank: int, factor: Factor, start: Callable[..., Tree]
+) -> MessageTransform:
     if rank < 1:
         raise ValueError(f"rank={rank}: expected at least 1")
 
@@ -170,8 +174,8 @@ def _factored(rank: int, factor: Factor, start: Callable[..., Tree]) -> Codec:
             states.append(kept)
         return states
 
-    def encode(delta: Tree, state: list[Tree], key: Array):
-        del key
+    def encode(delta: Tree, state: list[Tree], sender: Sender):
+        del sender
         leaves, tree = jax.tree.flatten(delta, is_leaf=rows.is_rows)
         messages, states = [], []
         for leaf, kept in zip(leaves, state, strict=True):
@@ -180,7 +184,7 @@ def _factored(rank: int, factor: Factor, start: Callable[..., Tree]) -> Codec:
             states.append(kept)
         return jax.tree.unflatten(tree, messages), states
 
-    return Codec(init, encode, _decode, every_row=True)
+    return MessageTransform(init, encode, _decode, every_row=True)
 
 
 def _product(leaf: Any, state: Tree, rank: int, factor: Factor):

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedjax_rec.codecs.wire import RICE_TRIED, fields, is_field
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.core.contracts import Field
+from fedjax_rec.core.messages import Field
 
 _FIXED, _BITMAP, _RICE, _GAMMA = range(4)
 

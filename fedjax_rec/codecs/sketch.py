@@ -3,11 +3,13 @@
 from fedjax_rec.codecs.wire import floats
 from fedjax_rec.core import count_sketch as sketches
 from fedjax_rec.core import rows
-from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Codec
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.messages import MessageTransform, Sender
 
 
-def count_sketch(shared: Tree, *, repeats: int = 5, columns: int = 10_000) -> Codec:
+def count_sketch(
+    shared: Tree, *, repeats: int = 5, columns: int = 10_000
+) -> MessageTransform:
     """Sends `repeats x columns` numbers; what is decoded is the sketch itself.
 
     Encoding commutes with sums, so the server adds up sketches and looks for the large
@@ -24,12 +26,12 @@ def count_sketch(shared: Tree, *, repeats: int = 5, columns: int = 10_000) -> Co
     """
     lengths = rows.table_lengths(shared)
 
-    def encode(delta: Tree, state: Tree, key: Array):
-        del key
+    def encode(delta: Tree, state: Tree, sender: Sender):
+        del sender
         found = sketches.sketch(delta, lengths, repeats, columns)
         return {"sketch": floats(found.reshape(-1), found.size)}, state
 
     def decode(message: Tree) -> Tree:
         return {"sketch": message["sketch"].values.reshape(repeats, columns)}
 
-    return Codec(lambda shared: (), encode, decode)
+    return MessageTransform(lambda shared: (), encode, decode)

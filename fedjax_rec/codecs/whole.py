@@ -22,7 +22,8 @@ from fedjax_rec.codecs.order import in_order, table_length
 from fedjax_rec.codecs.wire import coded_ids
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree, static, struct
-from fedjax_rec.core.contracts import Codec, Field
+from fedjax_rec.core.keys import Purpose
+from fedjax_rec.core.messages import Field, MessageTransform, Sender
 
 
 class Shape(NamedTuple):
@@ -50,7 +51,7 @@ class Message:
     structure: Any = static()
 
 
-def leafwise(*links: RowStage | Stage | Quantizer | Chain) -> Codec:
+def leafwise(*links: RowStage | Stage | Quantizer | Chain) -> MessageTransform:
     """Every leaf through the chain by itself.
 
     Args:
@@ -62,7 +63,7 @@ def leafwise(*links: RowStage | Stage | Quantizer | Chain) -> Codec:
     return _codec(chain(*links), together=False)
 
 
-def joined(*links: RowStage | Stage | Quantizer | Chain) -> Codec:
+def joined(*links: RowStage | Stage | Quantizer | Chain) -> MessageTransform:
     """All leaves through the chain as one vector: a budget is shared among them.
 
     `top_k` is then the global one. Dense leaves come first, each real entry follows
@@ -77,8 +78,9 @@ def joined(*links: RowStage | Stage | Quantizer | Chain) -> Codec:
     return _codec(chain(*links), together=True)
 
 
-def _codec(links: Chain, *, together: bool) -> Codec:
-    def encode(delta: Tree, state: Tree, key: Array) -> tuple[Message, Tree]:
+def _codec(links: Chain, *, together: bool) -> MessageTransform:
+    def encode(delta: Tree, state: Tree, sender: Sender) -> tuple[Message, Tree]:
+        key = jax.random.fold_in(sender.key, int(Purpose.CODEC))
         leaves, structure = jax.tree.flatten(delta, is_leaf=rows.is_rows)
         flat = [
             _flatten(links, leaf, jax.random.fold_in(key, i))
@@ -112,7 +114,7 @@ def _codec(links: Chain, *, together: bool) -> Codec:
         leaves = map(_unflatten, vectors, message.ids, message.shapes)
         return jax.tree.unflatten(message.structure, list(leaves))
 
-    return Codec(lambda shared: (), encode, decode, every_row=not links.rows)
+    return MessageTransform(lambda shared: (), encode, decode, every_row=not links.rows)
 
 
 class _Flat(NamedTuple):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Field
+from fedjax_rec.core.messages import Field
 
 CODES = ("float32", "bfloat16", "unsigned", "ids")
 RICE_TRIED = (-1, 0, 1)

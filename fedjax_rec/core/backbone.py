@@ -5,6 +5,10 @@ from typing import Any, NamedTuple
 
 from fedjax_rec.core.arrays import Array, Tree, struct
 
+LORA_A, LORA_B, LORA_BASE = "lora_a", "lora_b", "lora_base"
+"""Parameter groups of LoRA: its two factors, and a dense correction that clients do not
+train and a server may add to."""
+
 
 @struct
 class Layout:

@@ -1,170 +1,222 @@
-"""Shape letters, aliases and the bundles every layer speaks (layer 0).
+"""Contracts of models, local training, aggregation and whole systems.
 
-Shape letters, used in every docstring:
+Shape letters used in every docstring:
 
 | letter | meaning | letter | meaning |
 |---|---|---|---|
-| `N` | population: every client | `B` | batch |
+| `N` | population: all clients | `B` | batch |
 | `C` | cohort: the clients of a round | `I` | items |
-| `V` | chunk: clients of one `vmap` | `R` | touched rows of a client |
-| `M` | examples of a client, padded | `K` | candidates, or a cut-off (say which) |
+| `V` | chunk: clients of one `vmap` | `R` | rows that a client touches |
+| `M` | examples of a client, padded | `K` | candidates, or a cut-off |
 | `U` | users | `d` | width of a table's row |
 | `D` | width of a backbone | `r` | rank of LoRA |
 | `T` | tokens of a text | `L` | length of a history |
 | `W` | tokens of a packed row | `G` | texts of a packed row |
+| `S` | models of a stack | | |
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import jax
-import jax.numpy as jnp
-
-from fedjax_rec.core.arrays import Array, Tree, static, struct
+from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.messages import MessageTransform
 
 
 @struct
 class Params:
-    """What is trained: `shared` is aggregated, `personal` stays on its client.
+    """Trainable parameters of one client.
 
-    Leaves of `shared` may be `rows.Table`s. The population store gives `personal` a
-    leading `N`.
+    Attributes:
+        shared: dict of groups that are aggregated; leaves may be `rows.Table`s.
+        personal: dict of groups that stay on the client. The population store adds a
+            leading axis `N`.
     """
 
     shared: Tree
     personal: Tree
 
 
+class Stack(NamedTuple):
+    """Several models side by side in the shared parameters.
+
+    Attributes:
+        model: one of them.
+        take: `(params) -> params`, from the parameters of the stack to those of the
+            client's own model, which it trains and sends the change of.
+        received: number of models that a client receives in a round.
+    """
+
+    model: "Model"
+    take: Callable[[Params], Params]
+    received: int = 1
+
+
 class Model(NamedTuple):
     """A recommender, written for one client.
 
     Attributes:
-        init: `(key) -> Params`. `shared` is drawn once; `personal` once a client with
-            the client's key, or once for all (`Recipe.common_start`). Both are dicts,
-            with no name in common.
-        loss: `(params, frozen, batch, key) -> (scalar, metrics)`; `batch` is a dict of
-            `[B]` arrays with at least `mask` (bool), over which the loss averages; ids
-            of a table whose rows come in the batch's order are `None`.
-        score: `(params, frozen, query, candidates) -> [K]`; higher ranks first.
-            `query` is a dict (`user`: scalar id), `candidates` `[K]` item ids, or
-            `None` for every row of the item table in order. The score of an item reads
-            no other item's row.
-        lift: `(shared, frozen) -> shared`, or `None`: replaces parameters of which
-            every item's vector is computed by a `rows.Table` of those vectors, so that
-            all clients (or all evaluated users) share one computation. `loss` and
-            `score` take either form. Its keyword `axis` names a mesh axis whose
-            devices share the work: each computes some items, and all get all. Its
-            keyword `items` `[K]` asks for the vectors of these alone, in their order.
+        init: `(key) -> Params`. `shared` is drawn once; `personal` once per client with
+            the client's key, or once in all if `common_start`. The two dicts have no
+            name in common.
+        loss: `(params, frozen, batch, key) -> (scalar, metrics)`. `batch` is a dict of
+            `[B]` arrays with at least `mask` (bool), over which the loss averages. The
+            ids of a table are `None` if its rows are in the batch's order.
+        score: `(params, frozen, query, candidates) -> [K]`; higher ranks first. `query`
+            is a dict (`user`: scalar id); `candidates` `[K]` are item ids, or `None`
+            for every row of the item table in order. An item's score reads no other
+            item's row.
+        lift: `(shared, frozen) -> shared`, or `None`: replaces the parameters that item
+            vectors are computed from by a `rows.Table` of these vectors, so that all
+            clients (or all evaluated users) share one computation. `loss` and `score`
+            accept either form. The keyword `axis` names a mesh axis whose devices share
+            the work; the keyword `items` `[K]` restricts the vectors to these items.
+        fixed: shared groups that clients receive, and neither train nor send.
+        common_start: personal parameters start equal on every client.
+        single_user: the personal parameters belong to one user, so that each client has
+            to be one user.
+        stack: set if the shared parameters are several models.
     """
 
     init: Callable[[Array], Params]
     loss: Callable[[Params, Tree, dict[str, Any], Array], tuple[Array, dict]]
     score: Callable[[Params, Tree, dict[str, Array], Array | None], Array]
     lift: Callable[..., Tree] | None = None
+    fixed: tuple[str, ...] = ()
+    common_start: bool = False
+    single_user: bool = True
+    stack: Stack | None = None
 
 
 @struct
 class ClientResult:
-    """What one client's local training yields.
+    """The outcome of one client's local training.
 
     Attributes:
         delta: trained minus initial shared parameters; a `rows.Rows` for each table.
         personal: the client's new personal parameters.
-        weight: scalar, the number of examples trained on.
-        metrics: dict of scalars, each a mean over the client's steps.
-        profile: `[p]` what local training has to tell an aggregator beside the delta;
-            without it, the client's own of `Recipe.profiles`.
+        weight: scalar, number of examples trained on.
+        metrics: scalars, each a mean over the client's steps; `loss` is one of them.
+        extras: arrays that an aggregator reads in addition to the delta, by name.
     """
 
     delta: Tree
     personal: Tree
     weight: Array
     metrics: dict[str, Array]
-    profile: Array | None = None
+    extras: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+
+@struct
+class Correction:
+    """Changes that a wrapper makes to the plain SGD steps of local training.
+
+    Attributes:
+        drift: by shared group, a tree like it that is added to the gradient of every
+            step. In a table the rows that the client touches in the round take part,
+            whether or not a batch holds them.
+        basis: by table, `[r, d]` orthonormal rows; a step on the table is projected
+            onto their span and multiplied by `sqrt(d / r)`.
+    """
+
+    drift: dict[str, Tree] = dataclasses.field(default_factory=dict)
+    basis: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
 class ClientUpdate(Protocol):
-    """One client's local training. Nobody writes a batch-of-clients version."""
+    """Local training of one client; the engine vectorizes it over clients.
+
+    `hparams` holds the recipe's scalars, traced, and `round_key`, a key that all
+    clients of a round share. An update that declares `Local.corrections` also takes
+    the keyword `correction`, a `Correction`.
+    """
 
     def __call__(
         self, params: Params, frozen: Tree, examples: Tree, hparams: Tree, key: Array
     ) -> ClientResult: ...
 
 
-@struct
-class Field:
-    """Numbers of a message that go over the wire side by side.
+class Local(NamedTuple):
+    """Properties of local training that other parts of a system depend on.
 
     Attributes:
-        values: `[m]`; the first `count` of them go.
-        count: int32 scalar.
-        bits: uint32 scalar, what they take together.
-        code: how each is written, a name of `codecs.wire.CODES`.
-        width: bits of one number, or the parameter of its code.
+        draw: `(examples, key) -> pairs`, or `None`. Local training has to draw its
+            pairs with the first of three keys split from the client's key.
+        negatives: negatives per example; 0 for explicit feedback.
+        epochs: passes over the pairs in a round.
+        batch_size: pairs of a step; padding is counted in whole batches.
+        steps: `(examples) -> K`, the number of SGD steps; `None` if the optimizer is
+            not SGD.
+        momentum: momentum of these steps.
+        rate: `(hparams) -> scalar`, the learning rate of dense shared groups; `None` if
+            steps have no such rate.
+        row_rate: `(hparams) -> scalar`, the learning rate of rows; by default `rate`.
+        corrections: the update takes a `Correction`.
+        optimizer_states: numbers that the optimizer keeps for each trained one.
+        encodings: times that an item's text passes through the backbone in a round.
+        text_flops: operations that the backbone adds for a pair.
+        weight_bytes: bytes of frozen weights on a device.
+        through_layers: every pair passes through layers of the backbone.
+        reconstructs: the personal parameters are a function of the shared ones and the
+            examples, as in federated reconstruction.
+        per_client: reasons why items cannot be encoded once for all clients; empty if
+            that is exact.
     """
 
-    values: Array
-    count: Array
-    bits: Array
-    code: str = static()
-    width: int = static()
-
-
-class Codec(NamedTuple):
-    """What shrinks a client's message: two-sided, pure, written for one client.
-
-    Its state stays on the client, beside the personal parameters.
-
-    Attributes:
-        init: `(shared) -> state` before the client's first message; `()` for none. What
-            in it is shaped like the shared parameters is best a `codecs.memory.Memory`:
-            a round then reads and writes its touched rows alone, in place of all of it.
-        encode: `(delta, state, key) -> (message, state)`. In `delta` every row of a
-            table comes once, and `message` is a tree whose `Field`s are what is sent.
-        decode: `(message) -> delta`, on the server.
-        every_row: of a table exactly the rows of the delta are decoded.
-    """
-
-    init: Callable[[Tree], Tree]
-    encode: Callable[[Tree, Tree, Array], tuple[Tree, Tree]]
-    decode: Callable[[Tree], Tree]
-    every_row: bool = False
+    draw: Callable[[dict[str, Array], Array], dict[str, Array]] | None = None
+    negatives: int = 0
+    epochs: int = 1
+    batch_size: int = 1
+    steps: Callable[[Array], Array] | None = None
+    momentum: float = 0.0
+    rate: Callable[[Tree], Any] | None = None
+    row_rate: Callable[[Tree], Any] | None = None
+    corrections: bool = False
+    optimizer_states: int = 0
+    encodings: int = 1
+    text_flops: float = 0.0
+    weight_bytes: int = 0
+    through_layers: bool = False
+    reconstructs: bool = False
+    per_client: tuple[str, ...] = ()
 
 
 @struct
 class Senders:
-    """Who sent some deltas, for rules that look at more than those.
+    """The clients that a chunk of deltas comes from.
 
     Attributes:
-        slots: `[V]` int32 places in the cohort, `C` where absent.
+        slots: `[V]` int32 positions in the cohort, `C` if absent.
         ids: `[V]` int32 client ids.
         loss: `[V]` mean loss of local training.
-        profile: `[V, p]`, or `None`.
+        extras: `ClientResult.extras` of the clients, `[V, ...]`.
     """
 
     slots: Array
     ids: Array
     loss: Array
-    profile: Array | None = None
+    extras: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
 class Aggregator(NamedTuple):
-    """A fold over deltas, so that a mean needs no memory in the cohort.
+    """A fold over deltas, so that a mean needs no memory per client.
 
-    Accumulators add up: the sum of two is that of both their clients. So devices fold
-    their own clients, and one all-reduce joins them. A rule that must see all deltas at
-    once has a buffer `[C, ...]`, into which each client writes at its own slot.
+    Accumulators are additive: the sum of two is the accumulator of both sets of
+    clients. Devices fold their own clients, and one all-reduce joins them. A rule that
+    has to see all deltas at once keeps a buffer `[C, ...]`, in which each client writes
+    at its own slot.
 
     Attributes:
         init: `(shared, cohort_size) -> acc`, zeros shaped after the shared parameters.
-        update: `(acc, deltas [V, ...], weights [V], senders) -> acc`; weight 0 is
-            absent.
-        finish: `(acc, state, shared) -> (delta, state, info)`: delta dense, like the
-            shared parameters.
-        start: `(shared) -> state`: what the server keeps between rounds.
+        update: `(acc, deltas [V, ...], weights [V], senders) -> acc`; a client of
+            weight 0 is absent.
+        finish: `(acc, state, shared) -> (delta, state, info)`; the delta is dense, like
+            the shared parameters.
+        start: `(shared) -> state` that the server keeps between rounds.
         linear: the delta is a linear function of the clients' deltas.
-        begin: `(acc, state) -> acc`, puts into a new acc what `update` reads of the
-            state. That part of it adds up like the rest, so `finish` leaves it alone.
+        begin: `(acc, state) -> acc`, copies the part of the state that `update` reads
+            into a new accumulator. That part is additive like the rest, so `finish`
+            does not read it.
     """
 
     init: Callable[[Tree, int], Tree]
@@ -175,51 +227,23 @@ class Aggregator(NamedTuple):
     begin: Callable[[Tree, Tree], Tree] = lambda acc, state: acc
 
 
-class Stack(NamedTuple):
-    """Shared parameters that are several models, of which each client has one.
-
-    Attributes:
-        model: of one.
-        take: `(params) -> params`, from those of the stack to a client's of `model`;
-            what it trains and sends is the change of these.
-        received: how many models a client receives in a round.
-    """
-
-    model: Model
-    take: Callable[[Params], Params]
-    received: int = 1
-
-
 class Recipe(NamedTuple):
-    """A published system: a choice of model, client, aggregator and server optimizer.
+    """A federated system: what clients train and send, and what the server makes of it.
 
     Attributes:
-        model: what is trained.
-        client_update: one client's local training.
+        model: the recommender.
+        client_update: local training of one client.
         aggregator: the fold over the clients' deltas.
         server_optimizer: `(hparams) -> optax transformation` of the pseudo-gradient.
-        hparams: scalars that change no shape, so that a sweep is a `vmap` over them.
-        common_start: personal parameters start equal on every client.
-        single_user: every client has to be one user.
-        draw: `(examples, key) -> pairs`; its key is the first of three split from the
-            client's (for the baseline that counts negatives).
-        negatives: negatives an example, 0 for explicit feedback.
-        codec: `(round_key) -> codec` of the messages to the server; what all clients of
-            a round draw alike comes from its key. `None` sends deltas as they are.
-        fixed: groups of the shared parameters that are received and not sent: nobody
-            trains them.
-        row_basis: `(round_key) -> {name: [r, d]}`: orthonormal rows in whose span the
-            steps on a table stay, times `sqrt(d / r)` (low-rank training).
-        profiles: `[N, p]` what each client tells of itself beside its delta, for
-            aggregators that read it; it lies with the client. `None` is nothing.
-        attack: `(result, client_id, key) -> result`, what some clients do to their
-            message before it is encoded; `None` for honest clients.
-        lifted: rounds train through `model.lift`. Exact where a client descends the
-            lifted parameters once, by plain SGD, and the aggregate is linear: the
-            gradient of a sum is then the sum of the gradients.
-        given: `{name: [N, ...]}`, groups of the personal parameters that start so, not
-            as `model.init` draws them: what was decided of each client beforehand.
-        stack: where the shared parameters are several models.
+        hparams: scalars that change no shape, so that a sweep is a `vmap` over them, by
+            the dotted name of the algorithm's field.
+        local: properties of `client_update`.
+        transform: what happens to a client's message; `None` sends deltas as they are.
+        constants: `{name: [N, ...]}`, personal groups with a value given for each
+            client, which training has to return unchanged.
+        frozen: arrays that no client trains, such as the backbone's weights.
+        notes: facts for `result.json`, by heading.
+        why: sentences about how the system runs, for the log.
     """
 
     model: Model
@@ -227,104 +251,9 @@ class Recipe(NamedTuple):
     aggregator: Aggregator
     server_optimizer: Callable[[Tree], Any]
     hparams: dict[str, Any]
-    common_start: bool = False
-    single_user: bool = True
-    draw: Callable[[dict[str, Array], Array], dict[str, Array]] | None = None
-    negatives: int = 0
-    codec: Callable[[Array], Codec] | None = None
-    fixed: tuple[str, ...] = ()
-    row_basis: Callable[[Array], dict[str, Array]] | None = None
-    profiles: Any = None
-    attack: Callable[[ClientResult, Array, Array], ClientResult] | None = None
-    lifted: bool = False
-    given: dict[str, Any] | None = None
-    stack: Stack | None = None
-
-
-@struct
-class Cohort:
-    """Who takes part in a round, and the part of the population where they are found.
-
-    A round may see the whole population, one device's share, or a cohort that was
-    brought from the host: `rows` tells where in it a client stands.
-
-    Attributes:
-        ids: `[C]` int32 client ids, of which keys are made.
-        rows: `[C]` int32, the clients' rows in `personal` and in the clients' data;
-            absent ones hold the number of rows or more.
-        personal: personal parameters, `[rows, ...]`.
-        first: int32 scalar, the slot of the first of them in the whole cohort, of
-            which a device may hold a part.
-        size: of the whole cohort, where that is more than `ids`.
-    """
-
-    ids: Array
-    rows: Array
-    personal: Tree
-    first: Array | int = 0
-    size: int = static(default=0)
-
-
-@struct
-class ServerState:
-    """What the server carries from round to round.
-
-    Attributes:
-        shared: the shared parameters.
-        optimizer: state of the server optimizer.
-        aggregator: what the aggregator keeps between rounds.
-        round: int32 scalar, rounds done.
-    """
-
-    shared: Tree
-    optimizer: Tree
-    round: Array
-    aggregator: Tree = ()
-
-
-class Algorithm(NamedTuple):
-    """A recipe bound to its clients' data: two pure functions.
-
-    Attributes:
-        init: `(key) -> ServerState`.
-        round: `(state, cohort, data, frozen, hparams, key)` to
-            `(state, cohort, metrics)`; `key` is the experiment's root key.
-    """
-
-    init: Callable[[Array], ServerState]
-    round: Callable[..., tuple[ServerState, Cohort, dict[str, Array]]]
-
-
-@struct
-class Participation:
-    """Who takes part in a round; slots are int32, absent ones hold `N`.
-
-    Attributes:
-        ids: `[C]` ascending, clients whose message arrives and counts.
-        invited: `[C]` or more, clients that began: those, and the ones that dropped out
-            on the way or came too late.
-        told: scalars about them for the round's metrics.
-    """
-
-    ids: Array
-    invited: Array
-    told: dict[str, Array]
-
-
-class Sampler(NamedTuple):
-    """Draws cohorts.
-
-    Attributes:
-        sample: `(tables, key of the round, number of the round) -> Participation`,
-            pure.
-        tables: arrays that `sample` reads; an argument, so that no program holds a copy
-            of what is as long as the population.
-    """
-
-    sample: Callable[[Tree, Array, Array], Participation]
-    tables: Tree = ()
-
-    def __call__(self, key: Array, number: Array | int) -> Participation:
-        """One round's draw, from the sampler's own tables."""
-        tables = jax.tree.map(jnp.asarray, self.tables)
-        return self.sample(tables, key, jnp.asarray(number))
+    local: Local = Local()
+    transform: MessageTransform | None = None
+    constants: dict[str, Any] | None = None
+    frozen: Tree = ()
+    notes: dict[str, Any] = {}  # noqa: RUF012
+    why: tuple[str, ...] = ()

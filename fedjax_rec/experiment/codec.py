@@ -12,7 +12,7 @@ from fedjax_rec import codecs
 from fedjax_rec.codecs.low_rank import colr, orthonormal, power_sgd, svd
 from fedjax_rec.codecs.sketch import count_sketch
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Codec, Recipe
+from fedjax_rec.core.contracts import Recipe
 
 Name = Literal[
     "none",

@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fedjax_rec.core.contracts import Recipe, Sampler
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.rounds import Sampler
 from fedjax_rec.fleet import sampling
 from fedjax_rec.fleet.availability import (
     HOURS,

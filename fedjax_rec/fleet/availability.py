@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core.arrays import Array, Tree, struct
-from fedjax_rec.core.contracts import Participation, Sampler
+from fedjax_rec.core.rounds import Participation, Sampler
 from fedjax_rec.fleet.costs import Fleet
 from fedjax_rec.fleet.devices import DeviceClass
 from fedjax_rec.fleet.distinct import (
@@ -253,7 +253,7 @@ def available(
             place = jnp.zeros(size, jnp.int32).at[jnp.argsort(seconds)]
             stays &= place.set(jnp.arange(size, dtype=jnp.int32)) < cohort_size
         ids = jnp.sort(jnp.where(stays, invited, n))[:cohort_size]
-        return Participation(ids=ids, invited=invited, told={})
+        return Participation(ids=ids, invited=invited, metrics={})
 
     return Sampler(sample, presence)
 

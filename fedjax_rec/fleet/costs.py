@@ -15,7 +15,9 @@ import numpy as np
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree, static, struct
-from fedjax_rec.core.contracts import Model, Participation, Recipe, Sampler
+from fedjax_rec.core.contracts import Model, Recipe
+from fedjax_rec.core.messages import Sender
+from fedjax_rec.core.rounds import Participation, Sampler
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import Partition
 from fedjax_rec.fleet.devices import DeviceClass, class_ends, device_of
@@ -192,14 +194,19 @@ def encoded_bytes(recipe: Recipe, touched: Mapping[str, np.ndarray]) -> np.ndarr
     Returns:
         float64 `[P]`.
     """
-    assert recipe.codec is not None
+    transform = recipe.transform
+    assert transform is not None
     key = jax.random.key(0)
-    codec = recipe.codec(key)
-    shared = jax.eval_shape(recipe.model.init, key).shared
-    sent = {name: part for name, part in shared.items() if name not in recipe.fixed}
+    model = recipe.model
+    start = jax.eval_shape(model.init, key)
+    sent = {n: part for n, part in start.shared.items() if n not in model.fixed}
     most = {space: int(np.ceil(count.max())) for space, count in touched.items()}
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sent)
-    state = codec.init(zeros)
+    state = transform.init(zeros)
+    personal = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), start.personal)
+    sender = Sender(
+        id=jnp.int32(0), key=key, round_key=key, weight=jnp.ones(()), personal=personal
+    )
 
     def change(leaf: Any, counts: dict[str, Array]) -> Any:
         if not rows.is_table(leaf):
@@ -213,7 +220,7 @@ def encoded_bytes(recipe: Recipe, touched: Mapping[str, np.ndarray]) -> np.ndarr
 
     def one(counts: dict[str, Array]) -> Array:
         delta = jax.tree.map(lambda x: change(x, counts), zeros, is_leaf=rows.is_table)
-        return num_bits(codec.encode(delta, state, key)[0])
+        return num_bits(transform.encode(delta, state, sender)[0])
 
     whole = {space: jnp.asarray(np.round(c), jnp.int32) for space, c in touched.items()}
     return np.asarray(jax.jit(lambda c: jax.lax.map(one, c))(whole)) / 8.0
@@ -337,7 +344,9 @@ def with_costs(sampler: Sampler, fleet: Fleet) -> Sampler:
     def sample(tables: Tree, key: Array, number: Array) -> Participation:
         own, fleet = tables
         drawn = sampler.sample(own, key, number)
-        return dataclasses.replace(drawn, told={**drawn.told, **costs(fleet, drawn)})
+        return dataclasses.replace(
+            drawn, metrics={**drawn.metrics, **costs(fleet, drawn)}
+        )
 
     return Sampler(sample, (sampler.tables, fleet))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Participation, Sampler
+from fedjax_rec.core.rounds import Participation, Sampler
 from fedjax_rec.fleet.distinct import draws_or_whole, first_distinct, random_order
 
 
@@ -162,7 +162,7 @@ def chances(probability: np.ndarray) -> np.ndarray:
 
 def complete(ids: Array) -> Participation:
     """A cohort in which nobody drops out."""
-    return Participation(ids=ids, invited=ids, told={})
+    return Participation(ids=ids, invited=ids, metrics={})
 
 
 def check_size(num_clients: int, cohort_size: int) -> None:

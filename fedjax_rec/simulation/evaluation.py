@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from fedjax_rec.core import rows, trees
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Params, Recipe, ServerState
+from fedjax_rec.core.contracts import Params, Recipe
+from fedjax_rec.core.rounds import ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
@@ -54,12 +55,13 @@ def score_tuned(
     Returns:
         `[K]` or `[I]`.
     """
-    if recipe.stack is not None:  # the delta is that of the client's own model
-        one = recipe.stack.take(Params(shared=shared, personal=result.personal))
+    stack = recipe.model.stack
+    if stack is not None:  # the delta is that of the client's own model
+        one = stack.take(Params(shared=shared, personal=result.personal))
         shared, result = one.shared, dataclasses.replace(result, personal=one.personal)
         delta = {name: result.delta[name] for name in shared}
         result = dataclasses.replace(result, delta=delta)
-        recipe = recipe._replace(model=recipe.stack.model, stack=None)
+        recipe = recipe._replace(model=stack.model)
 
     def tune(leaf, change):
         if not rows.is_table(leaf):

@@ -20,7 +20,8 @@ from jax.sharding import Mesh
 
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Algorithm, Cohort, Recipe, Sampler, ServerState
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
 from fedjax_rec.profiling.stages import SAMPLING, staged
@@ -79,7 +80,7 @@ class Hosted:
     def __init__(
         self,
         recipe: Recipe,
-        algorithm: Algorithm,
+        algorithm: FederatedAlgorithm,
         sampler: Sampler,
         data: ClientData,
         mesh: Mesh,
@@ -147,7 +148,7 @@ class Hosted:
 
         return drawn
 
-    def _make_round(self, algorithm: Algorithm):
+    def _make_round(self, algorithm: FederatedAlgorithm):
         def one(state, personal, data, ids, rows, frozen, hparams, key):
             first, shares = 0, self._shares()
             if self._axis is not None:
@@ -215,7 +216,7 @@ class Hosted:
             self._write(*unwritten)
         told = jax.device_get(told)
         log = {name: np.stack([t[name] for t in told]) for name in told[0]}
-        return state, {**{k: x[:count] for k, x in cohorts.told.items()}, **log}
+        return state, {**{k: x[:count] for k, x in cohorts.metrics.items()}, **log}
 
     def _fetch(self, drawn: Any, busy: np.ndarray | None) -> Ready:
         """Brings a cohort to the devices; `busy` clients' state is being written."""

@@ -37,9 +37,9 @@ def count_draws(
     Returns:
         `[S, I]` int32.
     """
-    if recipe.draw is None:
+    if recipe.local.draw is None:
         raise ValueError("this recipe draws no pairs, so there are no negatives")
-    draw, num_items, s = recipe.draw, data.num_items, users.shape[0]
+    draw, num_items, s = recipe.local.draw, data.num_items, users.shape[0]
     slot = jnp.full(data.num_users + 1, s, jnp.int32).at[users].set(jnp.arange(s))
 
     def one_round(i, counts):

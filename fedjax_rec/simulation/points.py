@@ -18,8 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.core.contracts import ServerState
 from fedjax_rec.core.keys import Purpose, derive
+from fedjax_rec.core.rounds import ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import summarise
 from fedjax_rec.evaluation.selection import selection_value
@@ -36,7 +36,7 @@ from fedjax_rec.simulation.population import (
     many_rounds,
 )
 from fedjax_rec.simulation.resident import Resident
-from fedjax_rec.simulation.round import make_algorithm
+from fedjax_rec.simulation.round import federated
 from fedjax_rec.simulation.simulation import Event, Simulation
 
 SEEDS, DEVICES = "seeds", "devices"
@@ -78,7 +78,9 @@ class Points:
         # On a CPU a chunk should stay in cache, however many points share it.
         chunks = tuple(max(1, round(v / shape[2])) for v in simulation.chunks)
         recipe, n = simulation.recipe, simulation.data.num_clients
-        self.algorithm = make_algorithm(recipe, chunks, points=SEEDS)
+        self.algorithm = federated(
+            recipe, chunks, lifted=simulation.lifted, batch_axis=SEEDS
+        )
         self._init = jax.jit(
             lambda key: (self.algorithm.init(key), initial_personal(recipe, key, n))
         )
@@ -156,7 +158,7 @@ class Points:
         if "val" in sim.targets:
             for spot, values in self._ranked("val", some, spots).items():
                 events[spot]["val"] = values
-        if not sim.recipe.negatives:
+        if not sim.recipe.local.negatives:
             for part, rows in self._parts.items():
                 found = self._of(self._rmse, some, spots, *rows, self._frozen)
                 for spot, value in found.items():
@@ -255,7 +257,7 @@ class Points:
             masks = [np.asarray(mine.mask) for mine, _ in some.values()]
             targets[part] = (some, np.concatenate(masks))
         rows = {}
-        if not sim.recipe.negatives:
+        if not sim.recipe.local.negatives:
             dtype = sim.data.interactions.columns["rating"].dtype
             for part in ("train", "val", "test"):
                 of = getattr(sim.split, part)

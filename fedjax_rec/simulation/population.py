@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Algorithm, Cohort, Recipe, Sampler, ServerState
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.profiling.stages import SAMPLING, staged
 from fedjax_rec.simulation.mesh import (
@@ -17,7 +18,7 @@ from fedjax_rec.simulation.mesh import (
     client_specs,
     run_dealt,
 )
-from fedjax_rec.simulation.sending import PROFILE, initial_state
+from fedjax_rec.simulation.messages import initial_state
 
 
 def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
@@ -38,21 +39,19 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
         params = recipe.model.init(key)
         return {**params.personal, **initial_state(recipe, params.shared)}
 
-    told = {
+    constants = {
         name: jnp.asarray(values).at[ids].get(mode="clip")
-        for name, values in (recipe.given or {}).items()
+        for name, values in (recipe.constants or {}).items()
     }
-    if recipe.profiles is not None:
-        told[PROFILE] = jnp.asarray(recipe.profiles).at[ids].get(mode="clip")
-    if recipe.common_start:
+    if recipe.model.common_start:
         one = start(key)
         all_ = jax.tree.map(lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), one)
-        return {**all_, **told}
+        return {**all_, **constants}
 
     def one_client(client: Array) -> Tree:
         return start(jax.random.fold_in(key, client))
 
-    return {**jax.jit(jax.vmap(one_client))(ids), **told}
+    return {**jax.jit(jax.vmap(one_client))(ids), **constants}
 
 
 def rows_here(slots: Array | None, ids: Array, rows: int, axis: str | None) -> Array:
@@ -72,7 +71,9 @@ def rows_here(slots: Array | None, ids: Array, rows: int, axis: str | None) -> A
     return jnp.where((row >= 0) & (row < rows), row, rows)
 
 
-def make_one_round(algorithm: Algorithm, sampler: Sampler, axis: str | None = None):
+def make_one_round(
+    algorithm: FederatedAlgorithm, sampler: Sampler, axis: str | None = None
+):
     """`(state, personal, data, frozen, hparams, key, slots, tables)` to the next ones.
 
     Args:
@@ -96,7 +97,7 @@ def make_one_round(algorithm: Algorithm, sampler: Sampler, axis: str | None = No
             state, cohort, data, frozen, hparams, key
         )
         # What is counted of real messages is better than what was expected of them.
-        return state, cohort.personal, {**drawn.told, **metrics}
+        return state, cohort.personal, {**drawn.metrics, **metrics}
 
     return one
 
@@ -131,7 +132,7 @@ def many_rounds(one, capacity: int):
 
 
 def make_run_rounds(
-    algorithm: Algorithm,
+    algorithm: FederatedAlgorithm,
     sampler: Sampler,
     capacity: int,
     mesh: jax.sharding.Mesh | None = None,

@@ -10,7 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Algorithm, Recipe, Sampler, ServerState
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
 from fedjax_rec.simulation import mesh as meshes
@@ -54,7 +55,7 @@ class Resident:
     def __init__(
         self,
         recipe: Recipe,
-        algorithm: Algorithm,
+        algorithm: FederatedAlgorithm,
         sampler: Sampler,
         data: ClientData,
         mesh: Mesh,

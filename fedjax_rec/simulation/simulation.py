@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Recipe, Sampler, ServerState
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.rounds import Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
 from fedjax_rec.data.splits import Split
@@ -37,7 +38,7 @@ from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.leak import count_draws
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.resident import Block, Resident
-from fedjax_rec.simulation.round import make_algorithm
+from fedjax_rec.simulation.round import federated
 
 Event = dict[str, Any]
 """`{"event": "round" | "evaluation" | "baselines", "round": n, ...}`, plain values."""
@@ -74,6 +75,7 @@ class Simulation:
         eval_every: rounds between evaluations; the last round is always evaluated.
         seed: of everything but the split's and the candidates' own.
         frozen: arrays no client trains.
+        lifted: clients train the table of all items' vectors, see `federated`.
         mesh: the devices; by default the first alone.
         hosted: keep personal state and clients' data on the host, and bring each
             cohort's to the devices.
@@ -100,6 +102,7 @@ class Simulation:
     eval_every: int
     seed: int = 0
     frozen: Tree = ()
+    lifted: bool = False
     mesh: Mesh = dataclasses.field(default_factory=lambda: meshes.make_mesh(1))
     hosted: bool = False
     split_tables: bool = False
@@ -128,7 +131,9 @@ class Simulation:
         self.key = jax.random.key(self.seed)
         mesh, whole = self.mesh, EVERYWHERE
         axis = None if mesh.size == 1 else meshes.CLIENTS
-        algorithm = make_algorithm(self.recipe, self.chunks, devices=axis)
+        algorithm = federated(
+            self.recipe, self.chunks, lifted=self.lifted, devices=axis
+        )
         # A copy: rounds donate it, and a model may hold what it starts from.
         state = jax.tree.map(jnp.copy, algorithm.init(self.key))
         specs = jax.tree.map(lambda _: whole, state)
@@ -357,7 +362,7 @@ class Simulation:
                 event: Event = {"event": "evaluation", "round": done}
                 if "val" in self.targets:
                     event["val"] = self.evaluate("val")
-                if not self.recipe.negatives:
+                if not self.recipe.local.negatives:
                     for part in ("train", "val", "test"):
                         if len(getattr(self.split, part)):
                             event[f"rmse_{part}"] = self.rmse(part)
@@ -488,7 +493,7 @@ class Simulation:
         self, rounds: int, roots: Sequence[Array]
     ) -> list[dict[str, Any] | None]:
         """`draw_count` of runs that differ by seed alone, by their root keys."""
-        if not self.recipe.negatives:
+        if not self.recipe.local.negatives:
             return [None] * len(roots)
         rounds = min(rounds, self.leak_rounds)
         protocol = dataclasses.replace(self.protocol, ties="random")
@@ -499,7 +504,7 @@ class Simulation:
         targets = take_users(targets, np.arange(0, len(every), step))
         users = np.asarray(targets.user)
         clients = np.arange(self.data.num_clients, dtype=np.int32)
-        if self.recipe.single_user:
+        if self.recipe.model.single_user:
             clients = np.unique(self.client_of_user[users]).astype(np.int32)
 
         # Laid out again: where they live, other devices hold them, or none.

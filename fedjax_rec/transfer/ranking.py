@@ -200,11 +200,11 @@ def tune_client(
     Returns:
         `(shared, own, frozen, examples, steps, lr, key) -> own`.
     """
-    assert recipe.draw is not None
+    assert recipe.local.draw is not None
     group = 1 + algorithm.negatives
     update = local_update(
         recipe.model,
-        recipe.draw,
+        recipe.local.draw,
         (Phase(lambda h: optax.sgd(h["lr"]), names=tune),),
         batch_size=width * group,
         group=group,

@@ -11,7 +11,8 @@ import pytest
 from fedjax_rec.aggregators import means
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Cohort, Model, Params, Recipe
+from fedjax_rec.core.rounds import Cohort
+from fedjax_rec.core.contracts import Model, Params, Recipe
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import per_user

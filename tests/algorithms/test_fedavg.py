@@ -7,7 +7,8 @@ import pytest
 
 from fedjax_rec import FedAvg
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import ClientResult, Cohort
+from fedjax_rec.core.contracts import ClientResult
+from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, per_user

@@ -12,7 +12,7 @@ import pytest
 
 from fedjax_rec.algorithms import FedFM
 from fedjax_rec.backbones.tiny import tiny
-from fedjax_rec.core.contracts import Cohort
+from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import per_user

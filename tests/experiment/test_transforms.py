@@ -59,7 +59,7 @@ def made(**changes: Any):
 
 def shapes(simulation):
     """A round's outcome by shape: it is traced, not compiled."""
-    from fedjax_rec.core.contracts import Cohort
+    from fedjax_rec.core.rounds import Cohort
     from fedjax_rec.simulation.round import make_algorithm
 
     recipe, data = simulation.recipe, jax.tree.map(jnp.asarray, simulation.data)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_rec.core.contracts import ServerState
+from fedjax_rec.core.rounds import ServerState
 from fedjax_rec.core.rows import Table
 from fedjax_rec.runs.checkpoint import CheckpointError, Checkpoints
 from fedjax_rec.simulation.simulation import Snapshot

@@ -11,7 +11,8 @@ import pytest
 from fedjax_rec import FedAvg, FedFM, FedMF, FedNCF, PFedRec, Protocol
 from fedjax_rec.algorithms.fedfm import ItemTexts
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Params, ServerState
+from fedjax_rec.core.contracts import Params
+from fedjax_rec.core.rounds import ServerState
 from fedjax_rec.data.clients import make_client_data, serving_clients
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, per_user

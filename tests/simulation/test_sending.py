@@ -11,7 +11,7 @@ import pytest
 from fedjax_rec import FedAvg, PFedRec, SyntheticData
 from fedjax_rec.codecs.serialize import serialize
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Cohort
+from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import per_user
 from fedjax_rec.experiment.codec import CodecConfig, with_codec

@@ -1,6 +1,4 @@
-"""Clusters of clients whose deltas point the same way, made in the middle of a run."""
-
-import dataclasses
+"""The server of `clustered_by_update`: it groups a cohort by its deltas."""
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +9,26 @@ from fedjax_rec.core.arrays import Array, Tree, struct
 from fedjax_rec.core.contracts import Aggregator, Senders
 
 CENTERS = "centers"
-"""The shared group `[S, m]`: directions of the clusters, zeros before the split."""
+"""Shared group `[S, m]`: directions of the clusters, zeros before the split."""
+
+SKETCH = "sketch"
+"""Entry of `Senders.extras`, `[V, m]`: sketches of the deltas."""
 
 
 @struct
 class UpdateFolds:
-    """What a cohort sent.
+    """Accumulated deltas of a cohort.
 
     Attributes:
         folds: of the models.
-        sketches: `[C, m]`, of the deltas; zeros where absent.
+        sketches: `[C, m]` sketches of the deltas; zeros if absent.
     """
 
     folds: ClusterFolds
     sketches: Array
 
 
-def by_update(
+def split_by_update(
     inner: Aggregator,
     num_clusters: int,
     *,
@@ -37,28 +38,27 @@ def by_update(
 ) -> Aggregator:
     """Folds `S + 1` models, and finds the clusters after `warm_rounds`.
 
-    A client's `profile` `[S + 1 + m]` tells by ones which models its delta is for, and
-    then the sketch of the delta. Before the split the clients mark all models, which so
-    stay equal. From round `warm_rounds` on, the first cohort with a client for every
-    cluster decides: spherical k-means over its sketches gives the directions that the
-    shared group `centers` tells the clients.
+    Before the split the clients mark all models as theirs, so that these stay equal.
+    From round `warm_rounds` on, the first cohort with at least one client per cluster
+    decides: the centers of spherical k-means over its sketches become the shared group
+    `CENTERS`.
 
-    Memory: `S + 1` folds, and `C` times `m` numbers.
+    Memory: `S + 1` folds, and `C m` numbers.
 
     Args:
-        inner: the rule within a cluster; it keeps nothing between rounds.
+        inner: rule within a cluster, without a state between rounds.
         num_clusters: `S`.
-        warm_rounds: at least 1.
+        warm_rounds: rounds with one model, at least 1.
         sketch: `m`.
-        seed: of the starts of k-means.
+        seed: seed of the starts of k-means.
 
     Returns:
-        An aggregator; `info` tells `split` (0 or 1) and `cluster_most`, the share of
-        the largest cluster (1 before the split).
+        An aggregator; `info` has `split` (0 or 1) and `cluster_most`, the share of the
+        largest cluster (1 before the split).
 
     Raises:
-        ValueError: one of the numbers is below 1; in `init`, a cohort is smaller than
-            the number of clusters.
+        ValueError: a number is below 1; in `init`, if the cohort is smaller than the
+            number of clusters.
     """
     if min(num_clusters, warm_rounds, sketch) < 1:
         raise ValueError(
@@ -77,7 +77,7 @@ def by_update(
     def init(shared: Tree, cohort_size: int) -> UpdateFolds:
         if cohort_size < num_clusters:
             raise ValueError(
-                f"a cohort of {cohort_size} cannot be parted into {num_clusters} "
+                f"a cohort of {cohort_size} cannot be split into {num_clusters} "
                 "clusters by its updates: sample more clients, or ask for fewer"
             )
         folds = models.init(others(shared), cohort_size)
@@ -87,18 +87,11 @@ def by_update(
     def update(
         acc: UpdateFolds, deltas: Tree, weights: Array, senders: Senders
     ) -> UpdateFolds:
-        if senders.profile is None:
-            raise ValueError(
-                "clients tell their model and their sketch in ClientResult.profile, "
-                "which is None: make the recipe with clustered_by_update"
-            )
-        member, own = jnp.split(senders.profile, [num_clusters + 1], axis=1)
-        senders = dataclasses.replace(senders, profile=member)
         slots = jnp.where(weights > 0, senders.slots, len(acc.sketches))
-        own = own.astype(acc.sketches.dtype)
+        sketches = senders.extras[SKETCH].astype(acc.sketches.dtype)
         return UpdateFolds(
             folds=models.update(acc.folds, others(deltas), weights, senders),
-            sketches=acc.sketches.at[slots].add(own, mode="drop"),
+            sketches=acc.sketches.at[slots].add(sketches, mode="drop"),
         )
 
     def finish(acc: UpdateFolds, state: Array, shared: Tree):

@@ -1,4 +1,4 @@
-"""FedAMP's server: every client's model attracted by those that are like it."""
+"""Attentive message passing between the models of all clients (FedAMP)."""
 
 import dataclasses
 
@@ -12,28 +12,28 @@ from fedjax_rec.core.contracts import Aggregator, Senders
 
 @struct
 class Changes:
-    """What a cohort sent, by client of the population.
+    """Deltas of a cohort, by client of the population.
 
     Attributes:
-        deltas: like the stack of models, zeros for the absent.
-        here: `[N]`, 1 for those of the cohort.
+        deltas: like the stack of models, zeros for absent clients.
+        present: `[N]`, 1 for the clients of the cohort.
     """
 
     deltas: Tree
-    here: Array
+    present: Array
 
 
 @struct
-class Known:
-    """What the server keeps between rounds.
+class ClientModels:
+    """The server's state.
 
     Attributes:
         models: `w`, the stack of the clients' models as they last sent them.
-        came: `[N]`, 1 for those that ever came.
+        joined: `[N]`, 1 for the clients that ever took part.
     """
 
     models: Tree
-    came: Array
+    joined: Array
 
 
 def message_passing(num_clients: int, sigma: float, mixing: float = 1.0) -> Aggregator:
@@ -45,8 +45,8 @@ def message_passing(num_clients: int, sigma: float, mixing: float = 1.0) -> Aggr
     `sigma` grows, `u_i` becomes the uniform mean (at `mixing = 1`); as it falls, `w_i`.
 
     The shared parameters are the stack of all `u_i`; a client's delta is added to its
-    own, which gives its `w_i`. Absent clients keep the model they sent last, and those
-    that never came attract nobody. Numbers of examples do not count.
+    own, which gives its `w_i`. Absent clients keep the model they sent last, and
+    clients that never took part attract no others. Numbers of examples do not count.
 
     Memory: `u`, `w`, the deltas and their aggregate are each `N P` numbers, with `P`
     shared ones of a model, and the distances `N^2`; a round takes `4 N^2 P` operations,
@@ -54,17 +54,16 @@ def message_passing(num_clients: int, sigma: float, mixing: float = 1.0) -> Aggr
 
     Args:
         num_clients: `N`.
-        sigma: of the squared distance at which attraction falls to `1 / e`; see the
-            metric `amp_distance`.
-        mixing: in `[0, 1]`.
+        sigma: squared distance at which attraction falls to `1 / e`.
+        mixing: a number in `[0, 1]`.
 
     Returns:
-        An aggregator; `info` tells `amp_distance`, the mean squared distance of the
-        models of two clients that came, and `amp_self`, the mean `xi_ii` of those.
+        An aggregator; `info` has `amp_distance`, the mean squared distance between the
+        models of clients that took part, and `amp_self`, their mean `xi_ii`.
 
     Raises:
-        ValueError: there is no client, `sigma` is not positive, or `mixing` not in
-            `[0, 1]`.
+        ValueError: `num_clients` is below 1, `sigma` is not positive, or `mixing` not
+            in `[0, 1]`.
 
     References:
         Huang et al., Personalized Cross-Silo Federated Learning on Non-IID Data, AAAI
@@ -76,14 +75,14 @@ def message_passing(num_clients: int, sigma: float, mixing: float = 1.0) -> Aggr
             "least one client, a positive sigma, and mixing in [0, 1]"
         )
 
-    def start(shared: Tree) -> Known:
+    def start(shared: Tree) -> ClientModels:
         dtype = jax.tree.leaves(shared)[0].dtype
-        return Known(models=shared, came=jnp.zeros(num_clients, dtype))
+        return ClientModels(models=shared, joined=jnp.zeros(num_clients, dtype))
 
     def init(shared: Tree, cohort_size: int) -> Changes:
         del cohort_size
         zeros = jax.tree.map(jnp.zeros_like, shared)
-        return Changes(deltas=zeros, here=start(shared).came)
+        return Changes(deltas=zeros, present=start(shared).joined)
 
     def update(acc: Changes, deltas: Tree, weights: Array, senders: Senders) -> Changes:
         ids = jnp.where(weights > 0, senders.ids, num_clients)
@@ -91,56 +90,56 @@ def message_passing(num_clients: int, sigma: float, mixing: float = 1.0) -> Aggr
         def put(total, delta):
             if not rows.is_table(total):
                 return total.at[ids].add(delta.astype(total.dtype), mode="drop")
-            own = jnp.broadcast_to(ids[:, None], delta.ids.shape)
-            values = total.values.at[delta.ids, own].add(
+            model = jnp.broadcast_to(ids[:, None], delta.ids.shape)
+            values = total.values.at[delta.ids, model].add(
                 delta.values.astype(total.values.dtype), mode="drop"
             )
             return dataclasses.replace(total, values=values)
 
         return Changes(
             deltas=jax.tree.map(put, acc.deltas, deltas, is_leaf=rows.is_table),
-            here=acc.here.at[ids].add(1, mode="drop"),
+            present=acc.present.at[ids].add(1, mode="drop"),
         )
 
-    def finish(acc: Changes, state: Known, shared: Tree):
-        here = acc.here > 0
-        came = jnp.where(here, 1, state.came)
+    def finish(acc: Changes, state: ClientModels, shared: Tree):
+        present = acc.present > 0
+        joined = jnp.where(present, 1, state.joined)
 
-        def own(u, delta, before, axis: int):
-            mask = jnp.expand_dims(here, [a for a in range(u.ndim) if a != axis])
+        def trained(u, delta, before, axis: int):
+            mask = jnp.expand_dims(present, [a for a in range(u.ndim) if a != axis])
             return jnp.where(mask, u + delta, before)
 
-        models = _by_leaf(own, shared, acc.deltas, state.models)
+        models = _by_leaf(trained, shared, acc.deltas, state.models)
         squares = squared_distances(models, num_clients)
-        others = (came > 0) & ~jnp.eye(num_clients, dtype=bool)
+        others = (joined > 0) & ~jnp.eye(num_clients, dtype=bool)
         attraction = jnp.where(
             others, mixing / num_clients * jnp.exp(-squares / sigma), 0
         )
-        kept = 1 - attraction.sum(1)
-        xi = attraction + jnp.diag(kept)
+        own_share = 1 - attraction.sum(1)
+        xi = attraction + jnp.diag(own_share)
 
         def mix(w, u, axis: int):
             moved = jnp.moveaxis(jnp.tensordot(xi, w, (1, axis)), 0, axis)
             return moved.astype(u.dtype) - u
 
         delta = _by_leaf(mix, models, shared)
-        pairs = others & (came > 0)[:, None]
+        pairs = others & (joined > 0)[:, None]
         info = {
             "amp_distance": jnp.where(pairs, squares, 0).sum()
             / jnp.maximum(pairs.sum(), 1),
-            "amp_self": (kept * came).sum() / jnp.maximum(came.sum(), 1),
+            "amp_self": (own_share * joined).sum() / jnp.maximum(joined.sum(), 1),
         }
-        return delta, Known(models=models, came=came), info
+        return delta, ClientModels(models=models, joined=joined), info
 
     return Aggregator(init, update, finish, start)
 
 
 def squared_distances(models: Tree, num_clients: int) -> Array:
-    """`[N, N]` of the models of a stack, over all leaves."""
+    """Squared distances `[N, N]` between the models of a stack, over all leaves."""
     total = jnp.zeros(())
     for leaf in jax.tree.leaves(models, is_leaf=rows.is_table):
         x, axis = (leaf.values, 1) if rows.is_table(leaf) else (leaf, 0)
-        # Distances are of what clients differ in: without the mean, less cancels.
+        # Subtracting the mean leaves distances as they are, and cancels less.
         x = jnp.moveaxis(x - x.mean(axis, keepdims=True), axis, 0)
         flat = x.reshape(num_clients, -1)
         norms = (flat**2).sum(1)
@@ -149,7 +148,7 @@ def squared_distances(models: Tree, num_clients: int) -> Array:
 
 
 def _by_leaf(fn, tree: Tree, *rest: Tree) -> Tree:
-    """`fn(*arrays, axis)` of each leaf, with the axis of the stack's models."""
+    """Maps `fn(*arrays, axis)` over leaves, with the axis of the stack's models."""
 
     def one(leaf, *others):
         if not rows.is_table(leaf):

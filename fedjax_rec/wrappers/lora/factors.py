@@ -1,9 +1,9 @@
 """Means of the clients' LoRA factors and of their products, as a fold.
 
 Clients of a LoRA train two factors of one matrix, and the mean of the matrices is not
-the product of the factors' means. A rule that minds the difference needs the mean
-product, a dense `[in, out]` for each adapted map, whatever the size of the cohort. From
-deltas it is
+the product of the factors' means. A rule that accounts for the difference needs the
+mean product, a dense `[in, out]` for each adapted map, whatever the size of the cohort.
+From deltas it is
 
     mean(A_i B_i) = A mean(m) B + A mean(dB_i) + mean(dA_i) B + mean(dA_i dB_i)
 
@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_rec.core.arrays import Array, Tree, struct
-
-A, B, BASE = "lora_a", "lora_b", "lora_base"
-"""The groups of `models.adapters.lora`."""
+from fedjax_rec.core.backbone import LORA_A as A
+from fedjax_rec.core.backbone import LORA_B as B
 
 ByPath = dict[str, Array]
 
@@ -29,22 +28,22 @@ class FactorSums:
     """Running sums over clients of weight `n_i`; leaves by path, `[layers, ...]`.
 
     Attributes:
-        a: of `n_i dA_i`.
-        b: of `n_i dB_i`.
-        product: of `n_i dA_i dB_i`.
-        mask: `[r]`, of the weights of the clients that have a column.
-        weight: scalar, of `n_i`.
+        a: sum of `n_i dA_i`.
+        b: sum of `n_i dB_i`.
+        product: sum of `n_i dA_i dB_i`.
+        columns: `[r]` summed weights of the clients that have a column.
+        weight: scalar, sum of `n_i`.
     """
 
     a: ByPath
     b: ByPath
     product: ByPath
-    mask: Array
+    columns: Array
     weight: Array
 
 
 class Means(NamedTuple):
-    """Of the clients' factors, where one of a smaller rank is padded with zeros.
+    """Means over clients; factors of a smaller rank are padded with zeros.
 
     Attributes:
         a: `{path: [layers, in, r]}`.
@@ -58,7 +57,7 @@ class Means(NamedTuple):
 
 
 def zero_sums(shared: Tree) -> FactorSums:
-    """No client yet.
+    """Sums over no clients.
 
     Raises:
         ValueError: the shared parameters have no `lora_a` and `lora_b`.
@@ -67,7 +66,7 @@ def zero_sums(shared: Tree) -> FactorSums:
         raise ValueError(
             f"{', '.join(sorted(missing))} is not among the shared groups "
             f"{', '.join(sorted(shared))}: a rule for LoRA expects both factors there, "
-            "so neither personal nor of another adapter"
+            "so neither may be personal or fixed"
         )
     a, b = shared[A], shared[B]
     dtype = jax.tree.leaves(a)[0].dtype
@@ -75,24 +74,25 @@ def zero_sums(shared: Tree) -> FactorSums:
         a=jax.tree.map(jnp.zeros_like, a),
         b=jax.tree.map(jnp.zeros_like, b),
         product={p: jnp.zeros((*a[p].shape[:2], b[p].shape[2]), dtype) for p in a},
-        mask=jnp.zeros(jax.tree.leaves(a)[0].shape[-1], dtype),
+        columns=jnp.zeros(jax.tree.leaves(a)[0].shape[-1], dtype),
         weight=jnp.zeros((), dtype),
     )
 
 
 def add(
-    sums: FactorSums, deltas: Tree, weights: Array, mask: Array | None = None
+    sums: FactorSums, deltas: Tree, weights: Array, columns: Array | None = None
 ) -> FactorSums:
     """Adds clients.
 
     Args:
-        sums: so far.
-        deltas: with leaves `[V, layers, ...]` in both groups.
-        weights: `[V]`, 0 for the absent.
-        mask: `[V, r]`, 1 where a client has a column; `None` is everywhere. Deltas of
-            other columns are zero.
+        sums: the sums so far.
+        deltas: both groups, with leaves `[V, layers, ...]`.
+        weights: `[V]`, 0 for absent clients.
+        columns: `[V, r]`, 1 for the columns that a client has; `None` for all. Deltas
+            of other columns are zero.
     """
-    mask = jnp.ones((len(weights), len(sums.mask))) if mask is None else mask
+    if columns is None:
+        columns = jnp.ones((len(weights), len(sums.columns)))
 
     def mean(total: Array, x: Array) -> Array:
         return total + jnp.tensordot(weights, x, 1).astype(total.dtype)
@@ -105,24 +105,19 @@ def add(
         a=jax.tree.map(mean, sums.a, deltas[A]),
         b=jax.tree.map(mean, sums.b, deltas[B]),
         product=jax.tree.map(product, sums.product, deltas[A], deltas[B]),
-        mask=sums.mask + (weights @ mask).astype(sums.mask.dtype),
+        columns=sums.columns + (weights @ columns).astype(sums.columns.dtype),
         weight=sums.weight + weights.sum().astype(sums.weight.dtype),
     )
 
 
 def means(sums: FactorSums, shared: Tree) -> Means:
-    """Of the factors that clients ended with, which started from `shared`'s.
+    """Means of the factors that clients ended with, having started from `shared`.
 
-    Args:
-        sums: over all clients.
-        shared: what they received.
-
-    Returns:
-        The means; nobody's are those of clients that did not move.
+    Over no clients they are those of clients that did not move.
     """
-    some = sums.weight > 0
-    n = jnp.where(some, sums.weight, 1)
-    share = jnp.where(some, sums.mask / n, 1)
+    present = sums.weight > 0
+    n = jnp.where(present, sums.weight, 1)
+    share = jnp.where(present, sums.columns / n, 1)
     a, b, product = {}, {}, {}
     for path in sums.a:
         a0, b0 = shared[A][path], shared[B][path]
@@ -133,18 +128,13 @@ def means(sums: FactorSums, shared: Tree) -> Means:
     return Means(a, b, product)
 
 
-def gap(found: Means) -> Array:
+def gap(mean: Means) -> Array:
     """`||mean(A_i B_i) - mean(A_i) mean(B_i)||_F / ||mean(A_i B_i)||_F`, a scalar.
 
-    Over all adapted maps together; 0 where all products are.
+    Over all adapted maps together; 0 if all products are.
     """
-    missed = whole = jnp.zeros(())
-    for path, product in found.product.items():
-        missed += jnp.sum((product - found.a[path] @ found.b[path]) ** 2)
-        whole += jnp.sum(product**2)
-    return jnp.sqrt(missed / jnp.where(whole > 0, whole, 1))
-
-
-def columns(profile: Array, weights: Array) -> tuple[Array, Array]:
-    """What `clients.ranks.with_ranks` tells: `(weights [V], columns had [V, r])`."""
-    return weights, profile[:, :-1]
+    difference = total = jnp.zeros(())
+    for path, product in mean.product.items():
+        difference += jnp.sum((product - mean.a[path] @ mean.b[path]) ** 2)
+        total += jnp.sum(product**2)
+    return jnp.sqrt(difference / jnp.where(total > 0, total, 1))

@@ -1,0 +1,117 @@
+"""Several models side by side in the shared parameters; each client has one of them.
+
+In a stack of `S` models dense leaves are `[S, ...]` and tables `[I, S, ...]`, so that
+rows come first.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec.core import rows
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Params, Recipe, Stack
+
+
+def select(stack: Tree, index: Array | int) -> Tree:
+    """The model at `index` of a stack."""
+
+    def one(leaf):
+        if rows.is_table(leaf):
+            values = jnp.take(leaf.values, index, 1)
+            return dataclasses.replace(leaf, values=values)
+        return jnp.take(leaf, index, 0)
+
+    return jax.tree.map(one, stack, is_leaf=rows.is_table)
+
+
+def rows_first(models: Tree) -> Tree:
+    """A stack from models as `vmap` returns them, with tables `[S, I, ...]`."""
+    return rows.map_tables(
+        lambda t: dataclasses.replace(t, values=jnp.moveaxis(t.values, 0, 1)), models
+    )
+
+
+def stacked(
+    recipe: Recipe,
+    count: int,
+    index_of: Callable[[Params], Array],
+    *,
+    personal: Mapping[str, Array],
+    shared: Mapping[str, Array] | None = None,
+    equal_start: bool = False,
+    received: int = 1,
+) -> Recipe:
+    """Replaces the model of a recipe by a stack of models.
+
+    Args:
+        recipe: a system with one model.
+        count: `S`.
+        index_of: the model of a client, from the parameters of the stack.
+        personal: initial values of personal groups that `index_of` needs.
+        shared: initial values of further shared groups; no model reads them, and
+            clients do not send them.
+        equal_start: all models start from one draw instead of one draw each.
+        received: number of models that a client receives in a round.
+
+    Returns:
+        The recipe with `model` replaced; local training is left to the caller.
+
+    Raises:
+        ValueError: the recipe has a stack already, or a message transform.
+    """
+    if recipe.model.stack is not None or recipe.transform is not None:
+        raise ValueError(
+            "several models are built from a recipe with one model and without a "
+            "message transform, since the state of a transform belongs to one model"
+        )
+    model, extra = recipe.model, dict(shared or {})
+
+    def init(key: Array) -> Params:
+        first = model.init(key)
+        if equal_start:
+            models = jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (count, *x.shape)), first.shared
+            )
+        else:
+            keys = jax.random.split(jax.random.fold_in(key, 1), count)
+            models = jax.vmap(lambda k: model.init(k).shared)(keys)
+        return Params(
+            shared={**rows_first(models), **extra},
+            personal={**first.personal, **personal},
+        )
+
+    def take(params: Params) -> Params:
+        models = {n: part for n, part in params.shared.items() if n not in extra}
+        own = {n: part for n, part in params.personal.items() if n not in personal}
+        return Params(shared=select(models, index_of(params)), personal=own)
+
+    def loss(params: Params, frozen, batch, key):
+        return model.loss(take(params), frozen, batch, key)
+
+    def score(params: Params, frozen, query, candidates):
+        return model.score(take(params), frozen, query, candidates)
+
+    def lift(shared: Tree, frozen: Tree, axis: str | None = None) -> Tree:
+        assert model.lift is not None
+        models = {n: part for n, part in shared.items() if n not in extra}
+        each = [model.lift(select(models, s), frozen, axis=axis) for s in range(count)]
+        lifted = rows_first(jax.tree.map(lambda *xs: jnp.stack(xs), *each))
+        return {**lifted, **{name: shared[name] for name in extra}}
+
+    return recipe._replace(
+        model=model._replace(
+            init=init,
+            loss=loss,
+            score=score,
+            lift=None if model.lift is None else lift,
+            fixed=(*model.fixed, *extra),
+            stack=Stack(model, take, received),
+        ),
+        local=recipe.local._replace(
+            corrections=False,
+            per_client=(*recipe.local.per_client, "each client has a model of its own"),
+        ),
+    )

@@ -1,0 +1,92 @@
+"""Chunk sizes, and the fold over a cohort in chunks."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.data.clients import ClientData
+
+T = TypeVar("T")
+
+
+def chunk_sizes(
+    data: ClientData, examples_per_chunk: int, cohort_size: int, shares: int = 1
+) -> tuple[int, ...]:
+    """`V` for each bucket: about `examples_per_chunk` padded examples.
+
+    Chunks are evened out over the clients a cohort is expected to bring, so that the
+    last one is not mostly empty: of all sizes that with the least work is taken, where
+    twice or half the examples asked for count as 5 % more.
+
+    Args:
+        data: what the clients hold.
+        examples_per_chunk: padded examples of one `vmap`.
+        cohort_size: `C`.
+        shares: devices over which a cohort is dealt.
+
+    Returns:
+        One `V` of at least 1 for each of `data.widths`.
+    """
+    sizes = np.bincount(np.asarray(data.buckets), minlength=len(data.widths) + 1)
+    part = cohort_size / data.num_clients
+    expected = np.ceil(np.ceil(sizes * part) / shares).astype(int)
+    chunks = []
+    for count, width in zip(expected, data.widths, strict=False):
+        count = max(1, min(count, cohort_size))
+        asked = max(1.0, examples_per_chunk / width)
+        v = np.arange(1, count + 1)
+        work = -(-count // v) * v * (1 + 0.05 * np.abs(np.log2(v / asked)))
+        chunks.append(int(v[np.argmin(work)]))
+    return tuple(chunks)
+
+
+def fold_clients(
+    visit: Callable[[T, int, Array, Array], T],
+    carry: T,
+    rows: Array,
+    data: ClientData,
+    chunks: tuple[int, ...],
+    batch_axis: str | None = None,
+) -> T:
+    """Folds `visit` over a cohort, chunk by chunk, one loop for each bucket.
+
+    Args:
+        visit: `(carry, bucket, slots [V], rows [V]) -> carry`. `slots` are positions in
+            `rows`; where a chunk is not full, slots are `C` and rows past the end.
+        carry: donated from step to step, so writes into it are in place.
+        rows: `[C]` int32, of `data`; rows past its end are absent.
+        data: tells each client's bucket.
+        chunks: `V` for each bucket.
+        batch_axis: name of the axis of an enclosing `vmap` over experiments. Its loops
+            then run equally often: with a trip count for each, `vmap` would copy
+            every carry at every step.
+
+    Returns:
+        The last carry.
+    """
+    n, c = data.num_clients, rows.shape[0]
+    num_buckets = len(data.widths)
+    bucket = data.buckets.at[rows].get(mode="fill", fill_value=num_buckets)
+    order = jnp.argsort(bucket).astype(jnp.int32)
+    counts = jnp.zeros(num_buckets + 1, jnp.int32).at[bucket].add(1)
+    firsts = jnp.cumsum(counts) - counts
+    for g in range(num_buckets):
+        v, first, count = chunks[g], firsts[g], counts[g]
+
+        def step(i, carry, g=g, v=v, first=first, count=count):
+            within = i * v + jnp.arange(v, dtype=jnp.int32)
+            present = within < count
+            at = order.at[first + within].get(mode="clip")
+            slots = jnp.where(present, at, c)
+            chunk_rows = rows.at[slots].get(mode="fill", fill_value=n)
+            return visit(carry, g, slots, chunk_rows)
+
+        trips = (count + v - 1) // v
+        if batch_axis is not None:
+            trips = jax.lax.pmax(trips, batch_axis)
+        carry = jax.lax.fori_loop(0, trips, step, carry)
+    return carry

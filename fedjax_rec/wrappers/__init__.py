@@ -1,0 +1,1 @@
+"""Wrappers of a recipe: each turns a federated system into another one."""

@@ -1,0 +1,169 @@
+"""A rule for LoRA's groups, next to any other rule for the rest."""
+
+from collections.abc import Callable, Collection
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_rec.aggregators.groups import by_group, unchanged
+from fedjax_rec.core import trees
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.backbone import LORA_A, LORA_B, LORA_BASE
+from fedjax_rec.core.contracts import Aggregator, Recipe, Senders
+from fedjax_rec.wrappers.lora.factors import (
+    FactorSums,
+    Means,
+    add,
+    gap,
+    means,
+    zero_sums,
+)
+from fedjax_rec.wrappers.lora.ranks import COLUMNS, NORM, draw_ranks, with_ranks
+
+GROUPS = (LORA_A, LORA_B, LORA_BASE)
+
+NewGroups = Callable[[Means, Tree, Tree], tuple[dict[str, Tree], Tree]]
+"""`(means, shared, state) -> (groups, state)`: new values of LoRA's groups."""
+
+
+def wrap(
+    recipe: Recipe,
+    rule: Aggregator,
+    *,
+    ranks: Collection[int] = (),
+    shares: Collection[float] = (),
+    norms: bool = False,
+    exact: bool = True,
+) -> Recipe:
+    """A recipe with a rule for LoRA's groups.
+
+    Args:
+        recipe: a system whose clients share both factors.
+        rule: aggregator of all groups, from `lora_rule`.
+        ranks: ranks of clients; empty if all have the server's.
+        shares: share of the clients with each rank; empty for equal ones.
+        norms: the rule reads the norm of each client's product.
+        exact: the rule's delta of LoRA's groups bypasses the server optimizer.
+
+    Raises:
+        ValueError: a factor is not shared or not trained, or a rank is larger than the
+            server's.
+    """
+    shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
+    missing = [
+        g for g in (LORA_A, LORA_B) if g not in shared or g in recipe.model.fixed
+    ]
+    if missing:
+        raise ValueError(
+            f"a rule for LoRA needs the LoRA adapter with both factors trained and "
+            f"shared, but {', '.join(missing)} is not: leave it out of `personal` and "
+            "`fixed`"
+        )
+    rank = jax.tree.leaves(shared[LORA_A])[0].shape[-1]
+    if ranks and max(ranks) > rank:
+        raise ValueError(f"ranks={tuple(ranks)} exceed rank={rank} of the server")
+    update = recipe.client_update
+    if ranks or norms:
+        update = with_ranks(update, draw_ranks(tuple(ranks) or (rank,), tuple(shares)))
+    server = recipe.server_optimizer
+    if exact:
+        server = unchanged(GROUPS, server)
+    local = recipe.local
+    reason = "the rule for LoRA reads each client's factors"
+    return recipe._replace(
+        client_update=update,
+        aggregator=rule,
+        server_optimizer=server,
+        local=local._replace(
+            per_client=(*local.per_client, reason),
+            reconstructs=local.reconstructs and not ranks,
+        ),
+    )
+
+
+def lora_rule(
+    inner: Aggregator,
+    new_groups: NewGroups,
+    *,
+    uniform: bool = False,
+    mixed: bool = False,
+    norms: bool = False,
+    base: bool = False,
+    start: Callable[[Tree], Tree] = lambda shared: (),
+) -> Aggregator:
+    """Sets LoRA's groups to `new_groups`, and leaves all others to `inner`.
+
+    The metric `lora_gap` is `factors.gap` of the cohort. The delta of LoRA's groups is
+    exact if the server applies it unchanged.
+
+    Args:
+        inner: rule for the other groups.
+        new_groups: new values of LoRA's groups.
+        uniform: clients have equal weights in the means, instead of their examples.
+        mixed: clients have different ranks, see `ranks.with_ranks`.
+        norms: weights are multiplied by the norms of the clients' products.
+        base: `new_groups` changes the dense correction, which has to exist.
+        start: `(shared) -> state` of `new_groups`.
+
+    Returns:
+        An aggregator. Its accumulator holds a dense `[layers, in, out]` for each
+        adapted map. Its `init` raises a ValueError if a group is missing.
+    """
+
+    def init(shared: Tree, cohort_size: int) -> FactorSums:
+        del cohort_size
+        if base and LORA_BASE not in shared:
+            raise ValueError(
+                f"the rule adds to the dense correction {LORA_BASE!r}, which the "
+                "shared parameters do not have: build the adapter with base=True"
+            )
+        return zero_sums(shared)
+
+    def update(acc: FactorSums, deltas: Tree, weights: Array, senders: Senders):
+        n = (weights > 0).astype(weights.dtype) if uniform else weights
+        if norms:
+            n = n * senders.extras[NORM]
+        columns = senders.extras[COLUMNS] if mixed or norms else None
+        return add(acc, deltas, n, columns)
+
+    def finish(acc: FactorSums, state: Tree, shared: Tree):
+        mean = means(acc, shared)
+        groups, new_state = new_groups(mean, shared, state)
+        moved = {
+            name: jax.tree.map(jnp.subtract, groups.get(name, part), part)
+            for name, part in shared.items()
+        }
+        # Without clients no group moves, and no factor restarts.
+        present, still = acc.weight > 0, jax.tree.map(jnp.zeros_like, moved)
+        delta = trees.where(present, moved, still)
+        state = trees.where(present, new_state, state)
+        return delta, state, {"lora_gap": gap(mean)}
+
+    # Not linear even if the delta is: products are of the factors of one client.
+    return by_group(GROUPS, Aggregator(init, update, finish, start), inner)
+
+
+def with_gap(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
+    """`inner` for all groups, with the metric `lora_gap`.
+
+    Args:
+        inner: rule for all groups.
+        uniform: clients have equal weights in the gap, instead of their examples.
+    """
+
+    def init(shared: Tree, cohort_size: int) -> Tree:
+        return inner.init(shared, cohort_size), zero_sums(shared)
+
+    def update(acc: Tree, deltas: Tree, weights: Array, senders: Senders) -> Tree:
+        n = (weights > 0).astype(weights.dtype) if uniform else weights
+        rest = inner.update(acc[0], deltas, weights, senders)
+        return rest, add(acc[1], deltas, n)
+
+    def finish(acc: Tree, state: Tree, shared: Tree):
+        delta, state, info = inner.finish(acc[0], state, shared)
+        return delta, state, {**info, "lora_gap": gap(means(acc[1], shared))}
+
+    def begin(acc: Tree, state: Tree) -> Tree:
+        return inner.begin(acc[0], state), acc[1]
+
+    return Aggregator(init, update, finish, inner.start, begin=begin)
