@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etils import epy
 
 from fedjax_rec.core.optimizers import (
     SGD,
-    Optimizer,
     check_numbers,
     hparams_of,
     with_hparams,
@@ -59,10 +58,10 @@ class FedAvg:
     model: Literal["mf", "ncf", "scorer"] = "mf"
     users: Literal["personal", "table"] = "personal"
     dim: int = 32
-    client_optimizer: Optimizer = SGD(lr=0.5)  # noqa: RUF009 (it is immutable)
+    client_optimizer: Any = SGD(lr=0.5)  # noqa: RUF009 (it is immutable)
     item_lr_scale: float = 1.0
     proximal: float = 0.0
-    server_optimizer: Optimizer = SGD(lr=1.0)  # noqa: RUF009
+    server_optimizer: Any = SGD(lr=1.0)  # noqa: RUF009
     batch_size: int = 256
     local_epochs: int = 1
     negatives: int = 4

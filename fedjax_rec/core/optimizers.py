@@ -22,15 +22,12 @@ if TYPE_CHECKING:
 class Optimizer(Protocol):
     """Settings with an `optax` transformation.
 
-    Attributes:
-        lr: learning rate.
-        traced: fields that may be arrays.
-        states: numbers that it keeps for each trained one.
-        momentum: momentum of SGD; `None` if it is another optimizer.
+    Class attributes: `traced`, the fields that may be arrays; for local steps also
+    `states`, the numbers kept for each trained one, and `momentum`, that of SGD or
+    `None` for another optimizer.
     """
 
     traced: ClassVar[tuple[str, ...]]
-    states: ClassVar[int]
 
     def build(self) -> optax.GradientTransformation: ...
 
@@ -45,7 +42,7 @@ class SGD:
 
     lr: float = 1.0
 
-    traced: ClassVar = ("lr",)
+    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 0
     momentum: ClassVar = 0.0
 
@@ -67,7 +64,7 @@ class Momentum:
 
     lr: float = 0.1
 
-    traced: ClassVar = ("lr",)
+    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 1
     momentum: ClassVar = 0.9
 
@@ -92,7 +89,7 @@ class Adam:
 
     lr: float = 1e-3
 
-    traced: ClassVar = ("lr",)
+    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 2
     momentum: ClassVar = None
 
@@ -117,7 +114,7 @@ class Adagrad:
 
     lr: float = 0.1
 
-    traced: ClassVar = ("lr",)
+    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 1
     momentum: ClassVar = None
 
@@ -145,7 +142,7 @@ class FedAvgM:
     lr: float = 1.0
     momentum: float = 0.9
 
-    traced: ClassVar = ("lr", "momentum")
+    traced: ClassVar[tuple[str, ...]] = ("lr", "momentum")
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -176,7 +173,7 @@ class FedAdam:
     momentum: float = 0.9
     tau: float = 1e-3
 
-    traced: ClassVar = ("lr", "momentum", "tau")
+    traced: ClassVar[tuple[str, ...]] = ("lr", "momentum", "tau")
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -205,7 +202,7 @@ class FedYogi:
     momentum: float = 0.9
     tau: float = 1e-3
 
-    traced: ClassVar = ("lr", "momentum", "tau")
+    traced: ClassVar[tuple[str, ...]] = ("lr", "momentum", "tau")
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -232,7 +229,7 @@ class FedAdagrad:
     lr: float = 1e-2
     tau: float = 1e-3
 
-    traced: ClassVar = ("lr", "tau")
+    traced: ClassVar[tuple[str, ...]] = ("lr", "tau")
 
     def __post_init__(self) -> None:
         check_numbers(self)
