@@ -28,7 +28,6 @@ from fedjax_rec.experiment.cohort import (
     CohortConfig,
     check_cohort,
     cohort_size,
-    group_bits,
     make_participants,
 )
 from fedjax_rec.experiment.data import CsvData, FileData, SyntheticData
@@ -42,6 +41,7 @@ from fedjax_rec.experiment.population import Population, load_population
 from fedjax_rec.experiment.profiles import ProfileConfig, make_profiles
 from fedjax_rec.experiment.split import PartitionConfig, SplitConfig
 from fedjax_rec.experiment.weights import Circumstances, check_weights
+from fedjax_rec.fleet.cost_class import group_bits
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.round import chunk_sizes
 from fedjax_rec.simulation.simulation import Simulation
@@ -204,7 +204,7 @@ def build(
     )
     notes = dict(participants.notes)
     if isinstance(experiment.algorithm, FedFM) and prepared is not None:
-        sent = group_bits(recipe, held, room)
+        sent = group_bits(recipe, held, room, recipe.negatives)
         notes["backbone"] = {**prepared.facts, "message_bits": sent}
     if not people.single:
         if recipe.single_user:

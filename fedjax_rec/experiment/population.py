@@ -22,7 +22,7 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.experiment.parts import targets_of
 from fedjax_rec.experiment.split import make_partition, make_split, training_items
-from fedjax_rec.fleet.costs import Holdings, hold
+from fedjax_rec.fleet.cost_class import Holdings, count_holdings
 from fedjax_rec.runs.fingerprint import digest
 from fedjax_rec.simulation.mesh import agree
 from fedjax_rec.storage.cache import cache_root, keep, recall
@@ -152,7 +152,7 @@ def lay(experiment: Any, data: Interactions) -> Population:
         clients=clients,
         single=partition.user_of_client is not None,
         serving=serving,
-        holdings=hold(train, partition),
+        holdings=count_holdings(train, partition),
         pool=pool,
         targets=targets_of(split, experiment.protocol),
         digests={k: digest(tree) for k, tree in {**parts, "clients": held}.items()},
