@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.core.arrays import Tree
+from fedjax_rec.simulation.simulation import Simulation
 
 
 def fingerprint(simulation: Simulation) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a command does to the process before anything is computed."""
 
 import contextlib
-import dataclasses
 import gc
 import importlib.metadata
 import os
@@ -51,56 +50,46 @@ def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Processes:
-    """Several processes, on one or many hosts, as one run.
+def join(coordinator: str = "", processes: int = 0, process_id: int = -1) -> bool:
+    """Joins the other processes of a run; call it after `set_up_jax`.
 
-    Attributes:
-        coordinator: HOST:PORT of process 0, which the others must reach; empty where
-            Slurm, Open MPI, Kubernetes or a TPU pod tells (see docs/clusters.md).
-        processes: how many; with a coordinator.
-        process_id: which one this is, from 0; with a coordinator.
-    """
-
-    coordinator: str = ""
-    processes: int = 0
-    process_id: int = -1
-
-
-def join(options: Processes) -> bool:
-    """Joins the other processes of a run; to be called after `set_up_jax`.
+    Args:
+        coordinator: HOST:PORT of process 0; empty if Slurm, Open MPI, Kubernetes or a
+            TPU pod provide it (docs/clusters.md).
+        processes: number of processes; with a coordinator.
+        process_id: number of this process, from 0; with a coordinator.
 
     Returns:
-        Whether this is the first process, the one that writes.
+        Whether this is the first process, which writes.
 
     Raises:
-        UserError: the options contradict each other, or nobody answers.
+        UserError: the arguments contradict each other, or no process answers.
     """
     import jax
 
-    known: dict[str, Any] = {}
-    if options.coordinator:
-        if ":" not in options.coordinator:
+    address: dict[str, Any] = {}
+    if coordinator:
+        if ":" not in coordinator:
             raise UserError(
-                f"--coordinator {options.coordinator}: expected HOST:PORT of process 0"
+                f"--coordinator {coordinator}: expected HOST:PORT of process 0"
             )
-        if not 0 <= options.process_id < options.processes:
+        if not 0 <= process_id < processes:
             raise UserError(
-                f"--processes {options.processes} --process-id {options.process_id}: "
-                "with --coordinator, give the number of processes and, to each, its "
-                "own id from 0"
+                f"--processes {processes} --process-id {process_id}: with "
+                "--coordinator, pass the number of processes, and to each its own id "
+                "from 0"
             )
-        known = {
-            "coordinator_address": options.coordinator,
-            "num_processes": options.processes,
-            "process_id": options.process_id,
+        address = {
+            "coordinator_address": coordinator,
+            "num_processes": processes,
+            "process_id": process_id,
         }
-    elif options.processes or options.process_id >= 0:
+    elif processes or process_id >= 0:
         raise UserError("--processes and --process-id need --coordinator HOST:PORT")
     # Without it processes on CPUs could not add up their arrays.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(**known, initialization_timeout=120)
+        jax.distributed.initialize(**address, initialization_timeout=120)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"the processes did not find each other ({str(error).splitlines()[0]}). "

@@ -181,7 +181,7 @@ class Points:
         sim = self.simulation
         targets, mask = self._targets[part]
         owners = None
-        if sim.shares_clients:
+        if sim.multi_user:
             owners = np.concatenate([np.asarray(ids) for _, ids in targets.values()])
         rest = (targets, self._data, self._frozen)
         found = self._of(self._evaluate, some, spots, *rest)

@@ -9,8 +9,8 @@ import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.runs.tracker import Tracker
+from fedjax_rec.runs.writer import RunFolder
 
 EXTRA = "pip install 'fedjax-rec[tracking]'"
 

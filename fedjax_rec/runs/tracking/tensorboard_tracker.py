@@ -22,8 +22,8 @@ from tensorboardX.record_writer import (  # pyright: ignore[reportMissingImports
     RecordWriter,
 )
 
-from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.runs.tracking import scalars
+from fedjax_rec.runs.writer import RunFolder
 
 PLACE = "tensorboard"
 ADVICE = "Leave it out, or see to it that the run's folder can be written"

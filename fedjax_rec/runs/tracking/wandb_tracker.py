@@ -11,8 +11,8 @@ from typing import Any
 
 import wandb  # pyright: ignore[reportMissingImports]
 
-from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.runs.tracking import scalars
+from fedjax_rec.runs.writer import RunFolder
 
 PLACE = "wandb.json"
 ADVICE = (

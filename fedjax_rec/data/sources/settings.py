@@ -1,12 +1,15 @@
-"""Where an experiment's interactions come from, as frozen dataclasses."""
+"""TEMPORARY: replaced by branch data."""
+
+from __future__ import annotations
 
 import dataclasses
 from typing import Any, Literal
 
-import jax
+from etils import epy
 
-from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.subset import subset
+with epy.lazy_imports():
+    import jax
+    from fedjax_rec.data import subset as _subset, interactions as _i
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class SyntheticData:
         del progress
         return repr(self)
 
-    def load(self, progress: bool = False) -> Interactions:
+    def load(self, progress: bool = False) -> _i.Interactions:
         """Makes the interactions."""
         del progress
         from fedjax_rec.data.synthetic import synthetic
@@ -88,14 +91,14 @@ class FileData:
             "progress": progress,
         }
 
-    def load(self, progress: bool = False) -> Interactions:
+    def load(self, progress: bool = False) -> _i.Interactions:
         """Prepares the data if need be, reads them, and takes the slice asked for."""
         from fedjax_rec.data.prepare import load
 
         data = load(**self._source(progress))
         if not (self.top_items or self.first_users):
             return data
-        return subset(
+        return _subset.subset(
             data,
             top_items=self.top_items or None,
             first_users=self.first_users or None,
@@ -139,7 +142,7 @@ class CsvData:
 
         return locate(**self._source(progress)).name
 
-    def load(self, progress: bool = False) -> Interactions:
+    def load(self, progress: bool = False) -> _i.Interactions:
         """Prepares the data if need be, and reads them."""
         from fedjax_rec.data.prepare import load
 

@@ -6,55 +6,61 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_rec.experiment.build import Experiment
-from fedjax_rec.runs.folder import differences, plain
+from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.runs.plain import differences, plain
 from fedjax_rec.storage.errors import UserError
 
 
-def stored_experiment(config: Mapping[str, Any], place: str) -> Experiment:
-    """The experiment whose `plain` values are `config`.
+def stored_experiment(config: Mapping[str, Any], folder: str) -> Experiment:
+    """The experiment with the `plain` values `config`.
 
     Args:
-        config: as `config.json` has it.
-        place: of the run, for messages.
+        config: content of `config.json`.
+        folder: folder of the run, for messages.
 
     Raises:
         UserError: it is not an experiment of this version of fedjax_rec.
     """
     advice = (
         "Resume it with the version that began it (versions.json), or, if its config "
-        f"file defines a class of its own: fedjax-rec train CONFIG --resume {place}"
+        f"file defines a class of its own: fedjax-rec train CONFIG --resume {folder}"
     )
     try:
         experiment = _value(Experiment, config, "")
     except (TypeError, ValueError) as error:
-        raise UserError(f"{place}/config.json: {error}. {advice}") from error
+        raise UserError(f"{folder}/config.json: {error}. {advice}") from error
     changes = differences(dict(config), plain(experiment))
     if changes:
         lines = "\n".join(f"  {line}" for line in changes)
         raise UserError(
-            f"{place}/config.json holds other fields than an experiment has:\n{lines}\n"
+            f"{folder}/config.json has other fields than an experiment:\n{lines}\n"
             f"{advice}"
         )
     return experiment
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the type `hint` has it."""
+    """`value` with the type `hint`."""
     if isinstance(value, Mapping) and "type" in value:
-        kinds = {k.__name__: k for k in _choices(hint) if isinstance(k, type)}
-        if value["type"] not in kinds:
-            raise ValueError(
-                f"{name or 'it'} is a {value['type']}, expected one of "
-                f"{', '.join(kinds)}"
-            )
-        return _dataclass(kinds[value["type"]], value, name)
+        return _dataclass(_kind(hint, value["type"], name), value, name)
     if isinstance(value, list):
         kind = next((h for h in _choices(hint) if _origin(h) in (tuple, list)), tuple)
         inner = [arg for arg in typing.get_args(kind) if arg is not Ellipsis]
         items = [_value(inner[0] if inner else Any, v, name) for v in value]
         return _origin(kind)(items)
     return value
+
+
+def _kind(hint: Any, name: str, path: str) -> type:
+    """The class of a stored part: that of the hint, or one in the registry."""
+    for choice in _choices(hint):
+        if isinstance(choice, type) and choice.__name__ == name:
+            return choice
+    location = registry.locations().get(name)
+    if location is None:
+        raise ValueError(f"{path or 'it'} is a {name}, which is no kind of a part")
+    return registry.load_class(location)
 
 
 def _dataclass(kind: type, value: Mapping[str, Any], name: str) -> Any:
