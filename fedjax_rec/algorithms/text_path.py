@@ -198,9 +198,9 @@ def _facts(
     corpus: Corpus, adapted: _Adapted, settings: Any, name: str
 ) -> dict[str, Any]:
     trained = {n: g for n, g in adapted.groups.items() if n != LORA_BASE}
-    size = describe.describe(trained)["total"]
-    layers = describe.describe({"": corpus.weights["layers"]})["total"]["parameters"]
-    weights = describe.describe({"": corpus.weights})["total"]
+    size = describe(trained)["total"]
+    layers = describe({"": corpus.weights["layers"]})["total"]["parameters"]
+    weights = describe({"": corpus.weights})["total"]
     share = adapted.layers / corpus.backbone.num_layers
     tokens = float(np.asarray(corpus.tokens.length).mean())
     return {

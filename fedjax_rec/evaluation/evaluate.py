@@ -42,7 +42,7 @@ def evaluate(
 
     Returns:
         `metric_names(protocol.cutoffs)` to `[E]` float32, in the order of
-        `targets.user`; with `protocol.watch` also `exposure@k`. Users outside
+        `targets.user`; with `protocol.exposed_item` also `exposure@k`. Users outside
         `targets.mask` hold zeros, not results.
 
     Raises:
@@ -73,7 +73,7 @@ def evaluate(
             found = jax.vmap(
                 lambda s, p, x, k: full_metrics(s, p, x, pool=pool, key=k, **options)
             )(scores, positives, exclude, keys)
-            if protocol.watch >= 0:
+            if protocol.exposed_item >= 0:
                 told = jax.vmap(lambda s, x: _exposure(s, x, pool, protocol))
                 found |= told(scores, exclude)
             return found
@@ -175,7 +175,7 @@ def _exposure(
     """Whether the watched item is in one user's top k; ties count as ahead of it."""
     ranked = jnp.ones(scores.shape, bool) if pool is None else pool
     ranked = ranked.at[exclude].set(False, mode="drop")
-    item = protocol.watch
+    item = protocol.exposed_item
     ahead = (ranked & (scores >= scores[item])).sum() - 1
     return {
         f"exposure@{k}": (ranked[item] & (ahead < k)).astype(jnp.float32)

@@ -38,7 +38,7 @@ class Protocol:
         selection: the validation metric by which the best round is chosen, or `last`
             for the last round. Never a test metric.
         cutoffs: the ks of the metrics.
-        watch: an item whose exposure is told as well: the share of users in whose top
+        exposed_item: an item whose exposure is told as well: the share of users in whose top
             k it stands, of full rankings; -1 is none.
         preset: `clean` or `paper_compat`.
 
@@ -58,7 +58,7 @@ class Protocol:
     evaluated: Evaluated = "aggregated"
     selection: str = "ndcg@10"
     cutoffs: tuple[int, ...] = (5, 10, 20)
-    watch: int = -1
+    exposed_item: int = -1
     preset: str = "clean"
 
     def __post_init__(self) -> None:
@@ -90,9 +90,9 @@ class Protocol:
                 f"max_users={self.max_users}: expected a number of users, or 0 for all"
             )
         _check_cutoffs(self.cutoffs)
-        if self.watch < -1 or (self.watch >= 0 and self.candidates == "sampled"):
+        if self.exposed_item < -1 or (self.exposed_item >= 0 and self.candidates == "sampled"):
             raise ValueError(
-                f"watch={self.watch}: expected an item that is ranked among all others "
+                f"exposed_item={self.exposed_item}: expected an item that is ranked among all others "
                 "(candidates other than 'sampled'), or -1"
             )
         allowed = (*metric_names(self.cutoffs), "last")

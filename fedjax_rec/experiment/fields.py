@@ -122,15 +122,16 @@ def read_value(name: str, hint: Any, texts: Sequence[str]) -> Any:
 
 
 def read_kind(name: str, slot: str, text: str) -> Any:
-    """A part of a kind, at its defaults.
+    """A part of a kind, at its defaults; `a+b` is kind `a` with `then` of kind `b`.
 
     Raises:
         UserError: there is no such kind.
     """
     if text.lower() == "none" and name.rpartition(".")[2] in registry.OPTIONAL:
         return None
+    kind, plus, rest = text.partition("+")
     try:
-        return registry.load(slot, text)()
+        part = registry.load(slot, kind)()
     except KeyError:
         kinds = list(registry.SLOTS[slot])
         new = new_spelling(name, [text])
@@ -140,6 +141,12 @@ def read_kind(name: str, slot: str, text: str) -> Any:
         raise UserError(
             f"--{shown(name)} {text}: expected one of {', '.join(kinds)}{hint}"
         ) from None
+    if not plus:
+        return part
+    then = registry.slot_of(f"{name}.then")
+    if then is None or not hasattr(part, "then"):
+        raise UserError(f"--{shown(name)} {text}: {kind} is not followed by a kind")
+    return with_value(part, "then", read_kind(f"{name}.then", then, rest))
 
 
 def with_value(settings: Any, name: str, value: Any) -> Any:
@@ -178,7 +185,9 @@ def with_kind(settings: Any, name: str, text: str) -> Any:
     current = settings
     for field in name.split("."):
         current = getattr(current, field)
-    return settings if type(part) is type(current) else with_value(settings, name, part)
+    if registry.name_of(part) == registry.name_of(current):
+        return settings
+    return with_value(settings, name, part)
 
 
 def with_values(experiment: Any, values: Mapping[str, Any]) -> Any:
@@ -204,7 +213,7 @@ def with_values(experiment: Any, values: Mapping[str, Any]) -> Any:
 
 
 def value_of(config: Mapping[str, Any], name: str) -> Any:
-    """The value of a field in a run's `config.json`; parts by the name of their kind."""
+    """The value of a field in a run's `config.json`; of a part, the name of its kind."""
     value: Any = config
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

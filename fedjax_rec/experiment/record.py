@@ -13,7 +13,7 @@ from fedjax_rec.simulation.simulation import Simulation
 def record(
     experiment: Experiment, simulation: Simulation, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """The content of `result.json`: the simulation's result, and facts about the run."""
+    """The content of `result.json`."""
     train, protocol = simulation.split.train, dict(result["protocol"])
     # `history` is in metrics.jsonl; the split's info may hold entire data sets.
     protocol["split_info"] = {

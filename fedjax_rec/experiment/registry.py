@@ -100,7 +100,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "available": "fleet.cohorts:Available",
     },
 }
-"""Kinds by the name of the field that holds the part; a field `then` also by its owner's
+"""Kinds by the field that holds the part; for a field `then`, also by its owner's name
 (`wrapper.then`)."""
 
 OPTIONAL = (
@@ -142,9 +142,19 @@ def load_class(location: str) -> type:
 
 
 def name_of(part: Any) -> str:
-    """The name of a part's kind in `SLOTS`, or that of its class."""
+    """The name of a part's kind in `SLOTS`, or that of its class.
+
+    A part with `then` is written `a+b`, as `fields.read_kind` reads it.
+    """
     if part is None:
         return "none"
+    then = getattr(part, "then", None)
+    if then is not None:
+        return f"{_own_name(part)}+{name_of(then)}"
+    return _own_name(part)
+
+
+def _own_name(part: Any) -> str:
     cls = type(part)
     location = f"{cls.__module__.removeprefix('fedjax_rec.')}:{cls.__name__}"
     for kinds in SLOTS.values():

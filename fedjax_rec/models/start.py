@@ -3,7 +3,7 @@
 import numpy as np
 
 RIDGE = 5.0
-"""Ridge of the whitening in `principal`; ridge regression with penalty 10 on ML-100K."""
+"""Ridge of the whitening in `principal`; a penalty of 10 on ML-100K."""
 
 
 def principal(embedding: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:

@@ -84,3 +84,19 @@ def lora(
         return y + (scale * change).astype(y.dtype)
 
     return Adapter(init, linear, same_block, no_prefix)
+
+
+import dataclasses as _d  # TEMPORARY
+
+
+@_d.dataclass(frozen=True, kw_only=True)
+class LoRA:
+    layers: int = 1
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ATTENTION
+    kind = "lora"
+    in_layers = True
+
+    def build(self, base: bool = False):
+        return lora(rank=self.rank, alpha=self.alpha, targets=self.targets, base=base)
