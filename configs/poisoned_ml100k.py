@@ -31,7 +31,7 @@ def get_config() -> tuple[Experiment, ...]:
         # Rules assume twice as many as there are: a sample has more than its share.
         aggregation=AggregationConfig(share=0.2),
         cohort=CohortConfig(sampling="uniform", size=200),
-        protocol=Protocol(watch=WATCHED),
+        protocol=Protocol(exposed_item=WATCHED),
         execution=Execution(max_buckets=2),
         rounds=60,
         eval_every=20,

@@ -149,12 +149,13 @@ def build(
     split, held = people.split, people.holdings
     train, num_clients = split.train, people.clients.num_clients
     execution, protocol = experiment.execution, experiment.protocol
-    if experiment.attack.kind == "boost" and protocol.watch < 0:
+    if experiment.attack.kind == "boost" and protocol.exposed_item < 0:
         item = boosted_item(experiment.attack, train)
-        protocol = dataclasses.replace(protocol, watch=item)
-    if protocol.watch >= train.num_items:
+        protocol = dataclasses.replace(protocol, exposed_item=item)
+    if protocol.exposed_item >= train.num_items:
         raise ValueError(
-            f"protocol.watch={protocol.watch}, and there are {train.num_items} items"
+            f"protocol.exposed_item={protocol.exposed_item}, and there are "
+            f"{train.num_items} items"
         )
     dtype = jnp.dtype(execution.dtype)
     slots = cohort_size(experiment.cohort, num_clients)
