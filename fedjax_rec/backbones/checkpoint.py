@@ -36,7 +36,7 @@ def load(
         The backbone and its weights: a dict of `embeddings`, `layers` and `head`.
 
     Raises:
-        BackboneError: a file is missing, damaged, or of a kind that is not supported.
+        FileError: a file is missing, damaged, or of a kind that is not supported.
     """
     check_dtype(dtype)
     folder = read_folder(Path(path).expanduser())

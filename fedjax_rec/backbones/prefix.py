@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pass_over import Step, sweep
 from fedjax_rec.backbones.shards import Contents, kept
 from fedjax_rec.core import packing
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.backbone import Backbone, Layout
 from fedjax_rec.core.packing import Lists
+from fedjax_rec.storage.errors import FileError
 
 _SHARD_BYTES = 64 << 20
 _BAR_AFTER_S = 2
@@ -62,18 +62,18 @@ def build_prefix(
         with `to_last_map` of states, `[n + 1, S]`.
 
     Raises:
-        BackboneError: there are not so many layers, or no last map; a text is too long
+        FileError: there are not so many layers, or no last map; a text is too long
             for the backbone, or `root` cannot be written.
     """
     if not 0 <= depth <= backbone.num_layers:
-        raise BackboneError(
+        raise FileError(
             f"depth {depth}",
             file=backbone.name,
             expected=f"0 to {backbone.num_layers}, its layers",
         )
 
     if to_last_map and (depth == 0 or backbone.last is None):
-        raise BackboneError(
+        raise FileError(
             f"depth {depth} to the last map",
             file=backbone.name,
             expected="at least one layer, of a backbone that tells its last map",
@@ -136,7 +136,7 @@ def build_embeddings(
         `[I, D]`; zeros for a text without tokens.
 
     Raises:
-        BackboneError: a text is too long for the backbone, or `root` cannot be written.
+        FileError: a text is too long for the backbone, or `root` cannot be written.
     """
 
     def step(weights: Tree, rows: Array, layout: Layout, num_texts: int) -> Array:
@@ -212,7 +212,7 @@ def _contents(
     lengths = np.asarray(tokens.length, np.int64)
     longest = int(lengths.max(initial=0))
     if longest > backbone.max_tokens:
-        raise BackboneError(
+        raise FileError(
             f"{longest} tokens in text {int(lengths.argmax())}",
             file=backbone.name,
             expected=f"at most {backbone.max_tokens}",

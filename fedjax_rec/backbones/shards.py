@@ -1,24 +1,22 @@
 """Arrays of vectors on disk, in shards that are verified whenever they are read."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedjax_rec.backbones.errors import BackboneError
+from fedjax_rec.storage.errors import writable
+from fedjax_rec.storage.files import PARTIAL, digest, replacing
+from fedjax_rec.storage.locks import locked
 
 _LOG = logging.getLogger(__name__)
 _FORM = 1  # of the files; older and newer ones are other folders
 _MANIFEST = "manifest.json"
-_PARTIAL = ".partial-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,26 +77,24 @@ def kept(
         An array `[rows, D]` a shard; those on disk are mapped, not read.
 
     Raises:
-        BackboneError: something is missing and `root` cannot be written.
+        FileError: something is missing and `root` cannot be written.
     """
     numbers = range(len(contents.rows))
     if root is None:
         return list(compute(list(numbers)))
     folder = root / contents.key
     if _missing(folder, contents, _sums(folder, contents)):
-        try:
-            with _alone(folder):
-                sums = _sums(folder, contents)  # another may have built it meanwhile
-                missing = _missing(folder, contents, sums)
-                if missing:
-                    _report(folder, sums, missing)
-                    _build(folder, contents, sums, missing, compute)
-        except OSError as error:
-            raise BackboneError(
-                f"cannot be written ({error.strerror or error})",
-                file=root,
-                fix="Pass another folder, or none to keep nothing on disk",
-            ) from error
+        fix = "Pass another folder, or none to keep nothing on disk"
+        lock = folder / ".lock"
+        with writable(root, fix), locked(lock, wait=True, fix=fix) as held:
+            if held:  # so unfinished files are of processes that were killed
+                for partial in folder.glob(f"{PARTIAL}*"):
+                    partial.unlink(missing_ok=True)
+            sums = _sums(folder, contents)  # another may have built it meanwhile
+            missing = _missing(folder, contents, sums)
+            if missing:
+                _report(folder, sums, missing)
+                _build(folder, contents, sums, missing, compute)
     return [_opened(folder, contents, shard) for shard in numbers]
 
 
@@ -112,14 +108,13 @@ def _build(
     good = {_name(shard) for shard in range(len(contents.rows)) if shard not in missing}
     sums = {name: sums[name] for name in good}
     for shard, array in zip(missing, compute(missing), strict=True):
-        with _replacing(folder / _name(shard)) as file:
-            np.save(file, np.ascontiguousarray(array).view(contents.stored))
-            file.seek(0)
-            sums[_name(shard)] = hashlib.file_digest(file, "sha256").hexdigest()
+        with replacing(folder / _name(shard)) as partial:
+            np.save(partial, np.ascontiguousarray(array).view(contents.stored))
+            sums[_name(shard)] = digest(partial)
         # After every shard: a run that is killed leaves what it has done.
-        with _replacing(folder / _MANIFEST) as file:
+        with replacing(folder / _MANIFEST) as partial:
             manifest = {**contents.header, "sha256": dict(sorted(sums.items()))}
-            file.write((json.dumps(manifest, indent=1) + "\n").encode())
+            partial.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
 
 
 def _sums(folder: Path, contents: Contents) -> dict[str, str]:
@@ -144,9 +139,8 @@ def _missing(folder: Path, contents: Contents, sums: dict[str, str]) -> list[int
     def whole(shard: int) -> bool:
         name = _name(shard)
         try:
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sums.get(name):
-                    return False
+            if digest(folder / name) != sums.get(name):
+                return False
             array = _opened(folder, contents, shard)
         except (OSError, ValueError):
             return False
@@ -170,44 +164,3 @@ def _report(folder: Path, sums: dict[str, str], missing: list[int]) -> None:
 
 def _name(shard: int) -> str:
     return f"{shard:05d}.npy"
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process builds `folder`; the lock goes with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("wb") as lock:
-        if _locked(lock, folder):
-            for left in folder.glob(_PARTIAL + "*"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-        yield
-
-
-def _locked(lock: Any, folder: Path) -> bool:
-    """Takes the lock; without one, both compute, and the same file replaces itself."""
-    try:
-        import fcntl
-    except ImportError:
-        return False  # Windows
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.info("%s: waiting for another process that computes it", folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        return False  # some network file systems have none
-    return True
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[Any]:
-    """A file that takes the place of `target` at once, and only when it is whole."""
-    # Not tempfile: its files would stay this account's own, in a folder many may share.
-    partial = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
-    try:
-        with partial.open("x+b") as file:
-            yield file
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

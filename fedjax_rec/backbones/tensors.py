@@ -9,9 +9,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fedjax_rec.backbones import bert
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.folder import Folder, require
 from fedjax_rec.core.arrays import Tree
+from fedjax_rec.storage.errors import FileError
 
 FILE = "model.safetensors"
 _FIX = (
@@ -64,10 +64,10 @@ class Tensors:
         """One tensor, of the given shape.
 
         Raises:
-            BackboneError: it is missing, of another shape, or no floating numbers.
+            FileError: it is missing, of another shape, or no floating numbers.
         """
         if name not in self._names:
-            raise BackboneError(
+            raise FileError(
                 f"there is no tensor {name} {list(shape)}",
                 file=self._path,
                 fix="The checkpoint is of another model than its config.json says",
@@ -77,14 +77,14 @@ class Tensors:
         except (SafetensorError, OSError, TypeError) as error:
             raise self._damaged(error) from error
         if value.shape != shape:
-            raise BackboneError(
+            raise FileError(
                 f"tensor {name} of shape {list(value.shape)}",
                 file=self._path,
                 expected=str(list(shape)),
                 fix="config.json and the weights belong to different models",
             )
         if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise BackboneError(
+            raise FileError(
                 f"tensor {name} of type {value.dtype}",
                 file=self._path,
                 expected="floating numbers",
@@ -95,8 +95,8 @@ class Tensors:
         self._digest.update(value.reshape(-1).view(np.uint8))
         return value
 
-    def _damaged(self, error: Exception) -> BackboneError:
-        return BackboneError(
+    def _damaged(self, error: Exception) -> FileError:
+        return FileError(
             f"is cut short or damaged ({error})", file=self._path, fix="Fetch it again"
         )
 
@@ -113,13 +113,13 @@ def read_weights(folder: Folder, dtype: str) -> tuple[Tree, str]:
         as digits.
 
     Raises:
-        BackboneError: a tensor is not what the configuration promises.
+        FileError: a tensor is not what the configuration promises.
     """
     digest = hashlib.sha256()
     tensors, config = Tensors(folder.model / FILE, digest), folder.config
     extra = f"encoder.layer.{config.num_layers}.output.dense.weight"
     if extra in tensors:
-        raise BackboneError(
+        raise FileError(
             f"more layers than num_hidden_layers {config.num_layers}",
             file=folder.model / FILE,
             fix="config.json and the weights belong to different models",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fedjax_rec.backbones import BackboneError, load_backbone
+from fedjax_rec.backbones import load_backbone
 from fedjax_rec.backbones.checkpoint import load
+from fedjax_rec.storage.errors import FileError
 
 MEAN = ("Pooling", {"pooling_mode_mean_tokens": True, "word_embedding_dimension": 16})
 CLS = ("Pooling", {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
@@ -22,7 +23,7 @@ def same(a, b):
 
 
 def refused(folder, **options):
-    with pytest.raises(BackboneError) as caught:
+    with pytest.raises(FileError) as caught:
         load(folder, **options)
     return str(caught.value)
 
@@ -116,9 +117,9 @@ def test_tokens_are_cut_at_the_limit_and_keep_their_ends(write):
 
 def test_what_is_no_text_is_refused(write):
     backbone, _ = load(write())
-    with pytest.raises(BackboneError, match="None at index 1; expected a text"):
+    with pytest.raises(FileError, match="None at index 1; expected a text"):
         backbone.tokenize(["red", None])
-    with pytest.raises(BackboneError, match="one text; expected a list"):
+    with pytest.raises(FileError, match="one text; expected a list"):
         backbone.tokenize("red")
 
 
@@ -285,9 +286,9 @@ def test_a_backbone_by_folder_and_by_unknown_name(write, tmp_path):
     backbone, _ = load_backbone(folder)
     assert backbone.fingerprint == load(folder)[0].fingerprint
     assert load_backbone("tiny", max_tokens=9)[0].max_tokens == 9
-    with pytest.raises(BackboneError, match="'nope'; expected tiny, minilm, a folder"):
+    with pytest.raises(FileError, match="'nope'; expected tiny, minilm, a folder"):
         load_backbone("nope")
-    with pytest.raises(BackboneError, match="Run: fedjax-rec backbone fetch minilm"):
+    with pytest.raises(FileError, match="Run: fedjax-rec backbone fetch minilm"):
         load_backbone("minilm", cache=tmp_path, download=False)
 
 
@@ -312,7 +313,7 @@ def test_a_hub_that_does_not_answer(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
-    with pytest.raises(BackboneError, match=r"org/name: cannot be had .*no route"):
+    with pytest.raises(FileError, match=r"org/name: cannot be had .*no route"):
         load_backbone("org/name")
 
 
