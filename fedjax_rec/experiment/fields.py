@@ -213,7 +213,7 @@ def with_values(experiment: Any, values: Mapping[str, Any]) -> Any:
 
 
 def value_of(config: Mapping[str, Any], name: str) -> Any:
-    """The value of a field in a run's `config.json`; of a part, the name of its kind."""
+    """A field in a run's `config.json`; for a part, the name of its kind."""
     value: Any = config
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

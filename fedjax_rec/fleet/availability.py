@@ -155,13 +155,12 @@ def make_presence(
     """
     devices, zones = fleet.devices, fleet.costs.zones
     curves = None if trace is None else read_trace(trace, devices)
+    chance = availability(devices, rounds_per_day, zones, curves)
     arrays: dict[str, Any] = {
-        "available": availability(devices, rounds_per_day, zones, curves),
-        "dropout": np.array([device.dropout for device in devices]),
+        "available": thresholds(chance),
+        "dropout": thresholds(np.array([device.dropout for device in devices])),
     }
-    return Presence(
-        costs=fleet.costs, **{name: thresholds(x) for name, x in arrays.items()}
-    )
+    return Presence(costs=fleet.costs, **arrays)
 
 
 def available(

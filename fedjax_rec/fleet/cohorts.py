@@ -1,4 +1,4 @@
-"""Settings that choose the clients of a round; nothing heavy loads before `build`."""
+"""Settings that choose the clients of a round; JAX loads only with `build`."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Available(Cohort):
     """Clients drawn uniformly from those available at the round's hour.
 
     Attributes:
-        size: number of clients whose messages count in a round.
+        size: number of clients that count in a round.
         over_selection: `over_selection * size` clients are invited; the first `size`
             to arrive count, and the work of the others is lost.
         rounds_per_day: number of rounds in a day; round 0 is at midnight.

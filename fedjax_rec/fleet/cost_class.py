@@ -88,7 +88,7 @@ def touched_rows(
     With `d` distinct items in `m` examples, each of the `I - d` others is a negative of
     one example with probability `negatives / (I - d)`, so no example draws it with
     probability `(1 - negatives / (I - d))^m`. Exact for clients of one user with each
-    item once; several users, who may draw one another's items, are taken as one.
+    item once; several users, which may draw one another's items, are taken as one.
 
     Args:
         holdings: holdings of clients or cost classes `[n]`.
@@ -187,7 +187,7 @@ def make_cost_classes(
 ) -> CostClasses:
     """Costs of a client of each class.
 
-    A client without examples trains nothing, and neither receives nor sends. Memory
+    A client without examples neither receives, trains nor sends. Memory
     consists of the frozen weights, the received models, the personal part, and for each
     trained number a copy, a gradient and the optimizer's states; activations are not
     counted.

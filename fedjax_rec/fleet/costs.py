@@ -174,8 +174,8 @@ def _census(costs: FleetCosts, kinds: int) -> tuple[np.ndarray, np.ndarray]:
 def round_costs(costs: FleetCosts, drawn: Participation) -> dict[str, Array]:
     """One round's costs, as scalars for its metrics.
 
-    All invited clients receive; only those whose message counts send, and the round
-    lasts as long as the slowest of them: it receives, trains, sends.
+    All invited clients receive; only those that arrive send, and the round lasts as
+    long as the slowest of them: it receives, trains, sends.
 
     Returns:
         `invited` and `arrived` (clients), `down_bytes` and `up_bytes` (totals over the

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fedjax_rec.sweep.fields import shown, text_of
+from fedjax_rec.experiment.fields import shown, text_of
 from fedjax_rec.sweep.table import (
     LEGEND,
     Setting,

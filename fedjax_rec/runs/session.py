@@ -1,4 +1,4 @@
-"""What a command does to the process before anything is computed."""
+"""Setup of the process before anything is computed."""
 
 import contextlib
 import gc
@@ -18,33 +18,33 @@ _PACKAGES = (
 
 
 def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
-    """Keeps compiled programs on disk, makes devices of cores, allows float64.
+    """Sets up the compilation cache, CPU devices and float64.
 
-    A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays as it is, and so
+    A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays unchanged, and so
     does a number of threads (`NPROC`, which XLA reads for its CPU client). A client's
-    steps are too small to share between threads, so every core is a device with a
-    single one.
+    steps are too small to share between threads, so every core is a device with one
+    thread.
 
     Args:
-        dtype: of the parameters.
-        devices: of a CPU; 0 is one a core.
+        dtype: dtype of the parameters.
+        devices: number of CPU devices; 0 is one per core.
     """
     os.environ.setdefault("NPROC", "1")
-    # Tracing makes many small objects that live on: looking for garbage among them
-    # again and again took a tenth of it.
+    # Tracing makes many small objects that stay alive: collecting garbage took a tenth
+    # of its time.
     gc.set_threshold(100_000, 20, 100)
     import jax
 
     from fedjax_rec.storage.cache import cache_root
 
     if jax.config.values["jax_num_cpu_devices"] < 0:
-        # Too late where the process has used JAX already: then it stays as it is.
+        # Without effect if the process has used JAX already.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", devices or cores())
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
-        # What compiles faster than this loads no faster from disk.
+        # Programs that compile faster than this load no faster from disk.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
@@ -100,14 +100,14 @@ def join(coordinator: str = "", processes: int = 0, process_id: int = -1) -> boo
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def versions() -> dict[str, Any]:
-    """What computes a run, for its folder."""
+    """Versions of the software and the machine, for a run's folder."""
     import jax
 
     from fedjax_rec import __version__
@@ -128,7 +128,7 @@ def versions() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's model: its vector units decide in which order sums are made."""
+    """The processor's model: its vector units decide the order of sums."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -21,8 +21,8 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.keys import Purpose, derive
 from fedjax_rec.core.rounds import ServerState
 from fedjax_rec.data.clients import ClientData
-from fedjax_rec.evaluation.evaluate import summarise
 from fedjax_rec.evaluation.selection import selection_value
+from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation.evaluation import (
     by_bucket,
     make_evaluate,

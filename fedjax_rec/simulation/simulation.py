@@ -20,9 +20,10 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation import baselines
-from fedjax_rec.evaluation.evaluate import evaluate, summarise
+from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.selection import selected_metrics, selection_value
+from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import EVALUATION_HERE, ROUNDS_HERE, on_host
 from fedjax_rec.simulation import mesh as meshes

@@ -22,8 +22,8 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.data.splits import Split
 from fedjax_rec.data.splits.last import leave_last
 from fedjax_rec.evaluation import baselines
-from fedjax_rec.evaluation.evaluate import summarise
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import make_targets
 from fedjax_rec.experiment.backbone import BackboneConfig, load_texts, prepare
 from fedjax_rec.experiment.build import Experiment

@@ -1,13 +1,16 @@
 """TEMPORARY: replaced by branch data."""
 
 from __future__ import annotations
+
 import dataclasses
+
 from etils import epy
 
 with epy.lazy_imports():
     import jax
-    from fedjax_rec.data import partition as p
+
     from fedjax_rec.core import keys
+    from fedjax_rec.data import partition as p
 
 
 def _key(seed):

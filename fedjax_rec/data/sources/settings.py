@@ -9,7 +9,9 @@ from etils import epy
 
 with epy.lazy_imports():
     import jax
-    from fedjax_rec.data import subset as _subset, interactions as _i
+
+    from fedjax_rec.data import interactions as _i
+    from fedjax_rec.data import subset as _subset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,17 @@
 """TEMPORARY: replaced by branch data."""
 
 from __future__ import annotations
+
 import dataclasses
+
 from etils import epy
 
 with epy.lazy_imports():
     import jax
+
+    from fedjax_rec.core import keys
     from fedjax_rec.data import splits
     from fedjax_rec.data.splits import last
-    from fedjax_rec.core import keys
 
 
 def _key(seed):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.evaluation.dispersion import dispersion
+from fedjax_rec.evaluation.summary import dispersion
 
 
 def test_hand_computed():
