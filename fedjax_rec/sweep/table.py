@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedjax_rec.experiment.fields import text_of, value_of
 from fedjax_rec.runs.folder import Run
-from fedjax_rec.sweep.fields import text_of, value_of
 
 
 class Spread(NamedTuple):

@@ -26,7 +26,7 @@ from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import make_targets
 from fedjax_rec.experiment.backbone import BackboneConfig, load_texts, prepare
-from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.simulation.evaluation import take_users
 from fedjax_rec.simulation.simulation import Event, Simulation
 from fedjax_rec.transfer.config import FewShot, Target
