@@ -275,24 +275,24 @@ class _Runner:
 
     def finish(self) -> int:
         """Writes tables and plots, prints the table; 1 where points failed."""
-        from fedjax_rec.report import run as report
-        from fedjax_rec.report import sweep as report_sweep
+        from fedjax_rec.report.tables import can_plot
+        from fedjax_rec.sweep import plots
 
         settings, metric = self.settings()
         self.write_tables()
         console, folder = Console(), self.folder
-        if report.can_plot() and metric and any(s.runs for s in settings):
+        if can_plot() and metric and any(s.runs for s in settings):
             writer = folder.writer()
-            for field in report_sweep.numeric_fields(settings):
+            for field in plots.numeric_fields(settings):
                 log = field in folder.geometric
-                with writer.replacing(report_sweep.plot_name(field)) as temporary:
-                    report_sweep.plot_field(settings, field, metric, log, temporary)
-            with writer.replacing(report_sweep.CURVES) as temporary:
-                report_sweep.plot_curves(settings, metric, temporary)
+                with writer.replacing(plots.plot_name(field)) as temporary:
+                    plots.plot_field(settings, field, metric, log, temporary)
+            with writer.replacing(plots.CURVES) as temporary:
+                plots.plot_curves(settings, metric, temporary)
             if table.sent_differs(settings):
-                with writer.replacing(report_sweep.FRONT) as temporary:
-                    report_sweep.plot_front(settings, metric, temporary)
-        report_sweep.show(console, settings, metric)
+                with writer.replacing(plots.FRONT) as temporary:
+                    plots.plot_front(settings, metric, temporary)
+        table.show(console, settings, metric)
         failed = {
             name: told["error"]
             for name, told in folder.points.items()
@@ -300,7 +300,7 @@ class _Runner:
         }
         for name, error in failed.items():
             console.print(f"failed: {name}: {error}", highlight=False, markup=False)
-        if not report.can_plot():
+        if not can_plot():
             console.print("no plots: pip install 'fedjax-rec[analysis]'", markup=False)
         console.print(f"written: {folder.path}", highlight=False, soft_wrap=True)
         return 1 if failed else 0
