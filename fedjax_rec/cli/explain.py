@@ -85,15 +85,20 @@ _MISSING = object()
 
 def _kind(path: str, cls: type, kind: str, settings: Any) -> list[str]:
     """The documentation of one class of settings."""
-    doc = inspect.getdoc(cls) or ""
-    summary = re.split(r"\n\s*\n", doc.strip())[0]
+    summary = re.split(r"\n\s*\n", (inspect.getdoc(cls) or "").strip())[0]
     head = f"--{shown(path)} {kind}" if kind else f"--{shown(path)}.FIELD VALUE"
-    lines = [head, *_wrapped(summary, "  ")]
-    texts = attributes(cls)
+    return [head, *_wrapped(summary, "  "), *fields(settings, f"{path}.")]
+
+
+def fields(settings: Any, prefix: str) -> list[str]:
+    """The fields of a dataclass, with values and descriptions."""
+    lines, texts = [], attributes(type(settings))
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        name = f"  --{shown(path)}.{shown(field.name)} {text_of(value) or '(empty)'}"
-        lines += [name, *_wrapped(texts.get(field.name, ""), "      ")]
+        lines.append(
+            f"  --{shown(prefix)}{shown(field.name)} {text_of(value) or '(empty)'}"
+        )
+        lines += _wrapped(texts.get(field.name, ""), "      ")
     return lines
 
 

@@ -22,6 +22,11 @@ def metric_names(cutoffs: Sequence[int]) -> tuple[str, ...]:
     return (*names, "auc")
 
 
+def main_cutoff(cutoffs: Sequence[int]) -> int:
+    """The cut-off of metrics that stand for all: 10, else the smallest."""
+    return 10 if 10 in cutoffs else min(cutoffs)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
     """An evaluation protocol, by default one that cannot leak.

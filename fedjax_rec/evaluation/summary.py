@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core.arrays import Array
+from fedjax_rec.evaluation.protocol import main_cutoff
 
 
 def summarise(
@@ -43,10 +44,9 @@ def _summary(
         name: jnp.sum(jnp.where(mask, values, 0.0)) / count
         for name, values in per_user.items()
     }
-    # Under jit a dict's keys arrive sorted as text: order cut-offs as numbers.
-    cutoffs = sorted(int(n[5:]) for n in per_user if n.startswith("ndcg@"))
+    cutoffs = [int(name[5:]) for name in per_user if name.startswith("ndcg@")]
     if cutoffs:
-        name = f"ndcg@{10 if 10 in cutoffs else cutoffs[0]}"
+        name = f"ndcg@{main_cutoff(cutoffs)}"
         values = per_user[name]
         if group is not None:
             values, mask = _by_group(values, mask, group)

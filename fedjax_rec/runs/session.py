@@ -30,8 +30,8 @@ def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
         devices: number of CPU devices; 0 is one per core.
     """
     os.environ.setdefault("NPROC", "1")
-    # Tracing makes many small objects that stay alive: collecting garbage took a tenth
-    # of its time.
+    # Tracing makes many small objects that stay alive: a tenth of its time went into
+    # collecting garbage.
     gc.set_threshold(100_000, 20, 100)
     import jax
 

@@ -9,13 +9,12 @@ from rich.console import Console
 
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.report import run as report
-from fedjax_rec.report import sweep as report_sweep
+from fedjax_rec.report.tables import can_plot
 from fedjax_rec.runs import tracking
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.runs.session import set_up_jax
 from fedjax_rec.storage.errors import UserError
-from fedjax_rec.sweep import space, table
+from fedjax_rec.sweep import plots, space, table
 from fedjax_rec.sweep.choose import Values, check_optuna, choose
 from fedjax_rec.sweep.fan_out import run_in_processes
 from fedjax_rec.sweep.grouping import data_of
@@ -164,18 +163,18 @@ class _Runner:
         settings, metric = self.settings()
         self.write_tables()
         console, folder = Console(), self.folder
-        if report.can_plot() and metric and any(s.runs for s in settings):
+        if can_plot() and metric and any(s.runs for s in settings):
             writer = folder.writer()
-            for field in report_sweep.numeric_fields(settings):
+            for field in plots.numeric_fields(settings):
                 log = field in folder.geometric
-                with writer.replacing(report_sweep.plot_name(field)) as temporary:
-                    report_sweep.plot_field(settings, field, metric, log, temporary)
-            with writer.replacing(report_sweep.CURVES) as temporary:
-                report_sweep.plot_curves(settings, metric, temporary)
+                with writer.replacing(plots.plot_name(field)) as temporary:
+                    plots.plot_field(settings, field, metric, log, temporary)
+            with writer.replacing(plots.CURVES) as temporary:
+                plots.plot_curves(settings, metric, temporary)
             if table.sent_differs(settings):
-                with writer.replacing(report_sweep.FRONT) as temporary:
-                    report_sweep.plot_front(settings, metric, temporary)
-        report_sweep.show(console, settings, metric)
+                with writer.replacing(plots.FRONT) as temporary:
+                    plots.plot_front(settings, metric, temporary)
+        table.show(console, settings, metric)
         failed = {
             name: told["error"]
             for name, told in folder.points.items()
@@ -183,7 +182,7 @@ class _Runner:
         }
         for name, error in failed.items():
             console.print(f"failed: {name}: {error}", highlight=False, markup=False)
-        if not report.can_plot():
+        if not can_plot():
             console.print("no plots: pip install 'fedjax-rec[analysis]'", markup=False)
         console.print(f"written: {folder.path}", highlight=False, soft_wrap=True)
         return 1 if failed else 0

@@ -20,7 +20,7 @@ from fedjax_rec.experiment.build import check
 from fedjax_rec.fleet import costs as costs_of
 from fedjax_rec.fleet.costs import summarise_costs
 from fedjax_rec.fleet.devices import PHONES
-from fedjax_rec.report.costs import costs_in_words
+from fedjax_rec.report.words import costs_in_words
 
 BUSY = tuple(
     dataclasses.replace(phone, peak=0.9, trough=0.6, dropout=0.4) for phone in PHONES

@@ -416,7 +416,7 @@ def test_the_command_writes_a_folder(cache, tmp_path, monkeypatch, capsys):
     assert saved["seed"] == 1
     assert saved["target"]["users"] == 30
     report = (tmp_path / "out/report.md").read_text()
-    assert "which no other row here sees" in " ".join(report.split())
+    assert "which no other row sees" in " ".join(report.split())
     assert (tmp_path / "out/few_shot.png").exists()
     # A transfer can stand beside other runs.
     assert main(["report", "out"]) == 0

@@ -1,4 +1,4 @@
-"""Which plots a sweep gets, and that they hold what was found."""
+"""The plots of a sweep, and the means and intervals in them."""
 
 import io
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from fedjax_rec.report import sweep as report_sweep
 from fedjax_rec.runs.folder import Run
-from fedjax_rec.sweep.table import settings_of
+from fedjax_rec.sweep import plots
+from fedjax_rec.sweep.table import settings_of, show
 
 FIELDS = ("algorithm.client_lr", "algorithm.dim", "algorithm.model", "seed")
 
@@ -51,16 +51,16 @@ def drawn(monkeypatch, draw):
 
 def test_numbers_with_two_values_get_a_plot():
     settings = settings_of(RUNS, FIELDS)
-    assert report_sweep.numeric_fields(settings) == ["algorithm.client_lr"]
-    assert report_sweep.numeric_fields([]) == []
-    assert report_sweep.plot_name("algorithm.client_lr") == "client_lr.png"
+    assert plots.numeric_fields(settings) == ["algorithm.client_lr"]
+    assert plots.numeric_fields([]) == []
+    assert plots.plot_name("algorithm.client_lr") == "client_lr.png"
 
 
 def test_a_plot_holds_means_and_intervals(monkeypatch):
     settings, field = settings_of(RUNS, FIELDS), "algorithm.client_lr"
     figure = drawn(
         monkeypatch,
-        lambda: report_sweep.plot_field(settings, field, "ndcg@10", True, "x.png"),
+        lambda: plots.plot_field(settings, field, "ndcg@10", True, "x.png"),
     )
     validation, test = figure.axes
     assert validation.get_xscale() == test.get_xscale() == "log"
@@ -78,9 +78,7 @@ def test_a_plot_holds_means_and_intervals(monkeypatch):
 def test_curves_leave_out_the_loss_that_diverged(monkeypatch):
     wild = run(9.0, 4, "mf", 0, 1e30, loss_not_finite_since_round=3)
     settings = settings_of([*RUNS[:2], wild], FIELDS)
-    figure = drawn(
-        monkeypatch, lambda: report_sweep.plot_curves(settings, "ndcg@10", "x.png")
-    )
+    figure = drawn(monkeypatch, lambda: plots.plot_curves(settings, "ndcg@10", "x.png"))
     losses, quality = figure.axes
     lines = [line.get_ydata() for line in losses.lines]
     assert sorted(len(line) for line in lines) == [0, 2]
@@ -90,13 +88,13 @@ def test_curves_leave_out_the_loss_that_diverged(monkeypatch):
 
 def test_the_terminal_shows_the_best_row():
     console = Console(width=100, record=True, file=io.StringIO())
-    report_sweep.show(console, settings_of(RUNS, FIELDS), "ndcg@10")
+    show(console, settings_of(RUNS, FIELDS), "ndcg@10")
     lines = console.export_text().splitlines()
     best = next(line for line in lines if line.strip().startswith("best"))
     assert best.split()[1:4] == ["0.4", "4", "ncf"]
 
 
-def test_the_front_joins_what_nothing_beats(monkeypatch):
+def test_the_front_joins_the_unbeaten(monkeypatch):
     sent = {
         0.1: 4.0,
         0.2: 9.0,
@@ -110,9 +108,7 @@ def test_the_front_joins_what_nothing_beats(monkeypatch):
         for seed in (0, 1)
     ]
     settings = settings_of(runs, FIELDS)
-    figure = drawn(
-        monkeypatch, lambda: report_sweep.plot_front(settings, "ndcg@10", "x.png")
-    )
+    figure = drawn(monkeypatch, lambda: plots.plot_front(settings, "ndcg@10", "x.png"))
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"
     at = [c.lines[0].get_xdata().tolist() for c in axes.containers]
