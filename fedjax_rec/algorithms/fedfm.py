@@ -192,6 +192,26 @@ class FedFM:
         """Personal groups."""
         return (*self.personal, *(() if self.users.kind == "history" else ("user",)))
 
+    @property
+    def transfer_obstacle(self) -> str:
+        """Why the trained parameters do not rank another catalog; empty if they do."""
+        if self.users.kind != "history":
+            return (
+                f"algorithm.users={type(self.users).__name__}: target users have no "
+                "vectors of their own; users=History() makes one from the last items"
+            )
+        if self.id_residual:
+            return (
+                "algorithm.id_residual=True: the target's items have no row in the "
+                "source's table; turn it off"
+            )
+        if self.personal:
+            return (
+                f"algorithm.personal={self.personal}: no target user has these groups, "
+                "which stay on the source's clients; set personal=()"
+            )
+        return ""
+
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog.
 
@@ -204,10 +224,13 @@ class FedFM:
                 f"execution.dtype={jnp.dtype(context.dtype).name!r}: FedFM trains in "
                 "float32; the backbone's own type is backbone.dtype"
             )
+        return self.on(text_path.choose(self, context), context)
+
+    def on(self, path: text_path.TextPath, context: Context) -> contracts.Recipe:
+        """The recipe on a chosen path of the texts."""
         group, fixed = 1 + self.negatives, self.fixed
         if context.lora_base:
             fixed = (*fixed, backbone.LORA_BASE)
-        path = text_path.choose(self, context)
         model = two_tower.two_tower(
             path.tower,
             num_items=context.num_items,

@@ -84,7 +84,8 @@ class Part(Protocol):
 
     An algorithm, a wrapper and an attack build a `Recipe`; an aggregation rule builds
     an `Aggregator`, a codec a `MessageTransform`. All but an algorithm find the system
-    so far in `context.recipe`.
+    so far in `context.recipe`. A wrapper may have two class attributes: `brings_rule`,
+    for one that excludes an aggregation rule, and `lora_base`, see `Context`.
     """
 
     build: Callable[[Context], Any]
