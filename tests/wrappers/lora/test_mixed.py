@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fedjax_rec.clients.ranks import draw_ranks, with_ranks
 
 from fedjax_rec.aggregators import lora, means
-from fedjax_rec.clients.ranks import draw_ranks, with_ranks
 from fedjax_rec.core.contracts import ClientResult, Params, Senders
 
 IN, OUT, R, C = 6, 5, 3, 5
