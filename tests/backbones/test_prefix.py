@@ -103,8 +103,8 @@ def computed(monkeypatch):
         calls.append(list(bounds))
         return original(step, weights, tokens, bounds, **options)
 
-    original = prefix.sweep
-    monkeypatch.setattr(prefix, "sweep", noted)
+    original = prefix.pass_over
+    monkeypatch.setattr(prefix, "pass_over", noted)
     return calls
 
 
@@ -297,7 +297,7 @@ def test_a_damaged_shard_is_told_of(tmp_path, caplog):
 def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, monkeypatch, computed):
     backbone, weights = toy()
     _, tokens = catalog()
-    noted = prefix.sweep
+    noted = prefix.pass_over
 
     def interrupted(*args, **options):
         for count, array in enumerate(noted(*args, **options)):
@@ -305,11 +305,11 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, monkeypatch, co
                 raise KeyboardInterrupt
             yield array
 
-    monkeypatch.setattr(prefix, "sweep", interrupted)
+    monkeypatch.setattr(prefix, "pass_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_prefix(backbone, weights, tokens, 1, root=tmp_path, shard_bytes=SMALL)
     (the_folder(tmp_path) / ".partial-x").write_text("of a run that was killed")
-    monkeypatch.setattr(prefix, "sweep", noted)
+    monkeypatch.setattr(prefix, "pass_over", noted)
     build_prefix(backbone, weights, tokens, 1, root=tmp_path, shard_bytes=SMALL)
     assert computed[1] == computed[0][2:]
     assert not list(the_folder(tmp_path).glob(".partial*"))
@@ -342,7 +342,7 @@ def test_no_such_depth(depth):
 
 def test_no_last_map():
     backbone, weights = toy()
-    with pytest.raises(BackboneError, match="that tells its last map"):
+    with pytest.raises(BackboneError, match="a backbone that defines `last`"):
         build_prefix(backbone, weights, catalog(4)[1], 1, to_last_map=True, root=None)
 
 
@@ -371,8 +371,8 @@ def in_another_process(root):
     """What the processes of the test below run; says how often it computed."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     calls = []
-    original = prefix.sweep
-    prefix.sweep = lambda *a, **k: calls.append(1) or original(*a, **k)
+    original = prefix.pass_over
+    prefix.pass_over = lambda *a, **k: calls.append(1) or original(*a, **k)
     backbone, weights = toy()
     found = build_prefix(
         backbone, weights, catalog()[1], 2, root=root, shard_bytes=SMALL
