@@ -25,8 +25,8 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 @pytest.fixture(scope="session")
 def minilm():
     """The folder of MiniLM in the ordinary cache, fetched by the first who asks."""
-    from fedjax_rec.backbones import Unreachable
     from fedjax_rec.backbones.fetch import fetch
+    from fedjax_rec.storage.errors import Unreachable
 
     try:
         return fetch("minilm", CACHE or "~/.cache/fedjax_rec")

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from fedjax_rec.backbones.errors import BackboneError, Unreachable
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.storage.errors import FileError, Unreachable
 
-__all__ = ["BackboneError", "Unreachable", "load_backbone"]
+__all__ = ["load_backbone", "locate"]
 
 NAMES = ("tiny", "minilm")
 
@@ -37,7 +37,7 @@ def load_backbone(
         The backbone and its weights: a dict of `embeddings`, `layers` and `head`.
 
     Raises:
-        BackboneError: the backbone does not exist or is not supported.
+        FileError: the backbone does not exist or is not supported.
         Unreachable: the backbone has to be downloaded, and this failed.
     """
     from fedjax_rec.backbones.checkpoint import load
@@ -67,16 +67,16 @@ def locate(
         progress: as in `load_backbone`.
 
     Raises:
-        BackboneError: as in `load_backbone`.
+        FileError: as in `load_backbone`.
     """
     from fedjax_rec.backbones import fetch
 
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     if name in fetch.PACKAGES:
         folder = fetch.cached(name, cache)
-        if download or fetch.is_whole(folder, fetch.PACKAGES[name]):
+        if download or fetch.is_intact(folder, fetch.PACKAGES[name]):
             return fetch.fetch(name, cache, progress)
-        raise BackboneError(
+        raise FileError(
             f"backbone {name} is not in the cache",
             fix=f"Run: fedjax-rec backbone fetch {name}",
         )
@@ -84,7 +84,7 @@ def locate(
         return path
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name, download)
-    raise BackboneError(
+    raise FileError(
         f"unknown backbone {name!r}",
         expected=f"{', '.join(NAMES)}, a folder, or org/name of the Hugging Face Hub",
     )
@@ -94,7 +94,7 @@ def _from_hub(name: str, download: bool) -> Path:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise BackboneError(
+        raise FileError(
             f"there is no folder {name}, and downloads from the Hugging Face Hub need "
             "huggingface_hub",
             fix="Run: pip install huggingface_hub, or pass a folder",

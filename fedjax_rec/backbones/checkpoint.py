@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fedjax_rec.backbones import tokenize
 from fedjax_rec.backbones.encoder import encoder
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.folder import read_folder
 from fedjax_rec.backbones.tensors import read_weights
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.storage.errors import FileError
 
 DTYPES = ("float32", "bfloat16")
 
@@ -39,7 +39,7 @@ def load(
         The backbone and its weights: a dict of `embeddings`, `layers` and `head`.
 
     Raises:
-        BackboneError: a file is missing, damaged, or not supported.
+        FileError: a file is missing, damaged, or not supported.
     """
     check_dtype(dtype)
     folder = read_folder(Path(path).expanduser())
@@ -80,7 +80,7 @@ def check_dtype(dtype: str) -> None:
     """Checks the type of weights and activations.
 
     Raises:
-        BackboneError: `dtype` is not supported.
+        FileError: `dtype` is not supported.
     """
     if dtype not in DTYPES:
-        raise BackboneError(f"unknown dtype {dtype!r}", expected=" or ".join(DTYPES))
+        raise FileError(f"unknown dtype {dtype!r}", expected=" or ".join(DTYPES))

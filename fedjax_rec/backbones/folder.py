@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_rec.backbones.bert import BertConfig
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.nonlinear import ACTIVATIONS
 from fedjax_rec.backbones.pooling import DENSE_ACTIVATIONS, MODES, Head
+from fedjax_rec.storage.errors import FileError
 
 # RoBERTa is BERT with positions that count from `pad_token_id + 1`.
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -63,10 +63,10 @@ def read_folder(path: Path) -> Folder:
     """Reads the small files of a checkpoint folder.
 
     Raises:
-        BackboneError: a file is missing, or describes an unsupported model.
+        FileError: a file is missing, or describes an unsupported model.
     """
     if not path.is_dir():
-        raise BackboneError(
+        raise FileError(
             "no such folder",
             file=path,
             fix="Pass a folder with config.json, model.safetensors and tokenizer.json",
@@ -95,10 +95,10 @@ def require(path: Path, fix: str = "Fetch the whole folder") -> Path:
     """Returns `path` if it is a file.
 
     Raises:
-        BackboneError: it is not.
+        FileError: it is not.
     """
     if not path.is_file():
-        raise BackboneError("no such file", file=path, fix=fix)
+        raise FileError("no such file", file=path, fix=fix)
     return path
 
 
@@ -106,12 +106,12 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        BackboneError: the file is not valid JSON.
+        FileError: the file is not valid JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BackboneError(
+        raise FileError(
             f"cannot be read as JSON ({error})", file=path, fix="Fetch it again"
         ) from error
 
@@ -120,7 +120,7 @@ def _supported(path: Path, name: str, value: Any, values: Iterable[Any], fix="")
     """Returns `value` if it is one of `values`."""
     if value not in values:
         expected = " or ".join(map(repr, values))
-        raise BackboneError(f"{name} {value!r}", file=path, expected=expected, fix=fix)
+        raise FileError(f"{name} {value!r}", file=path, expected=expected, fix=fix)
     return value
 
 
@@ -140,12 +140,12 @@ def _config(path: Path) -> tuple[BertConfig, int]:
     for field, name in _FIELDS.items():
         value = config.get(name)
         if not isinstance(value, int | float) or value <= 0:
-            raise BackboneError(
+            raise FileError(
                 f"{name} {value!r}", file=path, expected="a positive number", fix=fix
             )
         values[field] = value
     if values["width"] % values["num_heads"]:
-        raise BackboneError(
+        raise FileError(
             f"num_attention_heads {values['num_heads']}",
             file=path,
             expected=f"a divisor of hidden_size {values['width']}",
@@ -161,7 +161,7 @@ def _modules(path: Path) -> tuple[Path, Head, tuple[Path, ...]]:
     kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
     folders = [path.parent / module.get("path", "") for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
-        raise BackboneError(
+        raise FileError(
             " then ".join(kinds) or "no modules",
             file=path,
             expected="Transformer then Pooling first",
@@ -185,13 +185,7 @@ def _pooling(path: Path) -> str:
     else:
         chosen = [n for n in config if n.startswith("pooling_mode_") and config[n]]
         modes = [_POOLING_FIELDS.get(name, name) for name in chosen]
-    if len(modes) != 1 or modes[0] not in MODES:
-        raise BackboneError(
-            f"pooling {' with '.join(map(str, modes)) or 'of no kind'}",
-            file=path,
-            expected=f"one of {', '.join(MODES)}",
-        )
-    return modes[0]
+    return _supported(path, "pooling", " and ".join(map(str, modes)), MODES)
 
 
 def _dense(path: Path) -> str:
@@ -199,7 +193,7 @@ def _dense(path: Path) -> str:
     activation = str(config.get("activation_function")).rsplit(".", 1)[-1]
     _supported(path, "activation_function", activation, DENSE_ACTIVATIONS)
     if config["in_features"] != config["out_features"]:
-        raise BackboneError(
+        raise FileError(
             f"a dense layer from {config['in_features']} to {config['out_features']}",
             file=path,
             expected="equal widths",

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pass_over import Step, pass_over
-from fedjax_rec.backbones.shards import Contents, kept
+from fedjax_rec.backbones.shards import Contents, load_or_compute
 from fedjax_rec.core import packing
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.backbone import Backbone, Layout
 from fedjax_rec.core.packing import Lists
+from fedjax_rec.storage.errors import FileError
 
 _SHARD_BYTES = 64 << 20
 _BAR_AFTER_S = 2
@@ -62,18 +62,18 @@ def build_prefix(
         `to_last_map` lists of states, values `[n + 1, S]`.
 
     Raises:
-        BackboneError: `depth` is out of range, the backbone has no `last`, a text is
+        FileError: `depth` is out of range, the backbone has no `last`, a text is
             too long for the backbone, or `root` cannot be written.
     """
     last = backbone.last
     if not 0 <= depth <= backbone.num_layers:
-        raise BackboneError(
+        raise FileError(
             f"depth {depth}",
             file=backbone.name,
             expected=f"0 to {backbone.num_layers}, its layers",
         )
     if to_last_map and (depth == 0 or last is None):
-        raise BackboneError(
+        raise FileError(
             f"depth {depth} to the last map",
             file=backbone.name,
             expected="at least one layer, and a backbone that defines `last`",
@@ -93,17 +93,10 @@ def build_prefix(
 
     # The other layers need not go to the devices.
     layers = jax.tree.map(lambda leaf: leaf[:depth], weights["layers"])
-    parts = _computed(
-        step,
-        backbone,
-        {**weights, "layers": layers},
-        tokens,
-        f"to the last map of {depth}" if to_last_map else depth,
-        root,
-        progress,
-        rows_per_step,
-        shard_bytes,
-    )
+    weights = {**weights, "layers": layers}
+    output = f"to the last map of {depth}" if to_last_map else depth
+    options = root, progress, rows_per_step, shard_bytes
+    parts = _computed(step, backbone, weights, tokens, output, *options)
     end = np.zeros((1, *parts[0].shape[1:]), parts[0].dtype)
     lengths = np.asarray(tokens.length, np.int64)
     return packing.with_lengths(np.concatenate([*parts, end]), lengths)
@@ -134,7 +127,7 @@ def build_embeddings(
         `[I, D]`; zeros for a text without tokens.
 
     Raises:
-        BackboneError: a text is too long for the backbone, or `root` cannot be written.
+        FileError: a text is too long for the backbone, or `root` cannot be written.
     """
 
     def step(weights: Tree, rows: Array, layout: Layout, num_texts: int) -> Array:
@@ -160,13 +153,14 @@ def _computed(
 ) -> list[np.ndarray]:
     """Outputs for all texts, one array a shard, computed if not cached."""
     contents = _contents(step, backbone, weights, tokens, output, shard_bytes)
+    pooled = output == _POOLED
 
     def compute(missing: list[int]) -> Iterator[np.ndarray]:
         bounds = [contents.bounds[shard] for shard in missing]
         # The loop owns the bar, so that it closes if the loop stops early.
         with tqdm(
             total=sum(last - first for first, last in bounds),
-            desc=f"{backbone.name}, {_title(output)}",
+            desc=f"{backbone.name}, {'embeddings' if pooled else f'{output} layers'}",
             unit=" texts",
             disable=not progress,
             delay=_BAR_AFTER_S,
@@ -177,13 +171,14 @@ def _computed(
                 weights,
                 tokens,
                 bounds,
-                each="text" if output == _POOLED else "token",
+                each="text" if pooled else "token",
                 out=jax.ShapeDtypeStruct((contents.width,), contents.dtype),
                 rows_per_step=rows_per_step,
                 advance=bar.update,
             )
 
-    return kept(contents, None if root is None else Path(root) / "prefix", compute)
+    folder = None if root is None else Path(root) / "prefix"
+    return load_or_compute(contents, folder, compute)
 
 
 def _contents(
@@ -198,7 +193,7 @@ def _contents(
     lengths = np.asarray(tokens.length, np.int64)
     longest = int(lengths.max(initial=0))
     if longest > backbone.max_tokens:
-        raise BackboneError(
+        raise FileError(
             f"{longest} tokens in text {int(lengths.argmax())}",
             file=backbone.name,
             expected=f"at most {backbone.max_tokens}",
@@ -231,11 +226,3 @@ def _contents(
         bounds=bounds,
         rows=[int(sizes[first:last].sum()) for first, last in bounds],
     )
-
-
-def _title(output: int | str) -> str:
-    if output == _POOLED:
-        return "embeddings"
-    if isinstance(output, str):
-        return f"{output} layers"
-    return f"first {output} layers" if output else "token embeddings"

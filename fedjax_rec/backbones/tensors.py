@@ -11,9 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fedjax_rec.backbones import bert
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.folder import Folder, require
 from fedjax_rec.core.arrays import Tree
+from fedjax_rec.storage.errors import FileError
 
 FILE = "model.safetensors"
 _FIX = (
@@ -67,11 +67,11 @@ class Tensors:
         """Reads one tensor.
 
         Raises:
-            BackboneError: the tensor is missing, has another shape, or is not of a
+            FileError: the tensor is missing, has another shape, or is not of a
                 floating-point type.
         """
         if name not in self._names:
-            raise BackboneError(
+            raise FileError(
                 f"no tensor {name} {list(shape)}", file=self._path, fix=_MISMATCH
             )
         try:
@@ -79,14 +79,14 @@ class Tensors:
         except (SafetensorError, OSError, TypeError) as error:
             raise self._damaged(error) from error
         if value.shape != shape:
-            raise BackboneError(
+            raise FileError(
                 f"tensor {name} of shape {list(value.shape)}",
                 file=self._path,
                 expected=str(list(shape)),
                 fix=_MISMATCH,
             )
         if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise BackboneError(
+            raise FileError(
                 f"tensor {name} of type {value.dtype}",
                 file=self._path,
                 expected="a floating-point type",
@@ -97,8 +97,8 @@ class Tensors:
         self._digest.update(value.reshape(-1).view(np.uint8))
         return value
 
-    def _damaged(self, error: Exception) -> BackboneError:
-        return BackboneError(
+    def _damaged(self, error: Exception) -> FileError:
+        return FileError(
             f"is truncated or damaged ({error})", file=self._path, fix="Fetch it again"
         )
 
@@ -115,12 +115,12 @@ def read_weights(folder: Folder, dtype: str) -> tuple[Tree, str]:
         SHA-256, in hexadecimal.
 
     Raises:
-        BackboneError: a tensor does not match the configuration.
+        FileError: a tensor does not match the configuration.
     """
     digest, config = hashlib.sha256(), folder.config
     tensors = Tensors(folder.model / FILE, digest)
     if f"encoder.layer.{config.num_layers}.output.dense.weight" in tensors:
-        raise BackboneError(
+        raise FileError(
             f"more layers than num_hidden_layers {config.num_layers}",
             file=folder.model / FILE,
             fix=_MISMATCH,

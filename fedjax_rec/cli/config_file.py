@@ -12,9 +12,9 @@ from typing import NamedTuple, TypeVar
 
 import tyro
 
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.experiment.build import Experiment
 from fedjax_rec.experiment.registry import CHOICES
+from fedjax_rec.storage.errors import UserError
 
 _Options = TypeVar("_Options")
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from fedjax_rec.cli.config_file import load_config, override, switch, value_error
-from fedjax_rec.core.errors import UserError
-from fedjax_rec.data.entries import cache_root
 from fedjax_rec.experiment.build import Experiment
 from fedjax_rec.experiment.data import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.split import (
@@ -19,6 +17,8 @@ from fedjax_rec.experiment.split import (
 )
 from fedjax_rec.runs.folder import RunFolder
 from fedjax_rec.runs.session import set_up_jax
+from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.storage.errors import UserError
 
 HELP = """\
 usage: fedjax-rec data prepare SOURCE --dir DIR [--FIELD VALUE]
@@ -74,8 +74,6 @@ def main(args: list[str]) -> int:
     set_up_jax()
     try:
         actions[args[0]](args[1], args[2:])
-    except UserError:
-        raise
     except ValueError as error:
         prefix = "--data." if args[0] == "describe" else "--"
         raise UserError(value_error(error, prefix)) from error

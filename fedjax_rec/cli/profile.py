@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.profiling.window import Recording, Window, choose_window
 from fedjax_rec.runs.writer import RunFolder
+from fedjax_rec.storage.errors import UserError
 
 ROUNDS = 3
 """That are profiled where `--profile` says no number."""

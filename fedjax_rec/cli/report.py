@@ -6,14 +6,13 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.runs.folder import (
     CONFIG,
     Run,
     RunFolder,
-    RunFolderError,
     read_run,
 )
+from fedjax_rec.storage.errors import FileError, UserError
 
 DOC = """\
 Compares finished runs: a line a configuration, with mean and standard deviation where
@@ -78,7 +77,7 @@ def find_runs(paths: tuple[Path, ...]) -> list[Run]:
         folders += inside if inside and not (path / CONFIG).exists() else [path]
     try:
         return [read_run(folder) for folder in dict.fromkeys(folders)]
-    except RunFolderError as error:
+    except FileError as error:
         raise UserError(str(error)) from error
 
 

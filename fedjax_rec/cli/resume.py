@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedjax_rec.cli.interrupts import Stopped
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.runs.folder import (
     CONFIG,
     METRICS,
     VERSIONS,
     Run,
     RunFolder,
-    RunFolderError,
     differences,
     has_checkpoint,
     read_run,
 )
 from fedjax_rec.simulation.simulation import Event, Simulation
+from fedjax_rec.storage.errors import FileError, UserError
 
 if TYPE_CHECKING:  # Orbax is loaded only where a run begins
     from fedjax_rec.runs.checkpoint import Checkpoints
@@ -42,7 +41,7 @@ def read(path: Path) -> Run:
     """
     try:
         run = read_run(path)
-    except RunFolderError as error:
+    except FileError as error:
         raise UserError(str(error)) from error
     if "few_shot" in run.config:
         raise UserError(f"{path} holds a transfer; only `train` keeps checkpoints")
@@ -78,7 +77,7 @@ def advice(path: Path) -> str:
 
 
 def check_config(run: Run, config: Mapping[str, Any]) -> None:
-    """Raises a RunFolderError if more changed than a greater number of rounds."""
+    """Raises a FileError if more changed than a greater number of rounds."""
     old, new = dict(run.config), dict(config)
     more = isinstance(old.get("rounds"), int) and new["rounds"] > old["rounds"]
     if more:
@@ -86,12 +85,12 @@ def check_config(run: Run, config: Mapping[str, Any]) -> None:
     changes = differences(old, new)
     if changes:
         lines = "\n".join(f"  {line}" for line in changes)
-        raise RunFolderError(
+        raise FileError(
             f"{run.path} holds a run of another config:\n{lines}\n"
             "A run continues as it began; only --rounds may grow"
         )
     if more and old["eval_every"] > old["rounds"]:
-        raise RunFolderError(
+        raise FileError(
             f"{run.path} was evaluated after its {old['rounds']} rounds only, not "
             f"every {old['eval_every']}: with more rounds it would not equal an "
             "unbroken run"
@@ -110,7 +109,7 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
         The values of now that differ.
 
     Raises:
-        RunFolderError: something differs, and nobody accepted it.
+        FileError: something differs, and nobody accepted it.
     """
     before = dict(run.versions)
     for life in run.versions.get("resumed", []):
@@ -119,7 +118,7 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
     changes = differences(old, new)
     if changes and not accept:
         lines = "\n".join(f"  {line}" for line in changes)
-        raise RunFolderError(
+        raise FileError(
             f"{run.path} was computed by other software or on another machine:\n"
             f"{lines}\nIts bits could change on the way. Restore what was there, or "
             "pass --accept-versions to go on all the same; versions.json will say so"
@@ -128,11 +127,11 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
 
 
 def check_prepared(run: Run, prepared: Mapping[str, Any]) -> None:
-    """Raises a RunFolderError if the data are not what the run began with."""
+    """Raises a FileError if the data are not what the run began with."""
     changes = differences(run.versions.get("prepared"), dict(prepared), "data")
     if changes:
         lines = "\n".join(f"  {line}" for line in changes)
-        raise RunFolderError(
+        raise FileError(
             f"{run.path} began with other data (hashes of what was read):\n{lines}\n"
             "Put the data, the backbone and the machine's settings back, or start it "
             "again with its config and --overwrite"
@@ -168,7 +167,7 @@ def go_back(
         The rounds that are done.
 
     Raises:
-        RunFolderError: no checkpoint can be continued with more rounds.
+        FileError: no checkpoint can be continued with more rounds.
     """
     size, last = _size(folder.path / METRICS), run.config["rounds"]
     selects_last = simulation.protocol.selection == "last"
@@ -187,7 +186,7 @@ def go_back(
         done != last or not (selects_last or evaluated_early)
         for done in checkpoints.rounds
     ):
-        raise RunFolderError(
+        raise FileError(
             f"{folder.path} keeps no checkpoint that a run of {simulation.rounds} "
             f"rounds would come by: round {last} was evaluated only because it was the "
             "last. Start a run of that many rounds in another --output"

@@ -6,9 +6,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.experiment.build import Experiment
 from fedjax_rec.runs.folder import differences, plain
+from fedjax_rec.storage.errors import UserError
 
 
 def stored_experiment(config: Mapping[str, Any], place: str) -> Experiment:

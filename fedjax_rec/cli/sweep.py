@@ -17,12 +17,12 @@ from fedjax_rec.cli.config_file import (
     value_error,
 )
 from fedjax_rec.cli.sweep_progress import SweepProgress
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment.build import Experiment
 from fedjax_rec.runs import tracking
 from fedjax_rec.runs.folder import plain
 from fedjax_rec.runs.session import set_up_jax
+from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep import space, table
 from fedjax_rec.sweep.choose import Values, check_optuna, choose
 from fedjax_rec.sweep.fan_out import run_in_processes

@@ -24,7 +24,6 @@ from fedjax_rec.cli.interrupts import Stopped, put_off
 from fedjax_rec.cli.progress import Progress
 from fedjax_rec.cli.stored_config import stored_experiment
 from fedjax_rec.cli.waiting import Waiting
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.experiment.build import Experiment, build, check
 from fedjax_rec.experiment.record import record
 from fedjax_rec.report.write import write_report, write_result
@@ -35,7 +34,6 @@ from fedjax_rec.runs.folder import (
     REPORT,
     Run,
     RunFolder,
-    RunFolderError,
     check_folder,
     continue_run,
     free_folder,
@@ -47,6 +45,7 @@ from fedjax_rec.runs.session import Processes, join, set_up_jax, versions
 from fedjax_rec.runs.writer import SilentFolder
 from fedjax_rec.simulation.mesh import agree
 from fedjax_rec.simulation.simulation import Simulation
+from fedjax_rec.storage.errors import FileError, UserError
 
 HELP = """\
 usage: fedjax-rec train CONFIG [--output DIR] [--overwrite] [--quiet] [--FIELD VALUE]
@@ -230,7 +229,7 @@ def train(options: Train) -> dict[str, Any]:
             if options.distributed:
                 agree(str(folder.path.absolute()))
             _run(options, simulation, folder, before, changed, say)
-    except (RunFolderError, tracking.TrackingError) as error:
+    except (FileError, tracking.TrackingError) as error:
         raise UserError(f"{error}{resuming.advice(path)}") from error
     except Stopped as stopped:
         say(f"{stopped}; continue with\n  {resuming.command(path)}")

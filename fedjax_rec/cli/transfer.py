@@ -20,14 +20,12 @@ from fedjax_rec.cli.config_file import (
 from fedjax_rec.cli.data import data_of
 from fedjax_rec.cli.progress import Progress
 from fedjax_rec.cli.train import opening, run_name
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.experiment.build import Experiment, build
 from fedjax_rec.experiment.build import check as check_experiment
 from fedjax_rec.runs.folder import (
     REPORT,
     RESULT,
     RunFolder,
-    RunFolderError,
     check_folder,
     free_folder,
     open_run,
@@ -36,6 +34,7 @@ from fedjax_rec.runs.folder import (
 )
 from fedjax_rec.runs.session import set_up_jax, versions
 from fedjax_rec.simulation.simulation import Simulation
+from fedjax_rec.storage.errors import FileError, UserError
 from fedjax_rec.transfer import run as transferring
 from fedjax_rec.transfer.config import FewShot, Target, check
 from fedjax_rec.transfer.run import TargetSplit
@@ -159,7 +158,7 @@ def transfer(options: Transfer) -> dict[str, Any]:
     try:
         with open_run(path, config, versions(), options.overwrite) as folder:
             result = _run(options, simulation, held, folder, show)
-    except RunFolderError as error:
+    except FileError as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:
         console.print(f"\nstopped; what was done so far is in {path}/metrics.jsonl")

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.sources.columns import ANY_ID
 from fedjax_rec.data.sources.files import InputFile
 from fedjax_rec.data.sources.headers import Header, read_header
 from fedjax_rec.data.sources.tables import Column, line_of, read_columns
+from fedjax_rec.storage.errors import FileError
 
 _TEXT = ("text", "note", "notes", "description", "summary")
 # Pairs of id and text, and the line on which one of them begins.
@@ -29,19 +29,19 @@ def load_notes(path: str | Path) -> dict[str, str]:
         path: the file, in UTF-8; its suffix `.jsonl` or `.ndjson` tells JSON lines.
 
     Raises:
-        DataError: with the file and the line: what is there is not that.
+        FileError: with the file and the line: what is there is not that.
     """
     path = Path(path).expanduser()
     try:
         file = InputFile(str(path), path.read_bytes())
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", file=path) from error
+        raise FileError(f"cannot be read ({error.strerror})", file=path) from error
     json_lines = path.suffix.lower() in (".jsonl", ".ndjson")
     pairs, line = _json_lines(file) if json_lines else _table(file)
     notes: dict[str, str] = {}
     for row, (raw, text) in enumerate(pairs):
         if raw in notes:
-            raise DataError(
+            raise FileError(
                 f"item {raw!r} a second time",
                 file=file.label,
                 line=line(row),
@@ -82,7 +82,7 @@ def _text_place(header: Header, item: int) -> int:
     if not known and len(header.names) == 2:
         known = [1 - item]
     if not known:
-        raise DataError(
+        raise FileError(
             f"the columns {', '.join(header.names)}",
             file=header.label,
             line=1,
@@ -101,7 +101,7 @@ def _json_lines(file: InputFile) -> _Read:
         try:
             entry = json.loads(text)
         except json.JSONDecodeError as error:
-            raise DataError(
+            raise FileError(
                 f"no JSON ({error})",
                 file=file.label,
                 line=line,
@@ -124,7 +124,7 @@ def _first(entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((entry[name] for name in names if name in entry), None)
 
 
-def _lacks(entry: Any, expected: str, file: InputFile, line: int) -> DataError:
+def _lacks(entry: Any, expected: str, file: InputFile, line: int) -> FileError:
     found = json.dumps(entry)
     shown = found if len(found) <= 60 else found[:57] + "..."
-    return DataError(shown, file=file.label, line=line, expected=expected)
+    return FileError(shown, file=file.label, line=line, expected=expected)

@@ -6,15 +6,17 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_rec.data.entries import cache_root, publish, temporary
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.sources import SOURCES, Source, builder
-from fedjax_rec.data.sources.download import fetch, held_archive
 from fedjax_rec.data.sources.history import require_history
 from fedjax_rec.data.sources.source import fingerprint
+from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.storage.download import fetch, verified
+from fedjax_rec.storage.errors import FileError
+from fedjax_rec.storage.files import publish, temporary
 
 _LOG = logging.getLogger(__name__)
+_FIX = "Pass another cache=, or set FEDJAX_REC_CACHE"
 
 
 def load(
@@ -49,7 +51,7 @@ def load(
         The interactions, with the order of the files in `position`.
 
     Raises:
-        DataError: the source, an option, a folder or a file's content is not right.
+        FileError: the source, an option, a folder or a file's content is not right.
     """
     found = _find(
         source,
@@ -66,7 +68,7 @@ def load(
         parsed = SOURCES[source].parse(found.inputs, found.options)
         interactions = require_history(parsed, min_interactions)
         _LOG.info("%s: prepared; counts %s", source, dict(interactions.notes))
-        with temporary(cache_root(cache)) as folder:
+        with temporary(cache_root(cache), _FIX) as folder:
             written = builder.write(
                 interactions,
                 folder,
@@ -90,7 +92,7 @@ def locate(source: str, **options: Any) -> Path:
         **options: as in `load`.
 
     Raises:
-        DataError: the source, an option or a folder is not right.
+        FileError: the source, an option or a folder is not right.
     """
     return _find(source, **options).entry
 
@@ -114,7 +116,7 @@ def _find(
     **options: Any,
 ) -> _Found:
     if source not in SOURCES:
-        raise DataError(f"unknown source {source!r}", expected=", ".join(SOURCES))
+        raise FileError(f"unknown source {source!r}", expected=", ".join(SOURCES))
     spec = SOURCES[source]
     options = spec.check({**options, "items_file": items_file})
     root = cache_root(cache)
@@ -139,13 +141,13 @@ def _files(
     if dir is not None:
         return Path(dir).expanduser()
     if spec.download is None:
-        raise DataError(f"{spec.name}: no folder given", fix=f"Pass dir=: {spec.doc}")
+        raise FileError(f"{spec.name}: no folder given", fix=f"Pass dir=: {spec.doc}")
     archives = root / "downloads"
     if download:
         return fetch(spec.download, archives, progress=progress)
-    held = held_archive(spec.download, archives)
+    held = verified(spec.download, archives)
     if held is None:
-        raise DataError(
+        raise FileError(
             f"{spec.name}: no folder given",
             fix=f"Pass dir= ({spec.doc}), or download=True for {spec.download.url}",
         )

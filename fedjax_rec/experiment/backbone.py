@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,6 +19,8 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.data.texts import default_template, item_texts
 from fedjax_rec.models.adapters import LORA_BASE, describe
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
+from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.storage.errors import Unreachable
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def load_texts(config: BackboneConfig, data: Interactions) -> list[str]:
 
 def load_model(config: BackboneConfig, progress: bool) -> tuple[Backbone, Tree, str]:
     """The backbone, its weights, and a warning where `tiny` stands in for it."""
-    from fedjax_rec.backbones import Unreachable, load_backbone
+    from fedjax_rec.backbones import load_backbone
 
     options: dict[str, Any] = {
         "dtype": config.dtype,
@@ -124,7 +125,7 @@ def text_embeddings(
 
     backbone, weights, _ = load_model(config, progress)
     tokens = packing.make_lists(backbone.tokenize(load_texts(config, data)))
-    root = _root(config.cache)
+    root = cache_root(config.cache)
     found = build_embeddings(backbone, weights, tokens, root=root, progress=progress)
     return found.astype(np.float32)
 
@@ -159,14 +160,14 @@ def prepare(
 
     Raises:
         ValueError: the algorithm does not fit the backbone.
-        fedjax_rec.backbones.BackboneError: the backbone cannot be had.
+        fedjax_rec.storage.errors.FileError: the backbone cannot be had.
     """
     from fedjax_rec.backbones.prefix import build_embeddings, build_prefix
 
     train = split.train
     texts = load_texts(config, train)
     backbone, weights, warning = load_model(config, progress)
-    root = _root(config.cache)
+    root = cache_root(config.cache)
     tokens = packing.make_lists(backbone.tokenize(texts))
     total = backbone.num_layers
     if algorithm.in_layers and algorithm.layers > total:
@@ -415,10 +416,3 @@ def _why_path(path, k, total, algorithm: FedFM, tokens: int, prefix_cache: bool)
         f"path suffix: {algorithm.adapter} in the last {k} of {total} layers; what the "
         f"{total - k} before them say of {tokens:,} tokens is cached"
     )
-
-
-def _root(cache: str | None) -> Path:
-    import os
-
-    chosen = cache or os.environ.get("FEDJAX_REC_CACHE") or "~/.cache/fedjax_rec"
-    return Path(chosen).expanduser().absolute()

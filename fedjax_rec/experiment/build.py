@@ -141,7 +141,7 @@ def build(
 
     Raises:
         ValueError: the parts of the experiment do not fit together.
-        fedjax_rec.data.errors.DataError: the data are not what they should be.
+        fedjax_rec.storage.errors.FileError: the data are not what they should be.
     """
     check(experiment)
     mesh = experiment.mesh.make()

@@ -17,9 +17,7 @@ import numpy as np
 
 import fedjax_rec
 from fedjax_rec.data.clients import ClientData, lay_out, serving_clients
-from fedjax_rec.data.entries import cache_root
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.kept import keep, recall
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.experiment.parts import targets_of
@@ -27,6 +25,7 @@ from fedjax_rec.experiment.split import make_partition, make_split, training_ite
 from fedjax_rec.fleet.costs import Holdings, hold
 from fedjax_rec.runs.fingerprint import digest
 from fedjax_rec.simulation.mesh import agree
+from fedjax_rec.storage.cache import cache_root, keep, recall
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def load_population(
     Raises:
         ValueError: parts of the experiment do not fit together, or processes of one
             run have different data.
-        fedjax_rec.data.errors.DataError: the data are not what they should be.
+        fedjax_rec.storage.errors.FileError: the data are not what they should be.
     """
     if data is not None:
         return lay(experiment, data)

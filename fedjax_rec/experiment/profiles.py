@@ -46,7 +46,7 @@ def make_profiles(
 
     Raises:
         ValueError: `clip` is not positive.
-        fedjax_rec.backbones.BackboneError: the backbone cannot be had.
+        fedjax_rec.storage.errors.FileError: the backbone cannot be had.
     """
     if config.source == "none":
         return None

@@ -6,7 +6,6 @@ it as they were. Orbax does not notice a changed byte in an array, so the hashes
 files go into the folder as well, as its seal, before it is renamed.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -17,17 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from fedjax_rec.runs.writer import RunFolderError
-from fedjax_rec.simulation.simulation import Snapshot
 from fedjax_rec.core.arrays import Tree
+from fedjax_rec.simulation.simulation import Snapshot
+from fedjax_rec.storage.errors import FileError, writable
+from fedjax_rec.storage.files import digest
 
 _STATE, _PROGRESS, _SEAL = "state", "progress", "seal.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _UNSEALED = (_SEAL, "_CHECKPOINT_METADATA")  # Orbax's own notes change to the last
-
-
-class CheckpointError(RunFolderError):
-    """A checkpoint cannot be written, or fits no run of this kind."""
 
 
 class Restored(NamedTuple):
@@ -52,7 +48,7 @@ class Checkpoints:
         tell: takes sentences on checkpoints that are passed over.
 
     Raises:
-        CheckpointError: the folder cannot be written.
+        FileError: the folder cannot be written.
     """
 
     def __init__(
@@ -66,7 +62,7 @@ class Checkpoints:
         self._retention = _LastAndSelected(keep)
         self._written = 0
         _silence_orbax()
-        try:
+        with writable(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
             _remove_unfinished(self._path)
             self._manager = ocp.CheckpointManager(
@@ -79,10 +75,6 @@ class Checkpoints:
                     ),
                 ),
             )
-        except OSError as error:
-            raise CheckpointError(
-                f"{self._path} cannot be written ({error.strerror})"
-            ) from error
 
     @property
     def rounds(self) -> list[int]:
@@ -97,7 +89,7 @@ class Checkpoints:
             position: bytes of `metrics.jsonl` now.
 
         Raises:
-            CheckpointError: this one, or the one before it, could not be written.
+            FileError: this one, or the one before it, could not be written.
         """
         self.wait()
         done = snapshot.progress["round"]
@@ -125,7 +117,7 @@ class Checkpoints:
         """Returns when everything saved is on disk.
 
         Raises:
-            CheckpointError: the last one could not be written.
+            FileError: the last one could not be written.
         """
         try:
             self._manager.wait_until_finished()
@@ -136,7 +128,7 @@ class Checkpoints:
         """Waits, and gives the threads back.
 
         Raises:
-            CheckpointError: the last one could not be written.
+            FileError: the last one could not be written.
         """
         try:
             self._manager.close()
@@ -157,7 +149,7 @@ class Checkpoints:
             What it holds, or `None` where there is none.
 
         Raises:
-            CheckpointError: one is whole and holds other arrays than `like`.
+            FileError: one is whole and holds other arrays than `like`.
         """
         found, passed = None, []
         for done in reversed(self.rounds):
@@ -198,7 +190,7 @@ class Checkpoints:
         there, here = progress["arrays"], _describe(like)
         lines = [f"  {a} there, {b} now" for a, b in _pairs(there, here) if a != b]
         if lines:
-            raise CheckpointError(
+            raise FileError(
                 f"the checkpoint of round {done} in {self._path} holds other arrays "
                 "than this experiment:\n" + "\n".join(lines[:9])
             )
@@ -219,9 +211,9 @@ class Checkpoints:
         seal = json.dumps(_hashes(folder), indent=1)
         (folder / _SEAL).write_text(seal, encoding="utf-8")
 
-    def _unwritten(self, error: Exception) -> CheckpointError:
+    def _unwritten(self, error: Exception) -> FileError:
         _remove_unfinished(self._path)
-        return CheckpointError(
+        return FileError(
             f"the checkpoint of round {self._written} could not be written to "
             f"{self._path}: {_reason(error)}"
         )
@@ -258,9 +250,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in _UNSEALED:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[path.relative_to(folder).as_posix()] = digest
+            found[path.relative_to(folder).as_posix()] = digest(path)
     return found
 
 
@@ -276,10 +266,10 @@ def _broken_seal(folder: Path) -> str:
         hashes = _hashes(folder)
     except (OSError, ValueError) as error:
         return _first_line(error)
-    for name, digest in seal.items():
+    for name, sealed in seal.items():
         if name not in hashes:
             return f"its file {name} is gone"
-        if hashes[name] != digest:
+        if hashes[name] != sealed:
             return f"its file {name} has changed since it was written"
     return ""
 

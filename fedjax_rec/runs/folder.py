@@ -8,24 +8,26 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fedjax_rec.runs import timings
 from fedjax_rec.runs.plain import differences, plain
+from fedjax_rec.runs.timings import TIMINGS
 from fedjax_rec.runs.writer import (
     METRICS,
     REPORT,
     RESULT,
     RunFolder,
-    RunFolderError,
     read_lines,
-    writable,
 )
-from fedjax_rec.runs.timings import TIMINGS
+from fedjax_rec.storage.errors import FileError, writable
+from fedjax_rec.storage.files import PARTIAL
+from fedjax_rec.storage.locks import locked
 
 CONFIG, VERSIONS = "config.json", "versions.json"
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
+_FIX = "Choose another --output"
 _FOLDERS = (CHECKPOINTS, "tensorboard", "wandb", "profile")
 
 
@@ -65,18 +67,18 @@ def check_folder(
         overwrite: whether a run of the same configuration is replaced.
 
     Raises:
-        RunFolderError: it cannot, and why.
+        FileError: it cannot, and why.
     """
     path = Path(path)
     if not path.exists():
         return
     if not path.is_dir():
-        raise RunFolderError(f"{path} is a file; expected a folder for the run")
+        raise FileError(f"{path} is a file; expected a folder for the run")
     if not (path / CONFIG).is_file():
-        ours = (_LOCK, ".config.", ".versions.")  # killed before it had begun
+        ours = (_LOCK, PARTIAL)  # killed before it had begun
         found = sorted(p.name for p in path.iterdir() if not p.name.startswith(ours))
         if found:
-            raise RunFolderError(
+            raise FileError(
                 f"{path} holds {', '.join(found[:3])}{' ...' if found[3:] else ''} and "
                 "no run; expected an empty folder. Choose another --output"
             )
@@ -84,16 +86,16 @@ def check_folder(
     changes = differences(_read_json(path / CONFIG), plain(config))
     if changes:
         lines = "\n".join(f"  {line}" for line in changes)
-        raise RunFolderError(
+        raise FileError(
             f"{path} holds a run of another config:\n{lines}\nChoose another --output"
         )
     if (path / RESULT).exists() and not overwrite:
-        raise RunFolderError(
+        raise FileError(
             f"{path} holds a finished run of this very config. Pass --overwrite to run "
             "it again and replace its results, or choose another --output"
         )
     if has_checkpoint(path) and not overwrite:
-        raise RunFolderError(
+        raise FileError(
             f"{path} holds an unfinished run of this very config. Continue it with\n"
             f"  fedjax-rec train --resume {path}\n"
             "or pass --overwrite to start it again"
@@ -128,17 +130,15 @@ def open_run(
         The folder.
 
     Raises:
-        RunFolderError: the folder cannot take this run, or cannot be written.
+        FileError: the folder cannot take this run, or cannot be written.
     """
     path = Path(path)
     check_folder(path, config, overwrite)
-    with writable(path, "Choose another --output"):
-        path.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path / _LOCK, fix=_FIX):
         # Again, now that nobody else can write between the look and the start.
         check_folder(path, config, overwrite)
         folder = RunFolder(path)
-        with writable(path, "Choose another --output"):
+        with writable(path, _FIX):
             stale = (RESULT, REPORT, METRICS, TIMINGS, "wandb.json", "profile.json")
             for name in (*stale, *(p.name for p in path.glob("*.png"))):
                 (path / name).unlink(missing_ok=True)
@@ -165,10 +165,10 @@ def continue_run(path: str | Path) -> Iterator[RunFolder]:
         The folder.
 
     Raises:
-        RunFolderError: the folder is in use, or cannot be written.
+        FileError: the folder is in use, or cannot be written.
     """
     path = Path(path)
-    with _locked(path):
+    with locked(path / _LOCK, fix=_FIX):
         folder = RunFolder(path)
         with writable(path):
             _mend(path / TIMINGS)
@@ -178,30 +178,16 @@ def continue_run(path: str | Path) -> Iterator[RunFolder]:
             folder.close()
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from writing the folder."""
-    with writable(path, "Choose another --output"):
-        lock = (path / _LOCK).open("wb")
-    with lock:
-        if not _take(lock):
-            raise RunFolderError(
-                f"{path} is being written by another process. Wait for it, or choose "
-                "another --output"
-            )
-        yield
-
-
 def read_run(path: str | Path) -> Run:
     """Reads a run, finished or not.
 
     Raises:
-        RunFolderError: the folder holds no run, or a broken one.
+        FileError: the folder holds no run, or a broken one.
     """
     path = Path(path)
     if not (path / CONFIG).is_file():
         what = "holds no config.json" if path.is_dir() else "is no folder"
-        raise RunFolderError(
+        raise FileError(
             f"{path} {what}; expected a run's folder, as `fedjax-rec train` writes it"
         )
     result = _read_json(path / RESULT) if (path / RESULT).exists() else None
@@ -230,7 +216,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read as JSON: {error}") from error
+        raise FileError(f"cannot be read as JSON: {error}", file=path) from error
 
 
 def _mend(path: Path) -> None:
@@ -238,16 +224,3 @@ def _mend(path: Path) -> None:
     if path.exists():
         whole = path.read_bytes().rfind(b"\n") + 1
         os.truncate(path, whole)
-
-
-def _take(lock: IO[bytes]) -> bool:
-    """Whether the lock was free; it is held until the file is closed."""
-    try:
-        import fcntl
-    except ImportError:
-        return True  # not on Windows
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

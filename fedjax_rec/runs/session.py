@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.core.errors import UserError
+from fedjax_rec.storage.errors import UserError
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "tensorflow-datasets"
@@ -36,7 +36,7 @@ def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
     gc.set_threshold(100_000, 20, 100)
     import jax
 
-    from fedjax_rec.data.entries import cache_root
+    from fedjax_rec.storage.cache import cache_root
 
     if jax.config.values["jax_num_cpu_devices"] < 0:
         # Too late where the process has used JAX already: then it stays as it is.

@@ -11,12 +11,10 @@ from fedjax_rec.runs import timings
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.runs.timings import TIMINGS
 from fedjax_rec.runs.tracker import Tracker
+from fedjax_rec.storage.errors import FileError, writable
+from fedjax_rec.storage.files import replacing
 
 METRICS, RESULT, REPORT = "metrics.jsonl", "result.json", "report.md"
-
-
-class RunFolderError(ValueError):
-    """The folder cannot take this run or be written, or holds none."""
 
 
 class RunFolder:
@@ -27,7 +25,7 @@ class RunFolder:
         tracker: who is told of each event beside it, or `None`.
 
     Raises:
-        RunFolderError: from every method, where the disk is full or not writable.
+        FileError: from every method, where the disk is full or not writable.
     """
 
     def __init__(self, path: Path):
@@ -102,14 +100,8 @@ class RunFolder:
     def replacing(self, name: str) -> Iterator[Path]:
         """A temporary path to write; it becomes `name` if the block succeeds."""
         target = self.path / name
-        # The suffix stays, since plotting libraries take the format from it.
-        temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-        try:
-            with writable(target):
-                yield temporary
-                os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with writable(target), replacing(target) as temporary:
+            yield temporary
 
     def close(self) -> None:
         """Closes the files that lines are added to."""
@@ -140,7 +132,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file that has one a line; a half-written last one is left out.
 
     Raises:
-        RunFolderError: another line is broken.
+        FileError: another line is broken.
     """
     if not path.exists():
         return
@@ -153,16 +145,4 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines):  # a run killed in the middle of its last line
                 return
-            raise RunFolderError(f"{path}, line {number}: {error}") from error
-
-
-@contextlib.contextmanager
-def writable(path: Path, advice: str = "") -> Iterator[None]:
-    """Turns an OSError into a `RunFolderError` that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be written ({error.strerror or error})"
-            + (f". {advice}" if advice else "")
-        ) from error
+            raise FileError(str(error), file=path, line=number) from error

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedjax_rec.core.errors import UserError
+from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep.space import Draw
 
 Values = dict[str, Any]

@@ -8,9 +8,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.experiment.build import Experiment, check
 from fedjax_rec.experiment.registry import CHOICES
+from fedjax_rec.storage.errors import UserError
 
 
 def field_type(experiment: Experiment, name: str) -> tuple[str, Any]:

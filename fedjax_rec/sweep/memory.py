@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.core.errors import UserError
+from fedjax_rec.storage.errors import UserError
 
 CPU_MOST = 8
 """Points of one `vmap` on a CPU: measured no faster beyond, see docs/sweeps.md."""

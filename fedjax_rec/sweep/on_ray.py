@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedjax_rec.core.errors import UserError
+from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep.fan_out import died, tasks_of, work
 from fedjax_rec.sweep.store import Point
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep.fields import field_type, read_value, shown, text_of
 
 GRID_FORMS = "a,b,c; 0:5; log:LOW:HIGH:COUNT; linear:LOW:HIGH:COUNT"

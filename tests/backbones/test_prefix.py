@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.backbones import BackboneError, prefix
+from fedjax_rec.backbones import prefix
 from fedjax_rec.backbones.prefix import build_embeddings, build_prefix
 from fedjax_rec.core import packing
 from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.storage.errors import FileError
 
 VOCABULARY, WIDTH, LAYERS = 50, 8, 3
 SMALL = 1024  # bytes a shard: 32 vectors
@@ -319,7 +320,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     backbone, weights = toy()
     _, tokens = catalog(4)
     (tmp_path / "prefix").write_text("a file where the folder should be")
-    with pytest.raises(BackboneError, match=r"cannot be written.*Pass another folder"):
+    with pytest.raises(FileError, match=r"cannot be written.*Pass another folder"):
         build_prefix(backbone, weights, tokens, 1, root=tmp_path)
 
 
@@ -336,20 +337,20 @@ def test_a_whole_cache_needs_no_writing(tmp_path, computed, monkeypatch):
 @pytest.mark.parametrize("depth", [-1, LAYERS + 1])
 def test_no_such_depth(depth):
     backbone, weights = toy()
-    with pytest.raises(BackboneError, match=f"depth {depth}; expected 0 to 3"):
+    with pytest.raises(FileError, match=f"depth {depth}; expected 0 to 3"):
         build_prefix(backbone, weights, catalog(4)[1], depth, root=None)
 
 
 def test_no_last_map():
     backbone, weights = toy()
-    with pytest.raises(BackboneError, match="a backbone that defines `last`"):
+    with pytest.raises(FileError, match="a backbone that defines `last`"):
         build_prefix(backbone, weights, catalog(4)[1], 1, to_last_map=True, root=None)
 
 
 def test_a_text_that_is_too_long():
     backbone, weights = toy()
     tokens = packing.make_lists([np.ones(3, np.int32), np.ones(41, np.int32)])
-    with pytest.raises(BackboneError, match="41 tokens in text 1; expected at most 40"):
+    with pytest.raises(FileError, match="41 tokens in text 1; expected at most 40"):
         build_embeddings(backbone, weights, tokens, root=None)
 
 
@@ -361,7 +362,7 @@ def test_the_bar_counts_texts(monkeypatch, capsys):
     monkeypatch.setattr(prefix, "_BAR_AFTER_S", 0)
     build_prefix(backbone, weights, tokens, 2, root=None, progress=True)
     shown = capsys.readouterr().err
-    assert "toy, first 2 layers: 100%" in shown
+    assert "toy, 2 layers: 100%" in shown
     assert "60/60" in shown
     build_prefix(backbone, weights, tokens, 2, root=None)
     assert not capsys.readouterr().err

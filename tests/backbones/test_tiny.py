@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_rec.backbones import BackboneError
 from fedjax_rec.backbones.tiny import CLS, SEP, tiny
+from fedjax_rec.storage.errors import FileError
 
 TOPICS = [
     ["red running shoes", "red leather shoes", "shoes for running, leather"],
@@ -60,5 +60,5 @@ def test_the_seed_decides_and_nothing_else():
     "options", [{"max_tokens": 2}, {"dtype": "int8"}, {"width": 30, "num_heads": 4}]
 )
 def test_options_that_make_no_sense(options):
-    with pytest.raises(BackboneError, match="expected"):
+    with pytest.raises(FileError, match="expected"):
         tiny(**options)

@@ -1,7 +1,8 @@
 import pytest
 
-from fedjax_rec.backbones import Unreachable, fetch
+from fedjax_rec.backbones import fetch
 from fedjax_rec.cli import main
+from fedjax_rec.storage.errors import Unreachable
 
 
 @pytest.fixture(autouse=True)

@@ -176,7 +176,7 @@ def test_a_full_disk_ends_in_words_and_loses_nothing(tmp_path):
     shown = process.communicate()[0]
     assert process.returncode == 2
     assert "Traceback" not in shown
-    assert "full/metrics.jsonl cannot be written (File too large)" in shown
+    assert "full/metrics.jsonl: cannot be written (File too large)" in shown
     assert "fedjax-rec train --resume full" in shown
     run = read_run(tmp_path / "full")
     assert run.result is None

@@ -274,7 +274,7 @@ def test_train_again_tells_of_resume(here, capsys):
 def test_a_folder_that_takes_no_checkpoints(here, capsys):
     shutil.rmtree(here / "left/checkpoints")
     (here / "left/checkpoints").write_text("")
-    assert "checkpoints cannot be written" in fails(capsys, "--resume", "left")
+    assert "checkpoints: cannot be written" in fails(capsys, "--resume", "left")
 
 
 def test_checkpoints_can_be_left_out(here, capsys):

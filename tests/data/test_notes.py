@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.notes import load_notes
+from fedjax_rec.storage.errors import FileError
 
 
 def written(folder, name, text):
@@ -54,12 +54,12 @@ def test_forms_that_are_read(tmp_path, name, text):
     ],
 )
 def test_errors_name_the_file_and_the_line(tmp_path, name, text, line, message):
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(FileError, match=message) as caught:
         load_notes(written(tmp_path, name, text))
     assert caught.value.file == str(tmp_path / name)
     assert caught.value.line == line
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         load_notes(tmp_path / "none.csv")

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedjax_rec.data.entries import temporary
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.prepare import load
 from fedjax_rec.data.sources import SOURCES, builder
-from fedjax_rec.data.sources.source import Download
+from fedjax_rec.storage.download import Download
+from fedjax_rec.storage.errors import FileError
+from fedjax_rec.storage.files import temporary
 
 TABLE = (
     "user,item,rating,timestamp\n"
@@ -47,7 +47,7 @@ def entries(cache):
 
 
 def leftovers(cache):
-    return list((cache / ".preparing").iterdir())
+    return list(cache.glob(".partial-*"))
 
 
 def forbid(monkeypatch, name):
@@ -125,10 +125,10 @@ def test_users_with_too_little_history_are_dropped_and_counted(table, cache):
         "interactions_of_dropped_users": 1,
     }
     with pytest.raises(
-        DataError, match=r"no user has 3 interactions, the longest .* 2"
+        FileError, match=r"no user has 3 interactions, the longest .* 2"
     ):
         load("csv", dir=table, cache=cache, min_interactions=3)
-    with pytest.raises(DataError, match="min_interactions is -1"):
+    with pytest.raises(FileError, match="min_interactions is -1"):
         load("csv", dir=table, cache=cache, min_interactions=-1)
 
 
@@ -246,13 +246,13 @@ def test_a_damaged_entry_is_told(table, cache, name):
     load("csv", dir=table, cache=cache)
     (path,) = (cache / "csv").glob(f"*/*/*{name}*")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match=r"a damaged cache entry.*Delete that folder"):
+    with pytest.raises(FileError, match=r"a damaged cache entry.*Delete that folder"):
         load("csv", dir=table, cache=cache)
 
 
 def test_bad_input_leaves_no_entry(table, cache):
     table.write_text(TABLE + "dan,x,nan,1\n")
-    with pytest.raises(DataError, match="line 8: found rating 'nan'"):
+    with pytest.raises(FileError, match="line 8: found rating 'nan'"):
         load("csv", dir=table, cache=cache)
     assert entries(cache) == []
 
@@ -271,13 +271,13 @@ def test_bad_input_leaves_no_entry(table, cache):
     ],
 )
 def test_bad_calls_are_told(cache, source, options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(FileError, match=message):
         load(source, cache=cache, **options)
 
 
 def test_a_cache_that_cannot_be_written_is_told(table, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be written .*FEDJAX_REC_CACHE"):
+    with pytest.raises(FileError, match=r"cannot be written .*FEDJAX_REC_CACHE"):
         load("csv", dir=table, cache=tmp_path / "file" / "cache")
 
 
@@ -302,7 +302,7 @@ def test_a_download_is_prepared_and_needs_no_network_again(
     )
     source = dataclasses.replace(SOURCES["movielens-1m"], download=spec)
     monkeypatch.setitem(SOURCES, "movielens-1m", source)
-    with pytest.raises(DataError, match="download=True"):
+    with pytest.raises(FileError, match="download=True"):
         load("movielens-1m", cache=cache)
     found = load("movielens-1m", cache=cache, download=True)
     assert list(found.items.titles or ()) == ["Seven"]

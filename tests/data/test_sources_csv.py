@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.sources import SOURCES
+from fedjax_rec.storage.errors import FileError
 
 TABLE = "user_id,item_id,rating,timestamp\nann,x,4,30\nbob,y,2,10\nann,z,5,20\n"
 
@@ -141,18 +141,18 @@ def test_repeated_pairs_are_merged_before_low_ratings_go(tmp_path):
     ],
 )
 def test_csv_refuses(tmp_path, text, options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(FileError, match=message):
         read("csv", tmp_path, {"a.csv": text}, **options)
 
 
 def test_a_bad_line_far_down_gets_its_own_number(tmp_path):
     lines = ["user,item,rating", *(f"u{n % 7},i{n},3" for n in range(20_000))]
     lines[17_000] = "u,i,three"
-    with pytest.raises(DataError, match="line 17001: found rating 'three'") as caught:
+    with pytest.raises(FileError, match="line 17001: found rating 'three'") as caught:
         read("csv", tmp_path, {"a.csv": "\n".join(lines)})
     assert caught.value.line == 17_001
     lines[17_000] = "u,i"
-    with pytest.raises(DataError, match="line 17001: found 2 fields"):
+    with pytest.raises(FileError, match="line 17001: found 2 fields"):
         read("csv", tmp_path, {"a.csv": "\n".join(lines)})
 
 
@@ -169,7 +169,7 @@ def test_the_named_encoding_is_used(tmp_path):
 
 def test_of_several_tables_one_must_be_chosen(tmp_path):
     files = {"a.csv": TABLE, "b.csv": TABLE.replace("ann", "eve")}
-    with pytest.raises(DataError, match=r"found a\.csv, b\.csv.*file='a\.csv'"):
+    with pytest.raises(FileError, match=r"found a\.csv, b\.csv.*file='a\.csv'"):
         read("csv", tmp_path, files)
     found = read("csv", tmp_path, files, file="b.csv")
     assert list(found.users.ids) == ["eve", "bob"]
@@ -230,10 +230,10 @@ def test_atomic_sequences(tmp_path):
     ],
 )
 def test_atomic_sequences_refuse(tmp_path, rows, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(FileError, match=message):
         read("amazon", tmp_path, {"X.inter": SEQUENCE + rows})
 
 
 def test_amazon_wants_an_inter_file(tmp_path):
-    with pytest.raises(DataError, match=r"found X\.item; expected one file ending in"):
+    with pytest.raises(FileError, match=r"found X\.item; expected one file ending in"):
         read("amazon", tmp_path, {"X.item": "item_id:token\ttitle:token_seq\n1\ta\n"})

@@ -5,8 +5,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.sources import SOURCES
+from fedjax_rec.storage.errors import FileError
 
 GENRES = "unknown|0\nAction|1\nComedy|2\n\n"
 # Film 2 has an e with an acute accent: one byte in Latin-1, two in UTF-8.
@@ -207,7 +207,7 @@ def bad(number, line):
 )
 def test_100k_refuses(tmp_path, changed, pieces):
     folder = write_100k(tmp_path / "d", **changed)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(FileError) as caught:
         SOURCES["movielens-100k"].read(folder)
     for piece in pieces:
         assert piece in str(caught.value)
@@ -216,7 +216,7 @@ def test_100k_refuses(tmp_path, changed, pieces):
 def test_1m_refuses_an_unknown_code(tmp_path):
     folder = write_1m(tmp_path / "d")
     (folder / "users.dat").write_text("1::M::1::10::1\n2::F::57::16::99950\n")
-    with pytest.raises(DataError, match=r"users\.dat: found age '57' of user 2"):
+    with pytest.raises(FileError, match=r"users\.dat: found age '57' of user 2"):
         SOURCES["movielens-1m"].read(folder)
 
 
@@ -241,7 +241,7 @@ def test_1m_refuses_an_unknown_code(tmp_path):
 )
 def test_latest_small_refuses(tmp_path, changed, message):
     folder = write_small(tmp_path / "d", **changed)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(FileError, match=message):
         SOURCES["movielens-latest-small"].read(folder)
 
 
@@ -249,27 +249,27 @@ def test_latest_small_says_that_it_wants_utf8(tmp_path):
     folder = write_small(tmp_path / "d")
     text = "movieId,title,genres\n5,Fine,x\n9,Bérénice,x\n"
     (folder / "movies.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(DataError, match=r"movies\.csv, line 3: found byte 0xe9"):
+    with pytest.raises(FileError, match=r"movies\.csv, line 3: found byte 0xe9"):
         SOURCES["movielens-latest-small"].read(folder)
 
 
 def test_a_wrong_folder_is_told_and_a_neighbour_suggested(tmp_path):
     write_100k(tmp_path / "sets" / "ml-100k")
     write_1m(tmp_path / "sets" / "ml-1m")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(FileError) as caught:
         SOURCES["movielens-1m"].read(tmp_path / "sets" / "ml-100k")
     message = str(caught.value)
     assert "found u.data, u.genre, u.item, u.user" in message
     assert "expected ratings.dat, movies.dat, users.dat" in message
     assert f"Did you mean {tmp_path / 'sets' / 'ml-1m'}?" in message
     for wrong in (tmp_path / "sets", tmp_path / "sets" / "ml100k"):
-        with pytest.raises(DataError, match=r"Did you mean .*ml-100k\?"):
+        with pytest.raises(FileError, match=r"Did you mean .*ml-100k\?"):
             SOURCES["movielens-100k"].read(wrong)
 
 
 def test_a_file_that_is_no_zip_is_told(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"PK, but no")
-    with pytest.raises(DataError, match="no readable zip"):
+    with pytest.raises(FileError, match="no readable zip"):
         SOURCES["movielens-100k"].read(tmp_path / "x.zip")
 
 
@@ -280,5 +280,5 @@ def test_a_damaged_member_of_a_zip_is_told(tmp_path):
         for path in folder.iterdir():
             out.write(path, path.name)
     archive.write_bytes(archive.read_bytes().replace(b"2\t1\t4\t300", b"2\t1\t5\t300"))
-    with pytest.raises(DataError, match=r"u\.data: cannot be read \(Bad CRC-32"):
+    with pytest.raises(FileError, match=r"u\.data: cannot be read \(Bad CRC-32"):
         SOURCES["movielens-100k"].read(archive)

@@ -13,8 +13,9 @@ import pytest
 
 from fedjax_rec.core.contracts import ServerState
 from fedjax_rec.core.rows import Table
-from fedjax_rec.runs.checkpoint import CheckpointError, Checkpoints
+from fedjax_rec.runs.checkpoint import Checkpoints
 from fedjax_rec.simulation.simulation import Snapshot
+from fedjax_rec.storage.errors import FileError
 
 
 def snapshot(done, selected=0, scale=1.0):
@@ -188,7 +189,7 @@ def test_those_of_another_config_are_none_of_ours(opened, told):
 def test_other_arrays_are_refused_and_left(opened):
     save(opened(), 1)
     other = {**LIKE, "personal": {"h": np.zeros((6, 2)), "new": jnp.zeros(3)}}
-    with pytest.raises(CheckpointError, match="holds other arrays") as refused:
+    with pytest.raises(FileError, match="holds other arrays") as refused:
         opened().restore(other)
     for text in (
         "['personal']['h'] float64[5, 2] there, ['personal']['h'] float64[6, 2] now",
@@ -208,7 +209,7 @@ def test_what_a_killed_save_left_is_removed(opened, tmp_path):
 
 def test_no_folder_can_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         Checkpoints(tmp_path / "file" / "checkpoints", "mine")
 
 
@@ -229,7 +230,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_good_one(tmp_path, opened):
         "for wait in (found.wait, found.close):\n"
         "    try:\n"
         "        found.save(at(2), 0); wait()\n"
-        "    except CheckpointError as error:\n"
+        "    except FileError as error:\n"
         "        print(error)\n"
         "print(found.rounds)\n"
     )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from fedjax_rec.runs.folder import (
-    RunFolderError,
     check_folder,
     continue_run,
     differences,
@@ -19,6 +18,7 @@ from fedjax_rec.runs.folder import (
     plain,
     read_run,
 )
+from fedjax_rec.storage.errors import FileError
 
 CONFIG = {"name": "x", "algorithm": {"lr": 0.1}, "rounds": 3}
 EVENT = {"event": "round", "round": 1, "loss": 0.5}
@@ -70,7 +70,7 @@ def test_a_half_written_last_line_is_left_out(tmp_path):
 def test_a_broken_line_in_the_middle_is_told(tmp_path):
     finish(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("oops\n{}\n")
-    with pytest.raises(RunFolderError, match="line 1"):
+    with pytest.raises(FileError, match="line 1"):
         read_run(tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     other = {**CONFIG, "algorithm": {"lr": 0.3}}
     before = sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir())
     for overwrite in (False, True):
-        with pytest.raises(RunFolderError, match=r"algorithm.lr: 0.1 there, 0.3 now"):
+        with pytest.raises(FileError, match=r"algorithm.lr: 0.1 there, 0.3 now"):
             finish(tmp_path, other, overwrite=overwrite)
     assert before == sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir())
 
@@ -87,7 +87,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
 def test_a_finished_run_is_replaced_only_on_request(tmp_path):
     finish(tmp_path)
     (tmp_path / "curves.png").write_bytes(b"old")
-    with pytest.raises(RunFolderError, match="--overwrite"):
+    with pytest.raises(FileError, match="--overwrite"):
         check_folder(tmp_path, CONFIG)
     with open_run(tmp_path, CONFIG, {}, overwrite=True):
         # Nothing of the old run may be taken for the new one's.
@@ -108,7 +108,7 @@ def test_an_unfinished_run_with_a_checkpoint_is_not_lost(tmp_path):
         (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
     check_folder(tmp_path, CONFIG)  # what was never whole cannot be resumed
     (tmp_path / "checkpoints" / "1").mkdir()
-    with pytest.raises(RunFolderError, match=f"train --resume {tmp_path}"):
+    with pytest.raises(FileError, match=f"train --resume {tmp_path}"):
         finish(tmp_path)
     assert read_run(tmp_path).events == [EVENT]
     finish(tmp_path, overwrite=True)
@@ -156,7 +156,7 @@ def test_a_run_in_progress_cannot_be_continued(tmp_path):
     pytest.importorskip("fcntl")
     with (
         open_run(tmp_path, CONFIG, {}),
-        pytest.raises(RunFolderError, match="another process"),
+        pytest.raises(FileError, match="another process"),
         continue_run(tmp_path),
     ):
         raise AssertionError
@@ -186,7 +186,7 @@ def test_a_write_that_fails_is_told_and_loses_nothing(tmp_path):
             folder._files["metrics.jsonl"] = full
             folder.append({**EVENT, "round": 2})
 
-    with pytest.raises(RunFolderError, match=r"metrics\.jsonl cannot be .*No space"):
+    with pytest.raises(FileError, match=r"metrics\.jsonl: cannot be .*No space"):
         run_out()
     assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b'\n{"event": ')
     assert read_run(tmp_path).events == [EVENT]
@@ -194,13 +194,13 @@ def test_a_write_that_fails_is_told_and_loses_nothing(tmp_path):
 
 def test_what_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("all of it")
-    with pytest.raises(RunFolderError, match=r"thesis\.tex"):
+    with pytest.raises(FileError, match=r"thesis\.tex"):
         finish(tmp_path)
-    with pytest.raises(RunFolderError, match="is a file"):
+    with pytest.raises(FileError, match="is a file"):
         finish(tmp_path / "thesis.tex")
-    with pytest.raises(RunFolderError, match=r"no config\.json"):
+    with pytest.raises(FileError, match=r"no config\.json"):
         read_run(tmp_path)
-    with pytest.raises(RunFolderError, match="no folder"):
+    with pytest.raises(FileError, match="no folder"):
         read_run(tmp_path / "absent")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

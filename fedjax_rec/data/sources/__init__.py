@@ -7,7 +7,7 @@ from fedjax_rec.data.sources import (
     movielens_100k,
     movielens_latest_small,
 )
-from fedjax_rec.data.sources.source import Download, Source
+from fedjax_rec.data.sources.source import Source
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -20,4 +20,4 @@ SOURCES: dict[str, Source] = {
     )
 }
 
-__all__ = ["SOURCES", "Download", "Source"]
+__all__ = ["SOURCES", "Source"]

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.sources.columns import ANY_ID, Vocabulary
 from fedjax_rec.data.sources.find_table import find_table
@@ -29,6 +28,7 @@ from fedjax_rec.data.sources.open_table import (
 )
 from fedjax_rec.data.sources.source import Inputs, Options, Source
 from fedjax_rec.data.sources.tables import Column, line_of, read_columns
+from fedjax_rec.storage.errors import FileError
 
 _HISTORY = "item_id_list"
 
@@ -69,7 +69,7 @@ def _parse_histories(
     _, first = np.unique(user, return_index=True)
     if len(first) < len(user):
         row = int(np.setdiff1d(np.arange(len(user)), first)[0])
-        raise DataError(
+        raise FileError(
             f"user {users.ids[user[row]]!r} a second time",
             file=header.label,
             line=line_of(text, header.delimiter, row + header.skip),

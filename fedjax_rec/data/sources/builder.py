@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Entities, Interactions
+from fedjax_rec.storage.errors import FileError
 
 VERSION = "1.1.0"
 """Of what is read and its form: in the cache key, to be raised when either changes."""
@@ -100,7 +100,7 @@ def read(folder: Path) -> Interactions:
     """The interactions that `write` left in `folder`.
 
     Raises:
-        DataError: the folder is damaged.
+        FileError: the folder is damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -112,7 +112,7 @@ def read(folder: Path) -> Interactions:
         if len(user) != counted or len(np.unique(user)) != len(users["ids"]):
             raise ValueError(f"{len(user)} interactions, and {counted} were written")
     except Exception as error:  # whatever a damaged file makes TFDS raise
-        raise DataError(
+        raise FileError(
             f"a damaged cache entry ({type(error).__name__}: {error})",
             file=folder,
             expected="what was prepared there",

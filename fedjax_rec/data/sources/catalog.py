@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Entities
 from fedjax_rec.data.sources.columns import ANY_ID, Vocabulary
 from fedjax_rec.data.sources.tables import Column, line_of, read_columns
+from fedjax_rec.storage.errors import FileError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_catalog(
     new = np.diff(np.maximum.accumulate(codes), prepend=-1) > 0
     if unique and not new.all():
         row = int(np.argmin(new))
-        raise DataError(
+        raise FileError(
             f"id {vocabulary.ids[codes[row]]!r} a second time",
             file=label,
             line=line_of(text, delimiter, row + skip),

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 
-from fedjax_rec.data.errors import DataError
+from fedjax_rec.storage.errors import FileError
 
 Matches = Callable[[Collection[str]], bool]
 """Whether a folder with these file names is the one wanted."""
@@ -28,12 +28,12 @@ class InputFile:
         """The text, by the first of `encodings` (default UTF-8) that decodes it.
 
         Raises:
-            DataError: the file is empty, binary, or in none of the encodings; or an
+            FileError: the file is empty, binary, or in none of the encodings; or an
                 encoding does not exist.
         """
         encodings = encodings or ("utf-8",)
         if not self.data.strip():
-            raise DataError(
+            raise FileError(
                 "an empty file",
                 file=self.label,
                 expected="rows of data",
@@ -42,7 +42,7 @@ class InputFile:
         utf16 = self.data[:2] in (b"\xff\xfe", b"\xfe\xff")
         wide = encodings[0].lower().replace("_", "-").startswith(("utf-16", "utf-32"))
         if not wide and (utf16 or b"\0" in self.data):
-            raise DataError(
+            raise FileError(
                 "UTF-16 text, or no text at all",
                 file=self.label,
                 line=self.data.partition(b"\0")[0].count(b"\n") + 1,
@@ -54,7 +54,7 @@ class InputFile:
             try:
                 return self.data.decode(encoding).removeprefix("\ufeff")
             except LookupError as error:
-                raise DataError(
+                raise FileError(
                     f"unknown encoding {encoding!r}",
                     file=self.label,
                     fix="Use a name Python knows, such as 'utf-8' or 'latin-1'",
@@ -63,7 +63,7 @@ class InputFile:
                 failure = error
         assert failure is not None
         byte = self.data[failure.start]
-        raise DataError(
+        raise FileError(
             f"byte 0x{byte:02x}, which is not {encodings[-1]}",
             file=self.label,
             line=self.data[: failure.start].count(b"\n") + 1,
@@ -97,7 +97,7 @@ class Folder:
                 return InputFile(f"{self.path}:{member}", archive.read(member))
         except (OSError, zipfile.BadZipFile, RuntimeError) as error:
             # zipfile raises RuntimeError for a member that needs a password.
-            raise DataError(
+            raise FileError(
                 f"cannot be read ({error})",
                 file=f"{self.path}/{self.prefix}{name}",
                 fix="Copy or download it again",
@@ -120,7 +120,7 @@ def open_folder(path: str | Path, expected: str, matches: Matches) -> Folder:
         matches: tells the wanted folder by its file names.
 
     Raises:
-        DataError: it is missing or holds other files; names what was found and, where
+        FileError: it is missing or holds other files; names what was found and, where
             a neighbour holds the files, that neighbour.
     """
     path = Path(path).expanduser()
@@ -131,10 +131,10 @@ def open_folder(path: str | Path, expected: str, matches: Matches) -> Folder:
     neighbour = _neighbour(path, matches)
     fix = f"Did you mean {neighbour}?" if neighbour else "Pass dir= the right folder"
     if not path.exists():
-        raise DataError("no folder or zip there", file=path, expected=expected, fix=fix)
+        raise FileError("no folder or zip there", file=path, expected=expected, fix=fix)
     names = sorted(name for folder in candidates for name in folder.names)
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    raise DataError(shown or "no files", file=path, expected=expected, fix=fix)
+    raise FileError(shown or "no files", file=path, expected=expected, fix=fix)
 
 
 def open_with(path: str | Path, required: Sequence[str]) -> Folder:
@@ -149,7 +149,7 @@ def _folders(path: Path) -> list[Folder]:
         try:
             names = sorted(child.name for child in path.iterdir() if child.is_file())
         except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})", file=path) from error
+            raise FileError(f"cannot be read ({error.strerror})", file=path) from error
         return [Folder(path, "", tuple(names))]
     if not path.is_file():
         return []
@@ -157,7 +157,7 @@ def _folders(path: Path) -> list[Folder]:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.namelist() if not m.endswith("/")]
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(
+        raise FileError(
             f"a file that is no readable zip ({error})",
             file=path,
             expected="a folder or a zip",
@@ -186,6 +186,6 @@ def _neighbour(path: Path, matches: Matches) -> Path | None:
         try:
             if any(matches(folder.names) for folder in _folders(candidate)):
                 return candidate
-        except (DataError, OSError):
+        except (FileError, OSError):
             continue  # a broken neighbour is no suggestion, and not the user's error
     return None

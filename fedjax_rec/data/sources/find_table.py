@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.sources.files import InputFile, open_folder
 from fedjax_rec.data.sources.source import Inputs, Options
+from fedjax_rec.storage.errors import FileError
 
 
 def find_table(
@@ -25,7 +25,7 @@ def find_table(
             it is found without its option.
 
     Raises:
-        DataError: there is no such file, or more than one to choose from.
+        FileError: there is no such file, or more than one to choose from.
     """
     wanted = options.get("file")
     if path.is_file() and path.suffix.lower() != ".zip":
@@ -42,7 +42,7 @@ def find_table(
     folder = open_folder(path, expected, lambda names: bool(candidates(names)))
     found = candidates(folder.names)
     if len(found) > 1:
-        raise DataError(
+        raise FileError(
             ", ".join(found),
             file=path,
             expected=expected,
@@ -74,7 +74,7 @@ def _outside(table: str | Path) -> InputFile:
     try:
         return InputFile(str(path), path.read_bytes())
     except OSError as error:
-        raise DataError(
+        raise FileError(
             f"cannot be read ({error.strerror})",
             file=path,
             fix="Pass a path, or a name in the folder of the interactions",

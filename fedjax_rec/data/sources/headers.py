@@ -4,8 +4,8 @@ import csv
 import re
 from typing import NamedTuple
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.sources.tables import rows
+from fedjax_rec.storage.errors import FileError
 
 DELIMITERS = ("::", "\t", ",", "|")
 
@@ -59,12 +59,12 @@ class Header(NamedTuple):
             Its index, or `None` where no known name is there.
 
         Raises:
-            DataError: the column the user named is not there.
+            FileError: the column the user named is not there.
         """
         if name is not None:
             if str(name) in self.names:
                 return self.names.index(str(name))
-            raise DataError(
+            raise FileError(
                 f"the columns {', '.join(self.names)}",
                 file=self.label,
                 line=1,
@@ -79,7 +79,7 @@ class Header(NamedTuple):
         """As `find`, and an error where there is no such column."""
         place = self.find(role, name)
         if place is None:
-            raise DataError(
+            raise FileError(
                 f"the columns {', '.join(self.names)}",
                 file=self.label,
                 line=1,
@@ -105,7 +105,7 @@ def read_header(
         first_is_data: there is no header, and columns are called `0`, `1`, and so on.
 
     Raises:
-        DataError: no delimiter is in the first line, or a column comes twice.
+        FileError: no delimiter is in the first line, or a column comes twice.
 
     >>> read_header("a:token\\tb:float\\n", "t").names
     ('a', 'b')
@@ -115,7 +115,7 @@ def read_header(
     choices = (delimiter,) if delimiter else DELIMITERS
     delimiter = max(choices, key=line.count)
     if delimiter not in line:
-        raise DataError(
+        raise FileError(
             f"{line[:80]!r}",
             file=label,
             line=1,
@@ -125,14 +125,14 @@ def read_header(
     try:
         fields = next(rows(line, delimiter))
     except csv.Error as error:
-        raise DataError(f"broken quoting ({error})", file=label, line=1) from error
+        raise FileError(f"broken quoting ({error})", file=label, line=1) from error
     if first_is_data:
         return Header(label, delimiter, tuple(map(str, range(len(fields)))), {}, 0)
     pairs = [_untyped(field) for field in fields]
     names = tuple(name for name, _ in pairs)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DataError(
+        raise FileError(
             f"the column {', '.join(twice)} more than once",
             file=label,
             line=1,

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Entities, Interactions
+from fedjax_rec.storage.errors import FileError
 
 
 def require_history(interactions: Interactions, minimum: int) -> Interactions:
@@ -25,10 +25,10 @@ def require_history(interactions: Interactions, minimum: int) -> Interactions:
         `users_below_min_interactions` and `interactions_of_dropped_users`.
 
     Raises:
-        DataError: nobody is left, or `minimum` is negative.
+        FileError: nobody is left, or `minimum` is negative.
     """
     if minimum < 0:
-        raise DataError(f"min_interactions is {minimum}", expected="0 or more")
+        raise FileError(f"min_interactions is {minimum}", expected="0 or more")
     counts = np.bincount(interactions.user, minlength=interactions.num_users)
     empty = counts == 0
     short = ~empty & (counts < minimum)
@@ -41,7 +41,7 @@ def require_history(interactions: Interactions, minimum: int) -> Interactions:
     kept = ~(empty | short)
     if not kept.any():
         most = int(counts.max()) if len(counts) else 0
-        raise DataError(
+        raise FileError(
             f"{interactions.name}: no user has {max(minimum, 1)} interactions, the "
             f"longest history has {most}",
             fix="Lower min_interactions or min_rating",
@@ -66,7 +66,7 @@ def require_rating(interactions: Interactions, minimum: float) -> Interactions:
     try:
         low = interactions.rating < float(minimum)
     except ValueError as error:
-        raise DataError(f"min_rating is {minimum!r}", expected="a number") from error
+        raise FileError(f"min_rating is {minimum!r}", expected="a number") from error
     return dataclasses.replace(
         interactions.take(~low),
         notes=add_counts(interactions.notes, {"below_min_rating": int(low.sum())}),

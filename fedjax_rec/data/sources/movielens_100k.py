@@ -8,7 +8,6 @@ import itertools
 import re
 from pathlib import Path
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Entities, Interactions, make_interactions
 from fedjax_rec.data.sources.catalog import read_catalog
 from fedjax_rec.data.sources.columns import (
@@ -20,8 +19,10 @@ from fedjax_rec.data.sources.columns import (
 )
 from fedjax_rec.data.sources.files import InputFile, open_with
 from fedjax_rec.data.sources.history import require_history
-from fedjax_rec.data.sources.source import Download, Inputs, Options, Source
+from fedjax_rec.data.sources.source import Inputs, Options, Source
 from fedjax_rec.data.sources.tables import Column, read_columns
+from fedjax_rec.storage.download import Download
+from fedjax_rec.storage.errors import FileError
 
 _FILES = ("u.data", "u.item", "u.user", "u.genre")
 # The stock files are Latin-1, copies in the wild UTF-8. Accented Latin-1 text is next
@@ -126,7 +127,7 @@ def _check_info(inputs: Inputs, ratings: int) -> None:
         return
     promised = re.search(r"(\d+) ratings", inputs["u.info"].text(*_ENCODINGS))
     if promised and int(promised[1]) != ratings:
-        raise DataError(
+        raise FileError(
             f"{ratings} ratings",
             file=inputs["u.data"].label,
             expected=f"{promised[1]}, as u.info says",

@@ -6,7 +6,6 @@ References:
 
 from pathlib import Path
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Entities, Interactions, make_interactions
 from fedjax_rec.data.sources.catalog import read_catalog
 from fedjax_rec.data.sources.columns import (
@@ -18,8 +17,10 @@ from fedjax_rec.data.sources.columns import (
 )
 from fedjax_rec.data.sources.files import InputFile, open_with
 from fedjax_rec.data.sources.history import require_history
-from fedjax_rec.data.sources.source import Download, Inputs, Options, Source
+from fedjax_rec.data.sources.source import Inputs, Options, Source
 from fedjax_rec.data.sources.tables import Column, read_columns
+from fedjax_rec.storage.download import Download
+from fedjax_rec.storage.errors import FileError
 
 _FILES = ("ratings.dat", "movies.dat", "users.dat")
 _ENCODINGS = ("utf-8", "latin-1")  # as in movielens_100k
@@ -124,7 +125,7 @@ def _users(file: InputFile) -> Entities:
         codes = attributes[column]
         unknown = next((row for row, code in enumerate(codes) if code not in names), -1)
         if unknown >= 0:
-            raise DataError(
+            raise FileError(
                 f"{column} {codes[unknown]!r} of user {read.ids[unknown]}",
                 file=file.label,
                 expected=f"one of {', '.join(names)}",

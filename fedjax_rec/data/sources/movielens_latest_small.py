@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Entities, Interactions, make_interactions
 from fedjax_rec.data.sources.catalog import read_catalog
 from fedjax_rec.data.sources.columns import (
@@ -22,8 +21,10 @@ from fedjax_rec.data.sources.columns import (
 )
 from fedjax_rec.data.sources.files import InputFile, open_with
 from fedjax_rec.data.sources.history import require_history
-from fedjax_rec.data.sources.source import Download, Inputs, Options, Source
+from fedjax_rec.data.sources.source import Inputs, Options, Source
 from fedjax_rec.data.sources.tables import Column, read_columns, rows
+from fedjax_rec.storage.download import Download
+from fedjax_rec.storage.errors import FileError
 
 _FILES = ("ratings.csv", "movies.csv")
 _KNOWN_MOVIE = "an id that movies.csv lists"
@@ -120,7 +121,7 @@ def _text(file: InputFile, header: list[str]) -> str:
     text = file.text("utf-8")
     found = next(rows(text, ","))
     if found != header:
-        raise DataError(
+        raise FileError(
             f"the header {','.join(found)}",
             file=file.label,
             line=1,

@@ -6,29 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.sources.files import InputFile
+from fedjax_rec.storage.download import Download
+from fedjax_rec.storage.errors import FileError
 
 Options = Mapping[str, Any]
 Inputs = Mapping[str, InputFile]
 """The files of a data set, by the role they play in it."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Download:
-    """Where a data set is published.
-
-    Attributes:
-        url: of the archive.
-        md5: of the archive, where it is fixed.
-        md5_url: of a text with the MD5, where the publisher may replace the archive.
-            This tells a broken transfer, and not who published it.
-    """
-
-    url: str
-    md5: str | None = None
-    md5_url: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +23,8 @@ class Source:
     Attributes:
         name: what users call it.
         doc: one line on what it is.
-        find: `(dir, options) -> inputs`; raises `DataError` for a wrong folder.
-        parse: `(inputs, options) -> interactions`; raises `DataError` for bad input.
+        find: `(dir, options) -> inputs`; raises `FileError` for a wrong folder.
+        parse: `(inputs, options) -> interactions`; raises `FileError` for bad input.
         options: names of the options it takes.
         download: where it is published, or `None`.
     """
@@ -60,12 +45,12 @@ class Source:
         """The options that are set.
 
         Raises:
-            DataError: this source does not take one of them.
+            FileError: this source does not take one of them.
         """
         given = {name: value for name, value in options.items() if value is not None}
         unknown = sorted(given.keys() - set(self.options))
         if unknown:
-            raise DataError(
+            raise FileError(
                 f"source {self.name!r} takes no option {', '.join(unknown)}",
                 expected=f"options among: {', '.join(self.options) or 'none'}",
             )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_rec.data.errors import DataError
+from fedjax_rec.storage.errors import FileError
 
 BLOCK_ROWS = 8_192
 """Rows held as Python strings at once: whole files of them would take gigabytes."""
@@ -60,7 +60,7 @@ def read_columns(
         One array or list a column, in the order of `columns`.
 
     Raises:
-        DataError: with the line of the first row that does not fit.
+        FileError: with the line of the first row that does not fit.
 
     >>> read_columns("1,a\n2,b\n", "t", ",", [Column("n", 1, list, "")], width=2)
     [['a', 'b']]
@@ -88,7 +88,7 @@ def read_columns(
                 ) from error
         start += len(block)
     if start <= skip and not allow_no_rows:
-        raise DataError(
+        raise FileError(
             "a header and no rows", file=label, expected="at least one row of data"
         )
     return [_join(parts) for parts in collected]
@@ -128,7 +128,7 @@ def _check_width(
     row = block[offset]
     blank = not any(field.strip() for field in row)
     shown = _shorten(delimiter.join(row))
-    raise DataError(
+    raise FileError(
         "a blank line" if blank else f"{len(row)} fields ({shown})",
         file=label,
         line=line_of(text, delimiter, first + offset),
@@ -144,13 +144,13 @@ def _bad_value(
     label: str,
     delimiter: str,
     first: int,
-) -> DataError:
+) -> FileError:
     """The error for the first of `values` that the column does not take alone."""
     for offset, value in enumerate(values):
         try:
             column.convert([value])
         except (ValueError, KeyError, OverflowError):
-            return DataError(
+            return FileError(
                 f"{column.name} {_shorten(value)!r}",
                 file=label,
                 line=line_of(text, delimiter, first + offset),
@@ -160,7 +160,7 @@ def _bad_value(
     raise AssertionError(f"{column.name}: a block failed, and none of its values does")
 
 
-def _broken_row(text: str, label: str, delimiter: str) -> DataError:
+def _broken_row(text: str, label: str, delimiter: str) -> FileError:
     """The error for the row at which the csv module gives up."""
     reader = rows(text, delimiter)
     row = 0
@@ -168,7 +168,7 @@ def _broken_row(text: str, label: str, delimiter: str) -> DataError:
         for _ in reader:
             row += 1
     except csv.Error as error:
-        return DataError(
+        return FileError(
             f"broken quoting ({error})",
             file=label,
             line=line_of(text, delimiter, row),

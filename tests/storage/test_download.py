@@ -7,10 +7,9 @@ import threading
 
 import pytest
 
-from fedjax_rec.data.errors import DataError
 from fedjax_rec.data.sources import SOURCES
-from fedjax_rec.data.sources.download import fetch, held_archive
-from fedjax_rec.data.sources.source import Download
+from fedjax_rec.storage.download import Download, fetch, verified
+from fedjax_rec.storage.errors import FileError
 
 CONTENT = b"some archive" * 1000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -38,11 +37,11 @@ def test_a_download_is_verified_and_kept(server, tmp_path):
     address, folder = server
     spec = Download(url=f"{address}/x.zip", md5=MD5)
     kept = tmp_path / "kept"
-    assert held_archive(spec, kept) is None
+    assert verified(spec, kept) is None
     assert fetch(spec, kept).read_bytes() == CONTENT
     assert {p.name for p in kept.iterdir()} == {"x.zip", "x.zip.md5"}
     (folder / "x.zip").unlink()  # the second time nobody is asked
-    assert fetch(spec, kept) == kept / "x.zip" == held_archive(spec, kept)
+    assert fetch(spec, kept) == kept / "x.zip" == verified(spec, kept)
 
 
 def test_a_file_address_works_and_a_damaged_copy_is_fetched_again(tmp_path):
@@ -50,14 +49,14 @@ def test_a_file_address_works_and_a_damaged_copy_is_fetched_again(tmp_path):
     spec = Download(url=(tmp_path / "x.zip").as_uri(), md5=MD5)
     kept = tmp_path / "kept"
     fetch(spec, kept).write_bytes(CONTENT[:-1])
-    assert held_archive(spec, kept) is None
+    assert verified(spec, kept) is None
     assert fetch(spec, kept).read_bytes() == CONTENT
 
 
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     address, _ = server
     spec = Download(url=f"{address}/x.zip", md5="0" * 32)
-    with pytest.raises(DataError, match=f"found MD5 {MD5}; expected {'0' * 32}"):
+    with pytest.raises(FileError, match=f"found MD5 {MD5}; expected {'0' * 32}"):
         fetch(spec, tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
 
@@ -71,22 +70,22 @@ def test_a_published_checksum_is_held_against(server, tmp_path, text):
     assert fetch(spec, kept).read_bytes() == CONTENT
     # What it was on that day is remembered, for when there is no network.
     (folder / "x.zip.md5").unlink()
-    assert held_archive(spec, kept) == kept / "x.zip"
+    assert verified(spec, kept) == kept / "x.zip"
     (folder / "x.zip").write_bytes(b"other")
     (folder / "x.zip.md5").write_text(text)
-    with pytest.raises(DataError, match=f"expected {MD5}"):
+    with pytest.raises(FileError, match=f"expected {MD5}"):
         fetch(spec, tmp_path / "elsewhere")
 
 
 def test_what_cannot_be_reached_says_how_to_go_on(server, tmp_path):
     address, folder = server
     spec = Download(url=f"{address}/gone.zip", md5=MD5)
-    with pytest.raises(DataError, match=r"cannot be downloaded \(.*pass dir="):
+    with pytest.raises(FileError, match=r"cannot be downloaded \(.*pass dir="):
         fetch(spec, tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
     (folder / "page.md5").write_text("<html>")
     spec = Download(url=f"{address}/x.zip", md5_url=f"{address}/page.md5")
-    with pytest.raises(DataError, match="expected an MD5"):
+    with pytest.raises(FileError, match="expected an MD5"):
         fetch(spec, tmp_path / "kept")
 
 
@@ -101,7 +100,7 @@ def test_a_connection_cut_short_leaves_nothing(tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Short) as service:
         threading.Thread(target=service.serve_forever, daemon=True).start()
         spec = Download(url=f"http://127.0.0.1:{service.server_port}/x.zip", md5=MD5)
-        with pytest.raises(DataError):
+        with pytest.raises(FileError):
             fetch(spec, tmp_path / "kept")
         service.shutdown()
     assert list((tmp_path / "kept").iterdir()) == []

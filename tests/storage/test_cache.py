@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from fedjax_rec.data.kept import keep, recall
+from fedjax_rec.storage.cache import cache_root, keep, recall
 
 
 class Value(NamedTuple):
@@ -79,3 +79,13 @@ def test_an_entry_that_lost_a_file_is_made_again(tmp_path):
     assert recall(tmp_path, "key") is None
     (tmp_path / "key" / "rest.pickle").write_bytes(b"")
     assert isinstance(keep(tmp_path, "key", value).large, np.memmap)
+
+
+def test_the_root_is_the_argument_or_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDJAX_REC_CACHE", str(tmp_path))
+    assert cache_root() == tmp_path
+    assert cache_root(tmp_path / "own") == tmp_path / "own"
+    monkeypatch.delenv("FEDJAX_REC_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_root() == tmp_path / ".cache" / "fedjax_rec"
+    assert cache_root("~/own") == tmp_path / "own"

@@ -1,4 +1,6 @@
-"""Values kept in the cache, their arrays as memory maps of which one reads parts."""
+"""The cache on disk, and values in it whose arrays are memory maps."""
+
+from __future__ import annotations
 
 import logging
 import os
@@ -8,55 +10,64 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from etils import epy
 
-from fedjax_rec.data.entries import publish, temporary
-from fedjax_rec.data.errors import DataError
+from fedjax_rec.storage.errors import FileError
+from fedjax_rec.storage.files import publish, temporary
+
+with epy.lazy_imports():
+    import numpy as np
 
 _LOG = logging.getLogger(__name__)
 _REST = "rest.pickle"
 _SMALL = 4096
-"""Bytes below which an array is not worth a file of its own."""
+"""Arrays of fewer bytes share the file of the other values."""
+
+
+def cache_root(folder: str | Path | None = None) -> Path:
+    """Returns `folder`, by default `$FEDJAX_REC_CACHE` or `~/.cache/fedjax_rec`."""
+    root = Path(folder or os.environ.get("FEDJAX_REC_CACHE") or "~/.cache/fedjax_rec")
+    return root.expanduser().absolute()
 
 
 def keep(root: Path, key: str, make: Callable[[], Any], limit: int = 16 << 30) -> Any:
-    """What `make` returns, from the cache where it was kept before.
+    """Returns the cached value of `key`, or calls `make` and caches its result.
 
     Args:
-        root: the cache's folder.
-        key: names the value: one for all that decides it.
-        make: called where nothing is kept under `key`.
-        limit: bytes; beyond them the entries longest unused are removed.
+        root: Folder of the cache.
+        key: Name that identifies the value.
+        make: Computes the value if it is not cached.
+        limit: Bytes beyond which the least recently used entries are removed.
 
     Returns:
-        The value, its arrays of 4 KiB or more read-only memory maps. Where the cache
-        cannot be written or read, what `make` returned.
+        The value. Its arrays of 4 KiB or more are read-only memory maps. If the cache
+        cannot be written or read, the result of `make` is returned unchanged.
     """
-    found = recall(root, key)
-    if found is not None:
-        return found
+    cached = recall(root, key)
+    if cached is not None:
+        return cached
     value = make()
     try:
         with temporary(root) as folder:
             _write(value, folder / key)
-            shutil.rmtree(root / key, ignore_errors=True)  # of use to nobody
-            publish(folder / key, root / key)
+            publish(folder / key, root / key, replace=True)  # replaces a damaged entry
         _trim(root, key, limit)
-    except (DataError, OSError) as error:
+    except (FileError, OSError) as error:
         _LOG.warning("%s cannot be kept in %s: %s", key, root, error)
         return value
-    return value if (found := recall(root, key)) is None else found
+    cached = recall(root, key)
+    return value if cached is None else cached
 
 
 def recall(root: Path, key: str) -> Any:
-    """What is kept under `key`, or `None`."""
+    """Returns the cached value of `key`, or `None` if it is absent or damaged."""
     folder = root / key
     try:
         os.utime(folder)
         with (folder / _REST).open("rb") as file:
             return _Reader(file, folder).load()
     except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-        return None  # never kept, damaged, or removed by another process right now
+        return None
 
 
 def _write(value: Any, folder: Path) -> None:
@@ -76,7 +87,7 @@ def _trim(root: Path, newest: str, limit: int) -> None:
 
 
 class _Writer(pickle.Pickler):
-    """Writes large arrays to files of their own."""
+    """Pickler that writes each large array to its own file."""
 
     def __init__(self, file: Any, folder: Path):
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -87,7 +98,7 @@ class _Writer(pickle.Pickler):
             return None
         if obj.nbytes < _SMALL:
             return None
-        if id(obj) not in self._names:  # the pickler keeps what it wrote alive
+        if id(obj) not in self._names:  # ids stay valid: the pickler keeps references
             name = f"{len(self._names)}.npy"
             np.save(self._folder / name, obj, allow_pickle=False)
             self._names[id(obj)] = name
@@ -95,7 +106,7 @@ class _Writer(pickle.Pickler):
 
 
 class _Reader(pickle.Unpickler):
-    """Maps them."""
+    """Unpickler that maps these arrays."""
 
     def __init__(self, file: Any, folder: Path):
         super().__init__(file)

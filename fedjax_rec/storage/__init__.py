@@ -1,0 +1,1 @@
+"""Files shared by all parts of the package: the cache, locks, atomic writes, errors."""
