@@ -99,9 +99,9 @@ def _compiled(step: Step, weights: Tree, devices: list) -> Callable[[int], _Rows
 def _texts_of_slots(plan: packing.Plan, num_texts: int) -> np.ndarray:
     """Text in each slot of the rows, `[R, G]`; an empty slot holds their number."""
     rows = len(plan.index)
-    slots = np.full((rows, num_texts), len(plan.place))
-    texts = np.flatnonzero(plan.place < rows * plan.per_row)
-    row, slot = np.divmod(np.asarray(plan.place)[texts], plan.per_row)
+    slots = np.full((rows, num_texts), len(plan.slots))
+    texts = np.flatnonzero(plan.slots < rows * plan.per_row)
+    row, slot = np.divmod(np.asarray(plan.slots)[texts], plan.per_row)
     slots[row, slot] = texts
     return slots
 

@@ -152,7 +152,7 @@ def adapted_tower(
         if axis is not None:
             slots = jax.lax.all_gather(slots, axis, tiled=True)
         slots = slots.reshape(steps * step, plan.per_row, backbone.width)
-        return packing.at_places(slots[:rows], plan.place)
+        return packing.at_slots(slots[:rows], plan.slots)
 
     return ItemTower(
         init=lambda key: adapter.init(key, backbone, num_layers, dtype),
