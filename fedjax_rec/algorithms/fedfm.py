@@ -20,14 +20,10 @@ from fedjax_rec.core.arrays import Array
 from fedjax_rec.core.backbone import Adapter
 from fedjax_rec.core.contracts import ClientUpdate, Recipe
 from fedjax_rec.data.pairs import text_pairs
-from fedjax_rec.models.adapters import (
-    LORA_BASE,
-    EmbeddingAdapter,
-    bottleneck,
-    lora,
-    prefix,
-)
-from fedjax_rec.models.adapters import embedding_adapter as make_embedding_adapter
+from fedjax_rec.models.adapters.bottleneck import Bottleneck
+from fedjax_rec.models.adapters.embedding import EmbeddingAdapter, EmbeddingNet
+from fedjax_rec.models.adapters.lora import LORA_BASE, LoRA
+from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
 from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
 
@@ -217,18 +213,19 @@ class FedFM:
         """The adapter inside the layers, if it is there."""
         if self.adapter == "lora":
             base = lora_rules.with_base(self)
-            return lora(
-                rank=self.rank, alpha=self.alpha, targets=self.targets, base=base
-            )
+            adapter = LoRA(rank=self.rank, alpha=self.alpha, targets=self.targets)
+            return adapter.build(base)
         if self.adapter == "bottleneck":
-            return bottleneck(size=self.bottleneck)
-        return prefix(length=self.prefix) if self.adapter == "prefix" else None
+            return Bottleneck(size=self.bottleneck).build()
+        if self.adapter == "prefix":
+            return PrefixTuning(length=self.prefix).build()
+        return None
 
-    def make_embedding_adapter(self) -> EmbeddingAdapter | None:
+    def make_embedding_adapter(self) -> EmbeddingNet | None:
         """The net on the final embedding, if it is there."""
         if self.adapter != "embedding":
             return None
-        return make_embedding_adapter(rank=self.rank, hidden=self.hidden)
+        return EmbeddingAdapter(rank=self.rank, hidden=self.hidden).build()
 
     def build(
         self,

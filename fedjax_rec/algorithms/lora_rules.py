@@ -6,7 +6,7 @@ from fedjax_rec.aggregators import AGGREGATORS
 from fedjax_rec.aggregators.lora import LORA_AGGREGATORS, WITH_BASE
 from fedjax_rec.clients.ranks import draw_ranks, with_ranks
 from fedjax_rec.core.contracts import Aggregator, ClientUpdate
-from fedjax_rec.models.adapters import LORA_BASE
+from fedjax_rec.models.adapters.lora import LORA_BASE
 
 if TYPE_CHECKING:
     from fedjax_rec.algorithms.fedfm import FedFM
