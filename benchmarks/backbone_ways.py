@@ -59,8 +59,8 @@ class Workload:
         tokens: tokens of each text.
         items: `[C, STEPS * BATCH]` ids of the texts a client trains on.
         labels: `[C, STEPS * BATCH]`, 0 or 1.
-        shared: initial shared groups by name, with a LoRA in every layer, both matrices
-            of which are away from zero.
+        shared: initial shared groups by name; both matrices of the LoRA in every layer
+            are away from zero.
         user: `[C, DIM]`, initial user vectors.
         root: folder of prefix caches.
     """
@@ -201,7 +201,7 @@ class Ours:
     def losses(self) -> np.ndarray:
         """`[C, STEPS]` losses of the next round, from the engine's client update.
 
-        The update returns a client's mean loss: here over the first step, then over all.
+        An update returns a client's mean loss: here over the first step, then over all.
         """
 
         def mean_loss(examples, user):

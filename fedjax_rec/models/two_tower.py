@@ -135,12 +135,10 @@ def _item_side(
     """Makes the function of item vectors, and `Model.lift`."""
     in_tower = frozenset(jax.eval_shape(tower.init, jax.random.key(0)))
 
-    def encode(groups, frozen, ids, names, axis=None) -> Array:
+    def encode(groups, frozen, ids, axis=None) -> Array:
         if ids is None:
-            x = tower.catalog(groups, frozen, axis)
-        else:
-            x = tower.batch(groups, frozen, ids)
-        return through(groups, x, names)
+            return tower.catalog(groups, frozen, axis)
+        return tower.batch(groups, frozen, ids)
 
     def through(groups, x: Array, names) -> Array:
         for name in names:
@@ -151,16 +149,16 @@ def _item_side(
         """`[..., d]` of the items `ids`, which are rows `number` of the tables."""
         if VECTORS in groups:
             x = rows.lookup(groups[VECTORS], number)
-            x = through(groups, x, [name for name in steps if name in groups])
         else:
-            x = encode(groups, frozen, ids, steps)
+            x = encode(groups, frozen, ids)
+        x = through(groups, x, [name for name in steps if name in groups])
         return x + rows.lookup(groups["item"], number) if "item" in groups else x
 
     def lift(shared, frozen, axis=None, items=None) -> Tree:
         groups = _held(shared, fixed)
         # Up to the first personal group, which differs from client to client.
         names = list(itertools.takewhile(lambda name: name in groups, steps))
-        x = encode(groups, frozen, items, names, axis)
+        x = through(groups, encode(groups, frozen, items, axis), names)
         unused = groups.keys() - in_tower.union(names)
         vectors = rows.Table(values=x, per_row=False)
         return {**{name: groups[name] for name in unused}, VECTORS: vectors}

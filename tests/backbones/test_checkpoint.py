@@ -1,4 +1,4 @@
-"""Which folders load, what they load as, and what is said about those that do not."""
+"""Folders that load, their weights and vectors, and errors about the others."""
 
 import json
 
@@ -141,7 +141,7 @@ def test_one_changed_weight_or_tokenizer_changes_the_fingerprint(write, tensors_
     folder = write()
     base = load(folder)[0].fingerprint
     tensors = tensors_of(json.loads((folder / "config.json").read_text()))
-    tensors["pooler.dense.bias"] += 1  # read by nobody
+    tensors["pooler.dense.bias"] += 1  # not read
     assert load(write(tensors=tensors, name="pooler"))[0].fingerprint == base
     tensors["encoder.layer.2.output.dense.bias"][3] += 1e-6
     assert load(write(tensors=tensors, name="bias"))[0].fingerprint != base
@@ -338,7 +338,7 @@ def test_transformers_computes_the_same_from_the_same_folder(
     torch.manual_seed(0)
     theirs = kind(kind.config_class(**sizes, initializer_range=0.3)).eval()
     folder = write()
-    theirs.save_pretrained(folder)  # beside a tokenizer that fits
+    theirs.save_pretrained(folder)  # next to a tokenizer that fits
     backbone, weights = load(folder)
     ids, layout = place([np.array([2, 4, 5, 6, 7, 3], np.int32)], [[0]], 6)
     hidden = backbone.embed(weights, ids, layout)

@@ -1,4 +1,4 @@
-"""The encoder against a plain NumPy one, and what packing and adapters promise."""
+"""The encoder against a plain NumPy one, and laws of packing and adapters."""
 
 import math
 from functools import partial
@@ -208,7 +208,7 @@ def test_a_layer_in_two_parts_is_the_layer(packed):
 
 
 def test_a_small_change_in_the_last_map_is_not_rounded_away(place):
-    """In bfloat16 a change of .001 beside a number near 1 would be."""
+    """In bfloat16, a change of .001 in a number near 1 would be."""
     backbone, weights = tiny(num_layers=1, dtype="bfloat16")
     ids, layout = place(backbone.tokenize(TEXTS), [[0, 1, 3], [2]], 16)
     add = with_hooks(lambda p, at, x, y: y + 1e-3 * p if at == "ffn/down" else y)
@@ -224,7 +224,7 @@ def test_a_small_change_in_the_last_map_is_not_rounded_away(place):
 
 
 def test_a_block_hook_sees_what_the_residual_is_about_to_get(packed):
-    """Nothing added in any sublayer leaves only the normalisations."""
+    """With zeros added in every sublayer, only the normalizations remain."""
     backbone, weights, (ids, layout), _ = packed
     hidden = backbone.embed(weights, ids, layout)
     silent = with_hooks(block=lambda params, path, y: 0 * y)

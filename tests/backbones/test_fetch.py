@@ -72,7 +72,7 @@ def registry(tmp_path, monkeypatch):
 
 
 def left_over(cache):
-    """What lies beside the backbone, except the lock."""
+    """Files next to the backbone, except the lock."""
     return sorted(
         path.name for path in (cache / "backbones").iterdir() if path.suffix != ".lock"
     )

@@ -1,4 +1,4 @@
-"""What frozen layers say is exact, shared, and never believed when broken."""
+"""Outputs of frozen layers are exact, shared, and verified."""
 
 import json
 import logging
@@ -82,7 +82,7 @@ def catalog(count=60, seed=0):
 
 
 def alone(weights, text, depth, pooled=False):
-    """One text by itself, in no packed row, by NumPy."""
+    """One text in an unpacked row, by NumPy."""
     table, w, head = (
         np.asarray(x, np.float64)
         for x in (weights["table"], weights["layers"]["w"], weights["head"])
@@ -369,7 +369,7 @@ def test_the_bar_counts_texts(monkeypatch, capsys):
 
 
 def in_another_process(root):
-    """What the processes of the test below run; says how often it computed."""
+    """Code of the processes in the test below; prints the number of computations."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     calls = []
     original = prefix.pass_over

@@ -1,4 +1,4 @@
-"""Packing: nothing is lost, rows are full, and the way back is exact."""
+"""Packing: every token is kept, rows are full, and the way back is exact."""
 
 import time
 from types import SimpleNamespace
@@ -207,7 +207,7 @@ def encoder(setting, width):
 
 
 def one_by_one(setting):
-    """Each list alone, by NumPy."""
+    """Each list in a row of its own, by NumPy."""
 
     def text(i):
         if i >= len(setting.values):
@@ -306,7 +306,7 @@ def test_gradients_agree_in_both_branches(setting):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("width", [FITS, 120])
 def test_only_one_branch_runs_under_vmap(setting, train, width):
-    """And where nothing can overflow there is no second branch to choose."""
+    """If no overflow is possible, there is no second branch."""
     run = encoder(setting, width)
 
     def program(weight, ids):
@@ -343,7 +343,7 @@ def conditionals(jaxpr):
 
 
 def test_the_way_out_keeps_nothing_for_the_backward_pass(setting):
-    """Else each step copies what the branch not taken would have kept, and weights."""
+    """Otherwise each step copies weights and the residuals of the branch not taken."""
     run = encoder(setting, FITS)
 
     def program(weight, ids):

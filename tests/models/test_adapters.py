@@ -50,7 +50,7 @@ def toy_weights(seed=0, dtype=jnp.float32):
 
 @functools.partial(jax.jit, static_argnames="adapter")
 def run(stack, hidden, layout, adapter=None, params=None):
-    """Single-head attention and an MLP, with the hooks where the interface has them."""
+    """Single-head attention and an MLP, with all hooks of an adapter."""
     del layout
 
     def layer(x, slices):

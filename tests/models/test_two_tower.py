@@ -37,7 +37,7 @@ def build(**options):
 
 
 def drawn(model, seed=1):
-    """Parameters none of which is zero."""
+    """Random parameters, away from zero."""
     rng = np.random.default_rng(seed)
     start = model.init(jax.random.key(0))
     return jax.tree.map(
@@ -168,7 +168,7 @@ def test_users_start_as_the_mean_of_their_history():
     got = model.score(params, FROZEN, {"user": jnp.int32(0)}, None)
     z = (EMBEDDING - CENTER) @ PROJECTION
     np.testing.assert_allclose(got, z @ z[HISTORY[0]].mean(0), rtol=1e-4, atol=1e-5)
-    # Who has done nothing yet is nobody in particular.
+    # Without a history, the vector is zero.
     got = model.score(params, FROZEN, {"user": jnp.int32(2)}, None)
     assert not np.asarray(got).any()
 
