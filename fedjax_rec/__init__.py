@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Experiment": "experiment.build",
-    "SyntheticData": "experiment.data",
-    "FileData": "experiment.data",
-    "CsvData": "experiment.data",
+    "SyntheticData": "data.settings",
+    "FileData": "data.settings",
+    "CsvData": "data.settings",
     "SplitConfig": "experiment.split",
     "PartitionConfig": "experiment.split",
     "CohortConfig": "experiment.cohort",

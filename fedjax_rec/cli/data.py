@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from fedjax_rec.cli.config_file import load_config, override, switch, value_error
+from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.build import Experiment
-from fedjax_rec.experiment.data import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.split import (
     PartitionConfig,
     SplitConfig,

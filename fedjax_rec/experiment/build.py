@@ -13,6 +13,7 @@ from fedjax_rec.algorithms import FedAvg, FedFM, FedMF, FedNCF, PFedRec
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.data.clients import in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.aggregation import (
     AggregationConfig,
@@ -31,7 +32,6 @@ from fedjax_rec.experiment.cohort import (
     group_bits,
     make_participants,
 )
-from fedjax_rec.experiment.data import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.mesh import (
     MeshConfig,
     PopulationConfig,

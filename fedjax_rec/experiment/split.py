@@ -1,16 +1,13 @@
 """How interactions become parts and clients, as frozen dataclasses."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-import jax
 import numpy as np
 
-from fedjax_rec.core import keys
 from fedjax_rec.data import partition as partitioning
 from fedjax_rec.data import splits
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.splits.last import leave_last
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,38 +85,38 @@ def training_items(split: splits.Split) -> np.ndarray | None:
 
 def make_split(data: Interactions, config: SplitConfig) -> splits.Split:
     """The split a config names."""
-    key = keys.derive(jax.random.key(config.seed), keys.Purpose.SPLIT)
+    shares: dict[str, Any] = {"val": config.val, "test": config.test}
     if config.kind == "leave_one_out":
-        return splits.leave_one_out(data, ties=config.ties)
+        return splits.LeaveOneOut(ties=config.ties).split(data)
     if config.kind == "leave_last":
-        return leave_last(data, count=config.last)
+        return splits.LeaveLast(count=config.last).split(data)
     if config.kind == "ratio":
-        return splits.ratio(data, val=config.val, test=config.test)
+        return splits.Ratio(**shares).split(data)
     if config.kind == "global_time":
-        return splits.global_time(data, val=config.val, test=config.test)
-    cold = splits.cold_items if config.kind == "cold_items" else splits.cold_users
-    return cold(data, fraction=config.test, val_fraction=config.val, key=key)
+        return splits.GlobalTime(**shares).split(data)
+    cold = splits.ColdItems if config.kind == "cold_items" else splits.ColdUsers
+    return cold(**shares, seed=config.seed).split(data)
 
 
 def make_partition(
     train: Interactions, config: PartitionConfig
 ) -> partitioning.Partition:
     """The partition a config names."""
-    key = keys.derive(jax.random.key(config.seed), keys.Purpose.PARTITION)
-    n = config.num_clients
     if config.kind == "per_user":
-        return partitioning.per_user(train)
+        return partitioning.PerUser().partition(train)
     if config.kind == "by_attribute":
-        return partitioning.by_attribute(train, config.attribute)
+        return partitioning.ByAttribute(attribute=config.attribute).partition(train)
+    dealt: dict[str, Any] = {"num_clients": config.num_clients, "seed": config.seed}
     if config.kind == "iid":
-        return partitioning.iid(key, train, n)
+        return partitioning.IID(**dealt).partition(train)
     if config.kind == "quantity_skew":
-        return partitioning.quantity_skew(key, train, n, exponent=config.exponent)
-    labels = partitioning.labels_of(train, config.label or None)
-    if config.kind == "dirichlet":
-        return partitioning.dirichlet(key, train, labels, n, alpha=config.alpha)
+        made = partitioning.QuantitySkew(exponent=config.exponent, **dealt)
+        return made.partition(train)
+    dealt["label"] = config.label
     if config.kind == "shards":
-        return partitioning.shards(
-            key, train, labels, n, shards_per_client=config.shards_per_client
-        )
-    return partitioning.drift(key, train, n, labels=labels, alpha=config.alpha)
+        made = partitioning.Shards(shards_per_client=config.shards_per_client, **dealt)
+        return made.partition(train)
+    skewed = (
+        partitioning.Dirichlet if config.kind == "dirichlet" else partitioning.Drift
+    )
+    return skewed(alpha=config.alpha, **dealt).partition(train)
