@@ -10,7 +10,7 @@ assumed devices (docs/participation.md). 35 s on 2 cores, 145 s while
 they were busy, most of it compiling.
 """
 
-from fedjax_rec import CohortConfig, Experiment, FileData, PFedRec
+from fedjax_rec import Available, Experiment, FileData, PFedRec
 
 
 def get_config() -> Experiment:
@@ -19,7 +19,7 @@ def get_config() -> Experiment:
         name="availability_ml100k",
         data=FileData(source="movielens-100k"),
         algorithm=PFedRec(),
-        cohort=CohortConfig(sampling="available", size=50, over_selection=1.3),
+        cohort=Available(size=50, over_selection=1.3),
         rounds=192,  # two days of 15-minute rounds
         eval_every=16,
     )

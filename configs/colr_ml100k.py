@@ -8,14 +8,28 @@ Expect HR@10 .104 without a codec and from SVD and top-k at every size; from CoL
 
 import dataclasses
 
-from fedjax_rec import CodecConfig, Execution, Experiment, FedAvg, FileData
+from fedjax_rec import (
+    SGD,
+    SVD,
+    CoLR,
+    Execution,
+    Experiment,
+    FedAvg,
+    FileData,
+    TopK,
+)
 
-CODECS = {
-    # Of the 1,682 x 64 numbers that published systems send: a 4th, a 16th, a 64th.
-    # A client touches about 400 rows, and at a 4th an SVD would send more than those.
-    4: {"colr": {"rank": 16}, "top_k": {"fraction": 0.95}},
-    16: {"colr": {"rank": 4}, "svd": {"rank": 13}, "top_k": {"fraction": 0.22}},
-    64: {"colr": {"rank": 1}, "svd": {"rank": 3}, "top_k": {"fraction": 0.051}},
+PARTS = {
+    # The 1,682 x 64 numbers that published systems send, divided by 4, 16 and 64. A
+    # client touches about 400 rows, and at a 4th an SVD would send more than those.
+    "colr_4": {"wrapper": CoLR(rank=16)},
+    "top_k_4": {"codec": TopK(fraction=0.95)},
+    "colr_16": {"wrapper": CoLR(rank=4)},
+    "svd_16": {"codec": SVD(rank=13)},
+    "top_k_16": {"codec": TopK(fraction=0.22)},
+    "colr_64": {"wrapper": CoLR(rank=1)},
+    "svd_64": {"codec": SVD(rank=3)},
+    "top_k_64": {"codec": TopK(fraction=0.051)},
 }
 
 
@@ -25,20 +39,18 @@ def get_config() -> tuple[Experiment, ...]:
         name="none",
         data=FileData(source="movielens-100k"),
         algorithm=FedAvg(
-            model="mf", dim=64, client_lr=20.0, batch_size=128, local_epochs=2
+            model="mf",
+            dim=64,
+            client_optimizer=SGD(lr=20.0),
+            batch_size=128,
+            local_epochs=2,
         ),
         execution=Execution(max_buckets=3),
         rounds=60,
         eval_every=20,
     )
     return whole, *(
-        dataclasses.replace(
-            whole,
-            name=f"{name}_{times}",
-            codec=CodecConfig(name=name, **options),  # pyright: ignore[reportArgumentType]
-        )
-        for times, by_name in CODECS.items()
-        for name, options in by_name.items()
+        dataclasses.replace(whole, name=name, **part) for name, part in PARTS.items()
     )
 
 

@@ -6,7 +6,15 @@ Expect HR@10 .145 +- .006 and NDCG@10 .0757 +- .0004 of all items over seeds 0 t
 (PFedRec .136 / .069 and popularity .084 / .043 beside it). About a minute on 2 cores.
 """
 
-from fedjax_rec import Execution, Experiment, FedFM, FileData
+from fedjax_rec import (
+    EmbeddingAdapter,
+    Execution,
+    Experiment,
+    FedAdam,
+    FedFM,
+    FileData,
+    Reconstruction,
+)
 
 
 def get_config() -> Experiment:
@@ -15,17 +23,14 @@ def get_config() -> Experiment:
         name="embedding_minilm_ml100k",
         data=FileData(source="movielens-100k"),
         algorithm=FedFM(
-            adapter="embedding",
-            rank=8,
+            adapter=EmbeddingAdapter(rank=8),
             dim=64,
             id_residual=True,
             loss="softmax",
             negatives=16,
-            shared_steps="once",
-            query=0.3,
+            training=Reconstruction(query=0.3),
             user_lr=100.0,
-            server_optimizer="adam",
-            server_lr=3e-3,
+            server_optimizer=FedAdam(lr=3e-3, tau=1e-8),
         ),
         execution=Execution(max_buckets=3),
         rounds=100,

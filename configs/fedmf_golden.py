@@ -14,8 +14,8 @@ from fedjax_rec import (
     Experiment,
     FedMF,
     FileData,
+    LeaveLast,
     Protocol,
-    SplitConfig,
 )
 
 
@@ -29,7 +29,7 @@ def get_config() -> Experiment:
             first_users=10,
             min_interactions=5,
         ),
-        split=SplitConfig(kind="leave_last", last=3),
+        split=LeaveLast(count=3),
         algorithm=FedMF(
             feedback="explicit",
             dim=100,

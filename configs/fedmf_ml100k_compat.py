@@ -11,7 +11,7 @@ random .107 / .047. A higher item rate gives more:
 .719 / .436 at --algorithm.item-lr-scale 20. About 2 minutes on 2 cores.
 """
 
-from fedjax_rec import Experiment, FedMF, FileData, SplitConfig, paper_compat
+from fedjax_rec import Experiment, FedMF, FileData, LeaveOneOut, paper_compat
 
 
 def get_config() -> Experiment:
@@ -19,7 +19,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="fedmf_ml100k_compat",
         data=FileData(source="movielens-100k"),
-        split=SplitConfig(ties="reverse_file_order"),
+        split=LeaveOneOut(ties="reverse_file_order"),
         algorithm=FedMF(item_lr_scale=5.0),
         protocol=paper_compat(),
         rounds=100,

@@ -11,7 +11,7 @@ random .107 / .047. A higher rate gives more:
 .650 / .370 at --algorithm.client-lr 0.5. About 4 minutes on 2 cores.
 """
 
-from fedjax_rec import Experiment, FedNCF, FileData, SplitConfig, paper_compat
+from fedjax_rec import Experiment, FedNCF, FileData, LeaveOneOut, paper_compat
 
 
 def get_config() -> Experiment:
@@ -19,7 +19,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="fedncf_ml100k_compat",
         data=FileData(source="movielens-100k"),
-        split=SplitConfig(ties="reverse_file_order"),
+        split=LeaveOneOut(ties="reverse_file_order"),
         algorithm=FedNCF(client_lr=0.4, item_lr_scale=5.0),
         protocol=paper_compat(),
         rounds=100,

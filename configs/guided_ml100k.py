@@ -9,14 +9,16 @@ intervals all meet (docs/aggregation.md). About 4 minutes on 2 cores.
 import dataclasses
 
 from fedjax_rec import (
-    AggregationConfig,
+    SGD,
+    ClientProfile,
+    Dirichlet,
     Execution,
     Experiment,
     FedAvg,
     FileData,
-    PartitionConfig,
-    ProfileConfig,
-    SplitConfig,
+    Guided,
+    Mean,
+    Ratio,
 )
 
 
@@ -26,30 +28,26 @@ def get_config() -> tuple[Experiment, ...]:
         name="mean",
         data=FileData(source="movielens-100k"),
         # Several test items a user, or the worst clients' NDCG is zero everywhere.
-        split=SplitConfig(kind="ratio", test=0.2, val=0.1),
-        partition=PartitionConfig(kind="dirichlet", num_clients=100, alpha=0.1),
-        algorithm=FedAvg(model="mf", users="table", dim=32, client_lr=100.0),
-        aggregation=AggregationConfig(rule="examples"),
+        split=Ratio(test=0.2, val=0.1),
+        partition=Dirichlet(num_clients=100, alpha=0.1),
+        algorithm=FedAvg(
+            model="mf", users="table", dim=32, client_optimizer=SGD(lr=100.0)
+        ),
+        aggregation=Mean(),
         execution=Execution(max_buckets=2),
         rounds=100,
         eval_every=10,
     )
 
-    def guided(name: str, rule, source) -> Experiment:
-        return dataclasses.replace(
-            mean,
-            name=name,
-            aggregation=AggregationConfig(rule=rule),
-            profile=ProfileConfig(source=source),
-        )
+    def guided(name: str, wrapper: Guided) -> Experiment:
+        return dataclasses.replace(mean, name=name, aggregation=None, wrapper=wrapper)
 
-    return (
-        mean,
-        guided("text", "fm_guided", "text"),
-        guided("shuffled", "fm_guided", "shuffled"),
-        guided("random", "fm_guided", "random"),
-        guided("update", "update_guided", "none"),
+    sources = ("text", "shuffled", "random")
+    by_profile = (
+        guided(source, Guided(profile=ClientProfile(source=source)))
+        for source in sources
     )
+    return (mean, *by_profile, guided("update", Guided(likeness="update")))
 
 
 def get_grid() -> tuple[str, ...]:

@@ -7,7 +7,16 @@ popularity .0090 / .0039 / .520 and random .0005 / .0002. About 11 minutes on 2 
 cores.
 """
 
-from fedjax_rec import CohortConfig, Execution, Experiment, FedFM, FileData
+from fedjax_rec import (
+    Execution,
+    Experiment,
+    FedAdam,
+    FedFM,
+    FileData,
+    History,
+    LoRA,
+    Uniform,
+)
 
 
 def get_config() -> Experiment:
@@ -16,19 +25,16 @@ def get_config() -> Experiment:
         name="lora_minilm_amazon_games",
         data=FileData(source="amazon", min_interactions=3, first_users=2000),
         algorithm=FedFM(
-            adapter="lora",
-            layers=1,
-            users="history",
-            history=10,
+            adapter=LoRA(layers=1),
+            users=History(length=10),
             dim=128,
             loss="softmax",
             negatives=8,
             batch_size=4096,
-            server_optimizer="adam",
-            server_lr=1e-3,
+            server_optimizer=FedAdam(lr=1e-3, tau=1e-8),
             adapter_lr_scale=0.3,
         ),
-        cohort=CohortConfig(sampling="uniform", size=512),
+        cohort=Uniform(size=512),
         execution=Execution(max_buckets=2),
         rounds=20,
         eval_every=10,

@@ -13,12 +13,15 @@ embeddings, of the same splits: .327, .357. About 4 minutes on 2 cores.
 """
 
 from fedjax_rec import (
+    ColdItems,
     Execution,
     Experiment,
+    FedAdam,
     FedFM,
     FileData,
+    LoRA,
     Protocol,
-    SplitConfig,
+    Reconstruction,
 )
 
 
@@ -27,23 +30,19 @@ def get_config() -> Experiment:
     return Experiment(
         name="lora_minilm_ml100k_cold",
         data=FileData(source="movielens-100k"),
-        split=SplitConfig(kind="cold_items", test=0.2, val=0.0),
+        split=ColdItems(test=0.2, val=0.0),
         algorithm=FedFM(
-            adapter="lora",
-            layers=1,
-            rank=8,
+            adapter=LoRA(layers=1, rank=8),
             dim=64,
             loss="softmax",
             negatives=32,  # few make a user's one step noisy
             # The user's vector is rebuilt each round, by one step from zero, which is
             # a ridge regression; the shared step sees the other positives.
-            shared_steps="once",
-            query=0.3,
+            training=Reconstruction(query=0.3),
             user_lr=10.0,  # at 100 the users' own part drowns what all share
             # Its 25,000 numbers would fit the items of training, and lose the others.
             fixed=("head",),
-            server_optimizer="adam",
-            server_lr=1e-2,
+            server_optimizer=FedAdam(lr=1e-2, tau=1e-8),
             adapter_lr_scale=0.06,
         ),
         # Rounds were chosen on the validation items of other splits (seeds 5 and 6).

@@ -3,7 +3,7 @@
 fedjax-rec train configs/million.py
 
 The population lies in memory maps: personal state in a temporary folder
-(`--population.folder` says where), the data in the cache, 4.2 GB of it. Every round
+(`--store.folder` sets it), the data in the cache, 4.2 GB of it. Every round
 brings 1,000 clients to the devices, and 2,000 users are evaluated.
 
 Measured on 2 cores beside other jobs: 17 minutes and 15.4 GB at the peak, most of both
@@ -14,12 +14,13 @@ users 100000 --data.num-interactions 10000000` is a tenth of it.
 """
 
 from fedjax_rec import (
-    CohortConfig,
+    SGD,
     Experiment,
     FedAvg,
-    PopulationConfig,
     Protocol,
+    StoreConfig,
     SyntheticData,
+    Uniform,
 )
 
 
@@ -30,9 +31,9 @@ def get_config() -> Experiment:
         data=SyntheticData(
             num_users=1_000_000, num_items=20_000, num_interactions=100_000_000
         ),
-        algorithm=FedAvg(dim=64, client_lr=5.0),
-        cohort=CohortConfig(sampling="uniform", size=1_000),
-        population=PopulationConfig(store="disk"),
+        algorithm=FedAvg(dim=64, client_optimizer=SGD(lr=5.0)),
+        cohort=Uniform(size=1_000),
+        store=StoreConfig(location="disk"),
         protocol=Protocol(max_users=2_000),
         rounds=100,
         eval_every=50,

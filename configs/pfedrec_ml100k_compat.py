@@ -10,7 +10,7 @@ popularity .418 / .237, draw count 1.000 / .983,
 random .107 / .047. 2 to 4 minutes on 2 cores.
 """
 
-from fedjax_rec import Experiment, FileData, PFedRec, SplitConfig, paper_compat
+from fedjax_rec import Experiment, FileData, LeaveOneOut, PFedRec, paper_compat
 
 
 def get_config() -> Experiment:
@@ -18,7 +18,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="pfedrec_ml100k_compat",
         data=FileData(source="movielens-100k"),
-        split=SplitConfig(ties="reverse_file_order"),
+        split=LeaveOneOut(ties="reverse_file_order"),
         algorithm=PFedRec(),
         protocol=paper_compat(),
         rounds=100,

@@ -19,7 +19,16 @@ ranks 300 of them with NDCG@10 = .165; .046 with --backbone.shuffle-texts, rando
 The run takes 50 s of processor time on two CPU cores once programs are compiled.
 """
 
-from fedjax_rec import BackboneConfig, Execution, Experiment, FedFM, SyntheticData
+from fedjax_rec import (
+    BackboneConfig,
+    Execution,
+    Experiment,
+    FedAdam,
+    FedFM,
+    LoRA,
+    Reconstruction,
+    SyntheticData,
+)
 
 
 def get_config() -> Experiment:
@@ -28,15 +37,11 @@ def get_config() -> Experiment:
         name="quickstart",
         data=SyntheticData(),
         algorithm=FedFM(
-            adapter="lora",
-            layers=1,
+            adapter=LoRA(layers=1),
             id_residual=True,  # titles tell a taste, not what is popular within it
-            shared_steps="once",
-            local_epochs=5,
-            query=0.3,
+            training=Reconstruction(steps=5, query=0.3),
             batch_size=1_000_000,
-            server_optimizer="adam",
-            server_lr=0.1,  # of the rows
+            server_optimizer=FedAdam(lr=0.1, tau=1e-8),  # the rate of the rows
             adapter_lr_scale=0.01,
         ),
         backbone=BackboneConfig(or_tiny=True),

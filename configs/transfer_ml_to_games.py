@@ -32,11 +32,15 @@ the first time, for what the frozen layers say of both catalogs.
 
 from fedjax_rec import (
     BackboneConfig,
-    CohortConfig,
     Execution,
     Experiment,
+    FedAdam,
     FedFM,
     FileData,
+    History,
+    LoRA,
+    Mean,
+    Uniform,
 )
 
 
@@ -46,19 +50,16 @@ def get_config() -> Experiment:
         name="ml_to_games",
         data=FileData(source="movielens-latest-small"),
         algorithm=FedFM(
-            adapter="lora",
-            layers=1,
-            users="history",
-            history_heads=1,
+            adapter=LoRA(layers=1),
+            users=History(heads=1),
             dim=128,
             loss="softmax",
-            aggregation="uniform",
             batch_size=1_000_000,
-            server_optimizer="adam",
-            server_lr=1e-4,
+            server_optimizer=FedAdam(lr=1e-4, tau=1e-8),
         ),
+        aggregation=Mean(weights="uniform"),
         backbone=BackboneConfig(),
-        cohort=CohortConfig(sampling="uniform", size=200),
+        cohort=Uniform(size=200),
         execution=Execution(max_buckets=3),
         rounds=6,
         eval_every=2,

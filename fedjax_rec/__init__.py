@@ -1,58 +1,50 @@
 """A JAX simulator for federated recommendation with foundation models.
 
-Everything here loads on first use, so that `import fedjax_rec` is quick.
+All names load on first use, so that `import fedjax_rec` is quick. They include every
+class of settings in `experiment/registry.py`, such as `Krum` or `TopK`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedjax_rec.experiment.build import Experiment as Experiment
     from fedjax_rec.experiment.build import build as build
+    from fedjax_rec.experiment.settings import Experiment as Experiment
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Experiment": "experiment.build",
-    "SyntheticData": "experiment.data",
-    "FileData": "experiment.data",
-    "CsvData": "experiment.data",
-    "SplitConfig": "experiment.split",
-    "PartitionConfig": "experiment.split",
-    "CohortConfig": "experiment.cohort",
-    "CodecConfig": "experiment.codec",
-    "AggregationConfig": "experiment.aggregation",
-    "AttackConfig": "experiment.aggregation",
-    "Guidance": "aggregators.guided",
-    "ProfileConfig": "experiment.profiles",
+    "Experiment": "experiment.settings",
+    "BackboneConfig": "experiment.settings",
+    "Execution": "experiment.settings",
+    "MeshConfig": "experiment.settings",
+    "StoreConfig": "experiment.settings",
+    "ClientProfile": "clients.profile",
     "DeviceClass": "fleet.devices",
-    "Execution": "experiment.build",
-    "BackboneConfig": "experiment.backbone",
-    "MeshConfig": "experiment.mesh",
-    "PopulationConfig": "experiment.mesh",
-    "build": "experiment.build",
+    "FleetConfig": "fleet.devices",
     "Protocol": "evaluation.protocol",
     "paper_compat": "evaluation.protocol",
-    "FedAvg": "algorithms.fedavg",
-    "FedFM": "algorithms.fedfm",
-    "FedMF": "algorithms.fedmf",
-    "FedNCF": "algorithms.fedncf",
-    "PFedRec": "algorithms.pfedrec",
+    "build": "experiment.build",
     "Simulation": "simulation.simulation",
 }
 
-__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
-    *_PUBLIC,
-    "__version__",
-]
+
+def _kinds() -> dict[str, str]:
+    registry = importlib.import_module("fedjax_rec.experiment.registry")
+    return {
+        name: location.partition(":")[0]
+        for name, location in registry.locations().items()
+    }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
-    return getattr(module, name)
+    location = _PUBLIC.get(name) or _kinds().get(name)
+    if location is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{location}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_PUBLIC, *_kinds(), "__version__"])

@@ -1,379 +1,386 @@
 """FedFM: an adapter on a frozen foundation model, trained by federated averaging."""
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
-import optax
+from etils import epy
 
-from fedjax_rec.aggregators.scaffold import scaffold
-from fedjax_rec.algorithms import lora_rules
-from fedjax_rec.algorithms.fedavg import CLIENT_OPTIMIZERS, SERVER_OPTIMIZERS
-from fedjax_rec.algorithms.server_step import except_for
-from fedjax_rec.clients.control import CONTROL, controlled_update, with_control
-from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.clients.reconstruct import reconstruct_update
-from fedjax_rec.clients.steps import local_steps
-from fedjax_rec.core.arrays import Array
-from fedjax_rec.core.backbone import Adapter
-from fedjax_rec.core.contracts import ClientUpdate, Recipe
-from fedjax_rec.data.pairs import text_pairs
-from fedjax_rec.models.adapters import (
-    LORA_BASE,
-    EmbeddingAdapter,
-    bottleneck,
-    lora,
-    prefix,
-)
-from fedjax_rec.models.adapters import embedding_adapter as make_embedding_adapter
-from fedjax_rec.models.item_tower import ItemTower
-from fedjax_rec.models.two_tower import VECTORS, two_tower
+from fedjax_rec.core.optimizers import SGD, check_numbers, hparams_of, with_hparams
+from fedjax_rec.models.adapters.lora import LoRA
+
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from fedjax_rec.aggregators import means
+    from fedjax_rec.algorithms import text_path
+    from fedjax_rec.clients import local as local_training
+    from fedjax_rec.clients import reconstruct, steps
+    from fedjax_rec.core import backbone, contracts
+    from fedjax_rec.data import pairs
+    from fedjax_rec.models import two_tower
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.context import Context
 
 ADAPTER_GROUPS = ("lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter")
-"""The groups of all adapters."""
+"""Parameter groups of all adapters."""
 
 
-class ItemTexts(NamedTuple):
-    """A catalog as the frozen model sees it: what `FedFM.build` needs of it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UserVector:
+    """A vector for each user, which stays on the client."""
+
+    kind: ClassVar[Literal["vector"]] = "vector"
+    length: ClassVar[int] = 1
+    heads: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class History:
+    """Attention over the last items of a user; serves users not seen in training.
 
     Attributes:
-        tower: `(adapter or None) -> ItemTower`, on the path that was chosen.
-        projection: `[D, d]`, first value of the map to the vectors' space.
-        center: `[D]`, the mean embedding.
+        length: number of items.
+        heads: heads of the attention.
     """
 
-    tower: Callable[[Adapter | None], ItemTower]
-    projection: Array
-    center: Array
+    length: int = 20
+    heads: int = 4
+
+    kind: ClassVar[Literal["history"]] = "history"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("length", "heads"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorAndHistory:
+    """The sum of a user's vector and attention over the last items.
+
+    Attributes:
+        length: number of items.
+        heads: heads of the attention.
+    """
+
+    length: int = 20
+    heads: int = 4
+
+    kind: ClassVar[Literal["both"]] = "both"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("length", "heads"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Joint:
+    """Every local step moves personal and shared parameters by one gradient.
+
+    Attributes:
+        epochs: passes over the pairs in a round.
+        optimizer: optimizer of the local steps; its rate is that of shared parameters.
+    """
+
+    epochs: int = 1
+    optimizer: Any = SGD(lr=1.0)  # noqa: RUF009 (it is immutable)
+
+    reconstructs: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("epochs",))
+
+    @property
+    def one_step(self) -> bool:
+        """Whether a client whose pairs are one batch takes one step of plain SGD."""
+        return self.epochs == 1 and self.optimizer.momentum == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """The user's vector is fitted from zero, then shared parameters take one step.
+
+    Attributes:
+        steps: gradient steps of the fit, over all pairs.
+        query: share of a user's positives that only the shared step sees, drawn anew
+            each round.
+        lr: learning rate of the shared step.
+
+    References:
+        Singhal et al., Federated Reconstruction: Partially Local Federated Learning,
+        NeurIPS 2021.
+    """
+
+    steps: int = 1
+    query: float = 0.0
+    lr: float = 1.0
+
+    reconstructs: ClassVar[bool] = True
+    one_step: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("steps",))
+        if not self.query < 1:
+            raise ValueError(f"query={self.query}, expected a share in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FedFM:
     """Two towers over a frozen foundation model; clients send adapters, not tables.
 
-    Every client trains, on what it has seen and on sampled negatives, its own user
-    vector and the shared parts: the adapter in the backbone, the map from embeddings to
-    the vectors' space (`head`), what all users have in common. Which parts are shared
-    and which stay on the client is `personal`.
+    Every client trains its own user vector and the shared parts on its items and on
+    sampled negatives: the adapter in the backbone, the map from embeddings to the
+    vectors' space (`head`), and a vector that all users share (`common`).
 
     Attributes:
-        adapter: `lora`, `bottleneck` (Houlsby), `prefix` (tuning), inside the
-            backbone's layers; `embedding`, a net on the final embedding; `none`.
-        layers: how many of the last layers it is in; 0 is all of them. Those before
-            them never change, and are computed once.
-        rank: of LoRA, and of the embedding adapter.
-        alpha: LoRA's products are scaled by `alpha / rank`.
-        targets: linear maps that LoRA adapts, as patterns over paths
-            (`attention/query`, `attention/*`, `ffn/up`, `*`).
-        bottleneck: width of the bottleneck adapter.
-        prefix: length of the prefix.
-        hidden: width of the embedding adapter's hidden layer; 0 is linear of `rank`.
-        users: a personal `vector`, attention over the `history`, or `both`. Only a
-            history serves users never seen in training.
-        history: items of a history.
-        history_heads: heads of its attention.
+        adapter: LoRA, bottleneck or prefix tuning inside the backbone's layers, a net
+            on the final embedding, or none.
+        users: a personal vector, attention over the history, or both.
         dim: width of user and item vectors.
-        id_residual: whether items also have a vector of their own, a row table; it is
-            no help for cold items.
+        id_residual: items also have a vector of their own, a row table; it does not
+            help cold items.
         personal: groups that stay on their clients: `lora_b` (share A, keep B: FedSA),
             `lora_a` and `lora_b` (personal LoRA), `head`, `common`, ...
+        fixed: groups that are not trained, such as `head`.
         loss: `bce`, `bpr`, or `softmax` with log-Q correction.
-        client_optimizer: of the local steps.
-        client_lr: of the shared parts, on the client.
-        user_lr: of the personal parts.
+        training: joint local steps, or federated reconstruction.
+        user_lr: learning rate of personal parts.
         user_l2: pulls user vectors to zero.
-        item_lr_scale: rows of the ID residual move by `client_lr * item_lr_scale`
-            (under plain SGD; other client optimizers treat them like all else).
-        local_epochs: passes over the pairs a round.
-        shared_steps: the shared parts train in `every` local step, or `once` a round:
-            the user's vector is then fitted from zero, by `local_epochs` steps over
-            all pairs, before the shared parts take one (FedRecon).
-        query: with `once`, the share of a user's positives that only the shared step
-            sees, drawn anew each round.
-        fixed: groups that nobody trains, such as `head`.
-        batch_size: pairs a step; at least a client's pairs is full batch.
-        negatives: negatives a positive.
-        aggregation: as in `FedAvg`.
-        lora_aggregation: of the factors of LoRA: like all else (`plain`, or `fedit`
-            with the metric `lora_gap`, as all others); `fedex`, means with an exact
-            correction in a dense base; `flora`, the mean product into the base and
-            fresh factors each round; `flexlora`, the mean product cut to rank `rank`;
-            `hetlora`, means weighted by the norm of a client's product. All but the
-            first two move the adapter by what they say, without the server optimizer.
-        ranks: of clients whose devices cannot hold all of `rank`; each has one of
-            them for good. Empty: all have `rank`.
-        rank_shares: the share of clients with each of `ranks`; empty for equal ones.
-        control: `scaffold` corrects the local steps of all dense shared groups by
-            control variates, which double what is sent of them.
-        server_optimizer: of the pseudo-gradient.
-        server_lr: learning rate of the server optimizer.
-        adapter_lr_scale: what is left of the server's step for the adapter.
-        server_momentum: momentum, and beta_1 of `adam` and `yogi`.
-        server_tau: adaptivity of `adam`, `yogi` and `adagrad`.
+        item_lr_scale: rows of the ID residual move by the shared parts' rate times
+            this, under plain SGD; other client optimizers treat them like all else.
+        batch_size: pairs of a step; at least a client's pairs is full batch.
+        negatives: negatives per positive.
+        server_optimizer: optimizer of the pseudo-gradient.
+        adapter_lr_scale: factor on the server's step of the adapter.
 
     References:
         Hu et al., LoRA, ICLR 2022. Sun et al., Improving LoRA in Privacy-preserving
         Federated Learning, ICLR 2024. Guo et al., Selective Aggregation for Low-Rank
-        Adaptation in Federated Learning (FedSA-LoRA), ICLR 2025. Singhal et al.,
-        Federated Reconstruction, NeurIPS 2021 (`shared_steps="once"`). Karimireddy et
-        al., SCAFFOLD, ICML 2020 (`control`). Those of `lora_aggregation` are named in
-        `aggregators.lora`.
+        Adaptation in Federated Learning (FedSA-LoRA), ICLR 2025.
     """
 
-    adapter: Literal["lora", "bottleneck", "prefix", "embedding", "none"] = "lora"
-    layers: int = 1
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("attention/query", "attention/value")
-    bottleneck: int = 32
-    prefix: int = 8
-    hidden: int = 0
-    users: Literal["vector", "history", "both"] = "vector"
-    history: int = 20
-    history_heads: int = 4
+    adapter: Any = LoRA()  # noqa: RUF009 (it is immutable)
+    users: Any = UserVector()
     dim: int = 32
     id_residual: bool = False
     personal: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     loss: Literal["bce", "bpr", "softmax"] = "softmax"
-    client_optimizer: Literal["sgd", "momentum", "adam", "adagrad"] = "sgd"
-    client_lr: float = 1.0
+    training: Any = Joint()
     user_lr: float = 0.5
     user_l2: float = 0.0
     item_lr_scale: float = 1.0
-    local_epochs: int = 1
-    shared_steps: Literal["every", "once"] = "every"
-    query: float = 0.0
-    fixed: tuple[str, ...] = ()
     batch_size: int = 256
     negatives: int = 4
-    aggregation: Literal["examples", "uniform", "per_row", "per_row_uniform", "sum"] = (
-        "examples"
-    )
-    lora_aggregation: Literal[
-        "plain", "fedit", "fedex", "flora", "hetlora", "flexlora"
-    ] = "plain"
-    ranks: tuple[int, ...] = ()
-    rank_shares: tuple[float, ...] = ()
-    control: Literal["none", "scaffold"] = "none"
-    server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
-    server_lr: float = 1.0
+    server_optimizer: Any = SGD(lr=1.0)  # noqa: RUF009
     adapter_lr_scale: float = 1.0
-    server_momentum: float = 0.9
-    server_tau: float = 1e-8
 
     def __post_init__(self) -> None:
-        if self.shared_steps == "once" and self.personal:
+        check_numbers(self, ("dim", "batch_size", "negatives"))
+        if self.loss not in ("bce", "bpr", "softmax"):
+            raise ValueError(f"loss={self.loss!r}, expected bce, bpr or softmax")
+        if self.training.reconstructs and self.personal:
             raise ValueError(
-                f"shared_steps='once' rebuilds the user's vector each round, and keeps "
-                f"nothing else personal: personal={self.personal} needs 'every'"
-            )
-        if not 0 <= self.query < 1:
-            raise ValueError(f"query={self.query}, expected a share in [0, 1)")
-        if self.users != "vector" and min(self.history, self.history_heads) < 1:
-            raise ValueError(
-                f"users={self.users!r} needs items and heads of attention, got history="
-                f"{self.history}, history_heads={self.history_heads}"
-            )
-        lora_rules.check(self)
-        if self.control == "scaffold" and (
-            self.users == "history"
-            or self.shared_steps != "every"
-            or self.client_optimizer != "sgd"
-        ):
-            raise ValueError(
-                "control='scaffold' corrects several plain SGD steps of clients that "
-                "are one user each: expected shared_steps='every', "
-                "client_optimizer='sgd' and users other than 'history', got "
-                f"{self.shared_steps!r}, {self.client_optimizer!r} and {self.users!r}"
+                "training=Reconstruction() rebuilds the user's vector each round and "
+                f"has no other personal group: personal={self.personal} needs Joint()"
             )
 
     @property
-    def received_only(self) -> tuple[str, ...]:
-        """Groups that clients receive and never send: nobody trains them."""
-        return (*self.fixed, LORA_BASE) if lora_rules.with_base(self) else self.fixed
+    def own_groups(self) -> tuple[str, ...]:
+        """Personal groups."""
+        return (*self.personal, *(() if self.users.kind == "history" else ("user",)))
 
     @property
-    def in_layers(self) -> bool:
-        """Whether the adapter is inside the backbone's layers."""
-        return self.adapter in ("lora", "bottleneck", "prefix")
-
-    @property
-    def linear(self) -> bool:
-        """Whether the aggregate of the shared parts is linear in their gradients.
-
-        So it is where a client takes one step of plain SGD on them a round; with
-        `every`, given that its pairs are one batch; and where the aggregate is linear
-        in what they send.
-        """
-        if self.control != "none" or not lora_rules.aggregator(self).linear:
-            return False
-        if self.shared_steps == "once":
-            return True
-        return self.local_epochs == 1 and self.client_optimizer == "sgd"
-
-    def make_adapter(self) -> Adapter | None:
-        """The adapter inside the layers, if it is there."""
-        if self.adapter == "lora":
-            base = lora_rules.with_base(self)
-            return lora(
-                rank=self.rank, alpha=self.alpha, targets=self.targets, base=base
+    def transfer_obstacle(self) -> str:
+        """Why the trained parameters do not rank another catalog; empty if they do."""
+        if self.users.kind != "history":
+            return (
+                f"algorithm.users={type(self.users).__name__}: target users have no "
+                "vectors of their own; users=History() makes one from the last items"
             )
-        if self.adapter == "bottleneck":
-            return bottleneck(size=self.bottleneck)
-        return prefix(length=self.prefix) if self.adapter == "prefix" else None
+        if self.id_residual:
+            return (
+                "algorithm.id_residual=True: the target's items have no row in the "
+                "source's table; turn it off"
+            )
+        if self.personal:
+            return (
+                f"algorithm.personal={self.personal}: no target user has these groups, "
+                "which stay on the source's clients; set personal=()"
+            )
+        return ""
 
-    def make_embedding_adapter(self) -> EmbeddingAdapter | None:
-        """The net on the final embedding, if it is there."""
-        if self.adapter != "embedding":
-            return None
-        return make_embedding_adapter(rank=self.rank, hidden=self.hidden)
-
-    def build(
-        self,
-        *,
-        num_items: int,
-        num_users: int,
-        texts: ItemTexts,
-        lifted: bool = False,
-        dtype=jnp.float32,
-    ) -> Recipe:
+    def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog.
 
-        Args:
-            num_items: `I`.
-            num_users: `U`, all clients there are where each is one user.
-            texts: the catalog's texts behind the backbone.
-            lifted: train through the table of all items' vectors (`Recipe.lifted`).
-            dtype: of what is trained; float32.
-
         Raises:
-            ValueError: another dtype, or groups that are not there.
+            ValueError: another type than float32, or the adapter or a group does not
+                fit the backbone.
         """
-        if dtype != jnp.float32:
+        if context.dtype != jnp.float32:
             raise ValueError(
-                f"execution.dtype={jnp.dtype(dtype).name!r}: FedFM trains in float32; "
-                "the backbone's own type is backbone.dtype"
+                f"execution.dtype={jnp.dtype(context.dtype).name!r}: FedFM trains in "
+                "float32; the backbone's own type is backbone.dtype"
             )
-        group = 1 + self.negatives
-        with_history = self.users != "vector"
-        model = two_tower(
-            texts.tower(self.make_adapter()),
-            num_items=num_items,
-            projection=texts.projection,
-            center=texts.center,
+        return self.on(text_path.choose(self, context), context)
+
+    def on(self, path: text_path.TextPath, context: Context) -> contracts.Recipe:
+        """The recipe on a chosen path of the texts."""
+        group, fixed = 1 + self.negatives, self.fixed
+        if context.lora_base:
+            fixed = (*fixed, backbone.LORA_BASE)
+        model = two_tower.two_tower(
+            path.tower,
+            num_items=context.num_items,
+            projection=path.projection,
+            center=path.center,
             group=group,
-            users=self.users,
-            on_embedding=self.make_embedding_adapter(),
+            users=self.users.kind,
+            on_embedding=path.net,
             id_residual=self.id_residual,
             loss=self.loss,
             personal=self.personal,
-            fixed=self.received_only,
-            history_length=self.history,
-            history_heads=self.history_heads,
+            fixed=fixed,
+            history_length=self.users.length,
+            history_heads=self.users.heads,
             user_l2=self.user_l2,
-        )
-        draw = text_pairs(
-            num_items,
+        )._replace(fixed=fixed, common_start=True, single_user=bool(self.own_groups))
+        draw = pairs.text_pairs(
+            context.num_items,
             self.negatives,
-            history=self.history if with_history else 0,
+            history=0 if self.users.kind == "vector" else self.users.length,
             log_q=self.loss == "softmax",
         )
-        own = (*self.personal, *(() if self.users == "history" else ("user",)))
-        if self.shared_steps == "once":
-            update = reconstruct_update(
-                model,
-                draw,
-                steps=self.local_epochs,
-                query=self.query,
-                group=group,
-            )
-        else:
-            update = self._joint_update(model, draw, own, group)
-        update = lora_rules.ranked(self, update)
-        aggregator = lora_rules.aggregator(self)
-        if self.control == "scaffold":
-            model = with_control(model, self.received_only)
-            aggregator = scaffold(aggregator, num_users)
-        scalars = (
-            "client_lr",
-            "user_lr",
-            "item_lr_scale",
-            "server_lr",
-            "adapter_lr_scale",
-            "server_momentum",
-            "server_tau",
-        )
-        return Recipe(
+        local, update, rates = self._local(model, draw, path, context)
+        return contracts.Recipe(
             model=model,
             client_update=update,
-            aggregator=aggregator,
+            aggregator=means.weighted_mean(),
             server_optimizer=self._server_optimizer,
-            hparams={name: getattr(self, name) for name in scalars},
-            common_start=True,
-            single_user=bool(own),
+            hparams={
+                **rates,
+                "user_lr": self.user_lr,
+                "item_lr_scale": self.item_lr_scale,
+                **hparams_of(self.server_optimizer, "server_optimizer"),
+                "adapter_lr_scale": self.adapter_lr_scale,
+            },
+            local=local,
+            frozen=path.frozen,
+            notes={"backbone": path.facts},
+            why=(path.why,),
+        )
+
+    def _local(self, model, draw, path: text_path.TextPath, context: Context):
+        """Properties of local training, the client update, and its traced rates."""
+        group = 1 + self.negatives
+        local = contracts.Local(
             draw=draw,
             negatives=self.negatives,
-            fixed=self.received_only,
-            lifted=lifted,
+            batch_size=self.batch_size,
+            text_flops=path.pair_flops,
+            weight_bytes=path.weight_bytes,
+            through_layers=path.name != "embedding",
+            per_client=self._per_client(context, group),
         )
+        if self.training.reconstructs:
+            local = local._replace(
+                epochs=self.training.steps,
+                steps=lambda examples: (examples > 0).astype(examples.dtype),
+                rate=lambda h: h["training.lr"],
+                reconstructs=True,
+            )
+            update = reconstruct.reconstruct_update(
+                model,
+                draw,
+                rate=lambda h: h["training.lr"],
+                steps=self.training.steps,
+                query=self.training.query,
+                group=group,
+            )
+            return local, update, {"training.lr": self.training.lr}
+        optimizer, epochs = self.training.optimizer, self.training.epochs
+        steps_of = steps.local_steps(self.batch_size, epochs, group, group)
+        plain = optimizer.momentum == 0
+        local = local._replace(
+            epochs=epochs,
+            encodings=epochs,
+            steps=None if optimizer.momentum is None else steps_of,
+            momentum=optimizer.momentum or 0.0,
+            rate=lambda h: h["training.optimizer.lr"],
+            row_rate=lambda h: h["training.optimizer.lr"] * h["item_lr_scale"],
+            corrections=plain,
+            optimizer_states=optimizer.states,
+        )
+        update = self._joint_update(model, draw, group)
+        return local, update, hparams_of(optimizer, "training.optimizer")
+
+    def _per_client(self, context: Context, group: int) -> tuple[str, ...]:
+        """Reasons why items cannot be encoded once a round for all clients."""
+        reasons = []
+        if adapters := sorted(set(ADAPTER_GROUPS) & set(self.personal)):
+            reasons.append(f"{', '.join(adapters)} differ from client to client")
+        largest = int(context.examples.max())
+        if not self.training.one_step:
+            reasons.append("clients take several steps on shared parameters")
+        elif (
+            not self.training.reconstructs
+            and max(1, self.batch_size // group) < largest
+        ):
+            reasons.append(
+                f"the largest client's {largest * group:,} pairs are more than one "
+                f"batch of {self.batch_size:,}"
+            )
+        return tuple(reasons)
 
     def _server_optimizer(self, h) -> optax.GradientTransformation:
-        server = SERVER_OPTIMIZERS[self.server_optimizer]
-        moved = optax.chain(
-            server(h["server_lr"], h["server_momentum"], h["server_tau"]),
+        return optax.chain(
+            with_hparams(self.server_optimizer, "server_optimizer", h),
             _scale_groups(ADAPTER_GROUPS, h["adapter_lr_scale"]),
         )
-        given = lora_rules.given(self)
-        given += (CONTROL,) if self.control == "scaffold" else ()
-        return except_for(given, moved) if given else moved
 
-    def _joint_update(self, model, draw, own: tuple[str, ...], group: int):
-        """Every local step moves personal and shared parts by one gradient."""
-        local = CLIENT_OPTIMIZERS[self.client_optimizer]
+    def _joint_update(self, model, draw, group: int) -> contracts.ClientUpdate:
+        local, own = self.training.optimizer, self.own_groups
 
         def optimizer(h) -> optax.GradientTransformation:
-            rates: dict = {"own": local(h["user_lr"]), "shared": local(h["client_lr"])}
+            personal = dataclasses.replace(local, lr=0.0)
+            rates: Any = {
+                "own": with_hparams(personal, "own", {"own.lr": h["user_lr"]}),
+                "shared": with_hparams(local, "training.optimizer", h),
+            }
             return optax.partition(
                 rates, lambda tree: {k: "own" if k in own else "shared" for k in tree}
             )
 
-        by_row = _row_rates if self.client_optimizer == "sgd" else None
         names = None
-        if lora_rules.with_base(self):
+        if backbone.LORA_BASE in model.fixed:
             # Left out, not just without a gradient: under `vmap` each client would
-            # have a copy of what is dense.
+            # have a copy of the dense correction.
             params = jax.eval_shape(model.init, jax.random.key(0))
             groups = {**params.shared, **params.personal}
-            names = tuple(name for name in groups if name != LORA_BASE)
-
-        def train(model) -> ClientUpdate:
-            return local_update(
-                model,
-                draw,
-                (Phase(optimizer, names, row_rate=by_row),),
-                batch_size=self.batch_size,
-                epochs=self.local_epochs,
-                group=group,
-            )
-
-        if self.control == "none":
-            return train(model)
-        steps = local_steps(self.batch_size, self.local_epochs, group, group)
-        return controlled_update(
-            train, model, steps=steps, rate=lambda h: h["client_lr"]
+            names = tuple(name for name in groups if name != backbone.LORA_BASE)
+        phase = local_training.Phase(
+            optimizer, names, row_rate=_row_rates if local.momentum == 0 else None
+        )
+        return local_training.local_update(
+            model,
+            draw,
+            (phase,),
+            batch_size=self.batch_size,
+            epochs=self.training.epochs,
+            group=group,
         )
 
 
-def _row_rates(hparams) -> dict[str, Array]:
+def _row_rates(hparams) -> dict[str, Any]:
     """Rows of the ID residual have a rate of their own; lifted vectors have not."""
-    rate = hparams["client_lr"]
-    return {"item": rate * hparams["item_lr_scale"], VECTORS: rate}
+    rate = hparams["training.optimizer.lr"]
+    return {"item": rate * hparams["item_lr_scale"], two_tower.VECTORS: rate}
 
 
 def _scale_groups(names, scale) -> optax.GradientTransformation:
-    """Multiplies the updates of some groups, where they are there."""
+    """Multiplies the updates of some groups, if they are present."""
 
     def update(updates, state, params=None):
         del params

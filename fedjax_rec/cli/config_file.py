@@ -1,32 +1,24 @@
-"""An experiment from its file, and from what the command line changes in it."""
+"""Experiments from a config file."""
 
-import dataclasses
 import difflib
 import importlib.util
 import sys
 import traceback
 import types
-import warnings
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import tyro
-
-from fedjax_rec.experiment.build import Experiment
-from fedjax_rec.experiment.registry import CHOICES
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
-
-_Options = TypeVar("_Options")
 
 
 class Config(NamedTuple):
-    """What a config file says.
+    """The content of a config file.
 
     Attributes:
-        experiments: of distinct names; most files hold one.
-        grid: what `sweep` tries where the command line names no such field, as
-            `FIELD=VALUES`.
-        doc: the file's docstring.
+        experiments: experiments with distinct names; most files have one.
+        grid: default grid of `sweep`, as `FIELD=VALUES`.
+        doc: docstring of the file.
     """
 
     experiments: tuple[Experiment, ...]
@@ -34,32 +26,46 @@ class Config(NamedTuple):
     doc: str
 
 
+def named_config(args: list[str]) -> tuple[str, list[str]]:
+    """The config file among arguments, and the other arguments.
+
+    Returns:
+        An empty path if there is none.
+    """
+    path = next((a for a in args if a.endswith(".py")), args[0] if args else "")
+    if not path or path.startswith("-"):
+        return "", list(args)
+    rest = list(args)
+    rest.remove(path)
+    return path, rest
+
+
 def load_config(path: str) -> tuple[Experiment, str]:
     """The only experiment of a config file, and the file's docstring.
 
     Args:
-        path: a Python file whose `get_config()` returns an `Experiment`.
+        path: a Python file with a function `get_config()` that returns an `Experiment`.
 
     Raises:
-        UserError: there is no such file, or it does not return one.
+        UserError: there is no such file, or it does not return one experiment.
     """
     experiments, _, doc = load_configs(path)
     first, *others = experiments
     if others:
         names = ", ".join(experiment.name for experiment in experiments)
         raise UserError(
-            f"{path} holds {len(experiments)} experiments ({names}), and one was "
+            f"{path} has {len(experiments)} experiments ({names}), and one was "
             f"expected. Run them all by: fedjax-rec sweep {path}"
         )
     return first, doc
 
 
 def load_configs(path: str) -> Config:
-    """All that a config file says, for `sweep`.
+    """The content of a config file, for `sweep`.
 
     Args:
-        path: a Python file whose `get_config()` returns an `Experiment` or several, and
-            whose `get_grid()`, if there is one, a tuple of `FIELD=VALUES`.
+        path: a Python file with a function `get_config()` that returns an `Experiment`
+            or several, and optionally `get_grid()`, a tuple of `FIELD=VALUES`.
 
     Raises:
         UserError: there is no such file, or it returns something else.
@@ -74,104 +80,24 @@ def load_configs(path: str) -> Config:
             "returns a fedjax_rec.Experiment (see configs/quickstart.py)"
         )
     try:
-        found = module.get_config()
+        result = module.get_config()
         grid = tuple(getattr(module, "get_grid", tuple)())
     except Exception as error:
-        raise UserError(_told(file, error)) from error
-    experiments = list(found) if isinstance(found, tuple | list) else [found]
+        raise UserError(_located(file, error)) from error
+    experiments = list(result) if isinstance(result, tuple | list) else [result]
     wrong = [e for e in experiments if not isinstance(e, Experiment)]
     if wrong or not experiments:
-        returned = type(wrong[0] if wrong else found).__name__
+        returned = type(wrong[0] if wrong else result).__name__
         raise UserError(
             f"get_config() of {file} returned a {returned}; expected "
             "a fedjax_rec.Experiment, or a tuple of them for a sweep"
         )
     if len({experiment.name for experiment in experiments}) < len(experiments):
         raise UserError(
-            f"get_config() of {file} returned experiments of one name; expected a name "
-            "of its own for each"
+            f"get_config() of {file} returned several experiments with one name; "
+            "expected distinct names"
         )
     return Config(tuple(experiments), grid, (module.__doc__ or "").strip())
-
-
-def override(
-    kind: type[_Options], default: _Options, args: list[str], *, prog: str, doc: str
-) -> _Options:
-    """`default` with the fields that `args` name replaced, checked by type.
-
-    Misspelt fields and values of a wrong type end the process with status 2, the
-    nearest fields and their help; so does `--help`, with status 0.
-
-    Args:
-        kind: the dataclass.
-        default: its values.
-        args: such as `["--algorithm.client-lr", "0.3"]`.
-        prog: what was called, for messages.
-        doc: heads the help.
-    """
-    with warnings.catch_warnings():
-        # A config may bring data or an algorithm of its own class.
-        warnings.filterwarnings("ignore", message=".*does not match any type in")
-        return tyro.cli(
-            kind,
-            default=default,
-            args=args,
-            prog=prog,
-            description=doc,
-            config=(
-                # The kind of data and algorithm is chosen by `switch`, so that fields
-                # have one name each and the order of arguments does not matter.
-                tyro.conf.AvoidSubcommands,
-                tyro.conf.FlagCreatePairsOff,
-            ),
-        )
-
-
-def switch(experiment: Experiment, args: list[str]) -> tuple[Experiment, list[str]]:
-    """Exchanges whole parts: `--algorithm FedNCF` and `--data FileData`.
-
-    Args:
-        experiment: the config's.
-        args: all arguments.
-
-    Returns:
-        The experiment, with each part that was named at its defaults, and the other
-        arguments.
-
-    Raises:
-        UserError: no part is called that.
-    """
-    rest, index = [], 0
-    while index < len(args):
-        flag, equals, value = args[index].partition("=")
-        field = flag.removeprefix("--")
-        index += 1
-        if field not in CHOICES or not flag.startswith("--"):
-            rest.append(args[index - 1])
-            continue
-        if not equals:
-            value = args[index] if index < len(args) else ""
-            index += 1
-        choices = {name.lower(): kind for name, kind in CHOICES[field].items()}
-        if value.lower() not in choices:
-            near = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.4)
-            hint = f". Did you mean {choices[near[0]].__name__}?" if near else ""
-            raise UserError(
-                f"--{field} {value}: expected one of {', '.join(CHOICES[field])}{hint}"
-            )
-        part = choices[value.lower()]()
-        if type(part) is not type(getattr(experiment, field)):
-            experiment = dataclasses.replace(experiment, **{field: part})
-    return experiment, rest
-
-
-def choices_help() -> str:
-    """How `switch` is used, for the help."""
-    return "\n".join(
-        f"--{field} {{{','.join(kinds)}}} exchanges the whole {field} for another, at "
-        "its defaults."
-        for field, kinds in CHOICES.items()
-    )
 
 
 def _execute(file: Path) -> types.ModuleType:
@@ -179,16 +105,16 @@ def _execute(file: Path) -> types.ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is no Python file; expected one that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses defined in the file look their module up by name.
+    # Dataclasses defined in the file look up their module by name.
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(_told(file, error)) from error
+        raise UserError(_located(file, error)) from error
     return module
 
 
-def _told(file: Path, error: Exception) -> str:
+def _located(file: Path, error: Exception) -> str:
     line = next(
         (
             frame.lineno
@@ -212,11 +138,11 @@ def _missing(file: Path) -> str:
     return f"no config file {file}{hint}"
 
 
-def value_error(error: ValueError, prefix: str = "--data.") -> str:
-    """What loading or building complained about, in the words of the command line.
+def in_flags(error: ValueError, prefix: str = "--data.") -> str:
+    """The message of an error in terms of command-line flags.
 
     Args:
-        error: names arguments as Python has them.
+        error: has names of Python arguments.
         prefix: of the flags of the data.
     """
     message = str(error).replace("download=True", f"{prefix}download")

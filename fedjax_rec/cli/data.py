@@ -6,38 +6,31 @@ import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from fedjax_rec.cli.config_file import load_config, override, switch, value_error
-from fedjax_rec.experiment.build import Experiment
-from fedjax_rec.experiment.data import CsvData, FileData, SyntheticData
-from fedjax_rec.experiment.split import (
-    PartitionConfig,
-    SplitConfig,
-    make_partition,
-    make_split,
-)
-from fedjax_rec.runs.folder import RunFolder
-from fedjax_rec.runs.session import set_up_jax
-from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.cli import explain
+from fedjax_rec.cli.arguments import apply_flags, options_only, read_flags
+from fedjax_rec.cli.config_file import in_flags, load_config
+from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 
 HELP = """\
 usage: fedjax-rec data prepare SOURCE --dir DIR [--FIELD VALUE]
        fedjax-rec data describe SOURCE|CONFIG [--plot FILE] [--FIELD VALUE]
 
-prepare reads the original files of a data set once into the cache, and shows how many
-users, items and interactions there are and what was dropped or merged on the way.
+prepare reads the original files of a data set once into the cache, and shows the number
+of users, items and interactions, and counts of what was dropped or merged.
 
-describe shows how a partition shares the training interactions among clients: sizes,
-how much the clients' tastes diverge, popularity. Its fields are those of an experiment:
+describe shows how a partition distributes the training interactions over clients:
+sizes, divergence of the clients' tastes, popularity. Its fields are an experiment's:
 
   fedjax-rec data prepare movielens-100k --dir ~/ml-100k
   fedjax-rec data prepare csv --dir sales.csv --user customer --item sku
-  fedjax-rec data describe synthetic --partition.kind dirichlet --partition.alpha 0.1
+  fedjax-rec data describe synthetic --partition dirichlet --partition.alpha 0.1
   fedjax-rec data describe movielens-100k --data.dir ~/ml-100k --plot sizes.png
-  fedjax-rec data describe configs/quickstart.py --partition.kind iid
+  fedjax-rec data describe configs/quickstart.py --partition iid
 
 sources: {sources}
-`fedjax-rec data prepare SOURCE --help` lists what a source takes.
+`fedjax-rec data prepare SOURCE --help` lists the fields of a source.
 """
 
 FILE_SOURCES: tuple[str, ...] = get_args(get_type_hints(FileData)["source"])
@@ -46,18 +39,12 @@ SOURCES = ("synthetic", *FILE_SOURCES, "csv")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Describe:
-    """What `data describe` takes.
+    """Options of `data describe`.
 
     Attributes:
-        data: where interactions come from.
-        split: train, validation, test; the train part is described.
-        partition: who holds what.
-        plot: draw it into this image, too (needs the extra `analysis`).
+        plot: image to draw into, which needs the extra `analysis`.
     """
 
-    data: SyntheticData | FileData | CsvData
-    split: SplitConfig
-    partition: PartitionConfig
     plot: Path | None = None
 
 
@@ -71,77 +58,89 @@ def main(args: list[str]) -> int:
         if args and args[0] not in (*actions, "-h", "--help"):
             raise UserError(f"unknown: data {args[0]}; expected {' or '.join(actions)}")
         return 0 if asked else 2
-    set_up_jax()
     try:
         actions[args[0]](args[1], args[2:])
     except ValueError as error:
         prefix = "--data." if args[0] == "describe" else "--"
-        raise UserError(value_error(error, prefix)) from error
+        raise UserError(in_flags(error, prefix)) from error
     return 0
 
 
 def prepare(source: str, args: list[str]) -> None:
-    """Reads `source` into the cache and shows what is in it."""
-    config: Any = data_of(source)
-    prog = f"fedjax-rec data prepare {source}"
-    doc = f"Reads {source} into the cache, and shows its counts."
-    config = override(type(config), config, args, prog=prog, doc=doc)
-    data = config.load(progress=True)
-    rows = {
+    """Reads `source` into the cache and shows its counts."""
+    settings: Any = data_of(source)
+    if any(arg in ("-h", "--help") for arg in args):
+        print(f"usage: fedjax-rec data prepare {source} [--FIELD VALUE]\n")
+        print("\n".join(explain.fields(settings, "")))
+        return
+    settings = options_only(read_flags(args), settings)
+    _set_up()
+    data = settings.load(progress=True)
+    counts = {
         "users": data.num_users,
         "items": data.num_items,
         "interactions": len(data),
         **{f"note: {name}": count for name, count in data.notes.items()},
     }
-    width = max(map(len, rows))
+    width = max(map(len, counts))
     print(data.name)
-    for name, count in rows.items():
+    for name, count in counts.items():
         print(f"  {name:<{width}}  {count:>10,}")
     if source == "synthetic":
         from fedjax_rec.data.synthetic import LIMITS
 
-        print("Made from its seed whenever it is used; nothing is kept on disk.")
-        print("Real data have what these lack:")
+        print("Made from its seed whenever it is used; not stored on disk.")
+        print("Real data have properties that these lack:")
         for limit in LIMITS:
             print(f"  - {limit}")
     else:
-        print(f"prepared in {getattr(config, 'cache', None) or cache_root()}")
+        from fedjax_rec.storage.cache import cache_root
+
+        print(f"prepared in {getattr(settings, 'cache', None) or cache_root()}")
 
 
-def describe(what: str, args: list[str]) -> None:
-    """Shows how a partition shares the training interactions among clients."""
-    doc = "Shows how a partition shares the training interactions among clients."
-    if what.endswith(".py"):
-        experiment, text = load_config(what)
-        doc = f"{doc}\n\n{text}"
+def describe(name: str, args: list[str]) -> None:
+    """Shows how a partition distributes the training interactions over clients."""
+    doc = "Shows how a partition distributes the training interactions over clients."
+    if name.endswith(".py"):
+        experiment, _ = load_config(name)
     else:
-        experiment = Experiment(name=what, data=data_of(what))
-    experiment, args = switch(experiment, args)
-    default = Describe(
-        data=experiment.data, split=experiment.split, partition=experiment.partition
-    )
-    prog = f"fedjax-rec data describe {what}"
-    options = override(Describe, default, args, prog=prog, doc=doc)
-    from fedjax_rec.data import describe as describing
-
+        experiment = Experiment(name=name, data=data_of(name))
+    help_at = next((i for i, arg in enumerate(args) if arg in ("-h", "--help")), None)
+    flags = read_flags(args if help_at is None else args[:help_at])
+    options, experiment = apply_flags(flags, Describe(), experiment)
+    if help_at is not None:
+        title = f"usage: fedjax-rec data describe {name} [--plot FILE] [--FIELD VALUE]"
+        words = args[help_at + 1 :]
+        print(explain.asked(words, options, experiment, title, doc), end="")
+        return
     if options.plot is not None and not options.plot.parent.is_dir():
         raise UserError(f"{options.plot.parent} is no folder; expected one for --plot")
-    data = options.data.load(progress=True)
-    train = make_split(data, options.split).train
-    found = describing.describe(train, make_partition(train, options.partition))
-    print(describing.to_text(found))
+    _set_up()
+    from fedjax_rec.data import describe as describing
+    from fedjax_rec.storage.files import replacing
+
+    data = experiment.data.load(progress=True)
+    train = experiment.split.split(data).train
+    facts = describing.describe(train, experiment.partition.partition(train))
+    print(describing.to_text(facts))
     if options.plot is not None:
         try:
-            folder = RunFolder(options.plot.parent)
-            with folder.replacing(options.plot.name) as temporary:
-                describing.plot(found, temporary)
+            with replacing(options.plot) as temporary:
+                describing.plot(facts, temporary)
         except (ImportError, OSError, ValueError) as error:
             raise UserError(f"{options.plot}: {error}") from error
         print(f"written: {options.plot}")
 
 
+def _set_up() -> None:
+    from fedjax_rec.runs.session import set_up_jax
+
+    set_up_jax()
+
+
 def data_of(source: str) -> SyntheticData | FileData | CsvData:
-    """The data of a source, at its defaults.
+    """The settings of a source, at their defaults.
 
     Raises:
         UserError: there is no such source.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, put off until a run can be left and continued."""
+"""Ctrl-C and SIGTERM, delayed until a run can be stopped and continued."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 
 class Stopped(Exception):
-    """A run was asked to stop, and left a checkpoint.
+    """A run stopped after a signal, and wrote a checkpoint.
 
     Args:
-        done: rounds that the checkpoint holds.
-        number: of the signal.
+        done: rounds done at the checkpoint.
+        number: the signal's number.
     """
 
     def __init__(self, done: int, number: int):
@@ -22,29 +22,31 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def put_off() -> Iterator[Callable[[], int]]:
-    """Within the block the first SIGINT or SIGTERM is only noted.
+    """Within the block the first SIGINT or SIGTERM is only recorded.
 
     The second stops at once, as a KeyboardInterrupt.
 
     Yields:
-        Which signal came, or 0.
+        A function that returns the number of the signal received, or 0.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0  # signals reach the main thread alone
+        yield lambda: 0  # only the main thread receives signals
         return
-    came: list[int] = []
+    received: list[int] = []
 
     def handle(number: int, frame: object) -> None:
         del frame
-        if came:
+        if received:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
         # Not `print`: this may come while the progress bar is being written.
-        os.write(2, b"\nstopping after what is under way; once more: at once\n")
+        os.write(
+            2, b"\nstopping after the current rounds; a second signal stops at once\n"
+        )
 
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came[0] if came else 0
+        yield lambda: received[0] if received else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

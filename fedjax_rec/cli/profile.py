@@ -11,13 +11,13 @@ from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.storage.errors import UserError
 
 ROUNDS = 3
-"""That are profiled where `--profile` says no number."""
+"""Number of profiled rounds if `--profile` has no number."""
 FOLDER, SUMMARY = "profile", "profile.json"
 SHOWN = 5
 
 
 def with_number(args: Sequence[str]) -> list[str]:
-    """Arguments in which `--profile` has its number.
+    """The arguments, with a number for `--profile`.
 
     >>> with_number(["--profile", "--seed", "1"])
     ['--profile=3', '--seed', '1']
@@ -32,10 +32,10 @@ def with_number(args: Sequence[str]) -> list[str]:
 
 
 def window_of(count: int, done: int, rounds: int, eval_every: int) -> Window:
-    """As `choose_window`, of what `--profile` asks for.
+    """The rounds that `--profile COUNT` profiles, see `choose_window`.
 
     Raises:
-        UserError: there is nothing to profile.
+        UserError: no round can be profiled.
     """
     if count < 1:
         raise UserError(f"--profile {count}: expected a number of rounds, from 1")
@@ -52,30 +52,29 @@ def recording(
     say: Callable[[str], None],
     record: bool = True,
 ) -> Recording:
-    """What a simulation calls as its `watch`: in the end it tells of the profile.
+    """A simulation's `watch`, which prints the summary at its end.
 
     Args:
-        window: of `window_of`.
+        window: the rounds to record.
         eval_every: rounds between evaluations.
-        folder: of the run.
-        say: takes the summary.
-        record: whether this process records; of several, the first does.
+        folder: the run's folder.
+        say: prints the summary.
+        record: whether this process records; among several, the first does.
     """
-    place = folder.path / FOLDER
+    traces = folder.path / FOLDER
 
     def recorded(seconds: float) -> None:
         import jax
 
-        from fedjax_rec.profiling.summary import summarise_trace
-        from fedjax_rec.profiling.trace import newest, read_trace
+        from fedjax_rec.profiling.trace import newest, read_trace, summarise_trace
 
-        path = newest(place)
+        path = newest(traces)
         first, last, _ = window
         devices = jax.local_device_count()
         summary = {
             "first_round": first + 1,
             "last_round": last,
-            # It ends with one: the last round is always evaluated.
+            # The last round is always evaluated.
             "evaluations": -(-last // eval_every) - first // eval_every,
             **summarise_trace(read_trace(path), devices, last - first),
             "trace": str(path.relative_to(folder.path)),
@@ -86,59 +85,31 @@ def recording(
     def failed(reason: str) -> None:
         say(f"warning: no profile ({reason}); the run goes on without one")
 
-    return Recording(window, place if record else None, recorded, failed)
+    return Recording(window, traces if record else None, recorded, failed)
 
 
 def in_words(summary: dict[str, Any], folder: Path, warm: bool = True) -> str:
-    """The slowest parts, how busy the devices were, and where the trace lies.
+    """The slowest parts, how busy the devices were, and the trace's folder.
 
     Args:
-        summary: as `profile.json` holds it.
-        folder: of the run.
-        warm: whether nothing was compiled meanwhile.
+        summary: contents of `profile.json`.
+        folder: the run's folder.
+        warm: whether everything was compiled before.
     """
     evaluations, devices = summary["evaluations"], summary["devices"]
-    what = f"profile of rounds {summary['first_round']} to {summary['last_round']}"
+    title = f"profile of rounds {summary['first_round']} to {summary['last_round']}"
     if evaluations:
-        what += f" and {evaluations} evaluation{'s' * (evaluations > 1)}"
-    what += f": {summary['seconds']:.3f} s on {devices} device{'s' * (devices > 1)}"
+        title += f" and {evaluations} evaluation{'s' * (evaluations > 1)}"
+    title += f": {summary['seconds']:.3f} s on {devices} device{'s' * (devices > 1)}"
     if summary["busy"] is None:
         lines = [
-            what,
-            "  the trace of this backend names no operation that ran on a device: it "
-            "tells neither parts nor how busy the devices were",
+            title,
+            "  the trace of this backend names no operation that ran on a device, so "
+            "parts and busy time are unknown",
         ]
     else:
-        lines = [f"{what}, busy {summary['busy']:.1%} of the time; the slowest parts:"]
-        shown = summary["parts"][:SHOWN]
-        width = max((len(part["name"]) for part in shown), default=0)
-        for part in shown:
-            kinds = list(part["operations"].items())[:3]
-            lines.append(
-                f"  {part['name']:<{width}} {part['fraction']:6.1%} "
-                f"{1e3 * part['seconds_a_round']:9.2f} ms a round: "
-                + ", ".join(f"{kind} {share:.0%}" for kind, share in kinds)
-            )
-        lines.append(
-            f"  {'between operations':<{width}} {summary['between_operations']:6.1%}"
-        )
-        during = [
-            f"{name} {told['seconds']:.3f} s, busy {told['busy']:.0%}"
-            for name, told in summary["while"].items()
-        ]
-        if during:
-            rest = summary["seconds"] - sum(
-                told["seconds"] for told in summary["while"].values()
-            )
-            lines.append(
-                f"  while the host did {'; '.join(during)}; other things (files, "
-                f"checkpoints) {rest:.3f} s"
-            )
-        if not summary["stages"]:
-            lines.append(
-                "  this backend does not tell to which stage of a round an operation "
-                "belongs: the parts are operations of XLA"
-            )
+        title += f", busy {summary['busy']:.1%} of the time; the slowest parts:"
+        lines = [title, *_parts(summary)]
     if not warm:
         lines.append(
             "  too few rounds follow the first evaluation: compiling it may be part of "
@@ -152,11 +123,40 @@ def in_words(summary: dict[str, Any], folder: Path, warm: bool = True) -> str:
     return "\n".join(lines)
 
 
+def _parts(summary: dict[str, Any]) -> Iterator[str]:
+    """A line for each part, then the time outside of them."""
+    shown = summary["parts"][:SHOWN]
+    width = max((len(part["name"]) for part in shown), default=0)
+    for part in shown:
+        kinds = list(part["operations"].items())[:3]
+        yield (
+            f"  {part['name']:<{width}} {part['fraction']:6.1%} "
+            f"{1e3 * part['seconds_a_round']:9.2f} ms a round: "
+            + ", ".join(f"{kind} {share:.0%}" for kind, share in kinds)
+        )
+    yield f"  {'between operations':<{width}} {summary['between_operations']:6.1%}"
+    host = summary["while"]
+    if host:
+        work = [
+            f"{k} {x['seconds']:.3f} s, busy {x['busy']:.0%}" for k, x in host.items()
+        ]
+        others = summary["seconds"] - sum(x["seconds"] for x in host.values())
+        yield (
+            f"  while the host did {'; '.join(work)}; other work (files, checkpoints) "
+            f"{others:.3f} s"
+        )
+    if not summary["stages"]:
+        yield (
+            "  this backend does not name the stage of a round that an operation "
+            "belongs to: the parts are operations of XLA"
+        )
+
+
 @contextlib.contextmanager
 def stages_kept() -> Iterator[None]:
     """Within the block, no compiled program comes from a cache under other names.
 
-    The cache takes programs for equal that differ in the names of their stages alone.
+    The cache takes programs for equal that differ only in the names of their stages.
     """
     import jax
 

@@ -1,4 +1,4 @@
-"""What a run is doing: a live bar in a terminal, a line an evaluation in a log."""
+"""Progress of a run: a live bar in a terminal, one line per evaluation in a log."""
 
 import math
 import os
@@ -13,18 +13,18 @@ from tqdm import tqdm
 class Progress:
     """Shows a simulation's events on stderr.
 
-    The loop tells what it has done; this guesses what it does next: the first event
+    Events report finished work, so the work in progress is inferred: the first event
     waits for compilation, and an evaluation follows the last round before it.
 
     Args:
-        rounds: in all.
+        rounds: total number of rounds.
         eval_every: rounds between evaluations.
         enabled: whether anything is shown.
-        done: rounds that were done before.
-        beside: its text stands beside the numbers.
+        done: rounds done before this process began.
+        extra: shown after the numbers, as text.
 
     Attributes:
-        not_finite: the first round whose loss was not finite, or `None`.
+        not_finite: the first round with a loss that was not finite, or `None`.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Progress:
         eval_every: int,
         enabled: bool = True,
         done: int = 0,
-        beside: object = "",
+        extra: object = "",
     ):
         live = enabled and is_screen()
         self._log = enabled and not live
@@ -47,7 +47,7 @@ class Progress:
         )
         self._rounds, self._eval_every, self._first = rounds, max(eval_every, 1), done
         self._started = time.monotonic()
-        self._loss, self._quality, self._beside = "", "", beside
+        self._loss, self._quality, self._extra = "", "", extra
         self._evaluated = False
         self._closed = threading.Event()
         self.not_finite: int | None = None
@@ -77,7 +77,7 @@ class Progress:
             self._state("done")
 
     def close(self) -> None:
-        """Leaves what is shown as it is."""
+        """Stops updating the display, and leaves it on the screen."""
         self._closed.set()
         self._bar.close()
 
@@ -91,7 +91,7 @@ class Progress:
         self._bar.update(event["round"] - self._bar.n)
 
     def _say(self, done: int, text: str) -> None:
-        """A state that a log is told of, too."""
+        """Shows a state, also in a log."""
         if self._log:
             seconds = time.monotonic() - self._started
             line = f"[{seconds:6.1f} s] round {done}/{self._rounds}: {text}"
@@ -105,17 +105,17 @@ class Progress:
             self._bar.set_postfix_str(self._numbers(), refresh=True)
 
     def _numbers(self) -> str:
-        parts = (self._loss, self._quality, str(self._beside))
+        parts = (self._loss, self._quality, str(self._extra))
         return ", ".join(part for part in parts if part)
 
     def _tick(self) -> None:
-        # Nothing happens on this side while XLA compiles: let the clock show life.
+        # No event comes while XLA compiles: keep the clock running.
         while not self._closed.wait(0.5):
             self._bar.refresh()
 
 
 def is_screen() -> bool:
-    """Whether stderr is a terminal with a size: some pretend to be one, of 0 lines."""
+    """Whether stderr is a terminal with a size: some have 0 lines."""
     if not sys.stderr.isatty():
         return False
     try:

@@ -1,4 +1,4 @@
-"""`fedjax-rec report RUN...`: several runs beside one another."""
+"""`fedjax-rec report RUN...`: several runs in comparison."""
 
 import dataclasses
 from pathlib import Path
@@ -6,17 +6,12 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from fedjax_rec.runs.folder import (
-    CONFIG,
-    Run,
-    RunFolder,
-    read_run,
-)
-from fedjax_rec.storage.errors import FileError, UserError
+from fedjax_rec.runs.folder import CONFIG, Run, RunFolder, read_run
+from fedjax_rec.storage.errors import UserError, writable
 
 DOC = """\
-Compares finished runs: a line a configuration, with mean and standard deviation where
-runs differ by seed alone, beside rankers that learn nothing. Runs under different
+Compares finished runs: one line per configuration, with mean and standard deviation if
+runs differ only by seed, and rankers that learn nothing. Runs under different
 protocols or on different data are not comparable: the differences are listed.
 
 fedjax-rec report runs/quickstart-fedfm-synthetic-s0
@@ -26,7 +21,7 @@ fedjax-rec report runs/* --output comparison
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `report` takes.
+    """Options of `report`.
 
     Attributes:
         runs: run folders, or folders that hold run folders.
@@ -40,7 +35,7 @@ class Report:
 def main(args: list[str]) -> int:
     """Runs the command."""
     options = tyro.cli(Report, args=args, prog="fedjax-rec report", description=DOC)
-    from fedjax_rec.report import run as report
+    from fedjax_rec.report.run import show
 
     runs = find_runs(options.runs)
     console = Console()
@@ -48,51 +43,44 @@ def main(args: list[str]) -> int:
     for run in runs:
         if run.result is None:
             rounds = sum(event["event"] == "round" for event in run.events)
-            console.print(
-                f"left out: {run.path} is not finished ({rounds} rounds)",
-                highlight=False,
-                soft_wrap=True,
-            )
+            text = f"left out: {run.path} is not finished ({rounds} rounds)"
+            console.print(text, highlight=False, soft_wrap=True)
     if not finished:
         raise UserError(
             "no finished run among these; expected a folder with result.json"
         )
-    report.show(console, *finished)
+    show(console, *finished)
     if options.output is not None:
         _write(options.output, finished, console)
     return 0
 
 
 def find_runs(paths: tuple[Path, ...]) -> list[Run]:
-    """The runs in the folders given, and one level below those that hold none.
+    """The runs in the given folders, and one level below those that hold none.
 
     Raises:
-        UserError: there is none.
+        UserError: no run was found.
     """
     if not paths:
         raise UserError("no run given; expected for example: fedjax-rec report runs/*")
     folders = []
     for path in paths:
-        inside = sorted(found.parent for found in path.glob(f"*/{CONFIG}"))
+        inside = sorted(config.parent for config in path.glob(f"*/{CONFIG}"))
         folders += inside if inside and not (path / CONFIG).exists() else [path]
-    try:
-        return [read_run(folder) for folder in dict.fromkeys(folders)]
-    except FileError as error:
-        raise UserError(str(error)) from error
+    return [read_run(folder) for folder in dict.fromkeys(folders)]
 
 
 def _write(output: Path, runs: list[Run], console: Console) -> None:
-    from fedjax_rec.report import run as report
+    from fedjax_rec.report.run import CURVES, markdown, plot_curves
+    from fedjax_rec.report.tables import can_plot
 
-    try:
+    with writable(output):
         output.mkdir(parents=True, exist_ok=True)
-        folder = RunFolder(output)
-        folder.write_text("comparison.md", report.markdown(*runs))
-        if report.can_plot():
-            with folder.replacing(report.CURVES) as temporary:
-                report.plot_curves(runs, temporary)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
-    if not report.can_plot():
+    folder = RunFolder(output)
+    folder.write_text("comparison.md", markdown(*runs))
+    if can_plot():
+        with folder.replacing(CURVES) as temporary:
+            plot_curves(runs, temporary)
+    else:
         console.print("no curves: pip install 'fedjax-rec[analysis]'", markup=False)
     console.print(f"written: {output}", highlight=False, soft_wrap=True)

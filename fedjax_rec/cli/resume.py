@@ -1,4 +1,4 @@
-"""What `fedjax-rec train --resume RUN` needs: the run, checks, the way back into it."""
+"""Checks and state for `fedjax-rec train --resume RUN`."""
 
 import hashlib
 import json
@@ -16,33 +16,30 @@ from fedjax_rec.runs.folder import (
     VERSIONS,
     Run,
     RunFolder,
-    differences,
+    check_same,
     has_checkpoint,
     read_run,
 )
 from fedjax_rec.simulation.simulation import Event, Simulation
 from fedjax_rec.storage.errors import FileError, UserError
 
-if TYPE_CHECKING:  # Orbax is loaded only where a run begins
+if TYPE_CHECKING:  # Orbax is loaded only when a run begins
     from fedjax_rec.runs.checkpoint import Checkpoints
 
 DECISIVE = (
     "fedjax_rec", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices",
     "processor", "threads", "xla_flags",
 )  # fmt: skip
-"""What of `versions.json` decides the bits of a result."""
+"""Entries of `versions.json` that can change the bits of a result."""
 
 
 def read(path: Path) -> Run:
-    """The run that is to be continued.
+    """Reads the run to be continued.
 
     Raises:
-        UserError: the folder holds none that could be.
+        UserError: the folder holds no run that can be continued.
     """
-    try:
-        run = read_run(path)
-    except FileError as error:
-        raise UserError(str(error)) from error
+    run = read_run(path)
     if "few_shot" in run.config:
         raise UserError(f"{path} holds a transfer; only `train` keeps checkpoints")
     return run
@@ -52,7 +49,7 @@ def named(args: Sequence[str]) -> Path | None:
     """The folder that `--resume` names among arguments.
 
     Raises:
-        UserError: it names none.
+        UserError: `--resume` has no value.
     """
     for index, arg in enumerate(args):
         flag, equals, value = arg.partition("=")
@@ -65,83 +62,79 @@ def named(args: Sequence[str]) -> Path | None:
 
 
 def command(path: Path) -> str:
-    """What continues the run in `path`."""
+    """The command that continues the run in `path`."""
     return f"fedjax-rec train --resume {shlex.quote(str(path))}"
 
 
 def advice(path: Path) -> str:
-    """A line on how a run that broke off goes on, if it can."""
+    """A line on how to continue a run that was interrupted, if it can be."""
     if not has_checkpoint(path):
         return ""
     return f"\nIts checkpoints are intact. Continue with\n  {command(path)}"
 
 
 def check_config(run: Run, config: Mapping[str, Any]) -> None:
-    """Raises a FileError if more changed than a greater number of rounds."""
+    """Raises a FileError if more than the number of rounds has changed."""
     old, new = dict(run.config), dict(config)
     more = isinstance(old.get("rounds"), int) and new["rounds"] > old["rounds"]
     if more:
         new["rounds"] = old["rounds"]
-    changes = differences(old, new)
-    if changes:
-        lines = "\n".join(f"  {line}" for line in changes)
-        raise FileError(
-            f"{run.path} holds a run of another config:\n{lines}\n"
-            "A run continues as it began; only --rounds may grow"
-        )
+    fix = "A run continues with its own config; only --rounds may grow"
+    check_same(run.path, "holds a run of another config", old, new, fix)
     if more and old["eval_every"] > old["rounds"]:
         raise FileError(
-            f"{run.path} was evaluated after its {old['rounds']} rounds only, not "
+            f"{run.path} was evaluated only after its {old['rounds']} rounds, not "
             f"every {old['eval_every']}: with more rounds it would not equal an "
             "unbroken run"
         )
 
 
 def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, Any]:
-    """What of the software or the machine is not as it was.
+    """Compares the software and the machine with those of the run.
 
     Args:
-        run: as it was left.
-        now: of `versions()`.
-        accept: go on all the same.
+        run: the run to be continued.
+        now: the current `versions()`.
+        accept: whether to continue with other versions.
 
     Returns:
-        The values of now that differ.
+        The current values that differ.
 
     Raises:
-        FileError: something differs, and nobody accepted it.
+        FileError: values differ, and `accept` is false.
     """
     before = dict(run.versions)
     for life in run.versions.get("resumed", []):
         before |= life["changed"]
     old, new = ({n: v.get(n) for n in DECISIVE} for v in (before, now))
-    changes = differences(old, new)
-    if changes and not accept:
-        lines = "\n".join(f"  {line}" for line in changes)
-        raise FileError(
-            f"{run.path} was computed by other software or on another machine:\n"
-            f"{lines}\nIts bits could change on the way. Restore what was there, or "
-            "pass --accept-versions to go on all the same; versions.json will say so"
+    if not accept:
+        check_same(
+            run.path,
+            "was computed by other software or on another machine",
+            old,
+            new,
+            "The bits of the result could change. Restore the versions, or pass "
+            "--accept-versions to continue anyway, which versions.json will record",
         )
     return {name: new[name] for name in DECISIVE if old[name] != new[name]}
 
 
 def check_prepared(run: Run, prepared: Mapping[str, Any]) -> None:
-    """Raises a FileError if the data are not what the run began with."""
-    changes = differences(run.versions.get("prepared"), dict(prepared), "data")
-    if changes:
-        lines = "\n".join(f"  {line}" for line in changes)
-        raise FileError(
-            f"{run.path} began with other data (hashes of what was read):\n{lines}\n"
-            "Put the data, the backbone and the machine's settings back, or start it "
-            "again with its config and --overwrite"
-        )
+    """Raises a FileError if the run began with other data."""
+    check_same(
+        run.path,
+        "began with other data (hashes of everything read)",
+        {"data": run.versions.get("prepared")},
+        {"data": dict(prepared)},
+        "Restore the data, the backbone and the machine's settings, or start the run "
+        "again with its config and --overwrite",
+    )
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Of all but the number of rounds, which may grow."""
-    kept = {name: value for name, value in config.items() if name != "rounds"}
-    text = json.dumps(kept, sort_keys=True)
+    """Hash of the config without the number of rounds, which may grow."""
+    fixed = {name: value for name, value in config.items() if name != "rounds"}
+    text = json.dumps(fixed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -153,50 +146,48 @@ def go_back(
     config: Mapping[str, Any],
     changed: Mapping[str, Any],
 ) -> int:
-    """Brings simulation and files to the newest checkpoint that is whole.
+    """Restores simulation and files to the newest valid checkpoint.
 
     Args:
-        run: as it was left.
-        simulation: as it was built.
-        folder: of the run.
-        checkpoints: of the run.
-        config: with the number of rounds asked for.
-        changed: of `check_versions`.
+        run: the run to be continued.
+        simulation: the simulation, not yet run.
+        folder: the run's folder.
+        checkpoints: the run's checkpoints.
+        config: the config with the new number of rounds.
+        changed: see `check_versions`.
 
     Returns:
-        The rounds that are done.
+        The number of finished rounds.
 
     Raises:
         FileError: no checkpoint can be continued with more rounds.
     """
-    size, last = _size(folder.path / METRICS), run.config["rounds"]
-    selects_last = simulation.protocol.selection == "last"
-    evaluated_early = last % run.config["eval_every"] != 0
+    metrics, last = folder.path / METRICS, run.config["rounds"]
+    size = metrics.stat().st_size if metrics.exists() else 0
+    more = simulation.rounds != last
+    # A longer run would not have evaluated or selected that round.
+    early = simulation.protocol.selection == "last"
+    early = more and (early or last % run.config["eval_every"] != 0)
 
-    def fits(progress: Mapping[str, Any]) -> str:
+    def unfit(progress: Mapping[str, Any]) -> str:
         if progress["position"] > size:
             return f"{METRICS} ends before it"
-        if simulation.rounds == last or progress["round"] != last:
-            return ""
-        if selects_last or evaluated_early:
+        if early and progress["round"] == last:
             return f"round {last} was evaluated only because it was the last"
         return ""
 
-    if simulation.rounds != last and not any(
-        done != last or not (selects_last or evaluated_early)
-        for done in checkpoints.rounds
-    ):
+    if more and not any(done != last or not early for done in checkpoints.rounds):
         raise FileError(
             f"{folder.path} keeps no checkpoint that a run of {simulation.rounds} "
-            f"rounds would come by: round {last} was evaluated only because it was the "
+            f"rounds would have: round {last} was evaluated only because it was the "
             "last. Start a run of that many rounds in another --output"
         )
-    arrays = simulation.snapshot().arrays
-    found = checkpoints.restore(arrays, fits)
-    events = folder.cut_back(found.position if found else 0)
-    if found:
-        simulation.restore(found.snapshot, events)
-    done = found.snapshot.progress["round"] if found else 0
+    restored = checkpoints.restore(simulation.snapshot().arrays, unfit)
+    events = folder.cut_back(restored.position if restored else 0)
+    done = 0
+    if restored:
+        simulation.restore(restored.snapshot, events)
+        done = restored.snapshot.progress["round"]
     folder.start(done)
     life = {
         "round": done,
@@ -206,7 +197,7 @@ def go_back(
     }
     lives = [*run.versions.get("resumed", []), life]
     folder.write_json(VERSIONS, {**run.versions, "resumed": lives})
-    if simulation.rounds != last:
+    if more:
         folder.write_json(CONFIG, config)
     return done
 
@@ -216,19 +207,19 @@ def saver(
     folder: RunFolder,
     checkpoints: "Checkpoints",
     every: int | None,
-    asked: Callable[[], int],
+    signalled: Callable[[], int],
 ) -> Callable[[Event], None]:
-    """What `Simulation.run` calls at rest: it saves when that is due, and may stop.
+    """A callback for `Simulation.run` at rest, which saves if due, and may stop.
 
     Args:
-        simulation: that runs.
-        folder: of the run.
-        checkpoints: of the run.
+        simulation: the simulation that runs.
+        folder: the run's folder.
+        checkpoints: the run's checkpoints.
         every: rounds between checkpoints; `None` is at each evaluation.
-        asked: the signal that asks to stop, or 0.
+        signalled: returns the signal that asks to stop, or 0.
 
     Raises:
-        Stopped: from what is returned.
+        Stopped: from the callback.
     """
 
     def rest(event: Event) -> None:
@@ -236,7 +227,7 @@ def saver(
         due = done == simulation.rounds or (
             event["event"] == "evaluation" if every is None else done % every == 0
         )
-        stop = asked()
+        stop = signalled()
         if due or stop:
             started = time.perf_counter()
             checkpoints.save(simulation.snapshot(), folder.position())
@@ -246,7 +237,3 @@ def saver(
             raise Stopped(done, stop)
 
     return rest
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -1,36 +1,14 @@
-"""`fedjax-rec sweep CONFIG`: many settings and seeds, as one program where they can."""
+"""`fedjax-rec sweep CONFIG`: many settings and seeds, as one program if possible."""
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-from rich.console import Console
-
-from fedjax_rec.cli.config_file import (
-    choices_help,
-    load_configs,
-    override,
-    switch,
-    value_error,
-)
-from fedjax_rec.cli.sweep_progress import SweepProgress
-from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.experiment.build import Experiment
-from fedjax_rec.runs import tracking
-from fedjax_rec.runs.folder import plain
-from fedjax_rec.runs.session import set_up_jax
+from fedjax_rec.cli import explain
+from fedjax_rec.cli.arguments import apply_flags, read_flags
+from fedjax_rec.cli.config_file import load_configs, named_config
 from fedjax_rec.storage.errors import UserError
-from fedjax_rec.sweep import space, table
-from fedjax_rec.sweep.choose import Values, check_optuna, choose
-from fedjax_rec.sweep.fan_out import run_in_processes
-from fedjax_rec.sweep.grouping import data_of
-from fedjax_rec.sweep.memory import read_bytes
-from fedjax_rec.sweep.on_ray import check_ray, run_on_ray
-from fedjax_rec.sweep.run_points import Listener, run_points
-from fedjax_rec.sweep.store import Point, SweepFolder
 
 HELP = """\
 usage: fedjax-rec sweep CONFIG --grid FIELD=VALUES ... [--output DIR] [--FIELD VALUE]
@@ -41,63 +19,63 @@ follow one after another. Each point has a run folder of its own in DIR.
 
   --grid FIELD=a,b,c            these values; several --grid are combined
   --grid FIELD=0:5              0, 1, 2, 3, 4
-  --grid FIELD=log:1e-3:1:7     7 values in one ratio; linear:0:1:5 in equal steps
+  --grid FIELD=log:1e-3:1:7     7 values with equal ratios; linear:0:1:5 in equal steps
+  --grid codec=none,sign,top_k+qsgd     kinds of a part; a+b is kind a, then kind b
   --sample FIELD=log:1e-3:1     drawn at random, with --points N; also uniform:0:1 and
                                 choice:a,b; each sample meets every point of the grid
   --optuna N                    N settings of the --sample ranges, chosen by TPE against
                                 validation; --grid seed=0:3 gives each three seeds
 
-  --track tensorboard,wandb     tell others of each point, too (extra `tracking`)
+  --track tensorboard,wandb     send the events of each point to trackers, too (extra
+                                `tracking`)
 
   fedjax-rec sweep configs/sweep_pfedrec.py --grid algorithm.client-lr=0.01,0.1,1 \\
       --grid seed=0:5
-  fedjax-rec sweep configs/quickstart.py --points 20 \\
-      --sample algorithm.client-lr=log:0.01:10 --sample seed=uniform:0:999
+  fedjax-rec sweep configs/fedavg_synthetic.py --points 20 \\
+      --sample algorithm.client-optimizer.lr=log:0.01:10 --sample seed=uniform:0:999
   fedjax-rec sweep configs/fedavg_synthetic.py --optuna 24 \\
-      --sample algorithm.client-lr=log:0.1:100 --grid seed=0:3
+      --sample algorithm.client-optimizer.lr=log:0.1:100 --grid seed=0:3
 
-A config may hold several experiments, told apart by their names, and a grid of its own
-(configs/front_ml100k.py), of which --grid replaces what it names.
+A config may have several experiments with distinct names, and a default grid
+(configs/front_ml100k.py); --grid replaces the values of the fields it names.
 
 The same command again continues: finished points stay, failed and unfinished ones run
 again. Another grid into the same --output adds its points.
 
-DIR (by default runs/sweep-NAME) holds:
-  sweep.json           the points, and what became of each
-  FIELD=VALUE,.../     a run folder a point, as `train` writes it (without curves)
-  table.csv, table.md  a line a setting: mean and 95 % interval over seeds
+DIR (by default runs/sweep-NAME) has:
+  sweep.json           the points, and the status of each
+  FIELD=VALUE,.../     a run folder per point, as `train` writes it (without curves)
+  table.csv, table.md  a line per setting: mean and 95 % interval over seeds
   FIELD.png            the metric against each field; learning_curves.png
-  front.png            the metric against bytes sent, where settings differ in them
+  front.png            the metric against bytes sent, if settings differ in them
 
 The best setting is the one with the best validation. `fedjax-rec sweep CONFIG --help`
-lists all options and fields.
+lists all options and fields, and `--help PART` explains one part.
 """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What `sweep` takes.
+    """Options of `sweep`.
 
     Attributes:
-        experiment: what all points share.
         grid: FIELD=a,b,c, FIELD=0:5, FIELD=log:LOW:HIGH:COUNT or linear:...
         sample: FIELD=log:LOW:HIGH, FIELD=uniform:LOW:HIGH or FIELD=choice:a,b.
-        points: how many samples are drawn.
-        sample_seed: of the samples, and of Optuna's choices.
-        optuna: how many settings Optuna chooses.
+        points: number of samples.
+        sample_seed: seed of the samples, and of Optuna's choices.
+        optuna: number of settings that Optuna chooses.
         batch: settings that Optuna chooses at once, to run side by side.
-        output: the sweep's folder; by default runs/sweep-NAME.
-        engine: where points run: here, or as tasks of a Ray cluster (RAY_ADDRESS).
-        jobs: processes at a time; Ray: tasks, where 1 is one a CPU.
-        memory: what points side by side may take, such as 4G; by default half of what
-            is free.
-        track: who is told of each point beside its folder: tensorboard, wandb.
+        output: folder of the sweep; by default runs/sweep-NAME.
+        engine: run points in this process, or as tasks of a Ray cluster (RAY_ADDRESS).
+        jobs: processes at a time; with Ray: tasks, by default one per CPU.
+        memory: largest memory of points side by side, such as 4G; by default half of
+            the free memory.
+        track: trackers that receive the events: tensorboard, wandb.
         quiet: no progress; only the table at the end.
     """
 
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    sample: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    grid: tuple[str, ...] = ()
+    sample: tuple[str, ...] = ()
     points: int = 0
     sample_seed: int = 0
     optuna: int = 0
@@ -106,290 +84,45 @@ class Sweep:
     engine: Literal["local", "ray"] = "local"
     jobs: int = 1
     memory: str = ""
-    track: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    track: tuple[str, ...] = ()
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("points", "optuna", "sample_seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative")
+        for name in ("jobs", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"--{name} must be at least 1, got {getattr(self, name)}"
+                )
+        if self.optuna and self.points:
+            raise UserError(
+                "--points draws at random, --optuna chooses: expected one of them"
+            )
 
 
 def main(args: list[str]) -> int:
     """Runs the command."""
-    path = next((a for a in args if a.endswith(".py")), args[0] if args else "")
-    if not path or path.startswith("-"):
+    path, rest = named_config(args)
+    if not path:
         print(HELP, end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
-    rest = list(args)
-    rest.remove(path)
     config = load_configs(path)
-    changed = [
-        override(
-            Sweep,
-            Sweep(experiment=experiment),
-            own,
-            prog=f"fedjax-rec sweep {path}",
-            doc=f"{HELP}\n{path}: {config.doc}\n\n{choices_help()}",
-        )
-        for experiment, own in (switch(e, rest) for e in config.experiments)
-    ]
-    bases = [options.experiment for options in changed]
-    if len(bases) == 1:
-        name = bases[0].name
-    else:
-        name = Path(path).stem
-        for base, given in zip(bases, config.experiments, strict=True):
-            if base.name != given.name:
-                raise UserError(f"{path} holds several experiments: leave --name out")
-    return sweep(changed[0], bases, config.grid, name)
+    help_at = next((i for i, arg in enumerate(rest) if arg in ("-h", "--help")), None)
+    flags = read_flags(rest if help_at is None else rest[:help_at])
+    options, bases = Sweep(), []
+    for experiment in config.experiments:
+        options, base = apply_flags(flags, Sweep(), experiment)
+        if len(config.experiments) > 1 and base.name != experiment.name:
+            raise UserError(f"{path} has several experiments: leave out --name")
+        bases.append(base)
+    if help_at is not None:
+        title = f"usage: fedjax-rec sweep {path} --grid FIELD=VALUES [--FIELD VALUE]"
+        words = rest[help_at + 1 :]
+        print(explain.asked(words, options, bases[0], title, config.doc), end="")
+        return 0
+    from fedjax_rec.sweep.runner import sweep
 
-
-def sweep(
-    options: Sweep, bases: Sequence[Experiment], usual: Sequence[str], name: str
-) -> int:
-    """Runs a sweep into its folder.
-
-    Args:
-        options: what, and where to.
-        bases: the experiments that points change.
-        usual: the config's own grid, for fields that `options` do not name.
-        name: of the sweep.
-
-    Returns:
-        0, or 1 where points failed.
-
-    Raises:
-        UserError: the options, a value or the folder is not right; nothing has run.
-    """
-    axes = [space.parse_grid(bases, text) for text in options.grid]
-    draws = [space.parse_sample(bases, text) for text in options.sample]
-    named = {part.field for part in (*axes, *draws)}
-    usual_axes = [space.parse_grid(bases, text) for text in usual]
-    axes = [axis for axis in usual_axes if axis.field not in named] + axes
-    if len(bases) > 1 and "name" not in named:
-        axes.insert(0, space.names_axis(bases))
-    _check(options, axes, draws)
-    memory = read_bytes(options.memory) if options.memory else 0
-    try:
-        kinds = tracking.kinds_of(options.track)
-    except tracking.TrackingError as error:
-        raise UserError(str(error)) from error
-    options = dataclasses.replace(options, track=kinds)
-    path = options.output or Path("runs") / f"sweep-{name}"
-    folder = SweepFolder(path, bases)
-    grid = space.grid_settings(axes)
-    samples = space.sampled_settings(draws, options.points, options.sample_seed)
-    wanted = [{**s, **g} for s in samples or [{}] for g in grid]
-    points = [] if options.optuna else [folder.add(values) for values in wanted]
-    for experiment in _corners(folder, draws, grid):
-        if options.optuna:
-            _check_selection(experiment)
-    log = [a.field for a in axes if a.geometric]
-    log += [d.field for d in draws if d.kind == "log"]
-    folder.geometric = list(dict.fromkeys([*folder.geometric, *log]))
-    fans_out = options.jobs > 1 or options.engine == "ray"
-    set_up_jax(bases[0].execution.dtype, devices=1 if fans_out else 0)
-    with folder.locked():
-        runner = _Runner(folder, options, memory, name)
-        if options.optuna:
-            _optuna(runner, draws, grid, options)
-        else:
-            runner.run(points)
-        return runner.finish()
-
-
-class _Runner:
-    """Runs points of one sweep, and keeps its folder up to date."""
-
-    def __init__(self, folder: SweepFolder, options: Sweep, memory: int, name: str):
-        self.folder, self.options, self.memory = folder, options, memory
-        self.name = name
-        self.console = Console(stderr=True, quiet=options.quiet)
-
-    def run(self, points: Sequence[Point]) -> None:
-        """Runs those that are not finished."""
-        folder, options = self.folder, self.options
-        todo, again, kept = [], 0, 0
-        for point in points:
-            if folder.is_finished(point):
-                kept += 1
-                folder.points[point.name] = {
-                    "values": point.values,
-                    "status": "finished",
-                }
-                continue
-            again += folder.points[point.name]["status"] == "failed"
-            folder.points[point.name] = {"values": point.values, "status": "waiting"}
-            todo.append(dataclasses.replace(point, track=options.track))
-        data = _load(todo[0].experiment) if todo else {}
-        folder.save()
-        words = [f"{len(points)} points in {folder.path}"]
-        words += [f"{kept} finished before and kept"] if kept else []
-        words += [f"{again} failed before and run again"] if again else []
-        self.console.print(", ".join(words), highlight=False, soft_wrap=True)
-        if not todo:
-            return
-        rounds = {point.name: point.experiment.rounds for point in todo}
-        progress = SweepProgress(rounds, enabled=not options.quiet)
-
-        def done(name: str, error: str) -> None:
-            folder.tell(name, "failed" if error else "finished", error)
-            progress.point_done(name, error)
-
-        listener = Listener(
-            say=progress.say,
-            round_done=progress.round_done,
-            point_done=done,
-            block_done=self.write_tables,
-        )
-        try:
-            if options.engine == "ray":
-                run_on_ray(todo, folder.path, done, self.memory, options.jobs)
-            elif options.jobs > 1:
-                run_in_processes(todo, folder.path, done, self.memory, options.jobs)
-            else:
-                run_points(todo, folder.path, listener, self.memory, data)
-        except KeyboardInterrupt:
-            progress.close()
-            self.console.print(
-                "\nstopped; the same command goes on from here", highlight=False
-            )
-            raise
-        finally:
-            progress.close()
-
-    def settings(self) -> tuple[list[table.Setting], str]:
-        """The table's rows so far, and the metric they are compared by."""
-        folder = self.folder
-        lost = [
-            plain(folder.experiment(told["values"]))
-            for told in folder.points.values()
-            if told["status"] == "failed"
-        ]
-        runs = folder.runs()
-        rows = table.settings_of(runs, folder.fields(), lost)
-        return rows, table.selection_metric(runs)
-
-    def write_tables(self) -> None:
-        """Writes `table.csv` and `table.md` of what is finished so far."""
-        settings, metric = self.settings()
-        writer = self.folder.writer()
-        writer.write_text("table.csv", table.as_csv(settings, metric))
-        writer.write_text("table.md", table.markdown(settings, self.name, metric))
-
-    def finish(self) -> int:
-        """Writes tables and plots, prints the table; 1 where points failed."""
-        from fedjax_rec.report import run as report
-        from fedjax_rec.report import sweep as report_sweep
-
-        settings, metric = self.settings()
-        self.write_tables()
-        console, folder = Console(), self.folder
-        if report.can_plot() and metric and any(s.runs for s in settings):
-            writer = folder.writer()
-            for field in report_sweep.numeric_fields(settings):
-                log = field in folder.geometric
-                with writer.replacing(report_sweep.plot_name(field)) as temporary:
-                    report_sweep.plot_field(settings, field, metric, log, temporary)
-            with writer.replacing(report_sweep.CURVES) as temporary:
-                report_sweep.plot_curves(settings, metric, temporary)
-            if table.sent_differs(settings):
-                with writer.replacing(report_sweep.FRONT) as temporary:
-                    report_sweep.plot_front(settings, metric, temporary)
-        report_sweep.show(console, settings, metric)
-        failed = {
-            name: told["error"]
-            for name, told in folder.points.items()
-            if told["status"] == "failed"
-        }
-        for name, error in failed.items():
-            console.print(f"failed: {name}: {error}", highlight=False, markup=False)
-        if not report.can_plot():
-            console.print("no plots: pip install 'fedjax-rec[analysis]'", markup=False)
-        console.print(f"written: {folder.path}", highlight=False, soft_wrap=True)
-        return 1 if failed else 0
-
-
-def _optuna(
-    runner: _Runner, draws: list[space.Draw], grid: list[Values], options: Sweep
-) -> None:
-    folder, fields = runner.folder, [draw.field for draw in draws]
-
-    def reached(setting: Values) -> float | None:
-        """Mean validation over the setting's seeds; `None` unless all have finished."""
-        names = {folder.add({**setting, **g}).name for g in grid}
-        runs = [r for r in folder.runs() if r.path.name in names]
-        if len(runs) < len(names):
-            return None
-        row = table.settings_of(runs, fields)[0]
-        metric = table.selection_metric(runs)
-        return row.val[metric].mean if metric in row.val else None
-
-    def run(settings: list[Values]) -> list[float | None]:
-        runner.run([folder.add({**s, **g}) for s in settings for g in grid])
-        runner.write_tables()
-        return [reached(setting) for setting in settings]
-
-    tried: list[Values] = []
-    for told in list(folder.points.values()):
-        setting = {f: told["values"][f] for f in fields if f in told["values"]}
-        if len(setting) == len(fields) and setting not in tried:
-            tried.append(setting)
-    values = run(tried) if tried else []
-    before = [(s, v) for s, v in zip(tried, values, strict=True) if v is not None]
-    choose(draws, options.optuna, options.batch, options.sample_seed, before, run)
-
-
-def _check(options: Sweep, axes: list[space.Axis], draws: list[space.Draw]) -> None:
-    space.check_fields(axes, draws)
-    if not axes and not draws:
-        raise UserError(
-            "nothing to sweep; expected for example --grid algorithm.client-lr=0.1,1"
-        )
-    for name in ("points", "optuna", "sample_seed"):
-        if getattr(options, name) < 0:
-            raise UserError(f"--{name.replace('_', '-')} must not be negative")
-    for name in ("jobs", "batch"):
-        if getattr(options, name) < 1:
-            raise UserError(
-                f"--{name} must be at least 1, got {getattr(options, name)}"
-            )
-    if options.optuna and options.points:
-        raise UserError(
-            "--points draws at random, --optuna chooses: expected one of them"
-        )
-    if draws and not (options.optuna or options.points):
-        raise UserError("--sample needs --points N (how many) or --optuna N")
-    if not draws and (options.optuna or options.points):
-        flag = "--optuna" if options.optuna else "--points"
-        raise UserError(f"{flag} needs ranges: --sample FIELD=log:LOW:HIGH")
-    if options.optuna and [a.field for a in axes if a.field != "seed"]:
-        raise UserError(
-            "--optuna chooses the settings: expected no --grid but that of seeds; give "
-            "other fields as --sample FIELD=choice:a,b"
-        )
-    if options.optuna:
-        check_optuna()
-    if options.engine == "ray":
-        check_ray()
-
-
-def _check_selection(experiment: Experiment) -> None:
-    if experiment.protocol.selection == "last":
-        raise UserError(
-            "--optuna compares settings by validation, but protocol.selection='last' "
-            "uses none; expected a metric such as --protocol.selection ndcg@10"
-        )
-
-
-def _load(experiment: Experiment) -> dict[str, Interactions]:
-    """The data, by `data_of`: what is wrong with them is wrong with every point."""
-    try:
-        return {data_of(experiment): experiment.data.load()}
-    except ValueError as error:
-        raise UserError(value_error(error)) from error
-
-
-def _corners(folder: SweepFolder, draws: list[space.Draw], grid: list[Values]):
-    """Experiments at the ends of all ranges: what they refuse, they refuse at once."""
-    for g in grid:
-        for draw in draws:
-            for value in draw.values or (draw.low, draw.high):
-                own = int(value) if draw.whole else value
-                yield folder.experiment({**g, draw.field: own})
+    name = bases[0].name if len(bases) == 1 else Path(path).stem
+    return sweep(options, bases, config.grid, name)

@@ -20,8 +20,9 @@ from fedjax_rec.cli.config_file import (
 from fedjax_rec.cli.data import data_of
 from fedjax_rec.cli.progress import Progress
 from fedjax_rec.cli.train import opening, run_name
-from fedjax_rec.experiment.build import Experiment, build
+from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.build import check as check_experiment
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.folder import (
     REPORT,
     RESULT,

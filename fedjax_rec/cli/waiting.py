@@ -1,4 +1,4 @@
-"""How long the devices waited for the host, where that is where clients live."""
+"""How long the devices waited for the host, if clients are stored there."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.simulation.simulation import Simulation
 
 WAITING = "waiting"
-"""What `timings.jsonl` calls it."""
+"""Event name in `timings.jsonl`."""
 
 
 class Waiting:
-    """Follows a simulation; a population that lies on the devices never waits.
+    """Measures the wait; a population stored on the devices never waits.
 
     Args:
-        simulation: that runs.
-        folder: of the run; its `timings.jsonl` is told at each evaluation.
+        simulation: the simulation that runs.
+        folder: the run's folder; each evaluation adds a line to its `timings.jsonl`.
     """
 
     def __init__(self, simulation: Simulation, folder: RunFolder):
         self._population, self._folder = simulation.population, folder
-        self._before = self._told = simulation.population.waited
+        self._before = self._written = simulation.population.waited
         self._training, self._compiled = 0.0, False
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -29,23 +29,23 @@ class Waiting:
             self._training += event["seconds"] if self._compiled else 0.0
             self._compiled = True
         elif event["event"] == "evaluation" and not self._population.still:
-            since = self._population.waited - self._told
+            since = self._population.waited - self._written
             self._folder.time(WAITING, event["round"], since)
-            self._told += since
+            self._written += since
 
     @property
     def seconds(self) -> float:
-        """Seconds the devices waited in this life of the process."""
+        """Seconds the devices waited in this process."""
         return self._population.waited - self._before
 
     def __str__(self) -> str:
-        """`waiting 3 %` of the time that rounds took, or nothing."""
+        """`waiting 3 %` of the time that rounds took; empty without waiting."""
         if self._population.still or not self._training:
             return ""
         return f"waiting {self.seconds / self._training:.0%}".replace("%", " %")
 
     def sentence(self) -> str:
-        """What is said in the end, or nothing."""
+        """Sentence for the end of a run; empty without waiting."""
         if not str(self):
             return ""
         return (

@@ -7,6 +7,7 @@ was fitted on teaches the shared part to find what it already knows.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +22,22 @@ def reconstruct_update(
     model: Model,
     draw: Draw,
     *,
+    rate: Callable[[Tree], Any],
     steps: int = 1,
     query: float = 0.0,
     group: int = 1,
 ) -> ClientUpdate:
     """Builds a client's local training; all of its pairs are one batch.
 
-    The hyperparameters read are `user_lr`, of `steps` gradient steps on the personal
-    part; `client_lr`, of one on the shared part; and `item_lr_scale`, which multiplies
-    it for row tables. The personal part that stays is then fitted on all pairs.
+    It reads the hyperparameters `user_lr`, the rate of `steps` gradient steps on the
+    personal part, and `item_lr_scale`, which multiplies the shared rate for row tables.
+    The personal part that stays is then fitted on all pairs.
 
     Args:
         model: what is trained; something of it has to be personal. With `lift`, pairs'
             vectors are computed once.
         draw: as in `local_update`.
+        rate: `(hparams) -> scalar`, the rate of the one step on the shared part.
         steps: gradient steps of a fit, each from zero on, since users start at zero.
         query: share of the positives, drawn anew each round, that only the shared step
             sees; 0 shows all of them to both.
@@ -97,12 +100,12 @@ def reconstruct_update(
             grads = pull(grads)
 
         def descend(name: str, part):
-            rate = hparams["client_lr"]
-            scaled = rate * hparams["item_lr_scale"] if name == "item" else rate
+            lr = rate(hparams)
+            scaled = lr * hparams["item_lr_scale"] if name == "item" else lr
 
             def one(leaf):
                 if not rows.is_table(leaf):
-                    return -rate * leaf
+                    return -lr * leaf
                 ids = spaces[leaf.space]
                 return rows.Rows(
                     ids=ids, values=-scaled * leaf.values, space=leaf.space

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from etils import epy
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NUMBER = "number"
 """Personal group with the number of the client's model."""
+
+SERVER = ("server_optimizer.", "adapter_lr_scale")
+"""Beginnings of the names of a server optimizer's numbers."""
 
 MAX_NUMBERS = 1 << 30
 """Largest size of a stack: 4 GiB in float32, and a round holds about five of them."""
@@ -55,6 +58,8 @@ class FedAMP:
     sigma: float = 1.0
     mixing: float = 1.0
 
+    brings_rule: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not self.sigma > 0 or not 0 <= self.mixing <= 1:
             raise ValueError(
@@ -72,10 +77,16 @@ class FedAMP:
             max_numbers: largest size of the stack of models.
 
         Raises:
-            ValueError: the stack would be larger.
+            ValueError: the stack would be larger, or the server takes other steps.
         """
         recipe, num_clients = context.recipe, context.num_clients
         assert recipe is not None
+        server = {n: v for n, v in recipe.hparams.items() if n.startswith(SERVER)}
+        if any(value != 1 for value in server.values()):
+            raise ValueError(
+                "FedAMP sets each client's model and the server takes no step: use "
+                f"server_optimizer=SGD(lr=1.0), not {server}"
+            )
         shapes = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
         size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
         if size * num_clients > max_numbers:
@@ -109,5 +120,6 @@ class FedAMP:
                 num_clients, self.sigma, self.mixing
             ),
             server_optimizer=lambda hparams: optax.sgd(1.0),
+            hparams={n: v for n, v in recipe.hparams.items() if n not in server},
             constants={**(recipe.constants or {}), NUMBER: numbers},
         )

@@ -26,12 +26,18 @@ class Corpus(Protocol):
         facts: about backbone and texts, for `result.json`.
     """
 
-    texts: list[str]
-    backbone: Backbone
-    weights: Any
-    tokens: Any
-    prefix_cache: bool
-    facts: dict[str, Any]
+    @property
+    def texts(self) -> list[str]: ...
+    @property
+    def backbone(self) -> Backbone: ...
+    @property
+    def weights(self) -> Any: ...
+    @property
+    def tokens(self) -> Any: ...
+    @property
+    def prefix_cache(self) -> bool: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...
 
     def embeddings(self) -> np.ndarray:
         """Vectors of the texts by the frozen backbone, `[I, D]` float32."""
@@ -84,7 +90,8 @@ class Part(Protocol):
 
     An algorithm, a wrapper and an attack build a `Recipe`; an aggregation rule builds
     an `Aggregator`, a codec a `MessageTransform`. All but an algorithm find the system
-    so far in `context.recipe`.
+    so far in `context.recipe`. A wrapper may have two class attributes: `brings_rule`,
+    for one that excludes an aggregation rule, and `lora_base`, see `Context`.
     """
 
     build: Callable[[Context], Any]

@@ -1,4 +1,4 @@
-"""Rankers without a model, shown beside every result: what a result must beat."""
+"""Rankers without a model, which every result is compared with."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from fedjax_rec.core.arrays import Array
 
 UserScorer = Callable[[Array], Array]
-"""`(user scalar) -> [I]`: one user's score of every item."""
+"""`(user scalar) -> [I]`: one user's scores of all items."""
 
 ScoreFn = Callable[[Array, Array | None], Array]
 """`(users [V], candidates [V, K] or None) -> [V, K]`, or `[V, I]` for `None`."""
 
 
 def popularity(train_items: Array, num_items: int) -> Array:
-    """Scores an item by how often it occurs in training.
+    """Scores an item by its number of training interactions.
 
     Args:
         train_items: `[n]` item ids; those outside `[0, I)` are padding.
@@ -33,12 +33,12 @@ def popularity(train_items: Array, num_items: int) -> Array:
 
 
 def random_scores(key: Array, user: Array, num_items: int) -> Array:
-    """`[I]` uniform scores of one user, which depend on nothing but key and user."""
+    """`[I]` uniform scores of one user, a function of key and user only."""
     return jax.random.uniform(jax.random.fold_in(key, user), (num_items,))
 
 
 def by_user(scorer: UserScorer) -> ScoreFn:
-    """Lifts a scorer of one user's whole catalogue to what `evaluate` takes."""
+    """Turns a scorer of one user's whole catalogue into a `ScoreFn`."""
 
     def score(users: Array, candidates: Array | None) -> Array:
         scores = jax.vmap(scorer)(users)

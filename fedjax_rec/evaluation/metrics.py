@@ -6,22 +6,17 @@ sorts the items. A score of NaN ranks last: as a positive it counts as not retri
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core.arrays import Array
-
-Ties = Literal["pessimistic", "optimistic", "random"]
-"""Who goes first among equal scores: the negatives, the positives, or the dice."""
-
-CUTOFF_METRICS = ("hr", "ndcg", "recall", "recall_capped", "precision", "mrr", "map")
-"""Metrics with a cut-off, reported as `name@k`; `auc` has none."""
+from fedjax_rec.evaluation.protocol import CUTOFF_METRICS, Ties
 
 NOT_RETRIEVED = np.iinfo(np.int32).max
-"""The rank of what no cut-off can reach: padding, and positives scored NaN."""
+"""Rank beyond every cut-off, for padding and positives scored NaN."""
 
 # Widths [measured on a 2-core CPU, 943 users x 1682 items]: comparing every pair wins
 # up to 8 positives (12 ms); beyond it each negative is looked up among the sorted
@@ -30,25 +25,32 @@ _COMPARE_UP_TO = 8
 _COMPARE_ALL_UP_TO = 32
 
 
-def metric_names(cutoffs: Sequence[int]) -> tuple[str, ...]:
-    """The keys of `user_metrics`.
+class Ranks(NamedTuple):
+    """One user's positives among the candidates, by descending score.
 
-    >>> metric_names((5,))[:3]
-    ('hr@5', 'ndcg@5', 'recall@5')
+    Attributes:
+        rank: `[P]` int32 ranks in ascending order, best is 1; `NOT_RETRIEVED` for
+            masked positives and for those scored NaN.
+        above: `[P]` int32 negatives above each positive.
+        tied: `[P]` int32 negatives level with each positive.
+        missing: `[P]` bool, positives without a score.
     """
-    names = [f"{name}@{k}" for k in cutoffs for name in CUTOFF_METRICS]
-    return (*names, "auc")
+
+    rank: Array
+    above: Array
+    tied: Array
+    missing: Array
 
 
 def _count(negative: Array, positive: Array) -> tuple[Array, Array]:
     """Counts the negatives above and level with each positive.
 
     Args:
-        negative: `[K]` scores, NaN where there is none.
-        positive: `[P]` scores in descending order, NaN (last) where there is none.
+        negative: `[K]` scores, NaN for masked ones.
+        positive: `[P]` scores in descending order, NaN (last) for masked ones.
 
     Returns:
-        `(above [P], tied [P])` int32; meaningless where `positive` is NaN.
+        `(above [P], tied [P])` int32; meaningless if `positive` is NaN.
     """
     (width,) = positive.shape
     if width <= _COMPARE_UP_TO:
@@ -71,8 +73,8 @@ def _interleave(tied: Array, position: Array, key: Array) -> Array:
     """Uniformly random places of tied positives among the candidates they tie with.
 
     The p-th positive of a group of n tied negatives is inserted at one of n + p + 1
-    places, each as likely; independent insertions make every ordering equally likely
-    (a Lehmer code), and need `[P]` random numbers instead of one a candidate.
+    places, each equally likely; independent insertions make every ordering equally
+    likely (a Lehmer code), with `[P]` random numbers instead of one per candidate.
 
     Args:
         tied: `[P]` negatives level with each positive.
@@ -95,36 +97,6 @@ def _interleave(tied: Array, position: Array, key: Array) -> Array:
     return jax.lax.fori_loop(0, width, insert, places)
 
 
-def _ranks(positive: Array, above: Array, tied: Array, ties: Ties, key: Array) -> Array:
-    """`[P]` int32 ascending ranks from 1, given descending scores (NaN: none)."""
-    (width,) = positive.shape
-    index = jnp.arange(width, dtype=jnp.int32)
-    if ties == "optimistic":
-        rank = 1 + above + index
-    elif ties == "pessimistic":
-        rank = 1 + above + tied + index
-    else:
-        first = jnp.searchsorted(-positive, -positive, method="scan_unrolled")
-        first = jnp.where(jnp.isnan(positive), index, first).astype(jnp.int32)
-        rank = 1 + above + first + _interleave(tied, index - first, key)
-    rank = jnp.where(jnp.isnan(positive), jnp.int32(NOT_RETRIEVED), rank)
-    return jnp.sort(rank) if ties == "random" else rank
-
-
-def _prepare(
-    positive_scores: Array,
-    positive_mask: Array,
-    negative_scores: Array,
-    negative_mask: Array,
-) -> tuple[Array, Array]:
-    """Descending positives and negatives as floats, NaN where absent."""
-    dtype = jnp.promote_types(positive_scores.dtype, jnp.float32)
-    absent = jnp.asarray(jnp.nan, dtype)
-    positive = jnp.where(positive_mask, positive_scores.astype(dtype), absent)
-    negative = jnp.where(negative_mask, negative_scores.astype(dtype), absent)
-    return -jnp.sort(-positive), negative
-
-
 def ranks(
     positive_scores: Array,
     positive_mask: Array,
@@ -133,25 +105,37 @@ def ranks(
     *,
     ties: Ties = "pessimistic",
     key: Array | None = None,
-) -> Array:
-    """The ranks one user's positives take among all candidates.
+) -> Ranks:
+    """The ranks of one user's positives among all candidates.
 
     Args:
         positive_scores: `[P]`.
         positive_mask: `[P]` bool.
         negative_scores: `[K]`.
         negative_mask: `[K]` bool.
-        ties: the order of equal scores; `random` draws one ordering, uniformly.
-        key: needed by `random` only.
-
-    Returns:
-        `[P]` int32 in ascending order, best is 1; `NOT_RETRIEVED` for masked positives
-        and for those scored NaN.
+        ties: order of equal scores; `random` draws one ordering, uniformly.
+        key: random key, needed by `random` only.
     """
-    positive, negative = _prepare(
-        positive_scores, positive_mask, negative_scores, negative_mask
-    )
-    return _ranks(positive, *_count(negative, positive), ties, _key(ties, key))
+    dtype = jnp.promote_types(positive_scores.dtype, jnp.float32)
+    absent = jnp.asarray(jnp.nan, dtype)
+    positive = jnp.where(positive_mask, positive_scores.astype(dtype), absent)
+    positive = -jnp.sort(-positive)
+    negative = jnp.where(negative_mask, negative_scores.astype(dtype), absent)
+    missing = jnp.isnan(positive)
+    above, tied = _count(negative, positive)
+    index = jnp.arange(positive.shape[0], dtype=jnp.int32)
+    if ties == "optimistic":
+        rank = 1 + above + index
+    elif ties == "pessimistic":
+        rank = 1 + above + tied + index
+    elif key is None:
+        raise ValueError("ties='random' draws an ordering: pass key=jax.random.key(..)")
+    else:
+        first = jnp.searchsorted(-positive, -positive, method="scan_unrolled")
+        first = jnp.where(missing, index, first).astype(jnp.int32)
+        rank = 1 + above + first + _interleave(tied, index - first, key)
+    rank = jnp.where(missing, jnp.int32(NOT_RETRIEVED), rank)
+    return Ranks(jnp.sort(rank) if ties == "random" else rank, above, tied, missing)
 
 
 def user_metrics(
@@ -170,7 +154,7 @@ def user_metrics(
 
     - `hr@k` = 1 if h(k) > 0 (Success@k); `mrr@k` = 1 / r_1 if r_1 <= k (RR@k)
     - `recall@k` = h(k) / n; `recall_capped@k` = h(k) / min(k, n); `precision@k` =
-      h(k) / k, also where fewer than k candidates exist
+      h(k) / k, also with fewer than k candidates
     - `ndcg@k` = sum_{r_j <= k} 1 / log2(r_j + 1), over the same sum for ranks
       1..min(k, n)
     - `map@k` = sum_{r_j <= k} (j / r_j) / n (`map_cut_k`: n, not min(k, n))
@@ -180,13 +164,13 @@ def user_metrics(
 
     Args:
         positive_scores: `[P]`.
-        positive_mask: `[P]` bool; with no positive at all every metric is 0, and the
+        positive_mask: `[P]` bool; without any positive every metric is 0, and the
             caller leaves the user out of its means.
         negative_scores: `[K]`.
         negative_mask: `[K]` bool.
         cutoffs: the ks.
-        ties: the order of equal scores.
-        key: needed by `random` only.
+        ties: order of equal scores.
+        key: random key, needed by random ties only.
 
     Returns:
         `metric_names(cutoffs)` to scalars.
@@ -199,27 +183,26 @@ def user_metrics(
     >>> user_metrics(scores, mask, jnp.array([3.0, 1.0]), jnp.ones(2, bool))["mrr@5"]
     Array(0.5, dtype=float32)
     """
-    positive, negative = _prepare(
-        positive_scores, positive_mask, negative_scores, negative_mask
-    )
-    above, tied = _count(negative, positive)
-    rank = _ranks(positive, above, tied, ties, _key(ties, key))
+    rank, above, tied, missing = ranks(
+        positive_scores, positive_mask, negative_scores, negative_mask,
+        ties=ties, key=key,
+    )  # fmt: skip
     relevant = jnp.maximum(jnp.sum(positive_mask, dtype=jnp.float32), 1.0)
-    place = rank.astype(jnp.float32)
-    index = jnp.arange(place.shape[0], dtype=jnp.float32)
+    position = rank.astype(jnp.float32)
+    index = jnp.arange(position.shape[0], dtype=jnp.float32)
     # All cut-offs at once: a program unrolled over them compiles several times slower.
     k = jnp.asarray(cutoffs, jnp.float32)
-    hit = (place <= k[:, None]).astype(jnp.float32)
+    hit = (position <= k[:, None]).astype(jnp.float32)
     hits, capped = jnp.sum(hit, axis=-1), jnp.minimum(relevant, k)
-    gain = jnp.sum(hit / jnp.log2(place + 1.0), axis=-1)
+    gain = jnp.sum(hit / jnp.log2(position + 1.0), axis=-1)
     values = {
         "hr": jnp.minimum(hits, 1.0),
         "ndcg": gain / _ideal(max(cutoffs))[capped.astype(jnp.int32) - 1],
         "recall": hits / relevant,
         "recall_capped": hits / capped,
         "precision": hits / k,
-        "mrr": hit[:, 0] / place[0],
-        "map": jnp.sum(hit * (index + 1.0) / place, axis=-1) / relevant,
+        "mrr": hit[:, 0] / position[0],
+        "map": jnp.sum(hit * (index + 1.0) / position, axis=-1) / relevant,
     }
     metrics = {
         f"{name}@{cutoff}": values[name][i]
@@ -230,7 +213,7 @@ def user_metrics(
     lost = {"pessimistic": 1.0, "optimistic": 0.0, "random": 0.5}[ties]
     behind = negatives - above.astype(jnp.float32) - lost * tied.astype(jnp.float32)
     share = jnp.where(negatives > 0, behind / jnp.maximum(negatives, 1.0), 0.5)
-    share = jnp.where(jnp.isnan(positive), 0.0, share)
+    share = jnp.where(missing, 0.0, share)
     metrics["auc"] = jnp.sum(share) / relevant
     return metrics
 
@@ -248,14 +231,14 @@ def full_metrics(
     """`user_metrics` of one user's positives among all items but the excluded.
 
     Args:
-        scores: `[I]`, one an item.
+        scores: `[I]`, one per item.
         positives: `[P]` item ids, padded with `I`.
         exclude: `[X]` item ids that are no candidates, padded with `I`; repeats, and
             ids that are positives, do no harm.
-        pool: `[I]` bool, the items that are candidates at all; `None` is every item.
+        pool: `[I]` bool, the candidates; `None` is every item.
         cutoffs: the ks.
-        ties: the order of equal scores.
-        key: needed by `random` only.
+        ties: order of equal scores.
+        key: random key, needed by random ties only.
 
     Returns:
         `metric_names(cutoffs)` to scalars.
@@ -279,11 +262,3 @@ def _ideal(k: int) -> Array:
     """`[k]` the DCG of 1, 2, ..., k relevant items at the top."""
     discounts = 1.0 / np.log2(np.arange(k) + 2.0)
     return jnp.asarray(np.cumsum(discounts), jnp.float32)
-
-
-def _key(ties: Ties, key: Array | None) -> Array:
-    if key is not None:
-        return key
-    if ties == "random":
-        raise ValueError("ties='random' draws an ordering: pass key=jax.random.key(..)")
-    return jax.random.key(0)  # never drawn from

@@ -1,81 +1,104 @@
-"""How a result was obtained, as data: recorded beside every number."""
+"""How a result is obtained, as data: recorded with every number."""
 
 import dataclasses
 import re
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
 
-from fedjax_rec.evaluation.metrics import Ties, metric_names
+Ties = Literal["pessimistic", "optimistic", "random"]
+"""The first among equal scores: the negatives, the positives, or a random one."""
 
-Candidates = Literal["full", "sampled", "cold"]
-NegativePool = Literal["not_train", "not_interacted"]
-Evaluated = Literal["aggregated", "tuned", "reconstructed"]
-PRESETS = ("clean", "paper_compat")
+CUTOFF_METRICS = ("hr", "ndcg", "recall", "recall_capped", "precision", "mrr", "map")
+"""Metrics with a cut-off, reported as `name@k`; `auc` has none."""
+
+
+def metric_names(cutoffs: Sequence[int]) -> tuple[str, ...]:
+    """Names of the metrics of one user, in order.
+
+    >>> metric_names((5,))[:3]
+    ('hr@5', 'ndcg@5', 'recall@5')
+    """
+    names = [f"{name}@{k}" for k in cutoffs for name in CUTOFF_METRICS]
+    return (*names, "auc")
+
+
+def main_cutoff(cutoffs: Sequence[int]) -> int:
+    """The cut-off of metrics that stand for all: 10, else the smallest."""
+    return 10 if 10 in cutoffs else min(cutoffs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """An evaluation protocol. The defaults are the ones nobody can cheat.
+    """An evaluation protocol, by default one that cannot leak.
 
     Attributes:
-        candidates: `full` ranks every item the user has in no earlier part (neither
-            train nor, for the test, validation, nor in what is shown of held-out
-            users); `sampled` ranks the positives among
-            `num_candidates` items the user never touched. Sampled metrics can order
-            models differently from the full ones [1]. `cold` ranks the items that a
-            `cold_items` split held out for the part, and no others.
-        num_candidates: negatives a user, for `sampled`.
-        candidate_seed: of the sampled negatives, the same for every model, and of the
-            users that `max_users` leaves.
-        max_users: evaluate at most so many users of each part, drawn at random; 0 is
-            all. For populations of which a sample says enough.
-        negative_pool: what training may draw negatives from. `not_train` is what a
-            client can know; `not_interacted` also leaves out validation and test
-            items, which leaks them, and is refused outside `paper_compat`.
-        ties: order of equal scores; `pessimistic` gives a constant scorer nothing.
-        evaluated: the `aggregated` parameters with what is personal as the client
-            left it; all the client's own, `tuned` by local training; or the aggregated
-            ones with what is personal `reconstructed` from them.
-        selection: the validation metric by which the best round is chosen, or `last`
-            for the last round. Never a test metric.
+        candidates: `full` ranks every item the user has in no earlier part (neither in
+            train nor, for the test, in validation, nor among the interactions shown of
+            held-out users); `sampled` ranks the positives among `num_candidates` items
+            the user never touched. Sampled metrics can order models differently from
+            the full ones [1]. `cold` ranks the items that a `cold_items` split held out
+            for the part, and no others.
+        num_candidates: number of negatives per user, for `sampled`.
+        candidate_seed: seed of the sampled negatives, the same for every model, and of
+            the users drawn under `max_users`.
+        max_users: evaluate at most this number of users of each part, drawn at random;
+            0 is all. For populations large enough to be sampled.
+        negative_pool: source of training negatives. `not_train` is known to a client;
+            `not_interacted` also leaves out validation and test items, which leaks
+            them, and is refused outside `paper_compat`.
+        ties: order of equal scores; `pessimistic` gives a constant scorer no credit.
+        evaluated: the `aggregated` parameters with the personal ones as the client left
+            them; all the client's own, `tuned` by local training; or the aggregated
+            ones with the personal ones `reconstructed` from them.
+        selection: the validation metric that chooses the best round, or `last` for the
+            last round. Never a test metric.
         cutoffs: the ks of the metrics.
-        watch: an item whose exposure is told as well: the share of users in whose top
-            k it stands, of full rankings; -1 is none.
+        exposed_item: item with a measured exposure: the share of users that have it in
+            their top k, in full rankings; -1 is none.
         preset: `clean` or `paper_compat`.
 
     Raises:
-        ValueError: a field has no meaning, or would leak outside `paper_compat`.
+        ValueError: a field is outside its range, or would leak outside `paper_compat`.
 
     References:
         [1] Krichene and Rendle, "On Sampled Metrics for Item Recommendation", KDD 2020.
     """
 
-    candidates: Candidates = "full"
+    candidates: Literal["full", "sampled", "cold"] = "full"
     num_candidates: int = 99
     candidate_seed: int = 0
     max_users: int = 0
-    negative_pool: NegativePool = "not_train"
+    negative_pool: Literal["not_train", "not_interacted"] = "not_train"
     ties: Ties = "pessimistic"
-    evaluated: Evaluated = "aggregated"
+    evaluated: Literal["aggregated", "tuned", "reconstructed"] = "aggregated"
     selection: str = "ndcg@10"
     cutoffs: tuple[int, ...] = (5, 10, 20)
-    watch: int = -1
-    preset: str = "clean"
+    exposed_item: int = -1
+    preset: Literal["clean", "paper_compat"] = "clean"
 
     def __post_init__(self) -> None:
         # A list, as JSON gives it, becomes the tuple that hashing needs.
         object.__setattr__(self, "cutoffs", tuple(self.cutoffs))
-        for field, allowed in (
-            ("candidates", get_args(Candidates)),
-            ("negative_pool", get_args(NegativePool)),
-            ("ties", get_args(Ties)),
-            ("evaluated", get_args(Evaluated)),
-            ("preset", PRESETS),
-        ):
-            if getattr(self, field) not in allowed:
+        for field in dataclasses.fields(self):
+            value, choices = getattr(self, field.name), get_args(field.type)
+            if get_origin(field.type) is Literal and value not in choices:
                 raise ValueError(
-                    f"{field}={getattr(self, field)!r} is unknown; choose one of "
-                    f"{', '.join(map(repr, allowed))}"
+                    f"{field.name}={value!r} is unknown; choose one of "
+                    f"{', '.join(map(repr, choices))}"
                 )
+        self._check_numbers()
+        self._check_selection()
+        if self.negative_pool == "not_interacted" and self.preset != "paper_compat":
+            raise ValueError(
+                "negative_pool='not_interacted' keeps validation and test items out of "
+                "the training negatives, which shows every client which items they "
+                "are: a ranker with no model, scoring an item by minus its number of "
+                "draws, reaches HR@10 = .58 after 10 rounds and 1.00 after 70 on "
+                "ML-100K with 99 sampled candidates (chance: .10). Use 'not_train', "
+                "or, to compare with published numbers only, paper_compat()"
+            )
+
+    def _check_numbers(self) -> None:
         if self.num_candidates < 1:
             raise ValueError(
                 f"num_candidates={self.num_candidates}: a positive needs at least one "
@@ -89,40 +112,39 @@ class Protocol:
             raise ValueError(
                 f"max_users={self.max_users}: expected a number of users, or 0 for all"
             )
-        _check_cutoffs(self.cutoffs)
-        if self.watch < -1 or (self.watch >= 0 and self.candidates == "sampled"):
+        positive = all(isinstance(k, int) and k >= 1 for k in self.cutoffs)
+        increasing = list(self.cutoffs) == sorted(set(self.cutoffs))
+        if not (self.cutoffs and positive and increasing):
             raise ValueError(
-                f"watch={self.watch}: expected an item that is ranked among all others "
-                "(candidates other than 'sampled'), or -1"
+                f"cutoffs={self.cutoffs}: expected at least one integer >= 1, in "
+                "increasing order without repeats, such as (5, 10, 20)"
             )
+        item, sampled = self.exposed_item, self.candidates == "sampled"
+        if item < -1 or (item >= 0 and sampled):
+            raise ValueError(
+                f"exposed_item={item}: expected an item that is ranked among all "
+                "others (candidates other than 'sampled'), or -1"
+            )
+
+    def _check_selection(self) -> None:
         allowed = (*metric_names(self.cutoffs), "last")
-        if self.selection not in allowed:
-            at = re.fullmatch(r"(\w+)@(\d+)", self.selection)
-            hint = (
-                f"; {at[2]} is not among cutoffs={self.cutoffs}"
-                if at and int(at[2]) not in self.cutoffs
-                else ""
-            )
-            raise ValueError(
-                f"selection={self.selection!r} names no validation metric{hint}. Use "
-                f"one of {', '.join(allowed)}; 'last' takes the last round"
-            )
-        if self.negative_pool == "not_interacted" and self.preset != "paper_compat":
-            raise ValueError(
-                "negative_pool='not_interacted' keeps validation and test items out of "
-                "the training negatives, which tells every client what they are: a "
-                "ranker with no model, scoring an item by minus its number of draws, "
-                "reaches HR@10 = .58 after 10 rounds and 1.00 after 70 on ML-100K with "
-                "99 sampled candidates (chance: .10). Use 'not_train', or, to compare "
-                "with published numbers only, paper_compat()"
-            )
+        if self.selection in allowed:
+            return
+        cutoff = re.fullmatch(r"\w+@(\d+)", self.selection)
+        hint = ""
+        if cutoff and int(cutoff[1]) not in self.cutoffs:
+            hint = f"; {cutoff[1]} is not among cutoffs={self.cutoffs}"
+        raise ValueError(
+            f"selection={self.selection!r} names no validation metric{hint}. Use one "
+            f"of {', '.join(allowed)}; 'last' takes the last round"
+        )
 
 
 def paper_compat(**overrides: Any) -> Protocol:
     """The protocol of widely used federated-recommendation code, leak included.
 
     99 sampled negatives, training negatives outside train, validation *and test*, each
-    client evaluated with its own tuned parameters. For comparing with published
+    client evaluated with its own tuned parameters. For comparison with published
     figures; a result under it is no evidence that a model learned anything.
 
     Args:
@@ -142,12 +164,3 @@ def paper_compat(**overrides: Any) -> Protocol:
         "preset": "paper_compat",
     }
     return Protocol(**{**fields, **overrides})
-
-
-def _check_cutoffs(cutoffs: tuple[int, ...]) -> None:
-    whole = all(isinstance(k, int) and k >= 1 for k in cutoffs)
-    if not cutoffs or not whole or list(cutoffs) != sorted(set(cutoffs)):
-        raise ValueError(
-            f"cutoffs={cutoffs}: expected at least one integer >= 1, in increasing "
-            "order without repeats, such as (5, 10, 20)"
-        )

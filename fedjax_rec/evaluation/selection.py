@@ -1,4 +1,4 @@
-"""Which round a run is judged by: pure functions of its events."""
+"""Selection of the round that a run is judged by, from its events."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,15 +6,15 @@ from typing import Any
 
 
 def selection_value(selection: str, event: Mapping[str, Any], rounds: int) -> float:
-    """What an evaluation is chosen by; higher is better, and the test has no say.
+    """The value that evaluations are compared by; higher is better.
 
     Args:
-        selection: a metric of the validation part, or `last`.
+        selection: a metric of the validation part, or `last`; never one of the test.
         event: an evaluation, with its `round` and `val`.
-        rounds: of the whole run.
+        rounds: number of rounds of the whole run.
 
     Returns:
-        Minus infinity where the evaluation cannot be chosen.
+        Minus infinity if the evaluation cannot be chosen.
 
     >>> [selection_value("last", {"round": n}, 4) for n in (3, 4)]
     [-inf, 4.0]
@@ -28,16 +28,16 @@ def selected_metrics(history: Iterable[Mapping[str, Any]]) -> tuple[int, dict]:
     """The selected round, and its metrics by part.
 
     Args:
-        history: a run's events; the last evaluation that looked at the test is the
-            best by validation.
+        history: a run's events; the last evaluation with test metrics is the best by
+            validation.
 
     Returns:
-        `(0, {})` where no evaluation did.
+        `(0, {})` if no evaluation has test metrics.
     """
-    found = [event for event in history if "test" in event]
-    if not found:
+    evaluations = [event for event in history if "test" in event]
+    if not evaluations:
         return 0, {}
-    event = found[-1]
+    event = evaluations[-1]
     metrics = {part: dict(event[part]) for part in ("val", "test") if part in event}
     for part, values in metrics.items():
         if f"rmse_{part}" in event:

@@ -1,4 +1,4 @@
-"""What is to be found for whom: the evaluated users of one part, as arrays."""
+"""The evaluated users of one part and the items they should be shown, as arrays."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,17 +16,17 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 @struct
 class Targets:
-    """The `E` users who have a positive in one part (validation or test).
+    """The `E` users with a positive in one part (validation or test).
 
     Attributes:
         user: `[E]` int32, ascending.
         positives: `[E, P]` int32, padded with `I`.
         exclude_items: flat int32: item ids that are no candidates, user after user.
-        exclude_offset: `[E]` int32, where a user's begin.
-        exclude_size: `[E]` int32, how many they are.
+        exclude_offset: `[E]` int32, start of a user's excluded items.
+        exclude_size: `[E]` int32, number of a user's excluded items.
         candidates: `[E, num_candidates]` int32 sampled negatives, padded with `I` for
             users with fewer untouched items; `None` for full ranking.
-        pool: `[I]` bool, the items that are ranked at all; `None` is every item.
+        pool: `[I]` bool, the items that are ranked; `None` is every item.
         max_exclude: the largest `exclude_size`, at least 1.
         num_items: `I`.
     """
@@ -43,7 +43,7 @@ class Targets:
 
     @property
     def mask(self) -> Array:
-        """`[E]` bool: who has a positive, and so counts in a mean."""
+        """`[E]` bool: users with a positive, which count in a mean."""
         return jnp.any(self.positives < self.num_items, axis=-1)
 
 
@@ -61,18 +61,17 @@ def make_targets(
     """Lays out the users to evaluate, and draws their candidates if sampled.
 
     Negatives are drawn uniformly without replacement from the items a user touched in
-    no part. They depend on the key, the seed and the user alone: not on which other
-    users are evaluated.
+    no part. They depend on the key, the seed and the user, not on the other users.
 
     Args:
-        positives: interactions to be found; repeats count once.
-        known: interactions whose items are no candidates: train, and for the test also
-            validation.
+        positives: held-out interactions to rank; repeats count once.
+        known: interactions with items that are no candidates: train, and for the test
+            also validation.
         touched: interactions of all parts, for sampled candidates.
-        pool: `[n]` the only items that are candidates, for `cold`.
+        pool: `[n]` ids of the candidates, for `cold`.
         num_users: `U`.
         num_items: `I`.
-        protocol: says whether to sample, and how.
+        protocol: decides how candidates are chosen.
         key: a typed key into which `protocol.candidate_seed` is folded. Leave it out
             (or constant over seeds of training) to rank every model against the same
             negatives.
@@ -81,15 +80,15 @@ def make_targets(
         The targets, as NumPy arrays.
 
     Raises:
-        ValueError: an index is out of range, a positive is also known, or there is
-            nothing to evaluate.
+        ValueError: an index is out of range, a positive is also known, or the part
+            holds no interactions.
     """
     wanted = _pack("positives", [positives], num_users, num_items)
     seen = _pack("known", known, num_users, num_items)
     if not len(wanted):
         raise ValueError(
-            "nothing to evaluate: the part holds no interactions. Check that the split "
-            "gives users an item in it"
+            "the part holds no interactions to evaluate. Check that the split gives "
+            "users an item in it"
         )
     both = np.intersect1d(wanted, seen, assume_unique=True)
     if len(both):
@@ -101,15 +100,15 @@ def make_targets(
         )
     user, size = np.unique(wanted // num_items, return_counts=True)
     offset, exclude, exclude_size = _rows_of(user, seen, num_items)
-    candidates = ranked = None
+    candidates = pool_mask = None
     if protocol.candidates == "cold":
         if pool is None:
             raise ValueError(
                 "protocol.candidates='cold' ranks the items a split held out: it needs "
                 "split.kind='cold_items'"
             )
-        ranked = np.isin(np.arange(num_items), pool)
-        if not ranked[wanted % num_items].all():
+        pool_mask = np.isin(np.arange(num_items), pool)
+        if not pool_mask[wanted % num_items].all():
             raise ValueError("positives lie outside the pool of cold items")
     if protocol.candidates == "sampled":
         every = _pack("touched", touched, num_users, num_items)
@@ -123,12 +122,12 @@ def make_targets(
     arrays: Any = {
         "user": user.astype(np.int32),
         "positives": padded.astype(np.int32),
-        # One padding entry keeps the gather legal where nobody knows anything.
+        # One padding entry keeps the gather legal if no user has known items.
         "exclude_items": np.append(exclude, num_items).astype(np.int32),
         "exclude_offset": offset.astype(np.int32),
         "exclude_size": exclude_size.astype(np.int32),
         "candidates": candidates,
-        "pool": ranked,
+        "pool": pool_mask,
     }
     max_exclude = max(int(exclude_size.max()), 1)
     return Targets(**arrays, max_exclude=max_exclude, num_items=num_items)
@@ -170,8 +169,8 @@ def _sample(
     ranks = np.where(
         free > count, _subset(user, free, count, key), np.arange(count)[None, :]
     )
-    # The j-th untouched item is j plus the touched items before it: those whose value
-    # less their own number is at most j. One search serves all users at once.
+    # The j-th untouched item is j plus the touched items before it: the i-th touched
+    # item is one if its id minus i is at most j. One search serves all users.
     row = np.arange(len(user))
     shifted = items - (np.arange(len(items)) - np.repeat(offset, size))
     shifted = np.repeat(row, size) * (num_items + 1) + shifted

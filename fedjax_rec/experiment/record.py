@@ -1,10 +1,11 @@
-"""What `result.json` holds of a finished run."""
+"""The content of `result.json`, and the name of a run."""
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import summarise_costs
 from fedjax_rec.simulation.simulation import Simulation
 
@@ -12,9 +13,9 @@ from fedjax_rec.simulation.simulation import Simulation
 def record(
     experiment: Experiment, simulation: Simulation, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `result.json` holds: the simulation's result, and what it was run on."""
+    """The content of `result.json`."""
     train, protocol = simulation.split.train, dict(result["protocol"])
-    # `history` is in metrics.jsonl; the split's info may hold whole data sets.
+    # `history` is in metrics.jsonl; the split's info may hold entire data sets.
     protocol["split_info"] = {
         name: value
         for name, value in protocol["split_info"].items()
@@ -46,10 +47,19 @@ def record(
 
 
 def not_finite_since(events: Iterable[dict[str, Any]]) -> int | None:
-    """The first round whose loss is not finite, which a file tells as `null`."""
+    """The first round with a loss that is not finite (`null` in a file), or `None`."""
     for event in events:
         if event["event"] == "round" and "loss" in event:
             loss = event["loss"]
             if loss is None or not math.isfinite(loss):
                 return event["round"]
     return None
+
+
+def run_name(experiment: Experiment) -> str:
+    """`NAME-ALGORITHM-DATA-sSEED`."""
+    data = experiment.data
+    source = getattr(data, "source", None) or Path(getattr(data, "dir", "") or "").stem
+    kind = type(data).__name__.removesuffix("Data").lower()
+    algorithm = type(experiment.algorithm).__name__.lower()
+    return f"{experiment.name}-{algorithm}-{source or kind}-s{experiment.seed}"

@@ -1,12 +1,173 @@
-"""The parts of an experiment that come in several kinds."""
+"""The kinds of every part of an experiment, by name.
 
-import typing
+A new kind is one line here: its name, and the module and class of its settings, which
+load when the kind is chosen.
+"""
 
-from fedjax_rec.experiment.build import Experiment
+from __future__ import annotations
 
-CHOICES = {
-    field: {kind.__name__: kind for kind in typing.get_args(hint)}
-    for field, hint in typing.get_type_hints(Experiment).items()
-    if field in ("data", "algorithm")
+import importlib
+from typing import Any
+
+_OPTIMIZERS = {
+    "sgd": "core.optimizers:SGD",
+    "momentum": "core.optimizers:Momentum",
+    "adam": "core.optimizers:Adam",
+    "adagrad": "core.optimizers:Adagrad",
 }
-"""The parts of an experiment that come in several kinds, by name."""
+
+SLOTS: dict[str, dict[str, str]] = {
+    "data": {
+        "synthetic": "data.settings:SyntheticData",
+        "files": "data.settings:FileData",
+        "csv": "data.settings:CsvData",
+    },
+    "split": {
+        "leave_one_out": "data.splits.settings:LeaveOneOut",
+        "leave_last": "data.splits.settings:LeaveLast",
+        "ratio": "data.splits.settings:Ratio",
+        "global_time": "data.splits.settings:GlobalTime",
+        "cold_items": "data.splits.settings:ColdItems",
+        "cold_users": "data.splits.settings:ColdUsers",
+    },
+    "partition": {
+        "per_user": "data.partition.units:PerUser",
+        "iid": "data.partition.units:IID",
+        "dirichlet": "data.partition.labels:Dirichlet",
+        "quantity_skew": "data.partition.units:QuantitySkew",
+        "shards": "data.partition.labels:Shards",
+        "by_attribute": "data.partition.units:ByAttribute",
+        "drift": "data.partition.labels:Drift",
+    },
+    "algorithm": {
+        "fedavg": "algorithms.fedavg:FedAvg",
+        "fedfm": "algorithms.fedfm:FedFM",
+        "fedmf": "algorithms.fedmf:FedMF",
+        "fedncf": "algorithms.fedncf:FedNCF",
+        "pfedrec": "algorithms.pfedrec:PFedRec",
+    },
+    "client_optimizer": _OPTIMIZERS,
+    "optimizer": _OPTIMIZERS,
+    "server_optimizer": {
+        "sgd": "core.optimizers:SGD",
+        "fedavgm": "core.optimizers:FedAvgM",
+        "fedadam": "core.optimizers:FedAdam",
+        "fedyogi": "core.optimizers:FedYogi",
+        "fedadagrad": "core.optimizers:FedAdagrad",
+    },
+    "adapter": {
+        "lora": "models.adapters.lora:LoRA",
+        "bottleneck": "models.adapters.bottleneck:Bottleneck",
+        "prefix_tuning": "models.adapters.prefix_tuning:PrefixTuning",
+        "embedding": "models.adapters.embedding:EmbeddingAdapter",
+    },
+    "users": {
+        "vector": "algorithms.fedfm:UserVector",
+        "history": "algorithms.fedfm:History",
+        "both": "algorithms.fedfm:VectorAndHistory",
+    },
+    "training": {
+        "joint": "algorithms.fedfm:Joint",
+        "reconstruction": "algorithms.fedfm:Reconstruction",
+    },
+    "wrapper": {
+        "scaffold": "wrappers.scaffold:Scaffold",
+        "ifca": "wrappers.ifca:IFCA",
+        "clustered_by_profile": "wrappers.clustered_by_profile:ClusteredByProfile",
+        "fetch_sgd": "wrappers.fetch_sgd:FetchSGD",
+        "fedit": "wrappers.lora.fedit:FedIT",
+        "fedex": "wrappers.lora.fedex:FedEx",
+        "flora": "wrappers.lora.flora:FLoRA",
+        "hetlora": "wrappers.lora.hetlora:HetLoRA",
+        "flexlora": "wrappers.lora.flexlora:FlexLoRA",
+        "fedamp": "contrib.fedamp:FedAMP",
+        "clustered_by_update": "contrib.clustered_by_update:ClusteredByUpdate",
+        "guided": "contrib.guided:Guided",
+        "colr": "contrib.colr:CoLR",
+    },
+    "wrapper.then": {"scaffold": "wrappers.scaffold:Scaffold"},
+    "aggregation": {
+        "mean": "aggregators.means:Mean",
+        "sum": "aggregators.means:Sum",
+    },
+    "codec": {},
+    "attack": {},
+    "cohort": {
+        "all": "fleet.cohorts:AllClients",
+        "uniform": "fleet.cohorts:Uniform",
+        "poisson": "fleet.cohorts:Poisson",
+        "weighted": "fleet.cohorts:Weighted",
+        "available": "fleet.cohorts:Available",
+    },
+}
+"""Kinds by the field that holds the part; for a field `then`, also by its owner's name
+(`wrapper.then`)."""
+
+OPTIONAL = (
+    "adapter", "aggregation", "attack", "codec", "wrapper", "then"
+)  # fmt: skip
+"""Fields that may be `None`, which is written `none`."""
+
+
+def slot_of(path: str) -> str | None:
+    """The entry of `SLOTS` for a field with a dotted name, or `None`.
+
+    >>> slot_of("algorithm.server_optimizer"), slot_of("rounds")
+    ('server_optimizer', None)
+    """
+    *owners, field = path.split(".")
+    if field == "then" and owners:
+        root = next((name for name in owners if name in SLOTS), owners[0])
+        return f"{root}.then" if f"{root}.then" in SLOTS else None
+    return field if field in SLOTS else None
+
+
+def load(slot: str, name: str) -> type:
+    """The class of settings with a name, as written in `SLOTS` or as the class's own.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    wanted = name.lower().replace("-", "_")
+    for kind, location in SLOTS[slot].items():
+        if wanted in (kind, location.rpartition(":")[2].lower()):
+            return load_class(location)
+    raise KeyError(name)
+
+
+def load_class(location: str) -> type:
+    """The class at `module:Class`, with the module below this package."""
+    module, _, name = location.partition(":")
+    return getattr(importlib.import_module(f"fedjax_rec.{module}"), name)
+
+
+def name_of(part: Any) -> str:
+    """The name of a part's kind in `SLOTS`, or that of its class.
+
+    A part with `then` is written `a+b`, as `fields.read_kind` reads it.
+    """
+    if part is None:
+        return "none"
+    then = getattr(part, "then", None)
+    if then is not None:
+        return f"{_own_name(part)}+{name_of(then)}"
+    return _own_name(part)
+
+
+def _own_name(part: Any) -> str:
+    cls = type(part)
+    location = f"{cls.__module__.removeprefix('fedjax_rec.')}:{cls.__name__}"
+    for kinds in SLOTS.values():
+        for kind, where in kinds.items():
+            if where == location:
+                return kind
+    return cls.__name__
+
+
+def locations() -> dict[str, str]:
+    """All classes of settings by their own name."""
+    return {
+        location.rpartition(":")[2]: location
+        for kinds in SLOTS.values()
+        for location in kinds.values()
+    }

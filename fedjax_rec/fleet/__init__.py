@@ -1,1 +1,1 @@
-"""Devices, availability, sampling and costs."""
+"""Devices, cohorts, and the bytes and seconds that a round would cost."""

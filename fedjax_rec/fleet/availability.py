@@ -1,4 +1,4 @@
-"""Cohorts of those who are there: by hour and device, with dropouts on the way."""
+"""Cohorts of the clients available at the hour, with dropouts."""
 
 import csv
 import math
@@ -10,42 +10,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.arrays import Array, struct
 from fedjax_rec.core.rounds import Participation, Sampler
-from fedjax_rec.fleet.costs import Fleet
-from fedjax_rec.fleet.devices import DeviceClass
-from fedjax_rec.fleet.distinct import (
+from fedjax_rec.fleet.costs import Fleet, FleetCosts
+from fedjax_rec.fleet.devices import HOURS, DeviceClass
+from fedjax_rec.fleet.sampling import (
     FAILURE,
-    draws_or_whole,
+    check_size,
+    draws_needed,
     first_distinct,
     random_order,
+    thresholds,
 )
-from fedjax_rec.fleet.sampling import chances, check_size
 
-HOURS = 24
+HEADER = ("device", "hour", "availability")
 
 
 @struct
 class Presence:
-    """What decides whether a client is there, and whether it finishes.
+    """Probabilities that decide which clients are available, and which finish.
 
     Attributes:
-        fleet: devices and costs.
-        available: `[K, rounds of a day, zones]` uint32 thresholds, see `chances`.
-        dropout: `[K]` uint32 thresholds.
-        fits: `[K, P]` bool, whether a client of the profile can train on the device.
+        costs: devices and costs of every client.
+        available: `[K, rounds of a day, zones]` uint32, see `thresholds`.
+        dropout: `[K]` uint32, see `thresholds`.
     """
 
-    fleet: Fleet
+    costs: FleetCosts
     available: Array
     dropout: Array
-    fits: Array
 
-    def can(self, ids: Array) -> tuple[Array, Array, Array]:
-        """Class, zone, and whether clients `[n]` can take part at all."""
-        kind, zone = self.fleet.devices(ids)
-        profile = self.fleet.profile.at[ids].get(mode="clip")
-        return kind, zone, self.fits[kind, profile]
+    def expected(self, able: np.ndarray) -> np.ndarray:
+        """Expected number of available clients `[rounds of a day]`.
+
+        Args:
+            able: `[K, zones]` clients that can train.
+        """
+        return np.einsum("kz,krz->r", able, np.asarray(self.available) / 2.0**31)
 
 
 def diurnal(device: DeviceClass, hours: np.ndarray) -> np.ndarray:
@@ -60,60 +61,61 @@ def read_trace(
     """Availability by hour from a CSV file with the header `device,hour,availability`.
 
     Args:
-        path: of the file: for each class 24 lines, of hours 0 to 23 local time.
+        path: CSV file with 24 lines for each class, hours 0 to 23 in local time.
         devices: the classes it has to hold, and no others.
 
     Returns:
         Class name to `[24]`.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        ValueError: the file cannot be read, or does not hold such a table.
     """
-    wanted = ("device", "hour", "availability")
-    names = {device.name for device in devices}
-    found: dict[str, dict[int, float]] = {name: {} for name in names}
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cohort.trace={path}: cannot be read: {error}") from error
+        raise ValueError(f"trace={path}: cannot be read: {error}") from error
     lines = csv.DictReader(text.splitlines())
-    header = tuple(lines.fieldnames or ())
-    if header != wanted:
+    header = ",".join(lines.fieldnames or ())
+    if header != ",".join(HEADER):
         raise ValueError(
-            f"{path}: the header is {','.join(header) or 'missing'}, expected "
-            f"{','.join(wanted)}"
+            f"{path}: the header is {header or 'missing'}, expected {','.join(HEADER)}"
         )
+    table = {device.name: np.full(HOURS, np.nan) for device in devices}
     for row in lines:
-        place = f"{path}, line {lines.line_num}"
-        name = row["device"]
-        if name not in names:
-            raise ValueError(
-                f"{place}: no device class {name!r} in cohort.devices, which has "
-                f"{', '.join(sorted(names))}"
-            )
         try:
-            hour, value = int(row["hour"]), float(row["availability"])
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"{place}: expected an hour and an availability, got "
-                f"{row['hour']!r} and {row['availability']!r}"
-            ) from None
-        if not 0 <= hour < HOURS or not 0 <= value <= 1:
-            raise ValueError(
-                f"{place}: expected an hour of 0 to 23 and an availability in [0, 1], "
-                f"got {hour} and {value}"
-            )
-        if hour in found[name]:
-            raise ValueError(f"{place}: hour {hour} of {name} is there twice")
-        found[name][hour] = value
-    for name, hours in found.items():
-        absent = [str(hour) for hour in range(HOURS) if hour not in hours]
+            _read_row(table, row["device"], row["hour"], row["availability"])
+        except ValueError as error:
+            raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
+    for name, values in table.items():
+        absent = ", ".join(map(str, np.flatnonzero(np.isnan(values))))
         if absent:
-            raise ValueError(f"{path}: {name} lacks hour {', '.join(absent)}")
-    return {
-        name: np.array([hours[hour] for hour in range(HOURS)])
-        for name, hours in found.items()
-    }
+            raise ValueError(f"{path}: {name} lacks hour {absent}")
+    return table
+
+
+def _read_row(
+    table: dict[str, np.ndarray], name: str, hour_text: str, value_text: str
+) -> None:
+    """Enters one line of a trace; NaN marks hours not yet read."""
+    if name not in table:
+        raise ValueError(
+            f"unknown device class {name!r}, expected one of {', '.join(sorted(table))}"
+        )
+    try:
+        hour, value = int(hour_text), float(value_text)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"expected an hour and an availability, got {hour_text!r} and "
+            f"{value_text!r}"
+        ) from None
+    if not 0 <= hour < HOURS or not 0 <= value <= 1:
+        raise ValueError(
+            "expected an hour from 0 to 23 and an availability in [0, 1], got "
+            f"{hour} and {value}"
+        )
+    if not np.isnan(table[name][hour]):
+        raise ValueError(f"hour {hour} of {name} appears twice")
+    table[name][hour] = value
 
 
 def availability(
@@ -127,136 +129,100 @@ def availability(
     Zone `z` is `z` hours ahead. Between the hours of a trace it is interpolated.
 
     Args:
-        devices: classes.
-        rounds_per_day: so many rounds are a day.
-        zones: time zones.
-        trace: `[24]` by class name, in place of the diurnal curves.
+        devices: the classes of devices.
+        rounds_per_day: number of rounds in a day.
+        zones: number of time zones.
+        trace: class name to `[24]`, in place of the diurnal curves.
     """
     first = np.arange(rounds_per_day)[:, None] * (HOURS / rounds_per_day)
     local = (first + np.arange(zones)) % HOURS
     if trace is None:
         return np.stack([diurnal(device, local) for device in devices])
     knots = np.arange(HOURS)
-    return np.stack(
-        [
-            np.interp(local, knots, trace[device.name], period=HOURS)
-            for device in devices
-        ]
-    )
+    curves = [trace[device.name] for device in devices]
+    return np.stack([np.interp(local, knots, curve, period=HOURS) for curve in curves])
 
 
 def make_presence(
-    fleet: Fleet,
-    memory: np.ndarray,
-    devices: Sequence[DeviceClass],
-    rounds_per_day: int,
-    trace: Mapping[str, np.ndarray] | None = None,
+    fleet: Fleet, rounds_per_day: int, trace: str | Path | None = None
 ) -> Presence:
-    """Who can be there, and when.
+    """The probabilities of a population.
 
     Args:
-        fleet: devices and costs.
-        memory: `[P]` bytes that training takes.
-        devices: classes.
-        rounds_per_day: so many rounds are a day.
-        trace: see `availability`.
+        fleet: the population on its devices.
+        rounds_per_day: number of rounds in a day.
+        trace: CSV file for `read_trace`.
     """
-    limits = np.array([device.memory_mb * 1e6 for device in devices])
+    devices, zones = fleet.devices, fleet.costs.zones
+    curves = None if trace is None else read_trace(trace, devices)
+    chance = availability(devices, rounds_per_day, zones, curves)
     arrays: dict[str, Any] = {
-        "available": chances(availability(devices, rounds_per_day, fleet.zones, trace)),
-        "dropout": chances(np.array([device.dropout for device in devices])),
-        # Who holds nothing has nothing to train, and does not come.
-        "fits": (memory <= limits[:, None]) & (np.asarray(fleet.pairs) > 0),
+        "available": thresholds(chance),
+        "dropout": thresholds(np.array([device.dropout for device in devices])),
     }
-    return Presence(fleet=fleet, **arrays)
-
-
-class Census:
-    """How many clients there are of each kind, counted once.
-
-    Attributes:
-        clients: `[K]` of each class.
-        able: `[K, zones]` of them, those with the memory and something to train.
-        expected: `[rounds of a day]` how many are available.
-    """
-
-    def __init__(self, presence: Presence):
-        n = presence.fleet.profile.shape[0]
-        kinds, _, zones = presence.available.shape
-        self.clients = np.zeros(kinds, np.int64)
-        self.able = np.zeros((kinds, zones), np.int64)
-        look = jax.jit(lambda presence, ids: presence.can(ids))
-        block = min(n, 1 << 18)
-        for first in range(0, n, block):
-            ids = first + np.arange(block, dtype=np.int32)
-            kind, zone, can = map(np.asarray, look(presence, ids))
-            real = ids < n
-            self.clients += np.bincount(kind[real], minlength=kinds)
-            np.add.at(self.able, (kind[real], zone[real]), can[real])
-        probability = np.asarray(presence.available) / 2.0**31
-        self.expected = np.einsum("kz,krz->r", self.able, probability)
+    return Presence(costs=fleet.costs, **arrays)
 
 
 def available(
     presence: Presence,
-    census: Census,
+    able: np.ndarray,
     cohort_size: int,
     over_selection: float = 1.0,
 ) -> Sampler:
     """Uniform over the clients that are available at the round's hour.
 
     Whether a client is available is drawn anew each round, and so is whether it
-    drops out. With over-selection more are invited than wanted; the first
+    drops out. With over-selection more clients are invited than wanted; the first
     `cohort_size` to arrive count, and the round ends with the last of them.
 
     Args:
-        presence: who is there, and when.
-        census: counts of it.
-        cohort_size: `C`; where fewer are available, slots stay empty.
-        over_selection: `ceil(over_selection C)` are invited.
+        presence: probabilities of the population.
+        able: `[K, zones]` clients that can train.
+        cohort_size: `C`; slots stay empty if fewer clients are available.
+        over_selection: `ceil(over_selection C)` clients are invited.
 
     Returns:
         The sampler.
 
     Raises:
-        ValueError: those invited are not in `[1, N]`, or `over_selection` is below 1.
+        ValueError: `cohort_size` is not in `[1, N]`, or `over_selection` is below 1.
 
     References:
         Bonawitz et al., Towards Federated Learning at Scale: System Design, MLSys
         2019: devices that come and go with the hour, drop out, and are over-selected.
     """
-    n = presence.fleet.profile.shape[0]
+    n = presence.costs.cost_class.shape[0]
     if not over_selection >= 1:
         raise ValueError(f"over_selection must be at least 1, got {over_selection}")
     check_size(n, cohort_size)
     size = min(n, math.ceil(round(over_selection * cohort_size, 6)))
-    fewest = float(census.expected.min())
-    # As many are there for sure: Chernoff's bound of a sum of independent chances.
-    there = fewest - math.sqrt(2 * fewest * -math.log(FAILURE))
-    repeated = 1 - (there - np.arange(size)) / n
-    draws = draws_or_whole(np.maximum(repeated, 0), n)
+    fewest = float(presence.expected(able).min())
+    # Fewer are available with probability FAILURE: Chernoff, independent chances.
+    certain = fewest - math.sqrt(2 * fewest * -math.log(FAILURE))
+    repeated = 1 - (certain - np.arange(size)) / n
+    draws = draws_needed(np.maximum(repeated, 0), n)
 
     def sample(tables: Presence, key: Array, number: Array) -> Participation:
         order_key, key = jax.random.split(key)
         order = random_order(order_key, n, draws)
-        # A client drawn twice gives the same answer twice.
+        # A client drawn twice gets the same words twice.
         words = jax.vmap(lambda i: _words(key, i))(order)
-        kind, zone, can = tables.can(order)
+        kind, zone, able = tables.costs.able(order)
         slot = number % tables.available.shape[1]
-        comes = can & (words[:, 0] < tables.available[kind, slot, zone])
+        comes = able & (words[:, 0] < tables.available[kind, slot, zone])
         invited = first_distinct(jnp.where(comes, order, n), size, n)
         words = jax.vmap(lambda i: _words(key, i))(invited)
-        kind, _ = tables.fleet.devices(invited)
+        kind, _ = tables.costs.devices(invited)
         stays = (invited < n) & (words[:, 1] >= tables.dropout[kind])
         if size > cohort_size:
-            seconds = jnp.where(stays, tables.fleet.of(invited)[2], jnp.inf)
-            place = jnp.zeros(size, jnp.int32).at[jnp.argsort(seconds)]
-            stays &= place.set(jnp.arange(size, dtype=jnp.int32)) < cohort_size
+            seconds = jnp.where(stays, tables.costs.of(invited)[2], jnp.inf)
+            rank = jnp.zeros(size, jnp.int32).at[jnp.argsort(seconds)]
+            stays &= rank.set(jnp.arange(size, dtype=jnp.int32)) < cohort_size
         ids = jnp.sort(jnp.where(stays, invited, n))[:cohort_size]
         return Participation(ids=ids, invited=invited, metrics={})
 
     return Sampler(sample, presence)
 
 
-def _words(key: Array, client: Array) -> Tree:
+def _words(key: Array, client: Array) -> Array:
     return jax.random.bits(jax.random.fold_in(key, client), (2,), jnp.uint32) >> 1

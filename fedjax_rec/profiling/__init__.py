@@ -1,1 +1,1 @@
-"""Where the time of a run goes."""
+"""Profiles of a run: its stages, recorded traces, and their summaries."""

@@ -1,7 +1,7 @@
-"""Names of what a round and an evaluation consist of, which compiled programs carry.
+"""Stages of a round and an evaluation, named in the compiled programs.
 
 A `jax.named_scope` changes no result: XLA keeps it in the description of each
-operation, where a profile finds it again.
+operation, from which the profiler reads it.
 """
 
 import functools
@@ -32,14 +32,14 @@ STAGES = (
 )
 
 ROUNDS_HERE, EVALUATION_HERE = "rounds", "evaluation"
-"""What the host says it is doing, in a profile."""
+"""Names of the host's work in a trace."""
 
 _F = TypeVar("_F", bound=Callable)
 _B = TypeVar("_B", bound=tuple)
 
 
 def staged(stage: str, function: _F) -> _F:
-    """`function`, whose operations carry the name of a stage."""
+    """`function`, with the name of a stage on its operations."""
     return jax.named_scope(stage)(function)
 
 
@@ -50,7 +50,7 @@ def all_staged(stage: str, bundle: _B) -> _B:
 
 
 def on_host(name: str) -> Callable[[_F], _F]:
-    """Decorates what the host does, so that a profile shows from when to when."""
+    """Decorates a function of the host, so that a trace shows when it ran."""
     decorate: Any = functools.partial(jax.profiler.annotate_function, name=name)
     return decorate
 
@@ -58,7 +58,7 @@ def on_host(name: str) -> Callable[[_F], _F]:
 def stage_of(op_name: str) -> str:
     """The stage of an operation by its name in a program, or "" for none.
 
-    The innermost stage counts, but all that serves an evaluation is part of it.
+    The innermost stage counts, but stages inside an evaluation belong to it.
 
     >>> stage_of("jit(run)/while/gathering_clients/vmap(local_training)/dot")
     'local training'
@@ -67,10 +67,9 @@ def stage_of(op_name: str) -> str:
     >>> stage_of("jit(run)/while/body/add")
     ''
     """
-    found = [word for word in re.findall(r"\w+", op_name) if word in STAGES]
-    if not found:
+    stages = [word for word in re.findall(r"\w+", op_name) if word in STAGES]
+    if not stages:
         return ""
-    inner = found[-1].replace("_", " ")
-    if EVALUATION not in found or found[-1] == EVALUATION:
-        return inner
-    return f"{EVALUATION}: {inner}"
+    inner = stages[-1].replace("_", " ")
+    nested = EVALUATION in stages and stages[-1] != EVALUATION
+    return f"{EVALUATION}: {inner}" if nested else inner

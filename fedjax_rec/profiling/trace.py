@@ -1,19 +1,22 @@
-"""What the devices did, operation by operation, as the profiler's trace has it."""
+"""Operations that devices ran, as the profiler recorded them, and their summary."""
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.profiler import ProfileData
 
-from fedjax_rec.profiling.hlo_names import CONTROL, Names, read_names
+from fedjax_rec.profiling.programs import CONTROL, Programs, read_programs
 from fedjax_rec.profiling.stages import EVALUATION_HERE, ROUNDS_HERE
 from fedjax_rec.profiling.window import MARK
 
 HOST = (ROUNDS_HERE, EVALUATION_HERE)
+OPERATIONS = 5
+"""Number of kinds of operations in the summary of a part."""
 
-# Of an accelerator's lines, those that hold what really ran; others repeat it.
+# The lines of an accelerator that hold executed operations; others repeat them.
 _RUNS = re.compile(r"XLA Ops|Stream")
 # A TPU's operations are called by their whole text: `%fusion.3 = f32[8] fusion(...)`.
 _FIRST_NAME = re.compile(r"%?([\w.-]+)")
@@ -23,14 +26,14 @@ class Ran(NamedTuple):
     """An operation that ran.
 
     Attributes:
-        device: it ran on, such as `CPU:0`.
+        device: such as `CPU:0`.
         start: nanoseconds.
         end: nanoseconds.
-        program: it belongs to, or "".
-        name: in that program.
-        kind: what it does, such as `dot_general`.
-        stage: of `stages.stage_of`, or "" where the trace names none.
-        control: it consists of others, which the trace has, too.
+        program: name of the program, or "".
+        name: name within the program.
+        kind: JAX's name, such as `dot_general`.
+        stage: see `stages.stage_of`; "" if the trace names none.
+        control: whether it consists of others, which are in the trace, too.
     """
 
     device: str
@@ -43,25 +46,13 @@ class Ran(NamedTuple):
     control: bool
 
 
-def newest(folder: str | Path) -> Path:
-    """The last trace that the profiler wrote below a folder, an `.xplane.pb` file.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    found = list(Path(folder).rglob("*.xplane.pb"))
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no trace (*.xplane.pb)")
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
-
-
 class Trace(NamedTuple):
-    """What a trace tells.
+    """A recorded trace.
 
     Attributes:
         ran: operations of all devices.
         window: begin and end of the profiled rounds in the same nanoseconds, or `None`.
-        host: the same of all that the host did under each name of `HOST`.
+        host: spans of the host's work, by the names in `HOST`.
     """
 
     ran: list[Ran]
@@ -69,52 +60,166 @@ class Trace(NamedTuple):
     host: dict[str, list[tuple[float, float]]]
 
 
+def newest(folder: str | Path) -> Path:
+    """The last trace that the profiler wrote below a folder, an `.xplane.pb` file.
+
+    Raises:
+        FileNotFoundError: the folder holds no trace.
+    """
+    paths = list(Path(folder).rglob("*.xplane.pb"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no trace (*.xplane.pb)")
+    return max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
 def read_trace(path: str | Path) -> Trace:
     """Reads a trace, an `.xplane.pb` file."""
-    data, names = ProfileData.from_file(str(path)), read_names(path)
+    data, programs = ProfileData.from_file(str(path)), read_programs(path)
     ran: list[Ran] = []
     window, host = None, {name: [] for name in HOST}
     for plane in data.planes:
         accelerator = plane.name.startswith("/device:")
-        # Some devices are there twice: what is no operation has a plane of its own.
+        # A device can have a second plane, which holds no operations.
         device = re.sub(r"^/device:| .*$", "", plane.name) if accelerator else ""
         for line in plane.lines:
             if accelerator and not _RUNS.match(line.name):
                 continue
             for event in line.events:
+                span = event.start_ns, event.start_ns + event.duration_ns
                 if accelerator:
-                    ran.append(_told(event, device, names))
+                    ran.append(_operation(event, device, programs, dict(event.stats)))
                 elif event.name == MARK:
-                    window = event.start_ns, event.start_ns + event.duration_ns
+                    window = span
                 elif event.name in host:
-                    span = event.start_ns, event.start_ns + event.duration_ns
                     host[event.name].append(span)
                 else:
-                    ran += _of_cpu(event, names)
+                    ran += _on_cpu(event, programs)
     return Trace(ran, window, host)
 
 
-def _of_cpu(event: Any, names: Names) -> Iterator[Ran]:
-    """A CPU's operations run in the host's threads, among much else."""
-    if event.name.startswith(("end: ", "Threadpool")):  # most of it, and no operations
+def _on_cpu(event: Any, programs: Programs) -> Iterator[Ran]:
+    """A CPU's operations, which run in the host's threads among many other events."""
+    if event.name.startswith(("end: ", "Threadpool")):  # most events: skipped early
         return
     stats = dict(event.stats)
     if "hlo_op" in stats:
-        yield _told(event, f"CPU:{stats.get('device_ordinal', 0)}", names, stats)
+        device = f"CPU:{stats.get('device_ordinal', 0)}"
+        yield _operation(event, device, programs, stats)
 
 
-def _told(event: Any, device: str, names: Names, stats: dict | None = None) -> Ran:
-    stats = dict(event.stats) if stats is None else stats
+def _operation(event: Any, device: str, programs: Programs, stats: dict) -> Ran:
     program = str(stats.get("hlo_module", ""))
     name = str(stats.get("hlo_op") or _FIRST_NAME.findall(event.name + "_")[0])
-    known = names.find(stats.get("program_id"), program, name)
+    described = programs.find(stats.get("program_id"), program, name)
     return Ran(
         device=device,
         start=event.start_ns,
         end=event.start_ns + event.duration_ns,
         program=program,
         name=name,
-        kind=known.kind if known else re.sub(r"[.\d]+$", "", name),
-        stage=known.stage if known else "",
-        control=known.opcode in CONTROL if known else name.startswith(CONTROL),
+        kind=described.kind if described else re.sub(r"[.\d]+$", "", name),
+        stage=described.stage if described else "",
+        control=described.opcode in CONTROL if described else name.startswith(CONTROL),
     )
+
+
+def summarise_trace(trace: Trace, devices: int, rounds: int) -> dict[str, Any]:
+    """Adds up the devices' time.
+
+    A device is busy while any of its operations runs. A part's seconds are those of its
+    operations, added up: operations that ran at the same time count each. Operations
+    that consist of others, such as loops, keep a device busy and belong to no part;
+    busy time in no part was spent between operations.
+
+    Args:
+        trace: only operations inside its window count; without a window that is from
+            the first operation to the last.
+        devices: number of devices; one without operations was idle.
+        rounds: number of rounds in the window.
+
+    Returns:
+        `seconds` of the window, `rounds`, `devices`, `busy` (fraction of the devices'
+        time, or `None` if the trace holds no operation), `busy_of_devices` (fraction
+        of each device's time), `while` (for each kind of host work its `seconds`, and
+        how `busy` the devices were meanwhile), `between_operations` (fraction of the
+        devices' time), `stages` (whether the trace names them) and `parts`, slowest
+        first: `name`, `seconds` (total over devices), `fraction` (of the devices'
+        time), `seconds_a_round` (mean over devices) and `operations`, each kind's
+        fraction of the part.
+    """
+    ran, window = trace.ran, trace.window
+    if window is None and ran:
+        window = min(r.start for r in ran), max(r.end for r in ran)
+    begin, end = window or (0.0, 0.0)
+    ran = [r for r in ran if r.end > begin and r.start < end]
+    spans: dict[str, list] = defaultdict(list)
+    leaves: dict[str, list] = defaultdict(list)
+    parts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    has_stages = any(r.stage for r in ran)
+    for r in ran:
+        span = max(r.start, begin), min(r.end, end)
+        spans[r.device].append(span)
+        if not r.control:
+            leaves[r.device].append(span)
+            parts[_part(r, has_stages)][r.kind] += (span[1] - span[0]) / 1e9
+    count = max(devices, len(spans))
+    total = (end - begin) * count
+    busy = {name: covered(device_spans) for name, device_spans in spans.items()}
+    between = sum(busy.values()) - sum(covered(x) for x in leaves.values())
+    rows = []
+    for name, kinds in parts.items():
+        seconds = sum(kinds.values())
+        slowest = sorted(kinds.items(), key=lambda item: -item[1])[:OPERATIONS]
+        rows.append(
+            {
+                "name": name,
+                "seconds": seconds,
+                "fraction": seconds * 1e9 / total,
+                "seconds_a_round": seconds / (max(rounds, 1) * count),
+                "operations": {k: x / seconds for k, x in slowest if seconds},
+            }
+        )
+    host = trace.host.items()
+    return {
+        "seconds": (end - begin) / 1e9,
+        "rounds": rounds,
+        "devices": count,
+        "busy": sum(busy.values()) / total if ran else None,
+        "busy_of_devices": {k: x / (end - begin) for k, x in sorted(busy.items())},
+        "while": {name: _meanwhile(work, spans, count) for name, work in host if work},
+        "between_operations": between / total if ran else None,
+        "stages": has_stages,
+        "parts": sorted(rows, key=lambda part: -part["seconds"]),
+    }
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals.
+
+    >>> covered([(0, 2), (5, 6), (1, 3)])
+    4
+    """
+    total, until = 0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0, end - max(start, until))
+        until = max(until, end)
+    return total
+
+
+def _meanwhile(
+    work: list[tuple[float, float]], spans: dict[str, list], devices: int
+) -> dict[str, float]:
+    """Length of the host's work, and how busy the devices were at that time.
+
+    The length of an intersection is that of both sets less that of their union.
+    """
+    length = covered(work)
+    both = sum(length + covered(x) - covered([*work, *x]) for x in spans.values())
+    return {"seconds": length / 1e9, "busy": both / (length * devices) if length else 0}
+
+
+def _part(ran: Ran, has_stages: bool) -> str:
+    """The stage of an operation, else its program, else its name."""
+    if not has_stages:
+        return ran.name
+    return ran.stage or f"other, in {ran.program.removeprefix('jit_') or 'no program'}"

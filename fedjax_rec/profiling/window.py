@@ -1,4 +1,4 @@
-"""Which rounds a profile is taken of, and the trace of them."""
+"""Recording of some rounds of a run by the profiler."""
 
 import time
 from collections.abc import Callable
@@ -8,16 +8,16 @@ from typing import NamedTuple
 import jax
 
 MARK = "profiled rounds"
-"""What the trace calls the time between the first round's begin and the last's end."""
+"""Name of the span of all profiled rounds in the trace."""
 
 
 class Window(NamedTuple):
     """The rounds after `first` up to `last`, with the evaluations among them.
 
     Attributes:
-        first: rounds done before.
-        last: rounds done in the end.
-        warm: whether rounds and evaluation are both compiled by then.
+        first: rounds done at the begin.
+        last: rounds done at the end.
+        warm: whether rounds and evaluation are both compiled at the begin.
     """
 
     first: int
@@ -26,20 +26,20 @@ class Window(NamedTuple):
 
 
 def choose_window(count: int, done: int, rounds: int, eval_every: int) -> Window:
-    """`count` rounds after everything was compiled that end with an evaluation.
+    """Chooses `count` rounds after compilation that end with an evaluation.
 
     A process compiles the round at its first round, and the evaluation at its first
-    evaluation. Where too few rounds are left after that, the last ones that follow the
-    first round are taken, fewer if need be, and an evaluation may have to be compiled.
+    evaluation. If too few rounds follow, the last ones after the first round are taken,
+    fewer if need be, and an evaluation may have to be compiled.
 
     Args:
         count: rounds wanted.
         done: rounds done before this process began.
-        rounds: in all.
+        rounds: total number of rounds.
         eval_every: rounds between evaluations.
 
     Raises:
-        ValueError: not two rounds are left.
+        ValueError: fewer than two rounds are left.
 
     >>> choose_window(3, done=0, rounds=40, eval_every=5)
     Window(first=7, last=10, warm=True)
@@ -48,7 +48,7 @@ def choose_window(count: int, done: int, rounds: int, eval_every: int) -> Window
     """
     if rounds - done < 2:
         raise ValueError(
-            f"a profile begins after the round that compiles, so it needs 2 rounds; "
+            f"profiling starts after the round that compiles, so it needs 2 rounds; "
             f"{max(0, rounds - done)} of {rounds} are left. Train more, or leave "
             "--profile out"
         )
@@ -60,14 +60,14 @@ def choose_window(count: int, done: int, rounds: int, eval_every: int) -> Window
 
 
 class Recording:
-    """Records a trace of a window while a simulation runs; its `watch`.
+    """Records a trace of a window while a simulation runs, as its `watch`.
 
     Args:
-        window: what to record.
-        folder: where to, in the profiler's own layout; `None` only shortens programs as
-            one that records does, so that several processes take the same steps.
+        window: the rounds to record.
+        folder: output folder, in the profiler's own layout; `None` only
+            shortens programs alike, so that several processes take the same steps.
         recorded: called with the seconds recorded, when the trace is written.
-        failed: told why there is no trace; the run goes on.
+        failed: called with the reason if no trace can be written; the run goes on.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Recording:
         self._started = 0.0
 
     def __call__(self, done: int) -> int:
-        """Begins or ends the trace where that is due.
+        """Begins or ends the trace if due.
 
         Args:
             done: rounds done.
 
         Returns:
-            How many rounds the next program may hold.
+            The largest number of rounds in the next program.
         """
         first, last, _ = self._window
         if done >= last:
@@ -106,7 +106,7 @@ class Recording:
 
     def _begin(self, folder: Path) -> None:
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # it would slow down what is measured
+        options.python_tracer_level = 0  # it would slow the run down
         folder.mkdir(parents=True, exist_ok=True)
         jax.profiler.start_trace(folder, profiler_options=options)
         self._started = time.perf_counter()
@@ -114,7 +114,7 @@ class Recording:
         self._mark.__enter__()
 
     def close(self, finished: bool = True) -> None:
-        """Ends a trace that is being recorded; `finished` is whether it is whole."""
+        """Ends a trace that is being recorded; an unfinished one is not reported."""
         if self._mark is None:
             return
         mark, self._mark = self._mark, None

@@ -1,52 +1,30 @@
-"""Finished runs as tables, words and curves; the only module that plots."""
+"""Finished runs as tables, sentences and curves."""
 
-import importlib.util
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from fedjax_rec.report.comparison import (
-    Row,
-    columns_of,
-    comparable,
-    flat,
-    labels_of,
-    protocol_in_words,
-    remarks_of,
-    rows_of,
-    warnings_of,
-)
+from fedjax_rec.report.comparison import Row, columns_of, comparable, labels_of, rows_of
+from fedjax_rec.report.remarks import remarks_of, warnings_of
+from fedjax_rec.report.tables import Table, panels, save, say
+from fedjax_rec.report.tables import can_plot as can_plot
+from fedjax_rec.report.words import protocol_in_words
 from fedjax_rec.runs.folder import Run
+from fedjax_rec.runs.plain import flat
 
 CURVES = "curves.png"
 
 
 def show(console: Console, *runs: Run) -> None:
-    """Prints the table of finished runs, how they were evaluated, and warnings."""
-    for title, group in comparable(runs):
-        columns = columns_of(group)
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        table.padding = (0, 1, 0, 0)
-        table.pad_edge = False
-        table.add_column("test", min_width=10)
-        for heading in columns.values():
-            table.add_column(heading, justify="right")
-        for row in rows_of(group):
-            style = "dim" if row.baseline else "bold"
-            table.add_row(escape(row.label), *_cells(row, columns), style=style)
-        console.print(table)
-        first = group[0].result or {}
-        console.print(escape(protocol_in_words(first["protocol"])), highlight=False)
-    for text in warnings_of(runs):
-        console.print(f"[bold red]WARNING[/] {escape(text)}", highlight=False)
-    for text in remarks_of(runs):
-        console.print(escape(text), highlight=False)
+    """Prints the tables of finished runs, their protocols, warnings and remarks."""
+    for table, protocol in _tables(runs):
+        table.print(console)
+        say(console, [protocol])
+    say(console, warnings_of(runs), "[bold red]WARNING[/] ")
+    say(console, remarks_of(runs))
 
 
 def markdown(*runs: Run) -> str:
@@ -54,24 +32,13 @@ def markdown(*runs: Run) -> str:
     names = ", ".join(dict.fromkeys(str((r.result or {}).get("name")) for r in runs))
     lines = [f"# {names}", ""]
     lines += [f"> **WARNING** {text}\n" for text in warnings_of(runs)]
-    for title, group in comparable(runs):
-        columns = columns_of(group)
-        lines += [f"## {title}", ""] if title else []
-        lines += ["| test | " + " | ".join(columns.values()) + " |"]
-        lines += ["|---|" + "---:|" * len(columns)]
-        for row in rows_of(group):
-            cells = " | ".join(_cells(row, columns))
-            lines.append(f"| {row.label.replace('|', '/')} | {cells} |")
-        lines += ["", protocol_in_words((group[0].result or {})["protocol"]), ""]
+    for table, protocol in _tables(runs):
+        lines += [f"## {table.title}", ""] if table.title else []
+        lines += [*table.markdown(), "", protocol, ""]
     lines += [f"{text}\n" for text in remarks_of(runs)]
     if len(runs) == 1:
         lines += _details(runs[0])
     return "\n".join(lines).rstrip() + "\n"
-
-
-def can_plot() -> bool:
-    """Whether Matplotlib (the extra `analysis`) is there."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def plot_curves(runs: Sequence[Run], path: str | Path) -> None:
@@ -79,42 +46,44 @@ def plot_curves(runs: Sequence[Run], path: str | Path) -> None:
 
     Args:
         runs: finished or not.
-        path: of the image.
+        path: the image file.
     """
-    # A Figure of its own, without pyplot, needs no display and leaves no global state.
-    from matplotlib.figure import Figure
-
     name = next((n for n in columns_of(runs) if n.startswith("ndcg@")), "auc")
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    losses, quality = figure.subplots(1, 2)
-    for run, label in zip(
-        runs, labels_of([[r] for r in runs], seeds=True), strict=True
-    ):
+    figure, (losses, quality) = panels(2, (11, 4))
+    labels = labels_of([[run] for run in runs], seeds=True)
+    for run, label in zip(runs, labels, strict=True):
         rounds = [e for e in run.events if e.get("loss") is not None]
         losses.plot([e["round"] for e in rounds], [e["loss"] for e in rounds])
-        points = [
-            (e["round"], (e.get("val") or e.get("test") or {}).get(name))
-            for e in run.events
-            if e["event"] == "evaluation"
+        values = [
+            (event["round"], (event.get("val") or event.get("test") or {}).get(name))
+            for event in run.events
+            if event["event"] == "evaluation"
         ]
-        points = [point for point in points if point[1] is not None]
-        if points:
-            quality.plot(*zip(*points, strict=True), label=label)
-    styles = ("--", "-.", ":")
-    baselines = [
-        row for row in rows_of(runs) if row.baseline and name in row.metrics[0]
-    ]
-    for row, style in zip(baselines, styles, strict=False):
+        values = [pair for pair in values if pair[1] is not None]
+        if values:
+            quality.plot(*zip(*values, strict=True), label=label)
+    rows = [row for row in rows_of(runs) if row.baseline and name in row.metrics[0]]
+    for row, style in zip(rows, ("--", "-.", ":"), strict=False):
         value = statistics.fmean(metrics[name] for metrics in row.metrics)
         label = f"{row.label}, on test"
         quality.axhline(value, color="gray", linestyle=style, label=label)
     losses.set(xlabel="round", ylabel="training loss")
     quality.set(xlabel="round", ylabel=f"validation {name.upper()}")
     quality.legend(fontsize=8)
-    for axes in (losses, quality):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
+
+
+def _tables(runs: Sequence[Run]) -> Iterator[tuple[Table, str]]:
+    """A table for each group of comparable runs, with its protocol in words."""
+    for title, group in comparable(runs):
+        columns, rows = columns_of(group), rows_of(group)
+        table = Table(
+            headings=["test", *columns.values()],
+            rows=[[row.label, *_cells(row, columns)] for row in rows],
+            styles=["dim" if row.baseline else "bold" for row in rows],
+            title=title,
+        )
+        yield table, protocol_in_words(group[0].part("protocol"))
 
 
 def _cells(row: Row, columns: Mapping[str, str]) -> list[str]:
@@ -122,20 +91,18 @@ def _cells(row: Row, columns: Mapping[str, str]) -> list[str]:
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    """Mean and sample standard deviation, or a dash where a value is missing."""
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    if not known or len(known) < len(values):
+    """Mean and sample standard deviation, or a dash if a value is missing."""
+    finite = [v for v in values if v is not None and math.isfinite(v)]
+    if not finite or len(finite) < len(values):
         return "-"
-    mean = f"{statistics.fmean(known):.4f}"
-    return f"{mean} ± {statistics.stdev(known):.4f}" if len(known) > 1 else mean
+    mean = f"{statistics.fmean(finite):.4f}"
+    return f"{mean} ± {statistics.stdev(finite):.4f}" if len(finite) > 1 else mean
 
 
 def _details(run: Run) -> list[str]:
-    result, versions = run.result or {}, run.versions
-    data = ", ".join(f"{k} {v}" for k, v in (result.get("data") or {}).items())
-    software = ", ".join(
-        f"{k} {versions.get(k)}" for k in ("fedjax_rec", "jax", "python")
-    )
-    fields = [f"| `{n}` | {v} |" for n, v in flat(run.config).items()]
+    data = ", ".join(f"{k} {v}" for k, v in run.part("data").items())
+    names = ("fedjax_rec", "jax", "python")
+    software = ", ".join(f"{name} {run.versions.get(name)}" for name in names)
+    fields = [f"| `{name}` | {value} |" for name, value in flat(run.config).items()]
     table = ["| field | value |", "|---|---|", *fields]
     return [f"Data: {data}.", "", f"Computed by {software}.", "", *table]

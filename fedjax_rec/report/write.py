@@ -7,14 +7,14 @@ from fedjax_rec.runs.folder import REPORT, RESULT, RunFolder, read_run
 
 
 def write_result(folder: RunFolder, result: dict[str, Any], draw: bool = True) -> None:
-    """Finishes a run's folder: `result.json`, then the same to read and to look at."""
-    # First what took long to compute: a fault in drawing must not lose it.
+    """Finishes a run's folder with `result.json`, `report.md` and the curves."""
+    # First, so that an error in drawing cannot lose it.
     folder.write_json(RESULT, result)
     write_report(folder, draw)
 
 
 def write_report(folder: RunFolder, draw: bool = True) -> None:
-    """`report.md`, and if `draw` the curves, of a finished run."""
+    """Writes `report.md`, and if `draw` the curves, of a finished run."""
     run = read_run(folder.path)
     folder.write_text(REPORT, report.markdown(run))
     if draw and report.can_plot():

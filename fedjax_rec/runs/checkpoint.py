@@ -1,15 +1,15 @@
-"""Checkpoints: a run's state on disk; the only module that imports Orbax.
+"""Checkpoints of a run's state; the only module that imports Orbax.
 
 A checkpoint is a folder `checkpoints/ROUND`. Orbax writes it in the background under a
-temporary name and renames it when all is there, so that a kill leaves the ones before
-it as they were. Orbax does not notice a changed byte in an array, so the hashes of all
-files go into the folder as well, as its seal, before it is renamed.
+temporary name and renames it when complete, so that a killed process leaves the
+previous ones intact. Orbax does not notice a changed byte in an array, so each folder
+is sealed with the hashes of its files before it is renamed.
 """
 
-import json
+import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,21 +17,27 @@ import jax
 import orbax.checkpoint as ocp
 
 from fedjax_rec.core.arrays import Tree
+from fedjax_rec.runs.seal import check_seal, write_seal
 from fedjax_rec.simulation.simulation import Snapshot
 from fedjax_rec.storage.errors import FileError, writable
-from fedjax_rec.storage.files import digest
 
-_STATE, _PROGRESS, _SEAL = "state", "progress", "seal.json"
+_STATE, _PROGRESS = "state", "progress"
 _UNFINISHED = ".orbax-checkpoint-tmp"
-_UNSEALED = (_SEAL, "_CHECKPOINT_METADATA")  # Orbax's own notes change to the last
+_SYSTEM_ERRORS = (
+    "No space left on device",
+    "File too large",
+    "Permission denied",
+    "Disk quota exceeded",
+    "Read-only file system",
+)
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds.
+    """Contents of a checkpoint.
 
     Attributes:
-        snapshot: of the simulation.
-        position: bytes of `metrics.jsonl` when it was taken.
+        snapshot: state of the simulation.
+        position: size of `metrics.jsonl` in bytes at the snapshot.
     """
 
     snapshot: Snapshot
@@ -42,10 +48,10 @@ class Checkpoints:
     """The checkpoints of one run: the last few, and the selected round's.
 
     Args:
-        path: folder for them; made where absent.
+        path: folder of the checkpoints; created if absent.
         config: hash of the configuration they belong to.
-        keep: how many of the last are kept; at least 1.
-        tell: takes sentences on checkpoints that are passed over.
+        keep: number of last checkpoints to keep; at least 1.
+        say: called with a sentence about each checkpoint that is skipped.
 
     Raises:
         FileError: the folder cannot be written.
@@ -56,9 +62,9 @@ class Checkpoints:
         path: str | Path,
         config: str,
         keep: int = 2,
-        tell: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None,
     ):
-        self._path, self._config, self._tell = Path(path).absolute(), config, tell
+        self._path, self._config, self._say = Path(path).absolute(), config, say
         self._retention = _LastAndSelected(keep)
         self._written = 0
         _silence_orbax()
@@ -78,18 +84,18 @@ class Checkpoints:
 
     @property
     def rounds(self) -> list[int]:
-        """The rounds that there are checkpoints of, ascending."""
+        """Rounds with a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, snapshot: Snapshot, position: int) -> None:
-        """Takes a copy of `snapshot`, and writes it while the caller goes on.
+        """Copies `snapshot`, and writes the copy in the background.
 
         Args:
-            snapshot: of a simulation at rest.
-            position: bytes of `metrics.jsonl` now.
+            snapshot: state of a simulation at rest.
+            position: current size of `metrics.jsonl` in bytes.
 
         Raises:
-            FileError: this one, or the one before it, could not be written.
+            FileError: this checkpoint, or the one before it, could not be written.
         """
         self.wait()
         done = snapshot.progress["round"]
@@ -102,93 +108,83 @@ class Checkpoints:
             "config": self._config,
             "arrays": _describe(snapshot.arrays),
         }
-        args = ocp.args.Composite(
-            **{
-                _STATE: ocp.args.StandardSave(snapshot.arrays),
-                _PROGRESS: ocp.args.JsonSave(progress),
-            }
-        )
-        try:
-            self._manager.save(done, args=args)
-        except Exception as error:
-            raise self._unwritten(error) from error
+        state = ocp.args.StandardSave(snapshot.arrays)
+        items = {_STATE: state, _PROGRESS: ocp.args.JsonSave(progress)}
+        with self._writing():
+            self._manager.save(done, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
         """Returns when everything saved is on disk.
 
         Raises:
-            FileError: the last one could not be written.
+            FileError: the last checkpoint could not be written.
         """
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritten(error) from error
 
     def close(self) -> None:
-        """Waits, and gives the threads back.
+        """Waits, and releases the threads.
 
         Raises:
-            FileError: the last one could not be written.
+            FileError: the last checkpoint could not be written.
         """
-        try:
+        with self._writing():
             self._manager.close()
-        except Exception as error:
-            raise self._unwritten(error) from error
 
     def restore(
-        self, like: Tree, fits: Callable[[dict[str, Any]], str] = lambda progress: ""
+        self, like: Tree, unfit: Callable[[dict[str, Any]], str] = lambda progress: ""
     ) -> Restored | None:
-        """The newest checkpoint that is whole and fits; newer ones are removed.
+        """Reads the newest valid checkpoint, and removes the newer ones.
 
         Args:
             like: `Snapshot.arrays` of the simulation that will take it.
-            fits: why a run cannot go on from a checkpoint with this `progress`; empty
-                where it can.
+            unfit: `(progress) -> reason` why a run cannot go on from a checkpoint, or
+                an empty string.
 
         Returns:
-            What it holds, or `None` where there is none.
+            Its contents, or `None` without a valid checkpoint.
 
         Raises:
-            FileError: one is whole and holds other arrays than `like`.
+            FileError: a valid checkpoint holds other arrays than `like`.
         """
-        found, passed = None, []
+        restored, skipped = None, []
         for done in reversed(self.rounds):
-            reason, progress = self._read_progress(done)
-            reason = reason or fits(progress)
-            if not reason:
+            try:
+                progress = self._read_progress(done)
+                if reason := unfit(progress):
+                    raise ValueError(reason)
                 self._check_arrays(done, progress, like)
-                try:
-                    found = self._read_arrays(done, progress, like)
-                except Exception as error:
-                    reason = _first_line(error)
-            if found is not None:
+                restored = self._read_arrays(done, progress, like)
                 break
-            passed.append(done)
-            self._tell(f"the checkpoint of round {done} is passed over: {reason}")
+            except FileError:
+                raise
+            except Exception as error:
+                skipped.append(done)
+                reason = _first_line(error)
+                self._say(f"the checkpoint of round {done} is skipped: {reason}")
         # Their rounds come again, and Orbax writes no round twice.
-        for done in passed:
+        for done in skipped:
             shutil.rmtree(self._path / str(done), ignore_errors=True)
         self._manager.reload()
-        return found
+        return restored
 
-    def _read_progress(self, done: int) -> tuple[str, dict[str, Any]]:
-        """Why a checkpoint cannot be read, or an empty string and its `progress`."""
-        folder = self._path / str(done)
-        broken = _broken_seal(folder)
-        if broken:
-            return broken, {}
-        try:
-            args = ocp.args.Composite(**{_PROGRESS: ocp.args.JsonRestore()})
-            progress = self._manager.restore(done, args=args)[_PROGRESS]
-        except Exception as error:
-            return _first_line(error), {}
+    def _read_progress(self, done: int) -> dict[str, Any]:
+        check_seal(self._path / str(done))
+        progress = self._read(done, _PROGRESS, ocp.args.JsonRestore())
         if progress["config"] != self._config:
-            return "it belongs to another config", {}
-        return "", progress
+            raise ValueError("it belongs to another config")
+        return progress
 
     def _check_arrays(self, done: int, progress: dict[str, Any], like: Tree) -> None:
-        there, here = progress["arrays"], _describe(like)
-        lines = [f"  {a} there, {b} now" for a, b in _pairs(there, here) if a != b]
+        old, new = (
+            {line.split(" ")[0]: line for line in lines}
+            for lines in (progress["arrays"], _describe(like))
+        )
+        lines = [
+            f"  {old.get(path, '(absent)')} there, {new.get(path, '(absent)')} now"
+            for path in dict.fromkeys([*old, *new])
+            if old.get(path) != new.get(path)
+        ]
         if lines:
             raise FileError(
                 f"the checkpoint of round {done} in {self._path} holds other arrays "
@@ -197,26 +193,31 @@ class Checkpoints:
 
     def _read_arrays(self, done: int, progress: dict[str, Any], like: Tree) -> Restored:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
-        arrays = self._manager.restore(done, args=args)[_STATE]
+        arrays = self._read(done, _STATE, ocp.args.StandardRestore(abstract))
         names = ("round", "best", "selected", "metrics")
         snapshot = Snapshot(arrays, {name: progress[name] for name in names})
         return Restored(snapshot, progress["position"])
 
-    def _seal(self) -> None:
-        """Notes the hashes of a checkpoint's files; Orbax calls it, then renames."""
-        if jax.process_index() > 0:
-            return
-        folder = self._path / f"{self._written}{_UNFINISHED}"
-        seal = json.dumps(_hashes(folder), indent=1)
-        (folder / _SEAL).write_text(seal, encoding="utf-8")
+    def _read(self, done: int, item: str, args: Any) -> Any:
+        args = ocp.args.Composite(**{item: args})
+        return self._manager.restore(done, args=args)[item]
 
-    def _unwritten(self, error: Exception) -> FileError:
-        _remove_unfinished(self._path)
-        return FileError(
-            f"the checkpoint of round {self._written} could not be written to "
-            f"{self._path}: {_reason(error)}"
-        )
+    def _seal(self) -> None:
+        """Seals a checkpoint; Orbax calls it before the folder is renamed."""
+        if jax.process_index() == 0:
+            write_seal(self._path / f"{self._written}{_UNFINISHED}")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Converts errors of the block into a `FileError`."""
+        try:
+            yield
+        except Exception as error:
+            _remove_unfinished(self._path)
+            raise FileError(
+                f"the checkpoint of round {self._written} could not be written to "
+                f"{self._path}: {_reason(error)}"
+            ) from error
 
 
 class _LastAndSelected:
@@ -239,57 +240,18 @@ def _describe(tree: Tree) -> list[str]:
     ]
 
 
-def _pairs(there: list[str], here: list[str]) -> list[tuple[str, str]]:
-    """Descriptions of the leaves of two trees, side by side by path."""
-    old, new = ({line.split(" ")[0]: line for line in side} for side in (there, here))
-    gone = "(absent)"
-    return [(old.get(k, gone), new.get(k, gone)) for k in dict.fromkeys([*old, *new])]
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in _UNSEALED:
-            found[path.relative_to(folder).as_posix()] = digest(path)
-    return found
-
-
-def _broken_seal(folder: Path) -> str:
-    """What differs from the seal; empty where nothing does.
-
-    A process killed while it removes an old checkpoint leaves a part of it.
-    """
-    try:
-        if not (folder / _SEAL).exists():
-            return "it is not whole"
-        seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
-        hashes = _hashes(folder)
-    except (OSError, ValueError) as error:
-        return _first_line(error)
-    for name, sealed in seal.items():
-        if name not in hashes:
-            return f"its file {name} is gone"
-        if hashes[name] != sealed:
-            return f"its file {name} has changed since it was written"
-    return ""
-
-
 def _remove_unfinished(path: Path) -> None:
-    """Removes what a killed or failed save left behind."""
-    for left in path.glob(f"*{_UNFINISHED}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    """Removes the folders of killed or failed saves."""
+    for folder in path.glob(f"*{_UNFINISHED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _reason(error: BaseException) -> str:
-    """The operating system's words, which TensorStore wraps in many of its own."""
+    """The system's message, which TensorStore puts into a longer one."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = str(error)
-    for known in ("No space left on device", "File too large", "Permission denied",
-                  "Disk quota exceeded", "Read-only file system"):  # fmt: skip
-        if known in text:
-            return known
-    return _first_line(error)
+    messages = (text for text in _SYSTEM_ERRORS if text in str(error))
+    return next(messages, _first_line(error))
 
 
 def _first_line(error: BaseException) -> str:
@@ -298,7 +260,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _silence_orbax() -> None:
-    """What Orbax logs of a failure is raised as well, and told by us."""
+    """Orbax also raises the failures that it logs, and they are reported once."""
     logger = logging.getLogger("absl")
     if _not_orbax not in logger.filters:
         logger.addFilter(_not_orbax)

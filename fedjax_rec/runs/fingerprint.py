@@ -1,7 +1,7 @@
-"""What a configuration came to: short hashes of everything a run reads.
+"""Short hashes of everything a run reads.
 
-A configuration names files and folders; what lies there can change between a run and
-its continuation. So can what is chosen by the machine, such as the size of chunks.
+A configuration names files and folders; their contents can change between a run and its
+continuation. So can values chosen by the machine, such as the size of chunks.
 """
 
 import hashlib
@@ -10,19 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.core.arrays import Tree
+from fedjax_rec.simulation.simulation import Simulation
 
 
 def fingerprint(simulation: Simulation) -> dict[str, Any]:
-    """Plain values that are equal where two runs read the same.
+    """Plain values that are equal if two runs read the same data.
 
     Args:
-        simulation: built, not yet run.
+        simulation: a simulation that has not run yet.
 
     Returns:
-        A hash each of the split's `train`, `val` and `test`, of `clients` (the
-        partition), of `frozen` arrays and `hparams`; and the `chunks`.
+        Hashes of the split's `train`, `val` and `test`, `clients` (the partition),
+        `frozen` arrays and `hparams`; and the `chunks`.
     """
     return {
         **simulation.digests,
@@ -40,10 +40,10 @@ def digest(tree: Tree) -> str:
     >>> digest({"a": np.arange(3)}) == digest({"b": np.arange(3)})
     False
     """
-    found = hashlib.sha256()
+    result = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
         name = jax.tree_util.keystr(path)
-        found.update(f"{name} {array.dtype}{array.shape}".encode())
-        found.update(array.view(np.uint8).data if array.ndim else array.tobytes())
-    return found.hexdigest()[:16]
+        result.update(f"{name} {array.dtype}{array.shape}".encode())
+        result.update(array.view(np.uint8).data if array.ndim else array.tobytes())
+    return result.hexdigest()[:16]

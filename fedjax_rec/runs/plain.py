@@ -1,4 +1,4 @@
-"""Values as JSON has them, and in what two of them differ."""
+"""Values as in JSON, their leaves, and their differences."""
 
 import dataclasses
 import math
@@ -9,9 +9,9 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON has it; a dataclass is a dict that begins with its `type`.
+    """`value` as in JSON; a dataclass is a dict that begins with its `type`.
 
-    What JSON has no number for (NaN, infinities) becomes `None`.
+    Floats that JSON lacks (NaN, infinities) become `None`.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
@@ -29,6 +29,22 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def flat(tree: Any, name: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; a list of dicts by their numbers.
+
+    >>> flat({"a": {"b": 1}, "c": [{"d": 2}]})
+    {'a.b': 1, 'c.0.d': 2}
+    """
+    if isinstance(tree, list) and tree and all(isinstance(x, dict) for x in tree):
+        tree = dict(enumerate(tree))
+    if not isinstance(tree, dict):
+        return {name: tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{name}.{key}" if name else key)
+    return leaves
+
+
 def differences(
     old: Any, new: Any, name: str = "", words: tuple[str, str] = ("there", "now")
 ) -> list[str]:
@@ -36,9 +52,9 @@ def differences(
 
     Args:
         old: the first tree.
-        new: the second.
-        name: of the trees' root.
-        words: what the two are called.
+        new: the second tree.
+        name: name of the trees' root.
+        words: words for the two trees.
 
     >>> differences({"rounds": 5, "seed": 0}, {"rounds": 6, "seed": 0})
     ['rounds: 5 there, 6 now']

@@ -1,7 +1,6 @@
-"""What a command does to the process before anything is computed."""
+"""Setup of the process before anything is computed."""
 
 import contextlib
-import dataclasses
 import gc
 import importlib.metadata
 import os
@@ -19,88 +18,78 @@ _PACKAGES = (
 
 
 def set_up_jax(dtype: str = "float32", devices: int = 0) -> None:
-    """Keeps compiled programs on disk, makes devices of cores, allows float64.
+    """Sets up the compilation cache, CPU devices and float64.
 
-    A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays as it is, and so
+    A cache that the user chose (`JAX_COMPILATION_CACHE_DIR`) stays unchanged, and so
     does a number of threads (`NPROC`, which XLA reads for its CPU client). A client's
-    steps are too small to share between threads, so every core is a device with a
-    single one.
+    steps are too small to share between threads, so every core is a device with one
+    thread.
 
     Args:
-        dtype: of the parameters.
-        devices: of a CPU; 0 is one a core.
+        dtype: dtype of the parameters.
+        devices: number of CPU devices; 0 is one per core.
     """
     os.environ.setdefault("NPROC", "1")
-    # Tracing makes many small objects that live on: looking for garbage among them
-    # again and again took a tenth of it.
+    # Tracing makes many small objects that stay alive: a tenth of its time went into
+    # collecting garbage.
     gc.set_threshold(100_000, 20, 100)
     import jax
 
     from fedjax_rec.storage.cache import cache_root
 
     if jax.config.values["jax_num_cpu_devices"] < 0:
-        # Too late where the process has used JAX already: then it stays as it is.
+        # Without effect if the process has used JAX already.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", devices or cores())
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
-        # What compiles faster than this loads no faster from disk.
+        # Programs that compile faster than this load no faster from disk.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Processes:
-    """Several processes, on one or many hosts, as one run.
+def join(coordinator: str = "", processes: int = 0, process_id: int = -1) -> bool:
+    """Joins the other processes of a run; call it after `set_up_jax`.
 
-    Attributes:
-        coordinator: HOST:PORT of process 0, which the others must reach; empty where
-            Slurm, Open MPI, Kubernetes or a TPU pod tells (see docs/clusters.md).
-        processes: how many; with a coordinator.
-        process_id: which one this is, from 0; with a coordinator.
-    """
-
-    coordinator: str = ""
-    processes: int = 0
-    process_id: int = -1
-
-
-def join(options: Processes) -> bool:
-    """Joins the other processes of a run; to be called after `set_up_jax`.
+    Args:
+        coordinator: HOST:PORT of process 0; empty if Slurm, Open MPI, Kubernetes or a
+            TPU pod provide it (docs/clusters.md).
+        processes: number of processes; with a coordinator.
+        process_id: number of this process, from 0; with a coordinator.
 
     Returns:
-        Whether this is the first process, the one that writes.
+        Whether this is the first process, which writes.
 
     Raises:
-        UserError: the options contradict each other, or nobody answers.
+        UserError: the arguments contradict each other, or no process answers.
     """
     import jax
 
-    known: dict[str, Any] = {}
-    if options.coordinator:
-        if ":" not in options.coordinator:
+    address: dict[str, Any] = {}
+    if coordinator:
+        if ":" not in coordinator:
             raise UserError(
-                f"--coordinator {options.coordinator}: expected HOST:PORT of process 0"
+                f"--coordinator {coordinator}: expected HOST:PORT of process 0"
             )
-        if not 0 <= options.process_id < options.processes:
+        if not 0 <= process_id < processes:
             raise UserError(
-                f"--processes {options.processes} --process-id {options.process_id}: "
-                "with --coordinator, give the number of processes and, to each, its "
-                "own id from 0"
+                f"--processes {processes} --process-id {process_id}: with "
+                "--coordinator, pass the number of processes, and to each its own id "
+                "from 0"
             )
-        known = {
-            "coordinator_address": options.coordinator,
-            "num_processes": options.processes,
-            "process_id": options.process_id,
+        address = {
+            "coordinator_address": coordinator,
+            "num_processes": processes,
+            "process_id": process_id,
         }
-    elif options.processes or options.process_id >= 0:
+    elif processes or process_id >= 0:
         raise UserError("--processes and --process-id need --coordinator HOST:PORT")
     # Without it processes on CPUs could not add up their arrays.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(**known, initialization_timeout=120)
+        jax.distributed.initialize(**address, initialization_timeout=120)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"the processes did not find each other ({str(error).splitlines()[0]}). "
@@ -111,14 +100,14 @@ def join(options: Processes) -> bool:
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def versions() -> dict[str, Any]:
-    """What computes a run, for its folder."""
+    """Versions of the software and the machine, for a run's folder."""
     import jax
 
     from fedjax_rec import __version__
@@ -139,7 +128,7 @@ def versions() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's model: its vector units decide in which order sums are made."""
+    """The processor's model: its vector units decide the order of sums."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

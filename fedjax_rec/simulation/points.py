@@ -21,8 +21,8 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.keys import Purpose, derive
 from fedjax_rec.core.rounds import ServerState
 from fedjax_rec.data.clients import ClientData
-from fedjax_rec.evaluation.evaluate import summarise
 from fedjax_rec.evaluation.selection import selection_value
+from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation.evaluation import (
     by_bucket,
     make_evaluate,
@@ -181,7 +181,7 @@ class Points:
         sim = self.simulation
         targets, mask = self._targets[part]
         owners = None
-        if sim.shares_clients:
+        if sim.multi_user:
             owners = np.concatenate([np.asarray(ids) for _, ids in targets.values()])
         rest = (targets, self._data, self._frozen)
         found = self._of(self._evaluate, some, spots, *rest)

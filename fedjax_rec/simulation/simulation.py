@@ -20,9 +20,10 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation import baselines
-from fedjax_rec.evaluation.evaluate import evaluate, summarise
+from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.selection import selected_metrics, selection_value
+from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import EVALUATION_HERE, ROUNDS_HERE, on_host
 from fedjax_rec.simulation import mesh as meshes
@@ -111,7 +112,7 @@ class Simulation:
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
     why: tuple[str, ...] = ()
     user_chunk: int = 64
-    shares_clients: bool = False
+    multi_user: bool = False
     leak_rounds: int = 100
     leak_cells: int = 1 << 26
 
@@ -236,12 +237,12 @@ class Simulation:
         if len(found) > 1:
             joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
             mask = jnp.concatenate(masks)
-        several = np.concatenate(owners) if self.shares_clients else None
+        several = np.concatenate(owners) if self.multi_user else None
         return summarise(joined, mask, several)
 
     def _owners(self, targets: Targets) -> np.ndarray | None:
         """The users' clients, where some client holds several users."""
-        if not self.shares_clients:
+        if not self.multi_user:
             return None
         return self.client_of_user[np.asarray(targets.user)]
 

@@ -2,15 +2,18 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import operator
-import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.experiment.build import Experiment
-from fedjax_rec.runs.folder import plain
+from fedjax_rec.experiment.build import make_recipe
+from fedjax_rec.experiment.fields import fields_of
+from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.runs.plain import plain
 
 
 class DiffersError(Exception):
@@ -71,38 +74,33 @@ for _name in ("neg", "abs", "float", "int", "round", "array", "jax_array"):
 
 
 def scalar_fields(algorithm: Any) -> list[str]:
-    """Fields of an algorithm that may be arrays: its floating-point numbers."""
-    hints = typing.get_type_hints(type(algorithm))
-    return [f.name for f in dataclasses.fields(algorithm) if hints[f.name] is float]
+    """Dotted names of an algorithm's floating-point numbers, which may be arrays."""
+    return [name for name, field in fields_of(algorithm).items() if field.hint is float]
 
 
 def groups_of(experiments: Sequence[Experiment]) -> list[list[int]]:
-    """Positions of experiments that are equal but for seed and scalars, by group."""
+    """Positions of experiments that are equal up to seed and scalars, by group."""
     groups: dict[str, list[int]] = {}
     for position, experiment in enumerate(experiments):
         config = plain(experiment)
         del config["seed"], config["name"]
         for name in scalar_fields(experiment.algorithm):
-            if name not in _read_by_the_rule(experiment):
-                del config["algorithm"][name]
+            *owners, field = name.split(".")
+            part = functools.reduce(operator.getitem, owners, config["algorithm"])
+            del part[field]
         groups.setdefault(json.dumps(config, sort_keys=True), []).append(position)
     return list(groups.values())
 
 
-def _read_by_the_rule(experiment: Experiment) -> tuple[str, ...]:
-    """Scalars that the server's rule was made from, which so belong to the program."""
-    rule = experiment.aggregation
-    inverse = rule.rule == "q_fedavg" and rule.lipschitz is None
-    return ("client_lr",) if inverse else ()
-
-
 def data_of(experiment: Experiment) -> str:
-    """Equal where two experiments read the same data."""
+    """A key that is equal for experiments with the same data."""
     return json.dumps(plain(experiment.data), sort_keys=True)
 
 
-def common_recipe(experiments: Sequence[Experiment]) -> Callable[..., Recipe]:
-    """`make_recipe` of `experiment.build` that serves all of a group's points.
+def common_recipe(
+    experiments: Sequence[Experiment],
+) -> Callable[[Experiment, Context], Recipe]:
+    """`recipe_of` of `experiment.build` for all points of a group.
 
     Raises (when it is called):
         DiffersError: a field that differs is not just a scalar of the recipe.
@@ -110,16 +108,18 @@ def common_recipe(experiments: Sequence[Experiment]) -> Callable[..., Recipe]:
     algorithms = [experiment.algorithm for experiment in experiments]
     varied = {}
     for name in scalar_fields(algorithms[0]):
-        values = [getattr(algorithm, name) for algorithm in algorithms]
+        values = [_get(algorithm, name) for algorithm in algorithms]
         if len(set(values)) > 1:
             varied[name] = Several(name, values)
 
-    def make_recipe(**sizes: Any) -> Recipe:
-        probe = copy.copy(algorithms[0])
+    def recipe_of(experiment: Experiment, context: Context) -> Recipe:
+        probe = algorithms[0]
         for name, several in varied.items():
-            object.__setattr__(probe, name, several)
+            probe = _with(probe, name, several)
         try:
-            recipe = probe.build(**sizes)
+            recipe = make_recipe(
+                dataclasses.replace(experiment, algorithm=probe), context
+            )
         except TypeError as error:
             if not varied:
                 raise
@@ -131,12 +131,23 @@ def common_recipe(experiments: Sequence[Experiment]) -> Callable[..., Recipe]:
         first = {name: several.values[0] for name, several in varied.items()}
         return recipe._replace(hparams={**recipe.hparams, **first})
 
-    return make_recipe
+    return recipe_of
 
 
 def scalars_of(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
-    """A point's own values of the recipe's scalars."""
-    return {
-        name: getattr(experiment.algorithm, name, value)
-        for name, value in recipe.hparams.items()
-    }
+    """The values of the recipe's scalars at one point."""
+    return {name: _get(experiment.algorithm, name) for name in recipe.hparams}
+
+
+def _get(settings: Any, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), settings)
+
+
+def _with(settings: Any, name: str, value: Any) -> Any:
+    """A copy with one field replaced, without the checks of its classes."""
+    field, _, rest = name.partition(".")
+    if rest:
+        value = _with(getattr(settings, field), rest, value)
+    changed = copy.copy(settings)
+    object.__setattr__(changed, field, value)
+    return changed

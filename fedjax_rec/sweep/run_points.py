@@ -11,9 +11,9 @@ from typing import Any
 import jax
 
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.experiment.build import Experiment, build
-from fedjax_rec.experiment.mesh import MeshConfig
+from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record
+from fedjax_rec.experiment.settings import Experiment, MeshConfig
 from fedjax_rec.report.write import write_result
 from fedjax_rec.runs import tracking
 from fedjax_rec.runs.folder import RunFolder, open_run, plain
@@ -87,7 +87,7 @@ def run_points(
             try:
                 recipe = common_recipe([point.experiment for point in group])
                 alone = dataclasses.replace(first, mesh=MeshConfig(devices=1))
-                simulation = build(alone, data=loaded, make_recipe=recipe)
+                simulation = build(alone, data=loaded, recipe_of=recipe)
             except DiffersError as differs:
                 parts: dict[Any, list[Point]] = {}
                 for point, outcome in zip(group, differs.outcomes, strict=True):
@@ -104,7 +104,7 @@ def run_points(
 def _fits_one_device(experiment: Experiment) -> bool:
     """Whether a run asks for no more than a device, so that points can share one."""
     whole = experiment.mesh.model == experiment.mesh.items == 1
-    return whole and experiment.population.store in ("auto", "device")
+    return whole and experiment.store.location in ("auto", "device")
 
 
 def _together(

@@ -8,9 +8,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.fields import (
+    Field,
+    fields_of,
+    find,
+    read_kind,
+    read_value,
+    shown,
+    text_of,
+)
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
-from fedjax_rec.sweep.fields import field_type, read_value, shown, text_of
 
 GRID_FORMS = "a,b,c; 0:5; log:LOW:HIGH:COUNT; linear:LOW:HIGH:COUNT"
 SAMPLE_FORMS = "log:LOW:HIGH; uniform:LOW:HIGH; choice:a,b,c"
@@ -68,39 +77,47 @@ def parse_grid(experiments: Sequence[Experiment], text: str) -> Axis:
     """Reads `FIELD=VALUES`.
 
     Args:
-        experiments: of one of which it is a field; `name` chooses among several.
+        experiments: one of them has the field; `name` chooses among several.
         text: `algorithm.client-lr=0.01,0.1,1`, `seed=0:5` (0 to 4),
             `algorithm.client-lr=log:1e-3:1:7` or `linear:0:1:5`.
 
     Raises:
-        UserError: no such field, or no values of it.
+        UserError: there is no such field, or a value is not right.
     """
-    field, hint, form = _read(experiments, "--grid", text, GRID_FORMS)
+    name, field, form = _read(experiments, "--grid", text, GRID_FORMS)
+    hint = field.hint
     kind, *numbers = form.split(":")
     if kind in ("log", "linear") and len(numbers) == 3:
         low, high = _range(text, kind, hint, numbers[:2])
-        count = read_value("COUNT", int, numbers[2])
+        count = read_value("COUNT", int, [numbers[2]])
         if count < 2:
             raise UserError(f"--grid {text}: expected at least 2 values, got {count}")
         space = np.geomspace if kind == "log" else np.linspace
         values: list[Any] = [float(f"{v:.6g}") for v in space(low, high, count)]
         if hint is int:
             values = list(dict.fromkeys(round(v) for v in values))
-        return Axis(field=field, values=tuple(values), geometric=kind == "log")
+        return Axis(field=name, values=tuple(values), geometric=kind == "log")
     if ":" in form and hint is int:
-        bounds = [read_value(field, int, n) for n in form.split(":")]
+        bounds = [read_value(name, int, [n]) for n in form.split(":")]
         if len(bounds) not in (2, 3) or not range(*bounds):
             raise UserError(
                 f"--grid {text}: expected START:STOP with START below STOP (0:5 is "
                 "0, 1, 2, 3, 4)"
             )
-        return Axis(field=field, values=tuple(range(*bounds)))
+        return Axis(field=name, values=tuple(range(*bounds)))
     if ":" in form and hint is float:
-        raise UserError(f"--grid {text}: expected {shown(field)}= {GRID_FORMS}")
-    values = [read_value(field, hint, v.strip()) for v in form.split(",")]
+        raise UserError(f"--grid {text}: expected {shown(name)}= {GRID_FORMS}")
+    values = [_value(name, field, v.strip()) for v in form.split(",")]
     if len(set(values)) < len(values):
-        raise UserError(f"--grid {text}: a value stands there twice")
-    return Axis(field=field, values=tuple(values), geometric=_geometric(values))
+        raise UserError(f"--grid {text}: a value occurs twice")
+    return Axis(field=name, values=tuple(values), geometric=_geometric(values))
+
+
+def _value(name: str, field: Field, text: str) -> Any:
+    """A value; of a part, the name of its kind, which has to exist."""
+    if field.slot is None:
+        return read_value(name, field.hint, [text])
+    return registry.name_of(read_kind(name, field.slot, text))
 
 
 def parse_sample(experiments: Sequence[Experiment], text: str) -> Draw:
@@ -109,16 +126,17 @@ def parse_sample(experiments: Sequence[Experiment], text: str) -> Draw:
     Raises:
         UserError: no such field, or no distribution of its values.
     """
-    field, hint, form = _read(experiments, "--sample", text, SAMPLE_FORMS)
+    name, field, form = _read(experiments, "--sample", text, SAMPLE_FORMS)
+    hint = field.hint
     kind, _, rest = form.partition(":")
     if kind == "choice" and rest:
-        values = tuple(read_value(field, hint, v.strip()) for v in rest.split(","))
-        return Draw(field=field, kind=kind, values=values)
+        values = tuple(_value(name, field, v.strip()) for v in rest.split(","))
+        return Draw(field=name, kind=kind, values=values)
     numbers = rest.split(":")
     if kind not in ("log", "uniform") or len(numbers) != 2:
-        raise UserError(f"--sample {text}: expected {shown(field)}= {SAMPLE_FORMS}")
+        raise UserError(f"--sample {text}: expected {shown(name)}= {SAMPLE_FORMS}")
     low, high = _range(text, kind, hint, numbers, flag="--sample")
-    return Draw(field=field, kind=kind, low=low, high=high, whole=hint is int)
+    return Draw(field=name, kind=kind, low=low, high=high, whole=hint is int)
 
 
 def grid_settings(axes: Sequence[Axis]) -> list[dict[str, Any]]:
@@ -158,16 +176,19 @@ def names_axis(experiments: Sequence[Experiment]) -> Axis:
     return Axis(field="name", values=tuple(e.name for e in experiments))
 
 
-def _read(experiments, flag, text, forms):
+def _read(experiments, flag, text, forms) -> tuple[str, Field, str]:
     name, equals, form = text.partition("=")
     if not equals or not form:
         raise UserError(f"{flag} {text}: expected FIELD=VALUES, VALUES one of {forms}")
     if name == "name" and len(experiments) > 1:
-        return name, Literal[*names_axis(experiments).values], form
+        return name, Field(Literal[*names_axis(experiments).values], "", None), form
     errors = []
     for experiment in experiments:
+        fields = fields_of(experiment)
+        del fields["name"]
         try:
-            return *field_type(experiment, name), form
+            found = find(fields, name, form.split(","))
+            return found, fields[found], form
         except UserError as error:
             errors.append(error)
     raise UserError(f"{flag} {text}: {errors[0]}")
@@ -176,7 +197,7 @@ def _read(experiments, flag, text, forms):
 def _range(text, kind, hint, numbers, flag="--grid"):
     if hint not in (int, float):
         raise UserError(f"{flag} {text}: {kind} wants a field that is a number")
-    low, high = (read_value(flag, float, n) for n in numbers)
+    low, high = (read_value(flag, float, [n]) for n in numbers)
     if not low < high or (kind == "log" and low <= 0):
         above = "0 < LOW < HIGH" if kind == "log" else "LOW < HIGH"
         raise UserError(

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.experiment.fields import text_of, with_values
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.folder import (
     CONFIG,
     RESULT,
@@ -21,7 +22,6 @@ from fedjax_rec.runs.folder import (
 )
 from fedjax_rec.storage.errors import UserError, writable
 from fedjax_rec.storage.locks import locked
-from fedjax_rec.sweep.fields import text_of, with_values
 
 SWEEP = "sweep.json"
 _FIX = "Choose another --output"

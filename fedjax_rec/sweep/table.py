@@ -7,8 +7,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rich.console import Console
+
+from fedjax_rec.experiment.fields import text_of, value_of
+from fedjax_rec.report.tables import Table, say
 from fedjax_rec.runs.folder import Run
-from fedjax_rec.sweep.fields import text_of, value_of
 
 
 class Spread(NamedTuple):
@@ -181,15 +184,36 @@ LEGEND = (
 )
 
 
+def table_of(
+    settings: Sequence[Setting], metric: str, most: int | None = None
+) -> Table:
+    """The table to read; the best setting by validation stands out.
+
+    Args:
+        settings: the rows.
+        metric: the metric that settings are compared by.
+        most: largest number of columns after the settings; `None` is no limit.
+    """
+    columns = columns_of(settings, metric)[:most]
+    marks = [i == best_of(settings, metric) for i in range(len(settings))]
+    rows = zip(settings, marks, strict=True)
+    return Table(
+        headings=headings(settings, columns),
+        rows=[cells_of(setting, columns, mark) for setting, mark in rows],
+        styles=["bold" if mark else "" for mark in marks],
+        label_width=0,
+    )
+
+
+def show(console: Console, settings: Sequence[Setting], metric: str) -> None:
+    """Prints the table, with the columns that fit into 80 characters."""
+    table_of(settings, metric, 3).print(console)
+    say(console, [LEGEND.format(metric=metric or "(none)")])
+
+
 def markdown(settings: Sequence[Setting], title: str, metric: str) -> str:
-    """The table to read."""
-    columns, best = columns_of(settings, metric), best_of(settings, metric)
-    heads = headings(settings, columns)
-    lines = [f"# {title}", "", "| " + " | ".join(heads) + " |"]
-    lines.append("|---|" + "---:|" * (len(heads) - 1))
-    for i, setting in enumerate(settings):
-        cells = " | ".join(cells_of(setting, columns, i == best))
-        lines.append(f"| {cells} |")
+    """The table in Markdown."""
+    lines = [f"# {title}", "", *table_of(settings, metric).markdown()]
     return "\n".join([*lines, "", LEGEND.format(metric=metric or "(none)"), ""])
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from fedjax_rec.algorithms.fedfm import FedFM
-from fedjax_rec.experiment.build import Experiment
 from fedjax_rec.experiment.data import CsvData, FileData, SyntheticData
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.transfer.ranking import TUNABLE
 
 

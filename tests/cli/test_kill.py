@@ -52,7 +52,7 @@ CONFIG = '''
 # The process kills itself in the middle of something, so that the moment is certain.
 MOMENTS = {
     "while round 4 is saved": """
-        from fedjax_rec.simulation import checkpoint
+        from fedjax_rec.runs import checkpoint
         seal = checkpoint.Checkpoints._seal
         def sealing(self):
             if self._written == 4:
@@ -63,11 +63,11 @@ MOMENTS = {
     "after round 5": """
         from fedjax_rec.cli.progress import Progress
         call = Progress.__call__
-        def told(self, event):
+        def counting(self, event):
             if event["round"] == 5:
                 die()
             call(self, event)
-        Progress.__call__ = told
+        Progress.__call__ = counting
     """,
     "before the result": """
         from fedjax_rec.simulation.simulation import Simulation

@@ -171,7 +171,7 @@ SUMMARY = {
 }
 
 
-def test_words_say_what_a_backend_does_not_tell(tmp_path):
+def test_words_name_the_limits_of_a_backend(tmp_path):
     shown = profiling.in_words(SUMMARY, tmp_path, warm=False)
     assert "names no operation" in shown
     assert "compiling it may be part" in shown
@@ -181,9 +181,9 @@ def test_words_say_what_a_backend_does_not_tell(tmp_path):
         "seconds_a_round": 0.0125,
         "operations": {"add": 1.0},
     }
-    known = {"busy": 0.5, "between_operations": 0.125, "stages": False}
-    told = {**SUMMARY, **known, "while": {}, "parts": [part] * 7}
-    shown = profiling.in_words(told, tmp_path)
+    busy = {"busy": 0.5, "between_operations": 0.125, "stages": False}
+    summary = {**SUMMARY, **busy, "while": {}, "parts": [part] * 7}
+    shown = profiling.in_words(summary, tmp_path)
     assert "busy 50.0% of the time" in shown
     assert "parts are operations of XLA" in shown
     assert shown.count("25.0%     12.50 ms a round: add 100%") == 5
@@ -218,9 +218,9 @@ def test_a_population_on_the_devices_never_waits(tmp_path, capsys):
     waiting = Waiting(simulation, RunFolder(tmp_path))  # pyright: ignore[reportArgumentType]
     progress = Progress(2, 1, True, 0, waiting)
     for event in ("round", "evaluation"):
-        told = {"event": event, "round": 1, "seconds": 1.0, "loss": 0.5}
-        waiting(told)
-        progress(told)
+        fields = {"event": event, "round": 1, "seconds": 1.0, "loss": 0.5}
+        waiting(fields)
+        progress(fields)
     progress.close()
     assert waiting.sentence() == ""
     assert "waiting" not in capsys.readouterr().err

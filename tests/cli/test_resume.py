@@ -190,7 +190,7 @@ def test_more_rounds_only_where_that_is_exact(here, capsys):
     config["eval_every"] = 7
     (here / "whole/config.json").write_text(json.dumps(config))
     text = fails(capsys, "--resume", "whole", "--rounds", "8")
-    assert "evaluated after its 6 rounds only" in text
+    assert "evaluated only after its 6 rounds" in text
 
 
 def test_without_a_checkpoint_it_starts_at_round_0(here, capsys):
@@ -203,7 +203,7 @@ def test_a_broken_checkpoint_costs_time_and_nothing_else(here, capsys):
     newest = max((here / "left/checkpoints").iterdir(), key=lambda p: int(p.name))
     (newest / "seal.json").unlink()
     shown = shown_by(capsys, "--resume", "left")
-    assert f"the checkpoint of round {newest.name} is passed over: it is not" in shown
+    assert f"the checkpoint of round {newest.name} is skipped: it is not" in shown
     assert_same_run(here / "left", here / "whole")
 
 
@@ -265,7 +265,7 @@ def test_what_cannot_be_resumed(here, capsys):
 
 def test_train_again_tells_of_resume(here, capsys):
     text = fails(capsys, "small.py", "--output", "left")
-    assert "unfinished run of this very config" in text
+    assert "unfinished run of the same config" in text
     assert "fedjax-rec train --resume left" in text
     shown_by(capsys, "small.py", "--output", "left", "--overwrite")
     assert_same_run(here / "left", here / "whole")

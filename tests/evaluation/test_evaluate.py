@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.evaluation.evaluate import evaluate, summarise
-from fedjax_rec.evaluation.metrics import metric_names, user_metrics
-from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.evaluate import evaluate
+from fedjax_rec.evaluation.metrics import user_metrics
+from fedjax_rec.evaluation.protocol import Protocol, metric_names
+from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import make_targets
 
 USERS, ITEMS = 23, 40
@@ -132,7 +133,7 @@ def test_teaching_errors():
         run(SCORES, targets(full), sampled, 4)
     with pytest.raises(ValueError, match="hold sampled candidates"):
         run(SCORES, targets(sampled), full, 4)
-    with pytest.raises(ValueError, match="one column a candidate"):
+    with pytest.raises(ValueError, match="one column per candidate"):
         run(SCORES[:, :9], targets(full), full, 4)
     with pytest.raises(ValueError, match="at least one user"):
         run(SCORES, targets(full), full, 0)
@@ -170,7 +171,7 @@ def test_the_watched_items_exposure_by_hand():
     scores = jnp.asarray(
         [[5.0, 4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 0, 0, 9.0, 1.0]]
     )
-    protocol = Protocol(cutoffs=(1, 2, 3), selection="ndcg@1", watch=3)
+    protocol = Protocol(cutoffs=(1, 2, 3), selection="ndcg@1", exposed_item=3)
     targets = make_targets(
         positives=(np.array([0, 1, 2]), np.array([4, 0, 0])),
         known=[(np.array([0, 0, 2]), np.array([0, 1, 3]))],
@@ -192,8 +193,10 @@ def test_the_watched_items_exposure_by_hand():
         jax.random.key(0),
     )
     assert not any(np.asarray(tied[f"exposure@{k}"]).any() for k in (1, 2))
-    with pytest.raises(ValueError, match="watch=3: expected an item that is ranked"):
-        Protocol(candidates="sampled", watch=3)
+    with pytest.raises(
+        ValueError, match="exposed_item=3: expected an item that is ranked"
+    ):
+        Protocol(candidates="sampled", exposed_item=3)
 
 
 def test_the_spread_over_clients_of_several_users():

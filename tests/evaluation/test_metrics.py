@@ -12,12 +12,11 @@ import scipy.stats
 
 from fedjax_rec.evaluation.metrics import (
     NOT_RETRIEVED,
-    Ties,
     full_metrics,
-    metric_names,
     ranks,
     user_metrics,
 )
+from fedjax_rec.evaluation.protocol import Ties, metric_names
 
 CUTOFFS = (1, 5, 10, 20)
 IR = {"hr": ir.Success, "ndcg": ir.nDCG, "recall": ir.R, "precision": ir.P}
@@ -150,7 +149,7 @@ def test_infinities_are_ordinary_scores(filler):
     expectations: list[tuple[Ties, list[int]]]
     expectations = [("pessimistic", [2, 4, 6]), ("optimistic", [1, 4, 5])]
     for ties, expected in expectations:
-        got = ranks(positive, mask, negative, jnp.ones(3, bool), ties=ties)
+        got = ranks(positive, mask, negative, jnp.ones(3, bool), ties=ties).rank
         assert got[:3].tolist() == expected
         assert (got[3:] == NOT_RETRIEVED).all()
 
@@ -163,9 +162,8 @@ def test_random_ties_are_uniform(filler):
     negative = jnp.array([0.0, 5.0, 0.0, 0.0, -5.0])
 
     def draw(key):
-        return ranks(
-            positive, mask, negative, jnp.ones(5, bool), ties="random", key=key
-        )
+        scores = positive, mask, negative, jnp.ones(5, bool)
+        return ranks(*scores, ties="random", key=key).rank
 
     n = 4000
     got = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), n))[:, :2]
@@ -183,7 +181,7 @@ def test_random_ties_of_two_groups_are_independent():
     mask = jnp.ones(3, bool)
 
     def draw(key):
-        return ranks(positive, mask, negative, mask[:2], ties="random", key=key)
+        return ranks(positive, mask, negative, mask[:2], ties="random", key=key).rank
 
     got = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), 3000))
     outcomes, counts = np.unique(np.asarray(got), axis=0, return_counts=True)

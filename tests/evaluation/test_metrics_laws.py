@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_rec.evaluation.metrics import Ties, full_metrics, user_metrics
+from fedjax_rec.evaluation.metrics import full_metrics, user_metrics
+from fedjax_rec.evaluation.protocol import Ties
 
 ITEMS, EXCLUDED = 60, 12
 WIDTHS = (1, 12, 40)

@@ -14,8 +14,9 @@ import pytest
 import scipy.stats
 
 from fedjax_rec.evaluation.baselines import by_user, popularity
-from fedjax_rec.evaluation.evaluate import evaluate, summarise
+from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import make_targets
 
 BESIDE = pathlib.Path(__file__).parents[3] / "shared" / "data"

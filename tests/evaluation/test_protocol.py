@@ -1,7 +1,9 @@
-"""The protocol refuses what would leak or mean nothing."""
+"""The protocol refuses fields that would leak or are out of range."""
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -29,7 +31,7 @@ def test_leaking_pool_only_under_paper_compat():
     assert paper_compat(negative_pool="not_train").negative_pool == "not_train"
     with pytest.raises(ValueError, match=r"\.58 after 10 rounds"):
         Protocol(negative_pool="not_interacted")
-    with pytest.raises(ValueError, match="tells every client what they are"):
+    with pytest.raises(ValueError, match="shows every client which items they are"):
         paper_compat(preset="clean")
 
 
@@ -43,6 +45,8 @@ def test_leaking_pool_only_under_paper_compat():
         ({"preset": "dirty"}, "choose one of 'clean'"),
         ({"num_candidates": 0}, "at least one negative"),
         ({"candidate_seed": -1}, "integer >= 0"),
+        ({"max_users": -1}, "number of users, or 0 for all"),
+        ({"exposed_item": -2}, "an item that is ranked among all"),
         ({"cutoffs": ()}, "at least one integer"),
         ({"cutoffs": (10, 5)}, "increasing order"),
         ({"cutoffs": (5, 5)}, "without repeats"),
@@ -61,3 +65,14 @@ def test_teaching_errors(fields, message):
 @pytest.mark.parametrize("selection", ["last", "auc", "hr@20", "recall_capped@5"])
 def test_selections(selection):
     assert Protocol(selection=selection).selection == selection
+
+
+def test_settings_import_nothing_heavy():
+    code = (
+        "import sys; from fedjax_rec.evaluation.protocol import Protocol; Protocol(); "
+        "print([m for m in ('jax', 'numpy', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]"

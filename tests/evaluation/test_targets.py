@@ -123,7 +123,7 @@ def test_is_a_tree_whose_structure_survives():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"positives": pairs()}, "nothing to evaluate"),
+        ({"positives": pairs()}, "holds no interactions to evaluate"),
         ({"positives": pairs((3, 1))}, "item 1 of user 3"),
         ({"positives": pairs((4, 1))}, r"positives: user ids .* expected \[0, 4\)"),
         ({"known": [pairs((0, 12))]}, r"known: item ids .* expected \[0, 12\)"),

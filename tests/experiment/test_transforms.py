@@ -110,7 +110,7 @@ def test_every_attack_goes_through_a_round(kind, codec):
     before, (state, _, _) = shapes(simulation)
     assert jax.tree.structure(state) == jax.tree.structure(before)
     item = boosted_item(AttackConfig(), LOADED)
-    assert simulation.protocol.watch == (item if kind == "boost" else -1)
+    assert simulation.protocol.exposed_item == (item if kind == "boost" else -1)
 
 
 def test_the_boosted_item_is_the_least_popular_and_pushed_to_the_most():
@@ -209,7 +209,10 @@ def test_absurd_options_are_refused_before_anything_is_loaded(changes, message):
             {"aggregation": AggregationConfig(rule="fm_guided")},
             "set profile.source to 'text'",
         ),
-        ({"protocol": Protocol(watch=30)}, "protocol.watch=30, and there are 30 items"),
+        (
+            {"protocol": Protocol(exposed_item=30)},
+            "protocol.exposed_item=30, and there are 30 items",
+        ),
         (
             {
                 "codec": CodecConfig(name="count_sketch"),

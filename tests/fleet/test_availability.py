@@ -1,4 +1,4 @@
-"""Who is there: hours, devices and dropouts, against the exact law."""
+"""Availability by hour, devices and dropouts, against the exact law."""
 
 import dataclasses
 import math
@@ -11,15 +11,15 @@ import pytest
 import scipy.stats
 
 from fedjax_rec.fleet.availability import (
-    Census,
     availability,
     available,
     diurnal,
     make_presence,
     read_trace,
 )
-from fedjax_rec.fleet.costs import Profiles, make_fleet, with_costs
-from fedjax_rec.fleet.devices import PHONES, check_devices, device_of
+from fedjax_rec.fleet.cost_class import CostClasses
+from fedjax_rec.fleet.costs import device_of, make_fleet, with_costs
+from fedjax_rec.fleet.devices import PHONES, FleetConfig
 
 OFTEN, SELDOM = (
     dataclasses.replace(PHONES[0], name=name, share=0.5, peak=p, trough=p, dropout=d)
@@ -29,20 +29,22 @@ TWO = (OFTEN, SELDOM)
 
 
 def make(n, devices=TWO, examples=None, rounds_per_day=1, memory=None, zones=1):
-    """A presence of `n` clients, each its own profile."""
+    """The fleet and presence of `n` clients, each in its own cost class."""
     examples = np.arange(1, n + 1) if examples is None else np.asarray(examples)
-    profiles = Profiles(
+    classes = CostClasses(
         down=examples * 1e3,
         up=examples * 1e3,
         pairs=examples * 10.0,
         memory=np.zeros(n) if memory is None else np.asarray(memory),
     )
-    profile = np.arange(n, dtype=np.int32)
-    fleet = make_fleet(profile, profiles, devices, zones=zones)
-    presence = make_presence(fleet, profiles.memory, devices, rounds_per_day)
-    presence = jax.tree.map(jnp.asarray, presence)
-    kind, _ = presence.fleet.devices(jnp.arange(n))
-    return presence, np.asarray(kind)
+    config = FleetConfig(devices=devices, time_zones=zones)
+    fleet = make_fleet(config, np.arange(n, dtype=np.int32), classes, examples)
+    presence = jax.tree.map(jnp.asarray, make_presence(fleet, rounds_per_day))
+    return fleet, presence
+
+
+def kinds(fleet):
+    return np.asarray(fleet.costs.devices(np.arange(len(fleet.examples)))[0])
 
 
 def draws(sampler, count, number=0):
@@ -68,8 +70,8 @@ def inclusion(p, size):
 
 @pytest.mark.parametrize(("n", "size"), [(8, 3), (400, 2)])
 def test_invited_are_uniform_over_those_available(n, size):
-    presence, kind = make(n)
-    sampler = available(presence, Census(presence), size)
+    fleet, presence = make(n)
+    sampler = available(presence, fleet.able, size)
     length = max(
         v.aval.shape[0]
         for e in jax.make_jaxpr(sampler.sample)(
@@ -81,16 +83,16 @@ def test_invited_are_uniform_over_those_available(n, size):
     assert (length < n) == (n == 400)  # drawn one by one, or put in order as a whole
     count = 20_000
     invited = draws(sampler, count).invited
-    p = np.array([0.8, 0.3])[kind]
+    p = np.array([0.8, 0.3])[kinds(fleet)]
     expected = inclusion(p, size) * count
     came = np.bincount(invited[invited < n], minlength=n)
     # Variances of a fixed-size cohort's counts are at most binomial.
     square = ((came - expected) ** 2 / expected).sum()
     assert scipy.stats.chi2(n).sf(square) > 1e-3
     for row in invited[:300]:
-        here = row[row < n]
-        assert (np.diff(here) > 0).all()
-        assert (row[len(here) :] == n).all()
+        present = row[row < n]
+        assert (np.diff(present) > 0).all()
+        assert (row[len(present) :] == n).all()
     if n == 8:  # slots stay empty as often as fewer than 3 are there
         law = np.ones(1)
         for q in p:
@@ -117,9 +119,8 @@ def longest(jaxpr):
 
 def test_a_large_population_costs_what_its_cohort_costs():
     n = 200_000
-    presence, _ = make(n, devices=PHONES, rounds_per_day=96, zones=3)
-    census = Census(presence)
-    sampler = with_costs(available(presence, census, 100, 1.3), presence.fleet)
+    fleet, presence = make(n, devices=PHONES, rounds_per_day=96, zones=3)
+    sampler = with_costs(available(presence, fleet.able, 100, 1.3), presence.costs)
     arguments = (sampler.tables, jax.random.key(0), jnp.int32(50))
     program = jax.make_jaxpr(sampler.sample)(*arguments)
     assert not [c for c in program.consts if np.size(c) > 20_000]
@@ -130,8 +131,9 @@ def test_a_large_population_costs_what_its_cohort_costs():
 
 
 def test_dropouts_are_invited_and_do_not_arrive():
-    presence, kind = make(8)
-    drawn = draws(available(presence, Census(presence), 4), 5000)
+    fleet, presence = make(8)
+    kind = kinds(fleet)
+    drawn = draws(available(presence, fleet.able, 4), 5000)
     began = np.bincount(drawn.invited[drawn.invited < 8], minlength=8)
     ended = np.bincount(drawn.ids[drawn.ids < 8], minlength=8)
     for client in range(8):
@@ -146,8 +148,9 @@ def test_dropouts_are_invited_and_do_not_arrive():
 
 
 def test_of_more_invited_the_first_to_arrive_count():
-    presence, _ = make(12, devices=(dataclasses.replace(OFTEN, share=1.0, peak=1.0),))
-    sampler = available(presence, Census(presence), 3, over_selection=2.0)
+    often = dataclasses.replace(OFTEN, share=1.0, peak=1.0)
+    fleet, presence = make(12, devices=(often,))
+    sampler = available(presence, fleet.able, 3, over_selection=2.0)
     drawn = draws(sampler, 500)
     assert drawn.invited.shape[1] == 6
     assert drawn.ids.shape[1] == 3
@@ -158,61 +161,59 @@ def test_of_more_invited_the_first_to_arrive_count():
     for ids, invited in zip(drawn.ids[full], drawn.invited[full], strict=True):
         assert set(ids) <= set(invited)
         beaten += (invited < 12).sum() > 3 and ids[2] < invited.max()
-    kept = [len(set(ids) - {12}) for ids in drawn.ids]
+    arrived = [len(set(ids) - {12}) for ids in drawn.ids]
     law: Any = scipy.stats.binom(6, 0.5)
     expected = np.array([*law.pmf([0, 1, 2]), law.sf(2)]) * 500
     invited_all = (drawn.invited < 12).all(1)
     assert invited_all.mean() > 0.9
-    observed = np.bincount(kept, minlength=4)
+    observed = np.bincount(arrived, minlength=4)
     assert ((observed - expected) ** 2 / expected).sum() < 40
     assert beaten > 0
 
 
-def test_over_selection_keeps_the_fastest_of_all_when_nobody_drops_out():
+def test_over_selection_keeps_the_fastest_of_all_without_dropouts():
     sure = dataclasses.replace(OFTEN, share=1.0, peak=1.0, trough=1.0, dropout=0.0)
-    presence, _ = make(12, devices=(sure,))
-    drawn = draws(available(presence, Census(presence), 3, over_selection=1.5), 100)
+    fleet, presence = make(12, devices=(sure,))
+    drawn = draws(available(presence, fleet.able, 3, over_selection=1.5), 100)
     assert drawn.invited.shape[1] == 5  # 4.5, rounded up
     assert (drawn.ids == drawn.invited[:, :3]).all()
-    everyone = available(presence, Census(presence), 10, over_selection=9.0)
+    everyone = available(presence, fleet.able, 10, over_selection=9.0)
     assert draws(everyone, 1).invited[0].tolist() == list(range(12))
 
 
-def test_who_has_no_memory_or_no_examples_never_comes():
+def test_clients_without_memory_or_examples_never_come():
     n = 30
-    memory = np.where(np.arange(n) % 2, 65e6, 1.0)  # 64 MB are there
-    presence, _ = make(n, examples=[0, *range(1, n)], memory=memory)
-    census = Census(presence)
-    drawn = draws(available(presence, census, 5), 2000).invited
+    memory = np.where(np.arange(n) % 2, 65e6, 1.0)  # the devices have 64 MB
+    fleet, presence = make(n, examples=[0, *range(1, n)], memory=memory)
+    drawn = draws(available(presence, fleet.able, 5), 2000).invited
     assert sorted(set(drawn.reshape(-1)) - {n}) == list(range(2, n, 2))
-    assert census.able.sum() == 14
-    assert census.clients.sum() == n
+    assert fleet.able.sum() == 14
+    assert fleet.clients.sum() == n
 
 
-def test_the_census_expects_those_who_come():
-    presence, _ = make(300, devices=PHONES, rounds_per_day=8, zones=3)
-    census = Census(presence)
-    whole = available(presence, census, 300)
+def test_the_expected_number_of_clients_comes():
+    fleet, presence = make(300, devices=PHONES, rounds_per_day=8, zones=3)
+    sampler = available(presence, fleet.able, 300)
     for number in (0, 5, 13):  # 13 is the sixth of the next day
-        there = (draws(whole, 300, number).invited < 300).sum(1)
-        expected = census.expected[number % 8]
-        assert abs(there.mean() - expected) < 4 * (expected / 300) ** 0.5
+        count = (draws(sampler, 300, number).invited < 300).sum(1)
+        expected = presence.expected(fleet.able)[number % 8]
+        assert abs(count.mean() - expected) < 4 * (expected / 300) ** 0.5
 
 
 def test_availability_by_hand():
     phone = dataclasses.replace(PHONES[0], peak=0.5, trough=0.1, peak_hour=2.0)
     values = diurnal(phone, np.array([2, 14, 8, 20]))
     assert values.tolist() == pytest.approx([0.5, 0.1, 0.3, 0.3])
-    found = availability([phone], 48, 3)
-    assert found.shape == (1, 48, 3)
-    assert found[0, 4, 0] == pytest.approx(0.5)  # 2 o'clock
-    assert found[0, 0, 2] == pytest.approx(0.5)  # where it is 2 o'clock by then
-    assert found[0, 28, 0] == pytest.approx(0.1)
+    chance = availability([phone], 48, 3)
+    assert chance.shape == (1, 48, 3)
+    assert chance[0, 4, 0] == pytest.approx(0.5)  # 2 o'clock
+    assert chance[0, 0, 2] == pytest.approx(0.5)  # 2 o'clock in zone 2
+    assert chance[0, 28, 0] == pytest.approx(0.1)
     trace = {"low": np.arange(24) / 100}
-    found = availability([phone], 48, 2, trace)[0]
-    assert found[:4, 0].tolist() == pytest.approx([0, 0.005, 0.01, 0.015])
-    assert found[47, 0] == pytest.approx(0.115)  # between 23 o'clock and midnight
-    assert found[:2, 1].tolist() == pytest.approx([0.01, 0.015])
+    chance = availability([phone], 48, 2, trace)[0]
+    assert chance[:4, 0].tolist() == pytest.approx([0, 0.005, 0.01, 0.015])
+    assert chance[47, 0] == pytest.approx(0.115)  # between 23 o'clock and midnight
+    assert chance[:2, 1].tolist() == pytest.approx([0.01, 0.015])
 
 
 def lines(skip=(), name="often", extra=()):
@@ -224,9 +225,9 @@ def lines(skip=(), name="often", extra=()):
 def test_a_trace_from_a_file(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text(lines(skip=(3,), extra=["often,3,0.25"]))
-    found = read_trace(path, [OFTEN])
-    assert found.keys() == {"often"}
-    assert found["often"][[2, 3, 4]].tolist() == [0.5, 0.25, 0.5]
+    trace = read_trace(path, [OFTEN])
+    assert trace.keys() == {"often"}
+    assert trace["often"][[2, 3, 4]].tolist() == [0.5, 0.25, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -234,16 +235,19 @@ def test_a_trace_from_a_file(tmp_path):
     [
         ("", "the header is missing, expected device,hour,availability"),
         ("a,b\n1,2", "the header is a,b"),
-        (lines(name="nobody"), "line 2: no device class 'nobody' .* which has often"),
+        (
+            lines(name="new"),
+            "line 2: unknown device class 'new', .* one of often",
+        ),
         (lines(skip=(3, 20)), "often lacks hour 3, 20"),
-        (lines(extra=["often,3,0.5"]), "line 26: hour 3 of often is there twice"),
-        (lines(extra=["often,24,0.5"]), "hour of 0 to 23 .* got 24"),
+        (lines(extra=["often,3,0.5"]), "line 26: hour 3 of often appears twice"),
+        (lines(extra=["often,24,0.5"]), "hour from 0 to 23 .* got 24"),
         (lines(extra=["often,3,1.5"]), r"availability in \[0, 1\], got 3 and 1.5"),
         (lines(extra=["often,x,0.5"]), "line 26: expected an hour and an avail"),
         (lines(extra=["often,3"]), "line 26: expected an hour and an avail"),
     ],
 )
-def test_traces_that_cannot_be(tmp_path, text, message):
+def test_invalid_traces(tmp_path, text, message):
     path = tmp_path / "trace.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -265,24 +269,3 @@ def test_devices_come_by_their_shares_and_belong_to_clients():
     assert again[0].tolist() == kind[77:80].tolist()
     other = device_of(ids, ends, 4, 1)[0]
     assert (other != kind).mean() > 0.5
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"share": 0.4}, "shares of low, mid, high add up to 1.1, expected 1"),
-        ({"share": -0.1}, r"low: share must lie in \[0, 1\]"),
-        ({"name": "mid"}, "names must differ, got mid, mid, high"),
-        ({"upload_mbps": 0}, "low: upload_mbps must be positive, got 0"),
-        ({"gflops": np.nan}, "low: gflops must be finite"),
-        ({"trough": 0.9}, "low: trough=0.9 is above peak=0.2"),
-        ({"peak_hour": 24}, r"peak_hour must lie in \[0, 24\)"),
-        ({"dropout": 1.1}, r"dropout must lie in \[0, 1\]"),
-    ],
-)
-def test_devices_that_cannot_be(fields, message):
-    with pytest.raises(ValueError, match=message):
-        check_devices((dataclasses.replace(PHONES[0], **fields), *PHONES[1:]))
-    with pytest.raises(ValueError, match="devices is empty"):
-        check_devices(())
-    check_devices(PHONES)

@@ -1,28 +1,34 @@
 """Bytes and seconds, against sums done by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.data.interactions import Entities, Interactions
 from fedjax_rec.data.negatives import draw_negatives
 from fedjax_rec.data.partition import Partition
 from fedjax_rec.fleet import sampling
-from fedjax_rec.fleet.costs import (
+from fedjax_rec.fleet.cost_class import (
+    CostClasses,
     Holdings,
-    Profiles,
-    costs,
-    group_profiles,
-    hold,
-    make_fleet,
-    make_profiles,
+    Training,
+    assign_cost_classes,
+    count_holdings,
+    make_cost_classes,
     message_bytes,
+    touched_rows,
+)
+from fedjax_rec.fleet.costs import (
+    make_fleet,
+    round_costs,
     summarise_costs,
-    touched_items,
     with_costs,
 )
-from fedjax_rec.fleet.devices import DeviceClass
+from fedjax_rec.fleet.devices import DeviceClass, FleetConfig
 from fedjax_rec.models.factorization import matrix_factorization
 from fedjax_rec.models.neural_cf import neural_cf
 
@@ -51,13 +57,13 @@ def test_touched_rows_are_what_clients_touch_on_average():
     keys = jax.random.split(jax.random.key(0), 4000)
     drawn, _ = jax.vmap(lambda k: draw_negatives(k, examples, items, negatives))(keys)
     different = [len(np.unique(row)) for row in np.asarray(drawn).reshape(4000, -1)]
-    expected = touched_items(ONE, negatives, items)[0]
+    expected = touched_rows(ONE, negatives, items)["item"][0]
     assert expected == pytest.approx(3 + 9 * (1 - (7 / 9) ** 3))
     error = np.std(different) / 4000**0.5
     assert abs(m + np.mean(different) - expected) < 4 * error
     # More negatives than items: all of them.
-    assert touched_items(ONE, 99, items)[0] == 12
-    assert touched_items(ONE, 5, 3)[0] == 3  # no others at all
+    assert touched_rows(ONE, 99, items)["item"][0] == 12
+    assert touched_rows(ONE, 5, 3)["item"][0] == 3  # no others at all
 
 
 def test_dense_leaves_go_whole_and_tables_by_the_row():
@@ -78,42 +84,48 @@ def test_dense_leaves_go_whole_and_tables_by_the_row():
     assert sum(v[0] for k, v in groups.items() if k != "item") == dense > 0
 
 
+def recipe(model, **fields):
+    """A recipe of which costs read the model and the fields given."""
+    unused: Any = None
+    return Recipe(model, unused, unused, unused, {}, **fields)
+
+
 def test_a_client_by_hand():
     model = matrix_factorization(10, 4)
-    found = make_profiles(
-        model, ONE, negatives=1, room=10, epochs=2, optimizer_states=1, frozen_bytes=500
-    )
+    training = Training(epochs=2, optimizer_states=1, negatives=1, weight_bytes=500)
+    client = make_cost_classes(recipe(model), ONE, 10, training)
     touched = 3 + 7 * (1 - (6 / 7) ** 3)
-    assert found.down[0] == found.up[0] == pytest.approx(20 * touched)
-    assert found.pairs.tolist() == [12]  # 3 examples, 2 pairs each, 2 epochs
+    assert client.down[0] == client.up[0] == pytest.approx(20 * touched)
+    assert client.pairs.tolist() == [12]  # 3 examples, 2 pairs each, 2 epochs
     # Received, the user's 4 numbers, and a copy, a gradient and a momentum of each.
-    assert found.memory[0] == pytest.approx(500 + (20 * touched + 16) * 4)
-    fixed = make_profiles(model, ONE, fixed=("item",), negatives=1, room=10)
+    assert client.memory[0] == pytest.approx(500 + (20 * touched + 16) * 4)
+    training = Training(negatives=1)
+    fixed = make_cost_classes(recipe(model, fixed=("item",)), ONE, 10, training)
     assert fixed.up.tolist() == [0]
     assert fixed.down[0] == pytest.approx(20 * touched)
-    nothing = Holdings(np.array([0]), np.array([0]), np.array([0]))
-    idle = make_profiles(neural_cf(10, 4), nothing, negatives=1, room=10)
+    empty = Holdings(np.array([0]), np.array([0]), np.array([0]))
+    idle = make_cost_classes(recipe(neural_cf(10, 4)), empty, 10, training)
     assert (idle.down[0], idle.up[0], idle.pairs[0]) == (0, 0, 0)
 
 
-def on_device(tree):
-    return jax.tree.map(jnp.asarray, tree)
-
-
-def profiles(down, up, pairs):
-    return Profiles(*(np.array(x, float) for x in (down, up, pairs, pairs)))
+def slow_fleet(cost_class, down, up, pairs, pair_flops=0.0):
+    """Costs of clients on one slow device class."""
+    classes = CostClasses(*(np.array(x, float) for x in (down, up, pairs, pairs)))
+    cost_class, config = np.array(cost_class, np.int32), FleetConfig(devices=(SLOW,))
+    fleet = make_fleet(config, cost_class, classes, cost_class, pair_flops)
+    return jax.tree.map(jnp.asarray, fleet.costs)
 
 
 def test_a_round_by_hand():
     # A megabyte takes 1 s down and 10 s up; a pair 0.1 s, and 2 with the backbone's.
-    given = profiles([1e6, 2e6], [5e5, 1e6], [20, 10])
-    fleet = on_device(make_fleet(np.array([0, 1, 1], np.int32), given, (SLOW,)))
+    amounts = [0, 1, 1], [1e6, 2e6], [5e5, 1e6], [20, 10]
+    fleet = slow_fleet(*amounts)
     drawn = sampling.Participation(
         ids=jnp.array([0, 3]), invited=jnp.array([0, 2]), told={}
     )
-    told = jax.tree.map(float, costs(fleet, drawn))
-    # Client 2 dropped out: it received and did not send, and nobody waited for it.
-    assert told == pytest.approx(
+    metrics = jax.tree.map(float, round_costs(fleet, drawn))
+    # Client 2 dropped out: it received and did not send, and the round did not wait.
+    assert metrics == pytest.approx(
         {
             "invited": 2,
             "arrived": 1,
@@ -122,16 +134,16 @@ def test_a_round_by_hand():
             "simulated_seconds": 1 + 20 * 0.1 + 5,
         }
     )
-    everybody = with_costs(sampling.everyone(3), fleet)(jax.random.key(0), 0).told
-    assert float(everybody["simulated_seconds"]) == pytest.approx(2 + 1 + 10)
-    assert float(everybody["down_bytes"]) == 5e6
-    nobody = sampling.Participation(ids=jnp.array([3]), invited=jnp.array([3]), told={})
-    assert set(jax.tree.map(float, costs(fleet, nobody)).values()) == {0.0}
-    slower = on_device(make_fleet(fleet.profile, given, (SLOW,), pair_flops=1.9e6))
+    complete = with_costs(sampling.everyone(3), fleet)(jax.random.key(0), 0).told
+    assert float(complete["simulated_seconds"]) == pytest.approx(2 + 1 + 10)
+    assert float(complete["down_bytes"]) == 5e6
+    empty = sampling.Participation(ids=jnp.array([3]), invited=jnp.array([3]), told={})
+    assert set(jax.tree.map(float, round_costs(fleet, empty)).values()) == {0.0}
+    slower = slow_fleet(*amounts, pair_flops=1.9e6)
     assert float(slower.of(jnp.array([0]))[2][0]) == pytest.approx(1 + 20 * 2 + 5)
 
 
-def test_what_clients_hold():
+def test_holdings_by_hand():
     user, item = np.array([0, 0, 2, 2, 2]), np.array([1, 3, 0, 1, 2])
     train = Interactions(
         user=user,
@@ -148,18 +160,18 @@ def test_what_clients_hold():
         name="mixed",
         user_of_client=None,
     )
-    found = hold(train, mixed)
-    assert found.examples.tolist() == [2, 3, 0]
-    assert found.items.tolist() == [2, 2, 0]  # client 1 has item 1 of two users
-    assert found.users.tolist() == [2, 2, 0]
-    profile, unique = group_profiles(found)
-    assert [tuple(x[profile].tolist()) for x in unique] == [
+    holdings = count_holdings(train, mixed)
+    assert holdings.examples.tolist() == [2, 3, 0]
+    assert holdings.items.tolist() == [2, 2, 0]  # client 1 has item 1 of two users
+    assert holdings.users.tolist() == [2, 2, 0]
+    cost_class, by_class = assign_cost_classes(holdings)
+    assert [tuple(x[cost_class].tolist()) for x in by_class] == [
         (2, 3, 0),
         (2, 2, 0),
         (2, 2, 0),
     ]
-    same = Holdings(*(np.array([4, 2, 4]),) * 3)  # who holds as much is one profile
-    assert group_profiles(same)[0].tolist() == [1, 0, 1]
+    same = Holdings(*(np.array([4, 2, 4]),) * 3)  # equal holdings share a class
+    assert assign_cost_classes(same)[0].tolist() == [1, 0, 1]
 
 
 def test_a_run_by_hand():

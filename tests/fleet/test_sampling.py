@@ -11,7 +11,12 @@ import pytest
 import scipy.stats
 
 from fedjax_rec.fleet import sampling
-from fedjax_rec.fleet.distinct import draws_or_whole
+from fedjax_rec.fleet.sampling import (
+    draws_needed,
+    enough_draws,
+    first_distinct,
+    random_order,
+)
 
 
 def draws(sampler, count=4000):
@@ -59,7 +64,7 @@ def test_everyone():
 
 @pytest.mark.parametrize(("n", "size", "whole"), [(10, 4, True), (60, 2, False)])
 def test_every_cohort_is_as_likely_under_uniform(n, size, whole):
-    assert (draws_or_whole(np.arange(size) / n, n) is None) == whole
+    assert (draws_needed(np.arange(size) / n, n) is None) == whole
     ids = draws(sampling.uniform(n, size), 30_000)
     sets = list(itertools.combinations(range(n), size))
     assert fits(counts_of_sets(ids, sets), np.full(len(sets), 1 / len(sets)))
@@ -67,7 +72,7 @@ def test_every_cohort_is_as_likely_under_uniform(n, size, whole):
 
 @pytest.mark.parametrize(("n", "cap", "whole"), [(20, 20, True), (600, 13, False)])
 def test_poisson_sizes_are_binomial(n, cap, whole):
-    assert (draws_or_whole(np.arange(cap) / n, n) is None) == whole
+    assert (draws_needed(np.arange(cap) / n, n) is None) == whole
     ids = draws(sampling.poisson(n, 5.0, cap), 8000)
     sizes = (ids < n).sum(1)
     law: Any = scipy.stats.binom(n, 5.0 / n)
@@ -105,7 +110,7 @@ def test_weighted_is_successive_sampling_by_draws():
     weights = np.concatenate([np.arange(60), [9, 1, 1, 5]])
     n = len(weights)
     largest = np.sort(weights)[::-1][:2]
-    assert draws_or_whole((np.cumsum(largest) - largest) / weights.sum(), n)
+    assert draws_needed((np.cumsum(largest) - largest) / weights.sum(), n)
     sets = successive(weights, 2)
     ids = draws(sampling.weighted(weights, 2), 60_000)
     assert (ids != 0).all()  # no examples
@@ -163,3 +168,45 @@ def test_a_cohort_that_cannot_be(size):
 def test_weights_that_cannot_be(weights):
     with pytest.raises(ValueError, match=r"sum in \[1, 2\*\*32\)"):
         sampling.weighted(np.array(weights), 1)
+
+
+def by_hand(order, size, n, count):
+    found = []
+    for client in order:
+        if client < n and client not in found and len(found) < min(size, count):
+            found.append(client)
+    return sorted(found) + [n] * (size - len(found))
+
+
+@pytest.mark.parametrize("count", [0, 2, 99])
+def test_first_distinct_is_what_a_loop_finds(count):
+    rng = np.random.default_rng(count)
+    for _ in range(20):
+        order = rng.integers(0, 9, 12)  # 8 is nobody
+        ids = first_distinct(jnp.asarray(order, jnp.int32), 5, 8, jnp.int32(count))
+        assert ids.tolist() == by_hand(order.tolist(), 5, 8, count)
+
+
+def test_enough_draws_bounds_the_true_chance_from_above():
+    # Two of n clients: all D draws are equal with probability n^(1 - D).
+    for n in (3, 40, 1000):
+        d = enough_draws(np.arange(2) / n)
+        assert d is not None
+        exact = 1 + 9 / np.log10(n)
+        assert exact <= d <= 1.4 * exact + 2
+    # Each draw is new with probability 1/2: C of them among D, by the binomial law.
+    d = enough_draws(np.full(30, 0.5), failure=1e-3)
+    assert d is not None
+    assert 1e-5 < scipy.stats.binom(d, 0.5).cdf(29) <= 1e-3
+    assert enough_draws(np.zeros(7)) in (7, 8)
+    assert enough_draws(np.array([0.0, 1.0])) is None
+
+
+def test_small_populations_are_put_in_order_as_a_whole():
+    assert draws_needed(np.arange(100) / 1600, 1600) is None
+    few = draws_needed(np.arange(1000) / 1e6, 10**6)
+    assert few is not None
+    assert few < 1050
+    assert draws_needed(np.full(2, 0.99), 100) is None  # more draws than clients
+    order = random_order(jax.random.key(0), 50, None)
+    assert sorted(order.tolist()) == list(range(50))

@@ -1,4 +1,4 @@
-"""Profiles: which rounds, what a trace tells, and how it is added up."""
+"""Profiling: the window of rounds, reading a trace, and its summary."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 
 from fedjax_rec.aggregators import weighted_mean
 from fedjax_rec.core.contracts import Aggregator, Senders
-from fedjax_rec.profiling.hlo_names import EXCHANGE, read_names
+from fedjax_rec.profiling.programs import EXCHANGE, read_programs
 from fedjax_rec.profiling.stages import (
     AGGREGATION,
     EVALUATION,
@@ -15,15 +15,21 @@ from fedjax_rec.profiling.stages import (
     stage_of,
     staged,
 )
-from fedjax_rec.profiling.summary import covered, summarise_trace
-from fedjax_rec.profiling.trace import Ran, Trace, newest, read_trace
+from fedjax_rec.profiling.trace import (
+    Ran,
+    Trace,
+    covered,
+    newest,
+    read_trace,
+    summarise_trace,
+)
 from fedjax_rec.profiling.window import Recording, choose_window
 
 
 @pytest.mark.parametrize("rounds", range(2, 20))
 @pytest.mark.parametrize("eval_every", [1, 2, 3, 5, 19])
 @pytest.mark.parametrize("done", [0, 1, 3, 6])
-def test_a_window_follows_what_compiles_and_ends_with_an_evaluation(
+def test_a_window_follows_compilation_and_ends_with_an_evaluation(
     rounds, eval_every, done
 ):
     if rounds - done < 2:
@@ -41,8 +47,8 @@ def test_a_window_follows_what_compiles_and_ends_with_an_evaluation(
         assert rounds - (done // eval_every + 1) * eval_every < 3
 
 
-def refuse(what: object) -> None:
-    pytest.fail(str(what))
+def refuse(reason: object) -> None:
+    pytest.fail(str(reason))
 
 
 def test_programs_end_where_a_recording_begins_and_ends():
@@ -53,15 +59,15 @@ def test_programs_end_where_a_recording_begins_and_ends():
 
 
 def test_a_recording_that_cannot_begin_says_so_and_lets_the_run_go_on(tmp_path):
-    told = []
-    watch = Recording(choose_window(2, 0, 4, 2), tmp_path, refuse, told.append)
+    reasons = []
+    watch = Recording(choose_window(2, 0, 4, 2), tmp_path, refuse, reasons.append)
     jax.profiler.start_trace(tmp_path / "other")
     try:
         assert watch(2) == 2
     finally:
         jax.profiler.stop_trace()
     watch(4)
-    assert len(told) == 1
+    assert len(reasons) == 1
 
 
 def ran(device, start, end, stage="", kind="add", control=False, name="add.1"):
@@ -83,18 +89,18 @@ def test_a_trace_is_added_up_by_hand():
         (0, 100),
         {"rounds": [(0, 50)], "evaluation": []},
     )
-    found = summarise_trace(trace, 2, 2)
-    assert found["busy"] == pytest.approx((60 + 30) / 200)
-    assert found["busy_of_devices"] == pytest.approx({"CPU:0": 0.6, "CPU:1": 0.3})
+    summary = summarise_trace(trace, 2, 2)
+    assert summary["busy"] == pytest.approx((60 + 30) / 200)
+    assert summary["busy_of_devices"] == pytest.approx({"CPU:0": 0.6, "CPU:1": 0.3})
     # Of the loop's 60 ns, 45 are in operations.
-    assert found["between_operations"] == pytest.approx(15 / 200)
+    assert summary["between_operations"] == pytest.approx(15 / 200)
     # In [0, 50] device 0 is busy for 40 ns and device 1 for 20.
-    assert found["while"] == {
+    assert summary["while"] == {
         "rounds": {"seconds": pytest.approx(50e-9), "busy": pytest.approx(60 / 100)}
     }
-    names = [part["name"] for part in found["parts"]]
+    names = [part["name"] for part in summary["parts"]]
     assert names == ["local training", "aggregation", "other, in run"]
-    training = found["parts"][0]
+    training = summary["parts"][0]
     assert training["seconds"] == pytest.approx(40e-9)
     assert training["fraction"] == pytest.approx(40 / 200)
     assert training["seconds_a_round"] == pytest.approx(40e-9 / 2 / 2)
@@ -103,16 +109,16 @@ def test_a_trace_is_added_up_by_hand():
 
 def test_an_idle_device_counts_and_a_trace_without_stages_names_operations():
     trace = Trace([ran("GPU:0", 0, 4), ran("GPU:0", 6, 10, name="mul.2")], None, {})
-    found = summarise_trace(trace, 2, 1)
-    assert found["busy"] == pytest.approx(8 / 20)
-    assert not found["stages"]
-    assert {part["name"] for part in found["parts"]} == {"add.1", "mul.2"}
+    summary = summarise_trace(trace, 2, 1)
+    assert summary["busy"] == pytest.approx(8 / 20)
+    assert not summary["stages"]
+    assert {part["name"] for part in summary["parts"]} == {"add.1", "mul.2"}
 
 
 def test_a_trace_without_operations_is_not_taken_for_an_idle_one():
-    found = summarise_trace(Trace([], (0, 100), {}), 1, 3)
-    assert found["busy"] is None
-    assert found["parts"] == []
+    summary = summarise_trace(Trace([], (0, 100), {}), 1, 3)
+    assert summary["busy"] is None
+    assert summary["parts"] == []
 
 
 def test_the_union_of_intervals():
@@ -163,43 +169,43 @@ def recorded(tmp_path_factory):
 
     x = jnp.ones((64, 64))
     jax.block_until_ready((loop(x, 2), other(x)))
-    told = []
-    watch = Recording(choose_window(2, 0, 4, 2), folder, told.append, refuse)
+    seconds = []
+    watch = Recording(choose_window(2, 0, 4, 2), folder, seconds.append, refuse)
     watch(2)
     jax.block_until_ready((loop(x, 20), other(x)))
     watch(4)
-    assert len(told) == 1
+    assert len(seconds) == 1
     return folder
 
 
-def test_a_real_trace_tells_the_stages_of_its_operations(recorded):
+def test_a_real_trace_names_the_stages_of_its_operations(recorded):
     trace = read_trace(newest(recorded))
     assert trace.window is not None
-    found = summarise_trace(trace, 1, 2)
-    assert found["stages"]
-    parts = {part["name"]: part for part in found["parts"]}
+    summary = summarise_trace(trace, 1, 2)
+    assert summary["stages"]
+    parts = {part["name"]: part for part in summary["parts"]}
     assert {"local training", "aggregation", "other, in other"} <= parts.keys()
     assert {"dot_general", "sort"} <= parts["local training"]["operations"].keys()
-    assert 0 < found["busy"] <= 1
-    assert sum(part["fraction"] for part in found["parts"]) < 1
+    assert 0 < summary["busy"] <= 1
+    assert sum(part["fraction"] for part in summary["parts"]) < 1
     # The loop's body runs 20 times.
     assert sum(r.kind == "dot_general" for r in trace.ran) == 20
 
 
 def test_operations_are_described_as_the_compiler_describes_them(recorded):
-    names = read_names(newest(recorded))
-    known = names.by_name["jit_loop"]
-    assert known in names.by_id.values()
-    opcodes = {operation.opcode for operation in known.values()}
+    programs = read_programs(newest(recorded))
+    loop = programs.by_name["jit_loop"]
+    assert loop in programs.by_id.values()
+    opcodes = {operation.opcode for operation in loop.values()}
     assert {"while", "sort"} <= opcodes
-    for name, operation in known.items():
+    for name, operation in loop.items():
         if operation.opcode == "sort":
             assert operation.stage == "local training"
-            assert names.find(None, "jit_loop", name) == operation
-    assert names.find(None, "jit_absent", "x") is None
+            assert programs.find(None, "jit_loop", name) == operation
+    assert programs.find(None, "jit_absent", "x") is None
 
 
-def test_an_exchange_is_told_from_the_stage_it_stands_in(tmp_path):
+def test_an_exchange_is_no_part_of_its_stage(tmp_path):
     """A program of one all-reduce, written as the profiler stores it."""
 
     def field(number, value):
@@ -219,8 +225,8 @@ def test_an_exchange_is_told_from_the_stage_it_stands_in(tmp_path):
     plane = field(2, b"/host:metadata") + field(4, field(1, 9) + field(2, program))
     path = tmp_path / "x.xplane.pb"
     path.write_bytes(field(1, plane))
-    found = read_names(path).find(9, "", "r")
-    assert found == ("all-reduce", "psum", EXCHANGE)
+    operation = read_programs(path).find(9, "", "r")
+    assert operation == ("all-reduce", "psum", EXCHANGE)
 
 
 def test_the_evaluation_is_a_stage():

@@ -74,7 +74,7 @@ def printed(*runs):
     return console.export_text()
 
 
-def test_one_run_beside_its_baselines(tmp_path):
+def test_one_run_with_its_baselines(tmp_path):
     run = make_run(tmp_path)
     for text in (printed(run), report.markdown(run)):
         for name in ("FedMF", "popularity", "random", "draw count", "0.3000", "0.2000"):
@@ -86,7 +86,7 @@ def test_one_run_beside_its_baselines(tmp_path):
     assert "| `algorithm.client_lr` | 0.1 |" in report.markdown(run)
 
 
-def test_runs_that_differ_by_seed_alone_are_one_line_with_spread(tmp_path):
+def test_runs_that_differ_only_by_seed_are_one_line_with_spread(tmp_path):
     runs = [make_run(tmp_path / f"{s}", hr=0.2 + 0.1 * s, seed=s) for s in range(3)]
     rows = rows_of(runs)
     assert [len(row.metrics) for row in rows] == [3, 3, 3, 3]
@@ -94,7 +94,7 @@ def test_runs_that_differ_by_seed_alone_are_one_line_with_spread(tmp_path):
     assert "FedMF x 3" in report.markdown(*runs)
 
 
-def test_runs_that_differ_otherwise_are_told_apart(tmp_path):
+def test_runs_that_differ_otherwise_have_different_labels(tmp_path):
     runs = [make_run(tmp_path / f"{lr}", lr=lr) for lr in (0.1, 0.3)]
     assert labels_of([[run] for run in runs]) == [
         "FedMF client_lr=0.1",
@@ -111,6 +111,16 @@ def test_different_protocols_are_loudly_not_comparable(tmp_path):
     assert text.count("popularity") == 2  # a table each, with its own baselines
 
 
+def test_a_result_of_version_0_1_is_comparable(tmp_path):
+    old = make_run(tmp_path / "a")
+    result = json.loads((old.path / "result.json").read_text())
+    result["protocol"]["watch"] = result["protocol"].pop("exposed_item")
+    (old.path / "result.json").write_text(json.dumps(result))
+    text = printed(read_run(old.path), make_run(tmp_path / "b", seed=1))
+    assert "NOT COMPARABLE" not in text
+    assert "FedMF x 2" in text
+
+
 def test_the_compatible_preset_and_a_leak_are_warned_of(tmp_path):
     run = make_run(tmp_path, protocol=paper_compat(), draws=0.58)
     for text in (printed(run), report.markdown(run)):
@@ -123,7 +133,7 @@ def test_a_model_below_popularity_is_remarked(tmp_path):
     assert "does not beat popularity" in printed(make_run(tmp_path, hr=0.15))
 
 
-def test_a_backbone_is_told_with_what_clients_send(tmp_path):
+def test_a_backbone_is_reported_with_its_messages(tmp_path):
     run = make_run(tmp_path / "a", backbone={"name": "minilm"})
     for text in (" ".join(printed(run).split()), report.markdown(run)):
         assert "Backbone minilm (6 layers of width 384, float32)" in text
@@ -174,7 +184,7 @@ def test_the_command_reads_folders_of_folders_and_leaves_out_the_unfinished(
     ("content", "message"),
     [(None, "no folder"), ({}, "no config.json")],
 )
-def test_what_is_no_run_is_told(tmp_path, capsys, content, message):
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys, content, message):
     path = tmp_path / "run"
     if content is not None:
         path.mkdir()

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and told apart."""
+"""Checkpoints: complete or absent, and recognised."""
 
 import shutil
 import subprocess
@@ -41,23 +41,23 @@ LIKE = snapshot(0).arrays
 
 
 @pytest.fixture
-def told():
+def said():
     return []
 
 
 @pytest.fixture
-def opened(tmp_path, told):
-    """Opens the checkpoints of a folder, and closes them in the end."""
-    all_of_them = []
+def opened(tmp_path, said):
+    """Opens the checkpoints of a folder, and closes them at the end."""
+    managers = []
 
-    def opening(config="mine", keep=2):
-        found = Checkpoints(tmp_path / "checkpoints", config, keep, told.append)
-        all_of_them.append(found)
-        return found
+    def opening(config="this", keep=2):
+        checkpoints = Checkpoints(tmp_path / "checkpoints", config, keep, said.append)
+        managers.append(checkpoints)
+        return checkpoints
 
     yield opening
-    for found in all_of_them:
-        found.close()
+    for checkpoints in managers:
+        checkpoints.close()
 
 
 def save(checkpoints, *rounds, selected=0):
@@ -66,29 +66,29 @@ def save(checkpoints, *rounds, selected=0):
     checkpoints.wait()
 
 
-def assert_equal(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+def assert_equal(restored, expected):
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    pairs = zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True)
     for a, b in pairs:
         assert isinstance(a, np.ndarray) == isinstance(b, np.ndarray)
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def test_what_was_saved_comes_back(opened):
+def test_a_saved_state_comes_back(opened):
     save(opened(), 1, 2)
-    found = opened().restore(LIKE)
-    assert found.position == 200
-    assert_equal(found.snapshot.arrays, snapshot(2).arrays)
+    restored = opened().restore(LIKE)
+    assert restored.position == 200
+    assert_equal(restored.snapshot.arrays, snapshot(2).arrays)
     # NaN is no number of JSON's, and comes back all the same.
-    assert repr(found.snapshot.progress) == repr(snapshot(2).progress)
+    assert repr(restored.snapshot.progress) == repr(snapshot(2).progress)
 
 
-def test_without_a_checkpoint_there_is_nothing(opened):
+def test_without_a_checkpoint_nothing_is_restored(opened):
     assert opened().restore(LIKE) is None
 
 
-def test_what_is_written_is_the_state_when_save_was_called(opened):
+def test_the_state_at_the_call_of_save_is_written(opened):
     """Rounds go on, into donated buffers and the same NumPy arrays."""
     step = jax.jit(lambda x: x * 1.5 + 1, donate_argnums=0)
     live = {"a": jnp.full((500, 500), 3.0), "b": np.full((500, 500), 3.0)}
@@ -100,9 +100,9 @@ def test_what_is_written_is_the_state_when_save_was_called(opened):
         live["b"] += 1
     checkpoints.wait()
     like = {"a": jnp.zeros((500, 500)), "b": np.zeros((500, 500))}
-    found = checkpoints.restore(like).snapshot.arrays
-    assert np.all(np.asarray(found["a"]) == 3)
-    assert np.all(found["b"] == 3)
+    restored = checkpoints.restore(like).snapshot.arrays
+    assert np.all(np.asarray(restored["a"]) == 3)
+    assert np.all(restored["b"] == 3)
 
 
 def test_the_last_few_and_the_selected_are_kept(opened, tmp_path):
@@ -142,48 +142,50 @@ BREAKS = {
     "flipped": (flip, "has changed"),
     "halved": (halve, "has changed"),
     "gone": (lambda folder: largest(folder).unlink(), "is gone"),
-    "half removed": (lambda folder: (folder / "seal.json").unlink(), "not whole"),
+    "half removed": (lambda folder: (folder / "seal.json").unlink(), "not complete"),
     "seal broken": (lambda folder: (folder / "seal.json").write_text("{"), "Expecting"),
-    "empty": (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "not whole"),
+    "empty": (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "not complete"),
 }
 
 
 @pytest.mark.parametrize("how", BREAKS)
-def test_a_broken_checkpoint_is_passed_over(opened, told, tmp_path, how):
+def test_a_broken_checkpoint_is_skipped(opened, said, tmp_path, how):
     save(opened(keep=3), 1, 2, 3)
     hurt, reason = BREAKS[how]
     hurt(tmp_path / "checkpoints" / "3")
     checkpoints = opened(keep=3)
-    found = checkpoints.restore(LIKE)
-    assert_equal(found.snapshot.arrays, snapshot(2).arrays)
-    assert len(told) == 1
-    assert told[0].startswith("the checkpoint of round 3 is passed over: ")
-    assert reason in told[0]
+    restored = checkpoints.restore(LIKE)
+    assert_equal(restored.snapshot.arrays, snapshot(2).arrays)
+    assert len(said) == 1
+    assert said[0].startswith("the checkpoint of round 3 is skipped: ")
+    assert reason in said[0]
     # Its round comes again, and is written again.
     save(checkpoints, 3)
     assert checkpoints.rounds == [1, 2, 3]
     assert opened().restore(LIKE).snapshot.progress["round"] == 3
 
 
-def test_all_broken_is_as_none(opened, told, tmp_path):
+def test_all_broken_is_as_none(opened, said, tmp_path):
     save(opened(), 1, 2)
     for done in "12":
         halve(tmp_path / "checkpoints" / done)
     assert opened().restore(LIKE) is None
-    assert len(told) == 2
+    assert len(said) == 2
 
 
-def test_the_caller_may_pass_over_too(opened, told):
+def test_the_caller_may_skip_too(opened, said):
     save(opened(), 1, 2)
-    found = opened().restore(LIKE, lambda p: "too late" if p["position"] > 150 else "")
-    assert found.snapshot.progress["round"] == 1
-    assert told == ["the checkpoint of round 2 is passed over: too late"]
+    restored = opened().restore(
+        LIKE, lambda p: "too late" if p["position"] > 150 else ""
+    )
+    assert restored.snapshot.progress["round"] == 1
+    assert said == ["the checkpoint of round 2 is skipped: too late"]
 
 
-def test_those_of_another_config_are_none_of_ours(opened, told):
+def test_another_config_is_skipped(opened, said):
     save(opened("other"), 1)
-    assert opened("mine").restore(LIKE) is None
-    assert "another config" in told[0]
+    assert opened("this").restore(LIKE) is None
+    assert "another config" in said[0]
 
 
 def test_other_arrays_are_refused_and_left(opened):
@@ -199,7 +201,7 @@ def test_other_arrays_are_refused_and_left(opened):
     assert opened().rounds == [1]
 
 
-def test_what_a_killed_save_left_is_removed(opened, tmp_path):
+def test_files_of_a_killed_save_are_removed(opened, tmp_path):
     save(opened(), 1)
     left = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "checkpoints" / "1", left)
@@ -210,10 +212,10 @@ def test_what_a_killed_save_left_is_removed(opened, tmp_path):
 def test_no_folder_can_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot be written"):
-        Checkpoints(tmp_path / "file" / "checkpoints", "mine")
+        Checkpoints(tmp_path / "file" / "checkpoints", "this")
 
 
-def test_a_full_disk_is_told_and_leaves_the_last_good_one(tmp_path, opened):
+def test_a_full_disk_is_reported_and_leaves_the_last_good_one(tmp_path, opened):
     resource = pytest.importorskip("resource")
     del resource
     code = (
@@ -224,15 +226,15 @@ def test_a_full_disk_is_told_and_leaves_the_last_good_one(tmp_path, opened):
         "    noise = np.random.default_rng(done).random(100_000)\n"
         "    progress = dict(round=done, best=0.0, selected=0, metrics={})\n"
         "    return Snapshot({'a': noise}, progress)\n"
-        f"found = Checkpoints({str(tmp_path / 'checkpoints')!r}, 'mine')\n"
-        "found.save(at(1), 0); found.wait()\n"
+        f"saved = Checkpoints({str(tmp_path / 'checkpoints')!r}, 'this')\n"
+        "saved.save(at(1), 0); saved.wait()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "for wait in (found.wait, found.close):\n"
+        "for wait in (saved.wait, saved.close):\n"
         "    try:\n"
-        "        found.save(at(2), 0); wait()\n"
+        "        saved.save(at(2), 0); wait()\n"
         "    except FileError as error:\n"
         "        print(error)\n"
-        "print(found.rounds)\n"
+        "print(saved.rounds)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -241,11 +243,13 @@ def test_a_full_disk_is_told_and_leaves_the_last_good_one(tmp_path, opened):
         check=True,
         cwd=Path(__file__).resolve().parents[2],
     )
-    told = f"round 2 could not be written to {tmp_path / 'checkpoints'}: File too large"
-    assert done.stdout.count(told) == 2
+    error = (
+        f"round 2 could not be written to {tmp_path / 'checkpoints'}: File too large"
+    )
+    assert done.stdout.count(error) == 2
     assert done.stdout.endswith("[1]\n")
     assert "Traceback" not in done.stderr
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
-    found = opened().restore({"a": np.zeros(100_000)})
+    restored = opened().restore({"a": np.zeros(100_000)})
     noise = np.random.default_rng(1).random(100_000)
-    assert np.array_equal(found.snapshot.arrays["a"], noise)
+    assert np.array_equal(restored.snapshot.arrays["a"], noise)

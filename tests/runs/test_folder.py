@@ -67,7 +67,7 @@ def test_a_half_written_last_line_is_left_out(tmp_path):
     assert read_run(tmp_path).events == [EVENT]
 
 
-def test_a_broken_line_in_the_middle_is_told(tmp_path):
+def test_a_broken_line_in_the_middle_is_reported(tmp_path):
     finish(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("oops\n{}\n")
     with pytest.raises(FileError, match="line 1"):
@@ -90,7 +90,7 @@ def test_a_finished_run_is_replaced_only_on_request(tmp_path):
     with pytest.raises(FileError, match="--overwrite"):
         check_folder(tmp_path, CONFIG)
     with open_run(tmp_path, CONFIG, {}, overwrite=True):
-        # Nothing of the old run may be taken for the new one's.
+        # No file of the old run may be taken for the new one's.
         assert read_run(tmp_path).result is None
         assert not (tmp_path / "curves.png").exists()
 
@@ -106,7 +106,7 @@ def test_an_unfinished_run_with_a_checkpoint_is_not_lost(tmp_path):
     with open_run(tmp_path, CONFIG, {}) as folder:
         folder.append(EVENT)
         (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
-    check_folder(tmp_path, CONFIG)  # what was never whole cannot be resumed
+    check_folder(tmp_path, CONFIG)  # an unfinished checkpoint cannot be resumed
     (tmp_path / "checkpoints" / "1").mkdir()
     with pytest.raises(FileError, match=f"train --resume {tmp_path}"):
         finish(tmp_path)
@@ -134,7 +134,7 @@ def test_the_clock_has_a_file_of_its_own(tmp_path):
     assert seconds["total"] == lines[3]["elapsed"] + lines[5]["elapsed"]
 
 
-def test_metrics_are_cut_back_to_where_a_checkpoint_was_taken(tmp_path):
+def test_metrics_are_cut_back_to_a_checkpoint(tmp_path):
     with open_run(tmp_path, CONFIG, {}) as folder:
         folder.append(EVENT)
         position = folder.position()

@@ -1,4 +1,4 @@
-"""Trackers: what they are told, and that none of them ends a run."""
+"""Trackers: the events they receive, and that none of them ends a run."""
 
 import importlib.util
 import json
@@ -31,7 +31,7 @@ BASELINES = {
 }
 
 
-class Heard:
+class Recorder:
     """A tracker that fails at its `failing`-th event."""
 
     def __init__(self, failing=0):
@@ -81,15 +81,15 @@ def test_names_come_one_by_one_or_as_a_list(monkeypatch):
         tracking.kinds_of(["mlflow"])
 
 
-def test_an_absent_package_is_told_with_what_installs_it(monkeypatch):
+def test_an_absent_package_is_reported_with_its_installation(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
         with pytest.raises(tracking.TrackingError, match=rf"needs {package}: pip .*\["):
             tracking.kinds_of([name])
 
 
-def test_a_tracker_that_fails_is_left_out_and_warned_of_once():
-    warnings, bad, good = [], Heard(failing=2), Heard()
+def test_a_tracker_that_fails_is_dropped_with_one_warning():
+    warnings, bad, good = [], Recorder(failing=2), Recorder()
     both = tracking.Guard({"bad": bad, "good": good}, warnings.append)
     for number in range(4):
         both.log({**ROUND, "round": number})
@@ -101,20 +101,20 @@ def test_a_tracker_that_fails_is_left_out_and_warned_of_once():
     assert "bad failed (OSError: no route)" in warnings[0]
 
 
-def test_a_folder_tells_its_tracker_after_it_has_written(tmp_path):
-    folder, heard = RunFolder(tmp_path), Heard(failing=1)
-    folder.tracker = tracking.Guard({"heard": heard}, lambda text: None)
+def test_a_folder_writes_before_its_tracker_receives(tmp_path):
+    folder, recorder = RunFolder(tmp_path), Recorder(failing=1)
+    folder.tracker = tracking.Guard({"recorder": recorder}, lambda text: None)
     folder.append(ROUND)
     folder.append(EVALUATION)
     folder.close()
-    assert heard.events == [ROUND]
+    assert recorder.events == [ROUND]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["round", "evaluation"]
 
 
 @pytest.fixture
 def fake_wandb(monkeypatch):
-    """Stands in for the package: keeps what it is told."""
+    """Stands in for the package, and records its calls."""
     module: Any = types.ModuleType("wandb")
     module.calls = []
 
@@ -165,18 +165,16 @@ def test_wandb_keeps_one_run_over_all_lives(tmp_path, fake_wandb):
     second.log(EVALUATION)
     second.close(True)
     assert fake_wandb.calls[0][1]["id"] == "fresh"
-    # What it was told in the first life it is not told again.
+    # Events of the first process are not sent again.
     assert [call[:2] for call in fake_wandb.calls[1:]] == [("log", 2), ("finish", 0)]
 
 
-def test_a_tracker_new_to_a_continued_run_is_told_what_went_before(
-    tmp_path, fake_wandb
-):
+def test_a_tracker_new_to_a_continued_run_receives_its_history(tmp_path, fake_wandb):
     tracking.start(["wandb"], RunFolder(tmp_path), {}, print, [ROUND, EVALUATION])
     assert [call[:2] for call in fake_wandb.calls[1:]] == [("log", 1), ("log", 2)]
 
 
-def test_a_tracker_that_does_not_start_says_what_to_do(tmp_path, fake_wandb):
+def test_a_tracker_that_does_not_start_gives_advice(tmp_path, fake_wandb):
     def init(**options):
         raise ConnectionError("not logged in")
 
@@ -204,20 +202,20 @@ def records(path):
     """Events of a TFRecord file: length, its checksum, data, their checksum."""
     proto = importlib.import_module("tensorboardX.proto.event_pb2")
 
-    data, at = path.read_bytes(), 0
-    while at < len(data):
-        (size,) = struct.unpack("<Q", data[at : at + 8])
-        yield proto.Event.FromString(data[at + 12 : at + 12 + size])
-        at += 16 + size
+    data, offset = path.read_bytes(), 0
+    while offset < len(data):
+        (size,) = struct.unpack("<Q", data[offset : offset + 8])
+        yield proto.Event.FromString(data[offset + 12 : offset + 12 + size])
+        offset += 16 + size
 
 
 @installed("tensorboardX")
-def test_tensorboard_reads_back_what_it_was_told(tmp_path):
+def test_tensorboard_reads_its_events_back(tmp_path):
     folder = RunFolder(tmp_path)
-    told = tracking.start(["tensorboard"], folder, {}, print)
-    told.log(ROUND)
-    told.log(EVALUATION)
-    # Not closed: a run that is killed has written it all the same.
+    tracker = tracking.start(["tensorboard"], folder, {}, print)
+    tracker.log(ROUND)
+    tracker.log(EVALUATION)
+    # Not closed: a killed run has written its events, too.
     (file,) = (tmp_path / "tensorboard").iterdir()
     head, first, second = records(file)
     assert head.file_version == "brain.Event:2"
@@ -227,13 +225,11 @@ def test_tensorboard_reads_back_what_it_was_told(tmp_path):
     )
     assert second.step == 2
     assert {v.tag for v in second.summary.value} == tracking.scalars(EVALUATION).keys()
-    told.close(True)
+    tracker.close(True)
 
 
 @installed("tensorboardX")
-def test_tensorboard_forgets_what_was_after_the_round_that_a_run_goes_on_from(
-    tmp_path,
-):
+def test_tensorboard_drops_rounds_that_come_again(tmp_path):
     folder = RunFolder(tmp_path)
     first = tracking.start(["tensorboard"], folder, {}, print)
     for number in range(1, 6):
@@ -255,9 +251,9 @@ def test_wandb_works_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder, warnings = RunFolder(tmp_path), []
     for history in ([], [ROUND]):
-        told = tracking.start(["wandb"], folder, {"a": 1}, warnings.append, history)
-        told.log(EVALUATION)
-        told.close(True)
+        tracker = tracking.start(["wandb"], folder, {"a": 1}, warnings.append, history)
+        tracker.log(EVALUATION)
+        tracker.close(True)
     number = json.loads((tmp_path / "wandb.json").read_text())["id"]
     files = list((tmp_path / "wandb").glob(f"offline-run-*-{number}/run-*.wandb"))
     assert files

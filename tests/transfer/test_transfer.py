@@ -24,7 +24,7 @@ from fedjax_rec.cli import main
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.rows import Table
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.splits.last import leave_last
+from fedjax_rec.data.splits import LeaveLast
 from fedjax_rec.evaluation.targets import make_targets
 from fedjax_rec.experiment.backbone import load_texts
 from fedjax_rec.experiment.build import build
@@ -111,7 +111,7 @@ def hand_made():
         users=users,
         items=items,
     )
-    split = leave_last(data)
+    split = LeaveLast().split(data)
     protocol = Protocol(cutoffs=(1, 2), selection="last")
     targets = make_targets(
         positives=(split.test.user, split.test.item),
@@ -416,7 +416,7 @@ def test_the_command_writes_a_folder(cache, tmp_path, monkeypatch, capsys):
     assert saved["seed"] == 1
     assert saved["target"]["users"] == 30
     report = (tmp_path / "out/report.md").read_text()
-    assert "which no other row here sees" in " ".join(report.split())
+    assert "which no other row sees" in " ".join(report.split())
     assert (tmp_path / "out/few_shot.png").exists()
     # A transfer can stand beside other runs.
     assert main(["report", "out"]) == 0

@@ -1,7 +1,7 @@
-"""Starts the trackers of a run, and keeps them from ending it.
+"""Starts the trackers of a run, and keeps their failures from ending it.
 
-`metrics.jsonl` is always written, by the run's folder. Trackers receive the same events
-afterwards; what they do with them changes no result.
+The run's folder always writes `metrics.jsonl`. Trackers receive the same events
+afterwards, and change no result.
 """
 
 import importlib
@@ -9,82 +9,82 @@ import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fedjax_rec.runs.writer import RunFolder
-from fedjax_rec.runs.tracker import Tracker
+from fedjax_rec.runs.writer import RunFolder, Tracker
+from fedjax_rec.storage.errors import FileError
 
 EXTRA = "pip install 'fedjax-rec[tracking]'"
 
-# A tracker's package, its module here, and what of a folder shows that it was there.
-_KNOWN = {
+# A tracker's package, its module here, and the name it leaves in a run's folder.
+_TRACKERS = {
     "tensorboard": ("tensorboardX", "tensorboard_tracker", "tensorboard"),
     "wandb": ("wandb", "wandb_tracker", "wandb.json"),
 }
-KINDS = tuple(_KNOWN)
+KINDS = tuple(_TRACKERS)
 
 
-class TrackingError(ValueError):
-    """A tracker that was asked for is not there or does not start."""
+class TrackingError(FileError):
+    """A tracker is not installed, or does not start."""
 
 
-def kinds_of(asked: Iterable[str]) -> tuple[str, ...]:
-    """The trackers that `--track` names, each once, if their packages are there.
+def kinds_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The trackers named by `--track`, each once.
 
     Args:
-        asked: names, or lists of them separated by commas.
+        names: names, or lists of them separated by commas.
 
     Raises:
-        TrackingError: there is no such tracker, or its package is not installed.
+        TrackingError: a tracker is unknown, or its package is not installed.
 
     >>> kinds_of([])
     ()
     """
-    names = [part.strip() for text in asked for part in text.split(",")]
-    for name in names:
-        if name not in _KNOWN:
+    kinds = [part.strip() for text in names for part in text.split(",")]
+    for kind in kinds:
+        if kind not in _TRACKERS:
             raise TrackingError(
-                f"--track {name or '(nothing)'}: expected {' or '.join(KINDS)}; "
+                f"--track {kind or '(nothing)'}: expected {' or '.join(KINDS)}; "
                 "metrics.jsonl is always written"
             )
-        package = _KNOWN[name][0]
+        package = _TRACKERS[kind][0]
         if importlib.util.find_spec(package) is None:
-            raise TrackingError(f"--track {name} needs {package}: {EXTRA}")
-    return tuple(dict.fromkeys(names))
+            raise TrackingError(f"--track {kind} needs {package}: {EXTRA}")
+    return tuple(dict.fromkeys(kinds))
 
 
 def scalars(event: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an event under the names that trackers show.
 
-    A round's stand under `round/`, an evaluation's under the part's name, a baseline's
-    under `baselines/ITS NAME/`; what took how long under `seconds/`.
+    A round's values are under `round/`, an evaluation's under the part's name, a
+    baseline's under `baselines/NAME/`; durations are under `seconds/`.
 
     >>> scalars({"event": "evaluation", "round": 2, "val": {"hr@10": 0.5},
     ...          "rmse_val": 1.25, "seconds": 0.1})
     {'val/hr@10': 0.5, 'val/rmse': 1.25, 'seconds/evaluation': 0.1}
     """
-    kind, found = event["event"], {}
+    kind, numbers = event["event"], {}
+    prefix = f"{kind}/" if kind in ("round", "baselines") else ""
     for name, value in event.items():
         if name in ("event", "round"):
             continue
-        place = {"round": f"round/{name}", "baselines": f"baselines/{name}"}
         if name == "seconds":
-            name = f"seconds/{kind}"
+            label = f"seconds/{kind}"
         elif name.startswith("rmse_"):
-            name = f"{name.removeprefix('rmse_')}/rmse"
+            label = f"{name.removeprefix('rmse_')}/rmse"
         else:
-            name = place.get(kind, name)
+            label = f"{prefix}{name}"
         parts = value if isinstance(value, Mapping) else {"": value}
         for part, number in parts.items():
             if isinstance(number, bool | int | float):
-                found[f"{name}/{part}" if part else name] = float(number)
-    return found
+                numbers[f"{label}/{part}" if part else label] = float(number)
+    return numbers
 
 
 class Guard:
-    """Any number of trackers, of which none can end the run: it only warns, once each.
+    """Passes events to trackers; one that fails is dropped with a warning.
 
     Args:
-        trackers: by name.
-        warn: is told what failed.
+        trackers: trackers by name.
+        warn: called with each warning.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Guard:
         self._trackers, self._warn = dict(trackers), warn
 
     def log(self, event: Mapping[str, Any]) -> None:
-        """Tells all trackers that have not failed."""
+        """Passes an event to all trackers that have not failed."""
         for name, tracker in list(self._trackers.items()):
             try:
                 tracker.log(event)
@@ -110,9 +110,9 @@ class Guard:
                 self._failed(name, error, "may lack the end of this run")
         self._trackers.clear()
 
-    def _failed(self, name: str, error: Exception, what: str) -> None:
+    def _failed(self, name: str, error: Exception, effect: str) -> None:
         self._warn(
-            f"warning: {name} failed ({type(error).__name__}: {error}); it {what}. "
+            f"warning: {name} failed ({type(error).__name__}: {error}); it {effect}. "
             "metrics.jsonl has everything"
         )
 
@@ -125,43 +125,39 @@ def start(
     history: Sequence[Mapping[str, Any]] = (),
     group: str = "",
 ) -> Guard:
-    """Starts trackers for a run that is about to compute.
+    """Starts trackers for a run that is about to train.
 
-    One that was there in an earlier life of the run goes on after the last event of
-    `history`; another is told all of it first.
+    A tracker that was started before the run was resumed goes on after the last event
+    of `history`; a new one receives all of it first.
 
     Args:
-        kinds: of `kinds_of`.
-        folder: of the run.
-        config: of the run, plain values.
-        warn: is told what fails later.
-        history: the events before, where a run continues.
-        group: of runs that belong together, or empty.
+        kinds: names of trackers, see `kinds_of`.
+        folder: the run's folder.
+        config: the run's configuration, plain values.
+        warn: called with a warning if a tracker fails later.
+        history: the events before, if a run continues.
+        group: name of a group of runs, or empty.
 
     Returns:
-        All of them as one, to be closed in the end.
+        All trackers as one, to be closed at the end.
 
     Raises:
-        TrackingError: one does not start.
+        TrackingError: a tracker does not start.
     """
     started: dict[str, Tracker] = {}
     done = history[-1]["round"] if history else 0
-    try:
-        for kind in kinds:
-            _, module, trace = _KNOWN[kind]
-            before = (folder.path / trace).exists()
-            opened = importlib.import_module(f"{__name__}.{module}")
-            try:
-                tracker = opened.start(folder, config, done, group)
-                started[kind] = tracker
-                for event in () if before else history:
-                    tracker.log(event)
-            except Exception as error:
-                raise TrackingError(
-                    f"--track {kind} does not start ({type(error).__name__}: "
-                    f"{error}). {opened.ADVICE}"
-                ) from error
-    except TrackingError:
-        Guard(started, warn).close(False)
-        raise
+    for kind in kinds:
+        _, name, trace = _TRACKERS[kind]
+        continued = (folder.path / trace).exists()
+        module = importlib.import_module(f"{__name__}.{name}")
+        try:
+            started[kind] = module.start(folder, config, done, group)
+            for event in () if continued else history:
+                started[kind].log(event)
+        except Exception as error:
+            Guard(started, warn).close(False)
+            raise TrackingError(
+                f"--track {kind} does not start ({type(error).__name__}: {error}). "
+                f"{module.ADVICE}"
+            ) from error
     return Guard(started, warn)

@@ -1,7 +1,7 @@
-"""A run's events as TensorBoard reads them; the only module that imports tensorboardX.
+"""A run's events for TensorBoard; the only module that imports tensorboardX.
 
-Records are written one by one and at once: a run that is killed has written what it
-told. (tensorboardX's own writer queues them, and renames metrics such as `hr@10`.)
+Every record is written at once, so that a killed run loses no event. (tensorboardX's
+own writer queues records, and renames metrics such as `hr@10`.)
 """
 
 import os
@@ -22,32 +22,32 @@ from tensorboardX.record_writer import (  # pyright: ignore[reportMissingImports
     RecordWriter,
 )
 
-from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.runs.tracking import scalars
+from fedjax_rec.runs.writer import RunFolder
 
-PLACE = "tensorboard"
-ADVICE = "Leave it out, or see to it that the run's folder can be written"
+FOLDER = "tensorboard"
+ADVICE = "Leave it out, or make the run's folder writable"
 
 
 class TensorBoard:
     """Writes an event file into a folder.
 
     Args:
-        path: of the folder.
-        done: rounds that were done before: what TensorBoard knows of later ones, from a
-            life of the run that was killed, it forgets.
+        path: the folder.
+        done: rounds done before. TensorBoard drops later ones, which a killed process
+            had written.
     """
 
     def __init__(self, path: os.PathLike, done: int = 0):
         os.makedirs(path, exist_ok=True)
-        again = any("tfevents" in name for name in os.listdir(path))
+        continued = any("tfevents" in name for name in os.listdir(path))
         # Readers take the files of a folder in the order of their names.
         stamp = f"{time.time():.3f}.{platform.node()}.{os.getpid()}"
         self._file = RecordWriter(os.path.join(path, f"events.out.tfevents.{stamp}"))
         self._write(file_version="brain.Event:2")
-        if again:
-            begins = SessionLog(status=SessionLog.START)
-            self._write(step=done + 1, session_log=begins)
+        if continued:
+            restart = SessionLog(status=SessionLog.START)
+            self._write(step=done + 1, session_log=restart)
 
     def log(self, event: Mapping[str, Any]) -> None:
         values = [
@@ -67,5 +67,5 @@ class TensorBoard:
 def start(
     folder: RunFolder, config: Mapping[str, Any], done: int, group: str
 ) -> TensorBoard:
-    """TensorBoard's folder of a run, new or continued."""
-    return TensorBoard(folder.path / PLACE, done)
+    """Starts TensorBoard's folder of a run, new or continued."""
+    return TensorBoard(folder.path / FOLDER, done)

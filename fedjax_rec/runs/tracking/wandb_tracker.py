@@ -1,6 +1,6 @@
 """A run's events in Weights & Biases; the only module that imports wandb.
 
-It is set up by its own environment variables: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE
+It reads its own environment variables: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE
 (`offline` needs no network), WANDB_API_KEY and the others.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import wandb  # pyright: ignore[reportMissingImports]
 
-from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.runs.tracking import scalars
+from fedjax_rec.runs.writer import RunFolder
 
-PLACE = "wandb.json"
+FILE = "wandb.json"
 ADVICE = (
     "Log in with `wandb login`, or set WANDB_MODE=offline, which needs no account and "
     "no network; `wandb sync` sends such a run later"
@@ -22,14 +22,14 @@ ADVICE = (
 
 
 class WeightsAndBiases:
-    """One run there."""
+    """One run in Weights & Biases."""
 
     def __init__(self, run: Any):
         self._run = run
 
     def log(self, event: Mapping[str, Any]) -> None:
-        # Rounds that a run computes again after it was killed have the same numbers, so
-        # whichever copy of a step is kept is right.
+        # Rounds computed again after a kill have the same numbers, so either copy of a
+        # step is right.
         self._run.log(scalars(event), step=event["round"])
 
     def close(self, finished: bool) -> None:
@@ -39,23 +39,24 @@ class WeightsAndBiases:
 def start(
     folder: RunFolder, config: Mapping[str, Any], done: int, group: str
 ) -> WeightsAndBiases:
-    """A run there, new or, where `wandb.json` has its id, continued."""
-    place = folder.path / PLACE
-    known = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
-    # Output stays the program's own, unless somebody asks for it there.
+    """Starts a run, or continues the one with the id in `wandb.json`."""
+    path = folder.path / FILE
+    previous = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    # The program's output is not captured, unless the environment asks for it.
     settings = wandb.Settings(console=os.environ.get("WANDB_CONSOLE", "off"))
     run = wandb.init(
         dir=str(folder.path.absolute()),
-        id=known.get("id"),
-        entity=known.get("entity"),
-        project=known.get("project") or os.environ.get("WANDB_PROJECT", "fedjax_rec"),
+        id=previous.get("id"),
+        entity=previous.get("entity"),
+        project=previous.get("project")
+        or os.environ.get("WANDB_PROJECT", "fedjax_rec"),
         name=os.environ.get("WANDB_NAME", folder.path.name),
         group=os.environ.get("WANDB_RUN_GROUP", group) or None,
         config=dict(config),
         resume="allow",
-        reinit="create_new",  # a sweep has a run a point, side by side
+        reinit="create_new",  # a sweep has several runs at once
         settings=settings,
     )
-    found = {"id": run.id, "project": run.project, "entity": run.entity or None}
-    folder.write_json(PLACE, found)
+    ids = {"id": run.id, "project": run.project, "entity": run.entity or None}
+    folder.write_json(FILE, ids)
     return WeightsAndBiases(run)

@@ -1,0 +1,150 @@
+"""The items' texts and the frozen backbone that reads them."""
+
+import functools
+import logging
+from typing import Any
+
+import numpy as np
+
+from fedjax_rec.core import packing
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.notes import load_notes
+from fedjax_rec.data.texts import default_template, item_texts
+from fedjax_rec.experiment.settings import BackboneConfig
+from fedjax_rec.storage.cache import cache_root
+
+_LOG = logging.getLogger(__name__)
+
+
+class Corpus:
+    """A `core.context.Corpus`: everything is loaded and computed on first use.
+
+    Args:
+        config: the backbone and the texts.
+        data: interactions with these items.
+        prefix_cache: run layers before the adapted ones once.
+        progress: show bars on stderr.
+    """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        data: Interactions,
+        prefix_cache: bool = True,
+        progress: bool = False,
+    ):
+        self.config, self.data = config, data
+        self.prefix_cache, self.progress = prefix_cache, progress
+
+    @functools.cached_property
+    def texts(self) -> list[str]:
+        """One text per item, by the template."""
+        config = self.config
+        notes = load_notes(config.notes) if config.notes else None
+        template = config.template or default_template(self.data)
+        texts = item_texts(self.data.items, template, notes)
+        if config.shuffle_texts:
+            order = np.random.default_rng(0).permutation(len(texts))
+            texts = [texts[i] for i in order]
+        return texts
+
+    @functools.cached_property
+    def tokens(self) -> packing.Lists:
+        """The tokens of each text."""
+        return packing.make_lists(self.backbone.tokenize(self.texts))
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone's functions."""
+        return self._loaded[0]
+
+    @property
+    def weights(self) -> Tree:
+        """The backbone's array tree."""
+        return self._loaded[1]
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Backbone, Tree, str]:
+        return load_model(self.config, self.progress)
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """Facts about backbone and texts, for `result.json`."""
+        backbone, _, warning = self._loaded
+        return {
+            "name": backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "stands_in": bool(warning),
+            "warning": warning,
+            "layers": backbone.num_layers,
+            "width": backbone.width,
+            "dtype": self.config.dtype,
+            "texts": len(self.texts),
+            "tokens": int(np.asarray(self.tokens.length).sum()),
+            "shuffled": self.config.shuffle_texts,
+        }
+
+    def embeddings(self) -> np.ndarray:
+        """Vectors of the texts by the frozen backbone, `[I, D]` float32."""
+        return self._embeddings
+
+    @functools.cached_property
+    def _embeddings(self) -> np.ndarray:
+        from fedjax_rec.backbones.prefix import build_embeddings
+
+        result = build_embeddings(
+            self.backbone,
+            self.weights,
+            self.tokens,
+            root=cache_root(self.config.cache),
+            progress=self.progress,
+        )
+        return result.astype(np.float32)
+
+    def hidden(self, layers: int, *, to_last_map: bool = False) -> packing.Lists:
+        """Token states after the first `layers` layers.
+
+        Args:
+            layers: number of layers to run.
+            to_last_map: stop before the last linear map of the last of these layers.
+        """
+        from fedjax_rec.backbones.prefix import build_prefix
+
+        return build_prefix(
+            self.backbone,
+            self.weights,
+            self.tokens,
+            layers,
+            to_last_map=to_last_map,
+            root=cache_root(self.config.cache),
+            progress=self.progress,
+        )
+
+
+def load_model(config: BackboneConfig, progress: bool) -> tuple[Backbone, Tree, str]:
+    """The backbone, its weights, and a warning if `tiny` replaces it.
+
+    Raises:
+        fedjax_rec.storage.errors.FileError: the backbone cannot be loaded.
+    """
+    from fedjax_rec.backbones import Unreachable, load_backbone
+
+    options: dict[str, Any] = {
+        "dtype": config.dtype,
+        "max_tokens": config.max_tokens or None,
+        "cache": config.cache,
+        "progress": progress,
+    }
+    try:
+        return *load_backbone(config.path or config.name, **options), ""
+    except Unreachable as error:
+        if not config.or_tiny:
+            raise
+        warning = (
+            f"tiny replaces {config.name}, which could not be fetched; its figures "
+            f"say nothing about {config.name}. {error}"
+        )
+    _LOG.warning("%s", warning)
+    return *load_backbone("tiny", **options), warning

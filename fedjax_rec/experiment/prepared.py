@@ -1,0 +1,166 @@
+"""Data, split and partition of an experiment, laid out by client and cached.
+
+They are kept in the cache as memory maps. The first process of a run prepares them;
+the others read only the data of their own clients.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import fedjax_rec
+from fedjax_rec.data.clients import ClientData, lay_out, serving_clients
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.splits import Split
+from fedjax_rec.evaluation.targets import Targets
+from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.experiment.targets import targets_of
+from fedjax_rec.fleet.cost_class import Holdings, count_holdings
+from fedjax_rec.runs.fingerprint import digest
+from fedjax_rec.simulation.mesh import agree
+from fedjax_rec.storage.cache import cache_root, keep, recall
+
+_LOG = logging.getLogger(__name__)
+
+
+class PreparedData(NamedTuple):
+    """Data, split and partition of an experiment, laid out. All arrays are NumPy's.
+
+    Attributes:
+        split: train, validation and test.
+        clients: the training data by client, in one size bucket.
+        single: every client is one user.
+        serving: `[U]` the client that serves each user.
+        holdings: amounts of data that each client holds.
+        pool: item ids that training may see; `None` for all.
+        targets: items to be found, by part.
+        digests: digests of the parts and of the clients, checked by `--resume`.
+    """
+
+    split: Split
+    clients: ClientData
+    single: bool
+    serving: np.ndarray
+    holdings: Holdings
+    pool: np.ndarray | None
+    targets: dict[str, Targets]
+    digests: dict[str, str]
+
+
+def load_prepared(
+    experiment: Experiment, data: Interactions | None = None, progress: bool = False
+) -> PreparedData:
+    """Loads, splits and partitions the data of an experiment, or reads the cache.
+
+    With several processes the first one prepares, and the others then map its cache
+    entry; a process that does not see that cache prepares for itself, and warns.
+
+    Args:
+        experiment: data, split, partition and protocol.
+        data: the interactions, if they are loaded already; no cache is used.
+        progress: show bars for work of more than two seconds.
+
+    Raises:
+        ValueError: parts of the experiment do not fit together, or processes of one
+            run have different data.
+        fedjax_rec.storage.errors.FileError: the data cannot be read.
+    """
+    if data is not None:
+        return prepare(experiment, data)
+    if not experiment.store.cache:
+        return prepare(experiment, experiment.data.load(progress))
+    root = cache_root(getattr(experiment.data, "cache", None)) / "populations"
+
+    def make() -> PreparedData:
+        return prepare(experiment, experiment.data.load(progress))
+
+    if jax.process_index() == 0:
+        key = key_of(experiment, progress)
+        prepared = keep(root, key, make)
+        agree(key)
+        return prepared
+    key = agree("")
+    if (cached := recall(root, key)) is not None:
+        return cached
+    _LOG.warning(
+        "process %d does not see the data that the first one prepared, so it reads all "
+        "data itself: set FEDJAX_REC_CACHE to a folder that all hosts reach",
+        jax.process_index(),
+    )
+    if (own := key_of(experiment, progress)) != key:
+        raise ValueError(
+            f"process {jax.process_index()} has other data or other software than the "
+            f"first ({own}, {key})"
+        )
+    return keep(root, key, make)
+
+
+def key_of(experiment: Experiment, progress: bool = False) -> str:
+    """Cache key of prepared data; data files count by their content."""
+    ingredients = {
+        "data": experiment.data.origin(progress),
+        "split": repr(experiment.split),
+        "partition": repr(experiment.partition),
+        "protocol": repr(experiment.protocol),
+        "jax": [jax.__version__, jax.config.values["jax_enable_x64"]],
+        "numpy": np.__version__,
+        "code": _code(),
+    }
+    return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:20]
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of this package's sources."""
+    root = Path(fedjax_rec.__file__).parent
+    sources = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        sources.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return sources.hexdigest()
+
+
+def prepare(experiment: Experiment, data: Interactions) -> PreparedData:
+    """Splits, partitions and lays out interactions."""
+    split = experiment.split.split(data)
+    train = split.train
+    partition = experiment.partition.partition(train)
+    leaks = experiment.protocol.negative_pool == "not_interacted"
+    pool = training_items(split)
+    clients = lay_out(
+        train,
+        partition,
+        also_excluded=(split.val, split.test) if leaks else (),
+        pool=pool,
+        max_buckets=1,
+    )
+    serving = serving_clients(partition, train.user, data.num_users)
+    digested = {
+        name: (part.user, part.item, part.rating)
+        for name in ("train", "val", "test")
+        for part in (getattr(split, name),)
+    }
+    digested["clients"] = (clients.interactions, clients.exclude, serving)
+    return PreparedData(
+        split=split,
+        clients=clients,
+        single=partition.user_of_client is not None,
+        serving=serving,
+        holdings=count_holdings(train, partition),
+        pool=pool,
+        targets=targets_of(split, experiment.protocol),
+        digests={name: digest(tree) for name, tree in digested.items()},
+    )
+
+
+def training_items(split: Split) -> np.ndarray | None:
+    """Items that training may see, if a split holds others out; `None` for all."""
+    held_out = [split.info[n] for n in ("val_items", "test_items") if n in split.info]
+    if not held_out:
+        return None
+    return np.setdiff1d(np.arange(split.train.num_items), np.concatenate(held_out))

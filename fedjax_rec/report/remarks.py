@@ -1,0 +1,111 @@
+"""Warnings about finished runs, and remarks below their tables."""
+
+import itertools
+from collections.abc import Sequence
+
+from fedjax_rec.report.comparison import (
+    comparable,
+    data_of,
+    hit_rate,
+    metrics_of,
+    protocol_of,
+    rows_of,
+)
+from fedjax_rec.report.words import (
+    backbone_in_words,
+    costs_in_words,
+    seconds_in_words,
+)
+from fedjax_rec.runs.folder import Run
+from fedjax_rec.runs.plain import differences
+
+LEGEND = (
+    "Worst 10% and Gini: of the users' NDCG. Draw count: ranks by how seldom training "
+    "drew an item as a negative; above chance, the negatives leak."
+)
+"""Explains headings and baselines."""
+
+
+def warnings_of(runs: Sequence[Run]) -> list[str]:
+    """Reasons not to take these numbers at face value."""
+    warnings = []
+    for (title, runs_a), (title_b, runs_b) in itertools.pairwise(comparable(runs)):
+        before, after = (
+            {"protocol": protocol_of(group[0]), "data": data_of(group[0])}
+            for group in (runs_a, runs_b)
+        )
+        a, b = title[0], title_b[0]
+        changes = differences(before, after, words=(f"in {a}", f"in {b}"))
+        warnings.append(
+            f"NOT COMPARABLE: {a} ({_paths(runs_a)}) and {b} ({_paths(runs_b)}) differ "
+            f"in how they were measured: {'; '.join(changes)}"
+        )
+    compat = [run for run in runs if protocol_of(run)["negative_pool"] != "not_train"]
+    if compat:
+        warnings.append(
+            f"PAPER-COMPAT ({_paths(compat)}): training negatives avoid the "
+            "validation and test items, which shows every client which items they are. "
+            "For comparison with published figures only; no evidence that the model "
+            "learned anything"
+        )
+    warnings += filter(None, map(_leak, runs))
+    for run in runs:
+        backbone = run.part("backbone")
+        if backbone.get("stands_in"):
+            warnings.append(f"STAND-IN ({run.path}): {backbone['warning']}")
+    for run in runs:
+        since = (run.result or {}).get("loss_not_finite_since_round")
+        if since:
+            warnings.append(
+                f"DIVERGED ({run.path}): the loss is not finite since round {since}; "
+                "lower algorithm.client_lr"
+            )
+    return warnings
+
+
+def _leak(run: Run) -> str:
+    """Warning if the draw count ranks far above chance; else empty."""
+    hr, heading = hit_rate(run)
+    draws = run.part("baselines", "draw_count").get(hr)
+    chance = run.part("baselines", "random").get(hr)
+    if draws is None or chance is None or draws <= max(2 * chance, chance + 0.05):
+        return ""
+    return (
+        f"THE NEGATIVES LEAK ({run.path}): a ranker with no model, that counts how "
+        f"seldom an item was drawn as a negative, reaches {heading} = {draws:.3f}; "
+        f"chance is {chance:.3f}"
+    )
+
+
+def remarks_of(runs: Sequence[Run]) -> list[str]:
+    """Sentences below the tables."""
+    remarks = [LEGEND]
+    for run in runs:
+        hr, heading = hit_rate(run)
+        popular = run.part("baselines", "popularity").get(hr)
+        reached = metrics_of(run).get(hr)
+        if popular is not None and reached is not None and reached <= popular:
+            remarks.append(
+                f"{run.path}: the model does not beat popularity ({heading} "
+                f"{reached:.4f}, popularity {popular:.4f})."
+            )
+    if len(runs) == 1:
+        return remarks + _of_one(runs[0])
+    groups = (group for _, group in comparable(runs))
+    if any(len(row.metrics) > 1 for group in groups for row in rows_of(group)):
+        remarks.append("± is the standard deviation over the runs of a line.")
+    return remarks
+
+
+def _of_one(run: Run) -> list[str]:
+    result, remarks = run.result or {}, []
+    if backbone := run.part("backbone"):
+        remarks.append(backbone_in_words(backbone))
+    if costs := run.part("costs"):
+        remarks.append(costs_in_words(costs, run.part("devices")))
+    selected = f"Round {result['selected']} of {result['rounds']} was selected."
+    return [*remarks, f"{selected} {seconds_in_words(run.seconds)}".rstrip()]
+
+
+def _paths(runs: Sequence[Run]) -> str:
+    return ", ".join(str(run.path) for run in runs)

@@ -1,0 +1,79 @@
+"""Tables in a terminal and in Markdown, and the frame of plots.
+
+Matplotlib (the extra `analysis`) is only imported here.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box, table
+from rich.console import Console
+from rich.markup import escape
+
+
+class Table(NamedTuple):
+    """A table with a column of labels.
+
+    Attributes:
+        headings: headings of all columns.
+        rows: cells of each row.
+        styles: style of each row in a terminal.
+        title: title in a terminal.
+        label_width: smallest width of the first column in a terminal.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    styles: Sequence[str]
+    title: str = ""
+    label_width: int = 10
+
+    def print(self, console: Console) -> None:
+        """Prints the table."""
+        first, *others = self.headings
+        lines = table.Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
+        lines.padding = (0, 1, 0, 0)
+        lines.pad_edge = False
+        lines.add_column(first, min_width=self.label_width or None)
+        for heading in others:
+            lines.add_column(heading, justify="right")
+        for cells, style in zip(self.rows, self.styles, strict=True):
+            lines.add_row(*map(escape, cells), style=style)
+        console.print(lines)
+
+    def markdown(self) -> list[str]:
+        """Lines of Markdown."""
+        rule = "|---|" + "---:|" * (len(self.headings) - 1)
+        rows = [[cell.replace("|", "/") for cell in cells] for cells in self.rows]
+        head, *body = (f"| {' | '.join(cells)} |" for cells in (self.headings, *rows))
+        return [head, rule, *body]
+
+
+def say(console: Console, texts: Sequence[str], prefix: str = "") -> None:
+    """Prints texts as they are, each after a prefix with markup."""
+    for text in texts:
+        console.print(prefix + escape(text), highlight=False)
+
+
+def can_plot() -> bool:
+    """Whether Matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def panels(count: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
+    """A figure with a row of axes."""
+    # A Figure without pyplot needs no display and leaves no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False, **options)[0]
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Writes a figure into an image file, with a light frame."""
+    for axes in figure.axes:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
