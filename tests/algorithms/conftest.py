@@ -16,7 +16,7 @@ from fedjax_rec.core.contracts import Model, Params, Recipe
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import per_user
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import make_algorithm
 
 USERS, ITEMS = 6, 8
