@@ -39,12 +39,14 @@ from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.core.contracts import Params, Senders
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import iid, per_user
+from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import backbone as experiment_backbone
 from fedjax_rec.experiment.codec import CodecConfig, with_codec
-from fedjax_rec.models import MODELS
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.models.factorization import matrix_factorization
+from fedjax_rec.models.neural_cf import neural_cf
+from fedjax_rec.models.pfedrec import personal_scorer
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
 
 N, I = 9, 23  # noqa: E741
@@ -277,9 +279,9 @@ def setup(name, max_buckets):
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
         frozen = prepared.frozen
     recipe = TRANSFORMS.get(name, lambda recipe: recipe)(config.build(**sizes))
-    part = per_user(train)
+    part = PerUser().partition(train)
     if not recipe.single_user:
-        part = iid(jax.random.key(5), train, 4)
+        part = IID(num_clients=4, seed=5).partition(train)
     data = make_client_data(train, part, max_buckets=max_buckets)
     return recipe, data, frozen
 
@@ -638,9 +640,9 @@ def test_codecs_are_pure_under_jit_and_vmap(name):
             close(through(delta, states[1], keys[i]), alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_models_mask_padding_and_score_items_by_their_own_row(name):
-    model = MODELS[name](I, dim=4)
+@pytest.mark.parametrize("factory", [matrix_factorization, neural_cf, personal_scorer])
+def test_models_mask_padding_and_score_items_by_their_own_row(factory):
+    model = factory(I, dim=4)
     params = model.init(jax.random.key(0))
     rng = np.random.default_rng(0)
     batch = {

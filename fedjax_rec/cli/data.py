@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, options_only, read_flags
 from fedjax_rec.cli.config_file import in_flags, load_config
-from fedjax_rec.data.sources.settings import CsvData, FileData, SyntheticData
+from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 

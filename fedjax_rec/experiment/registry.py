@@ -18,9 +18,9 @@ _OPTIMIZERS = {
 
 SLOTS: dict[str, dict[str, str]] = {
     "data": {
-        "synthetic": "data.sources.settings:SyntheticData",
-        "files": "data.sources.settings:FileData",
-        "csv": "data.sources.settings:CsvData",
+        "synthetic": "data.settings:SyntheticData",
+        "files": "data.settings:FileData",
+        "csv": "data.settings:CsvData",
     },
     "split": {
         "leave_one_out": "data.splits.settings:LeaveOneOut",
@@ -31,13 +31,13 @@ SLOTS: dict[str, dict[str, str]] = {
         "cold_users": "data.splits.settings:ColdUsers",
     },
     "partition": {
-        "per_user": "data.partition.settings:PerUser",
-        "iid": "data.partition.settings:IID",
-        "dirichlet": "data.partition.settings:Dirichlet",
-        "quantity_skew": "data.partition.settings:QuantitySkew",
-        "shards": "data.partition.settings:Shards",
-        "by_attribute": "data.partition.settings:ByAttribute",
-        "drift": "data.partition.settings:Drift",
+        "per_user": "data.partition.units:PerUser",
+        "iid": "data.partition.units:IID",
+        "dirichlet": "data.partition.labels:Dirichlet",
+        "quantity_skew": "data.partition.units:QuantitySkew",
+        "shards": "data.partition.labels:Shards",
+        "by_attribute": "data.partition.units:ByAttribute",
+        "drift": "data.partition.labels:Drift",
     },
     "algorithm": {
         "fedavg": "algorithms.fedavg:FedAvg",
@@ -58,7 +58,7 @@ SLOTS: dict[str, dict[str, str]] = {
     "adapter": {
         "lora": "models.adapters.lora:LoRA",
         "bottleneck": "models.adapters.bottleneck:Bottleneck",
-        "prefix_tuning": "models.adapters.prompt:PrefixTuning",
+        "prefix_tuning": "models.adapters.prefix_tuning:PrefixTuning",
         "embedding": "models.adapters.embedding:EmbeddingAdapter",
     },
     "users": {

@@ -64,7 +64,7 @@ def client_data(train: Interactions, users: np.ndarray, window: int) -> ClientDa
     older = train.take(mine & ~latest)
     also = (older,) if len(older) else ()
     return make_client_data(
-        part, partitioning.per_user(part), also_excluded=also, max_buckets=1
+        part, partitioning.PerUser().partition(part), also_excluded=also, max_buckets=1
     )
 
 

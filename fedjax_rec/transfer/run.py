@@ -19,8 +19,7 @@ import numpy as np
 from fedjax_rec.algorithms.fedfm import FedFM
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.data.splits import Split
-from fedjax_rec.data.splits.last import leave_last
+from fedjax_rec.data.splits import LeaveLast, Split
 from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.summary import summarise
@@ -73,7 +72,7 @@ def load_target(
         ValueError: there is nobody to evaluate, or the texts cannot be made.
         fedjax_rec.storage.errors.FileError: the data are not what they should be.
     """
-    split = leave_last(target.data.load(progress))
+    split = LeaveLast().split(target.data.load(progress))
     eligible = np.unique(split.test.user)
     if not len(eligible):
         raise ValueError(

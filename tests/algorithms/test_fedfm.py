@@ -15,7 +15,7 @@ from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import per_user
+from fedjax_rec.data.partition import PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import backbone as experiment_backbone
 from fedjax_rec.experiment.backbone import BackboneConfig, prepare
@@ -74,7 +74,7 @@ class World:
             texts=self.prepared.texts,
             lifted=self.prepared.lifted,
         )
-        self.data = make_client_data(train, per_user(train), max_buckets=1)
+        self.data = make_client_data(train, PerUser().partition(train), max_buckets=1)
         algorithm = make_algorithm(self.recipe, (len(SIZES),))
         self.round, self.key = jax.jit(algorithm.round), jax.random.key(3)
         self.start = algorithm.init(self.key)
@@ -324,7 +324,7 @@ def test_the_backbone_is_an_argument_of_the_round(encode, root):
         (
             {"personal": ("lora_b", "haed")},
             {},
-            "personal names haed; expected some of common, head, lora_a, lora_b$",
+            "unknown groups: haed; expected some of common, head, lora_a, lora_b$",
         ),
         (
             {"personal": ("lora_b",)},

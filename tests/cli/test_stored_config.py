@@ -9,9 +9,9 @@ import pytest
 from fedjax_rec.algorithms import FedFM
 from fedjax_rec.cli.config_file import load_configs
 from fedjax_rec.cli.stored_config import stored_experiment
+from fedjax_rec.data.settings import CsvData
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.build import Experiment
-from fedjax_rec.experiment.data import CsvData
 from fedjax_rec.runs.folder import plain
 from fedjax_rec.storage.errors import UserError
 

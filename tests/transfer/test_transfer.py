@@ -24,7 +24,7 @@ from fedjax_rec.cli import main
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.rows import Table
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.splits.last import leave_last
+from fedjax_rec.data.splits import LeaveLast
 from fedjax_rec.evaluation.targets import make_targets
 from fedjax_rec.experiment.backbone import load_texts
 from fedjax_rec.experiment.build import build
@@ -111,7 +111,7 @@ def hand_made():
         users=users,
         items=items,
     )
-    split = leave_last(data)
+    split = LeaveLast().split(data)
     protocol = Protocol(cutoffs=(1, 2), selection="last")
     targets = make_targets(
         positives=(split.test.user, split.test.item),

@@ -5,17 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import two_tastes as tastes
+from two_tastes import EVERYBODY, ITEMS, USERS, wrap
 
-from fedjax_rec.aggregators.message_passing import (
-    message_passing,
-    squared_distances,
-)
-from fedjax_rec.algorithms import FedAvg
-from fedjax_rec.algorithms.fedamp import NUMBER, fedamp
+from fedjax_rec.aggregators import means
+from fedjax_rec.contrib.fedamp import NUMBER, FedAMP
+from fedjax_rec.contrib.message_passing import message_passing, squared_distances
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import ClientResult, Model, Params, Recipe, Senders
-
-USERS, ITEMS = 6, 8
 
 
 def flat(shared):
@@ -74,7 +71,7 @@ def test_rounds_are_those_of_the_reference(sigma, mixing):
         away = jnp.asarray([1])
         nobody = Senders(slots=away, ids=away, loss=jnp.zeros(1))
         acc = rule.update(acc, delta, jnp.zeros(1), nobody)
-        change, state, told = rule.finish(acc, state, shared)
+        change, state, metrics = rule.finish(acc, state, shared)
         shared = jax.tree.map(jnp.add, shared, change)
         u = mixed(w, came, sigma, mixing)
         np.testing.assert_allclose(flat(shared), u, rtol=1e-4, atol=1e-5)
@@ -84,7 +81,7 @@ def test_rounds_are_those_of_the_reference(sigma, mixing):
             for j in np.flatnonzero(came)
             if i != j
         ]
-        np.testing.assert_allclose(told["amp_distance"], np.mean(pairs), rtol=1e-4)
+        np.testing.assert_allclose(metrics["amp_distance"], np.mean(pairs), rtol=1e-4)
 
 
 def test_distances_of_models_that_lie_close_together_do_not_cancel():
@@ -124,18 +121,18 @@ def quadratic(targets, lr, steps, proximal):
     return Recipe(
         model=Model(init, lambda *_: (jnp.zeros(()), {}), score),
         client_update=update,
-        aggregator=message_passing(1, 1.0),
-        server_optimizer=lambda h: optax.adam(1.0),  # which FedAMP does without
+        aggregator=means.weighted_mean(),
+        server_optimizer=lambda h: optax.sgd(1.0),
         hparams={},
     )
 
 
-def test_clients_find_their_own_in_whole_rounds(tastes):
+def test_clients_find_their_own_in_whole_rounds():
     """The engine against the paper's algorithm, with somebody away in every round."""
     rng = np.random.default_rng(2)
     targets = rng.normal(size=(USERS, 3)).astype(np.float32)
     lr, steps, proximal, sigma = 0.2, 3, 0.5, 2.0
-    recipe = fedamp(quadratic(targets, lr, steps, proximal), USERS, sigma=sigma)
+    recipe = wrap(FedAMP(sigma=sigma), quadratic(targets, lr, steps, proximal))
     cohorts = [(4, 0, 1, 2, 3), (5, 3, 2, 0, 6), (1, 4, 5, 2, 3)]
     shared, personal, _ = tastes.play(recipe, cohorts)
     w = u = np.zeros((USERS, 3))
@@ -155,23 +152,23 @@ def test_clients_find_their_own_in_whole_rounds(tastes):
     np.testing.assert_array_equal(score, shared["x"][4])
 
 
-def test_equal_weights_are_the_uniform_mean_and_no_mixing_trains_alone(tastes):
+def test_equal_weights_are_the_uniform_mean_and_no_mixing_trains_alone():
     targets = np.random.default_rng(3).normal(size=(USERS, 3)).astype(np.float32)
     recipe = quadratic(targets, 1.0, 1, 0.0)  # one step from anywhere to the target
-    far, _, _ = tastes.play(fedamp(recipe, USERS, sigma=1e9), [tastes.everybody])
+    far, _, _ = tastes.play(wrap(FedAMP(sigma=1e9), recipe), [EVERYBODY])
     mean = np.tile(targets.mean(0), (USERS, 1))
     np.testing.assert_allclose(far["x"], mean, rtol=1e-5, atol=1e-6)
-    alone = fedamp(recipe, USERS, sigma=1.0, mixing=0.0)
-    shared, _, told = tastes.play(alone, [tastes.everybody] * 2)
+    alone = wrap(FedAMP(mixing=0.0), recipe)
+    shared, _, metrics = tastes.play(alone, [EVERYBODY] * 2)
     np.testing.assert_allclose(shared["x"], targets, rtol=1e-6)
-    assert float(told["amp_self"]) == 1
-    near, _, _ = tastes.play(fedamp(recipe, USERS, sigma=1e-4), [tastes.everybody])
+    assert float(metrics["amp_self"]) == 1
+    near, _, _ = tastes.play(wrap(FedAMP(sigma=1e-4), recipe), [EVERYBODY])
     np.testing.assert_allclose(near["x"], targets, rtol=1e-6)
 
 
-def test_like_clients_help_each_other_and_unlike_ones_do_not(tastes):
+def test_like_clients_help_each_other_and_unlike_ones_do_not():
     """Two tastes: attraction within, none between."""
-    recipe = tastes.recipe()
+    recipe = tastes.one_model()
     start = recipe.model.init
 
     def init(key):  # w oscillates in this model; without it distances are of tastes
@@ -179,23 +176,21 @@ def test_like_clients_help_each_other_and_unlike_ones_do_not(tastes):
         return Params(shared={**params.shared, "w": jnp.zeros(2)}, personal={})
 
     recipe = recipe._replace(model=recipe.model._replace(init=init))
-    shared, personal, _ = tastes.play(
-        fedamp(recipe, USERS, sigma=1.0), [tastes.everybody] * 40
-    )
+    shared, personal, _ = tastes.play(wrap(FedAMP(), recipe), [EVERYBODY] * 40)
     table = np.asarray(shared["item"].values)[..., 0]
     apart = ((table[:, :, None] - table[:, None]) ** 2).sum(0)
     same = np.arange(USERS) % 2 == (np.arange(USERS) % 2)[:, None]
     assert apart[same].max() < 0.5 * apart[~same].min()
     for user in range(USERS):
         own = jax.tree.map(lambda x, u=user: x[u], personal)
-        made = fedamp(recipe, USERS, sigma=1.0).model
+        made = wrap(FedAMP(), recipe).model
         scores = made.score(Params(shared=shared, personal=own), (), {}, None)
         assert set(np.argsort(-np.asarray(scores))[:3] // 4) == {user % 2}
 
 
-def test_one_client_is_local_training(tastes):
-    plain = tastes.recipe()
-    one = fedamp(plain, USERS, sigma=1e-6)
+def test_one_client_is_local_training():
+    plain = tastes.one_model()
+    one = wrap(FedAMP(sigma=1e-6), plain)
     lone, _, _ = tastes.play(one, [(2,)] * 3)
     expected, _, _ = tastes.play(plain, [(2,)] * 3)
     np.testing.assert_allclose(
@@ -203,16 +198,20 @@ def test_one_client_is_local_training(tastes):
     )
 
 
-def test_what_cannot_be_is_refused():
-    small = {"num_items": ITEMS, "num_users": USERS}
-    recipe = FedAvg(dim=4).build(**small)
+def test_settings_beyond_the_method_are_refused():
+    recipe = tastes.one_model()
     with pytest.raises(ValueError, match="are more than"):
-        fedamp(recipe, 40_000_000, sigma=1.0)
-    with pytest.raises(ValueError, match="positive sigma"):
-        fedamp(recipe, USERS, sigma=0.0)
-    with pytest.raises(ValueError, match="not lifted"):
-        fedamp(recipe._replace(lifted=True), USERS, sigma=1.0)
-    with pytest.raises(ValueError, match="server_optimizer='adam'"):
-        FedAvg(personalized="fedamp", server_optimizer="adam")
-    with pytest.raises(ValueError, match="amp_mixing=2"):
-        FedAvg(personalized="fedamp", amp_mixing=2.0)
+        wrap(FedAMP(), recipe, max_numbers=10 * USERS - 1)
+    wrap(FedAMP(), recipe, max_numbers=10 * USERS)
+    with pytest.raises(ValueError, match="without a message transform"):
+        wrap(FedAMP(), recipe._replace(transform=object()))
+    for numbers in (
+        {"server_optimizer.lr": 0.5},
+        {"server_optimizer.lr": 1.0, "server_optimizer.momentum": 0.9},
+        {"adapter_lr_scale": 2.0},
+    ):
+        with pytest.raises(ValueError, match="the server takes no step"):
+            wrap(FedAMP(), recipe._replace(hparams={**recipe.hparams, **numbers}))
+    for settings in ({"sigma": 0.0}, {"mixing": 2.0}):
+        with pytest.raises(ValueError, match="positive squared distance"):
+            FedAMP(**settings)

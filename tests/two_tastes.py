@@ -1,25 +1,24 @@
-"""A population of two opposite tastes, for what parts clients."""
-
-import types
+"""Clients of two opposite tastes, for wrappers that separate clients."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from fedjax_rec.aggregators import means
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.core import rows
+from fedjax_rec.core.context import Context
+from fedjax_rec.core.contracts import Local, Model, Params, Recipe
 from fedjax_rec.core.rounds import Cohort
-from fedjax_rec.core.contracts import Model, Params, Recipe
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import per_user
+from fedjax_rec.data.partition import PerUser
 from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.round import make_algorithm
+from fedjax_rec.simulation.round import federated
 
 USERS, ITEMS = 6, 8
+EVERYBODY = range(USERS)
 
 
 def data():
@@ -32,10 +31,10 @@ def data():
         users=Entities(ids=[f"u{u}" for u in range(USERS)]),
         items=Entities(ids=[f"i{i}" for i in range(ITEMS)]),
     )
-    return make_client_data(train, per_user(train), max_buckets=1)
+    return make_client_data(train, PerUser().partition(train), max_buckets=1)
 
 
-def taste():
+def one_model():
     """Every client scores an item by a shared row; no part of it is personal."""
 
     def init(key):
@@ -70,24 +69,37 @@ def taste():
         aggregator=means.weighted_mean(),
         server_optimizer=lambda h: optax.sgd(1.0),
         hparams={"lr": 1.0},
-        single_user=False,
-        draw=draw,
+        local=Local(draw=draw),
     )
+
+
+def wrap(settings, recipe, num_clients=USERS, **build):
+    """What a wrapper makes of a recipe."""
+    context = Context(
+        num_items=ITEMS,
+        num_users=num_clients,
+        num_clients=num_clients,
+        cohort_size=num_clients,
+        dtype=jnp.dtype("float32"),
+        examples=np.full(num_clients, 3),
+        recipe=recipe,
+    )
+    return settings.build(context, **build)
 
 
 def play(recipe, cohorts):
     """Rounds with these clients each; an id of `USERS` is an absent one."""
     clients, key = data(), jax.random.key(3)
-    algorithm = make_algorithm(recipe, (4,))
+    algorithm = federated(recipe, (4,))
     step = jax.jit(algorithm.round)
-    state, told = algorithm.init(key), {}
+    state, metrics = algorithm.init(key), {}
     personal = initial_personal(recipe, key, USERS)
     for present in cohorts:
         ids = jnp.asarray(list(present), jnp.int32)
         cohort = Cohort(ids=ids, rows=ids, personal=personal)
-        state, cohort, told = step(state, cohort, clients, (), recipe.hparams, key)
+        state, cohort, metrics = step(state, cohort, clients, (), recipe.hparams, key)
         personal = cohort.personal
-    return state.shared, personal, told
+    return state.shared, personal, metrics
 
 
 def shares(group):
@@ -96,17 +108,3 @@ def shares(group):
     for user in range(USERS):
         chosen[user, 4 * (user % 2) + (np.arange(3) + user) % 4] = 1
     return chosen[group].mean(0)
-
-
-@pytest.fixture
-def tastes():
-    """The population, its recipe, and how to play it."""
-    return types.SimpleNamespace(
-        users=USERS,
-        items=ITEMS,
-        everybody=range(USERS),
-        data=data,
-        recipe=taste,
-        play=play,
-        shares=shares,
-    )
