@@ -280,7 +280,7 @@ def test_a_crash_leaves_a_readable_folder(tmp_path, monkeypatch):
     from fedjax_rec.runs.folder import read_run
     from fedjax_rec.simulation.simulation import Simulation
 
-    def run(self, listen, rest=None, rest_every=0, watch=None):
+    def run(self, listen, rest=None, rest_every=0, profiler=None):
         listen({"event": "round", "round": 1, "seconds": 0.1, "loss": 0.5})
         raise KeyboardInterrupt
 
