@@ -9,7 +9,7 @@ from fedjax_rec.backbones import locate
 
 
 class Torch:
-    """A sequential loop over clients: the adapter's tensors are reset for each."""
+    """A sequential loop over clients, which resets the trained tensors for each."""
 
     def __init__(self, work: Workload, attention: str = "sdpa"):
         import peft  # pyright: ignore[reportMissingImports]
@@ -19,7 +19,7 @@ class Torch:
         torch.set_num_threads(cores())
         self.torch, self.clients = torch, len(work.items)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        base: Any = transformers.AutoModel.from_pretrained(
+        backbone: Any = transformers.AutoModel.from_pretrained(
             locate(work.name), attn_implementation=attention
         )
         names = [site.rsplit("/", 1)[1] for site in TARGETS]
@@ -27,16 +27,16 @@ class Torch:
             r=RANK, lora_alpha=int(ALPHA), target_modules=names, lora_dropout=0.0
         )
         # Dropout is off in evaluation mode; gradients are not.
-        self.model = peft.get_peft_model(base, config).to(self.device).eval()
+        self.model = peft.get_peft_model(backbone, config).to(self.device).eval()
         lengths = work.lengths
         if lengths.min() != lengths.max():
-            raise ValueError("texts of one length only: here nothing is padded")
+            raise ValueError("texts must have one length: there is no padding")
         tokens = np.asarray(work.tokens.values)[:-1].reshape(len(lengths), -1)
         self.tokens = self._tensor(tokens.astype(np.int64))
         self.items = self._tensor(work.items.astype(np.int64))
         self.labels = self._tensor(work.labels)
         self.users = self._tensor(work.user)
-        # `named[path]` is a tensor a client trains; a LoRA's paths end in the layer.
+        # Trained tensors by path; a LoRA's paths end in the layer.
         self.named: dict[str, Any] = {}
         modules = dict(self.model.named_modules())
         with torch.no_grad():
@@ -61,7 +61,7 @@ class Torch:
 
     def _loss(self, items, labels, user):
         torch, named = self.torch, self.named
-        # Every token is real, so that no mask is needed and a mean is the pooling.
+        # Every token is real, so that pooling is a mean without a mask.
         hidden = self.model(input_ids=self.tokens[items]).last_hidden_state
         pooled = torch.nn.functional.normalize(hidden.mean(1), dim=-1)
         vectors = pooled @ named["['head']['w']"] + named["['head']['b']"]
@@ -80,9 +80,10 @@ class Torch:
             user = self.users[client].clone().requires_grad_(True)
             optimizer = torch.optim.SGD([*self.named.values(), user], lr=RATE)
             for i in range(STEPS):
-                at = slice(i * BATCH, (i + 1) * BATCH)
+                step = slice(i * BATCH, (i + 1) * BATCH)
                 optimizer.zero_grad()
-                loss = self._loss(self.items[client, at], self.labels[client, at], user)
+                items, labels = self.items[client, step], self.labels[client, step]
+                loss = self._loss(items, labels, user)
                 loss.backward()
                 optimizer.step()
                 self.losses_seen[client, i] = loss.item()
@@ -93,13 +94,13 @@ class Torch:
         self.start = {k: v / self.clients for k, v in sums.items()}
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """As those of `Ours`, with the layers stacked."""
-        found: dict[str, Any] = {"user": self.users.cpu().numpy()}
+        """Parameters named as in `Ours`, with the layers stacked."""
+        arrays: dict[str, Any] = {"user": self.users.cpu().numpy()}
         for name, tensor in self.start.items():
             path, _, layer = name.partition(",")
             value = tensor.cpu().numpy()
             if layer:
-                found.setdefault(path, []).append(value.T)
+                arrays.setdefault(path, []).append(value.T)
             else:
-                found[path] = value
-        return {k: np.stack(v) if isinstance(v, list) else v for k, v in found.items()}
+                arrays[path] = value
+        return {k: np.stack(v) if isinstance(v, list) else v for k, v in arrays.items()}

@@ -1,15 +1,13 @@
-"""One round of a backbone with an adapter, several ways: for `backbone.py`.
+"""One round of a backbone with an adapter, in several ways: for `backbone.py`.
 
-Each client takes local steps of SGD on 8 labelled texts at a time: a LoRA (or a net on
-the embedding), the map from embeddings to item vectors and what all users share, and
-its own user vector; the server takes the mean of what is shared. Every way sees the
-same texts, labels and start.
+Each client takes local steps of SGD on 8 labelled texts at a time, which train a LoRA
+(or a net on the embedding), the map from embeddings to item vectors, a vector common to
+all users, and its own user vector; the server averages the shared parameters. Every way
+has the same texts, labels and start.
 """
 
 import dataclasses
-import functools
 import os
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -32,17 +30,20 @@ from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.pairs import explicit_pairs
 from fedjax_rec.data.partition import per_user
 from fedjax_rec.experiment.build import default_examples_per_chunk
-from fedjax_rec.models.adapters import embedding_adapter, lora
+from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
+from fedjax_rec.models.adapters.lora import LoRA
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
 from fedjax_rec.models.two_tower import two_tower
 from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
 
 BATCH, STEPS, RANK, ALPHA, DIM, RATE = 8, 2, 8, 16.0, 32, 0.1
 TARGETS = ("attention/query", "attention/value")
+TOKENS = 32
+_LORA = LoRA(rank=RANK, alpha=ALPHA, targets=TARGETS)
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -50,19 +51,19 @@ def cores() -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What every way is given.
+    """Inputs of every way.
 
     Attributes:
-        name: of the backbone.
+        name: name of the backbone.
         backbone: its functions.
         weights: its arrays.
-        tokens: of each text.
+        tokens: tokens of each text.
         items: `[C, STEPS * BATCH]` ids of the texts a client trains on.
         labels: `[C, STEPS * BATCH]`, 0 or 1.
-        shared: of the start, by name, with a LoRA in every layer and both its matrices
-            away from zero.
-        user: `[C, DIM]`.
-        root: where prefixes are kept.
+        shared: initial shared groups by name; both matrices of the LoRA in every layer
+            are away from zero.
+        user: `[C, DIM]`, initial user vectors.
+        root: folder of prefix caches.
     """
 
     name: str
@@ -94,9 +95,8 @@ def workload(
     vocabulary = weights["embeddings"]["token"].shape[0]
     texts = [rng.integers(0, vocabulary, n).astype(np.int32) for n in lengths]
     shape = (clients, STEPS * BATCH)
-    adapter = lora(rank=RANK, alpha=ALPHA, targets=TARGETS)
     layers = backbone.num_layers
-    groups = adapter.init(jax.random.key(0), backbone, layers, jnp.float32)
+    groups = _LORA.build().init(jax.random.key(0), backbone, layers, jnp.float32)
 
     def normal(std, *shape):
         return rng.normal(0, std, shape).astype(np.float32)
@@ -132,10 +132,10 @@ class Path(NamedTuple):
     """One way through the engine.
 
     Attributes:
-        layers: that the LoRA is in, from the last; 0 is the embedding adapter.
-        cached: whether the layers before them were run once.
+        layers: number of last layers with a LoRA; 0 is the embedding adapter.
+        cached: whether the output of the layers before them is cached.
         per_row: texts in a packed row; 1 pads each to the longest.
-        chunk: clients of one `vmap`; 0 takes the default.
+        chunk: clients of one `vmap`; 0 is the default.
     """
 
     layers: int
@@ -180,8 +180,9 @@ class Ours:
             ids = jnp.arange(clients)
             cohort = Cohort(ids=ids, rows=ids, personal=personal)
             key = jax.random.key(0)
-            state, cohort, told = algorithm.round(state, cohort, data, frozen, {}, key)
-            return state, cohort.personal, told["loss"]
+            out = algorithm.round(state, cohort, data, frozen, {}, key)
+            state, cohort, metrics = out
+            return state, cohort.personal, metrics["loss"]
 
         self.round = jax.jit(one_round, donate_argnums=(0, 1))
         shared = jax.tree.map(jnp.array, shared)
@@ -199,9 +200,9 @@ class Ours:
         jax.block_until_ready((self.state, self.personal, loss))
 
     def losses(self) -> np.ndarray:
-        """`[C, STEPS]`: what the next round will see, from the engine's own updates.
+        """`[C, STEPS]` losses of the next round, from the engine's client update.
 
-        It tells a client's mean loss; a client cut off after a step tells the first.
+        An update returns a client's mean loss: here over the first step, then over all.
         """
 
         def mean_loss(examples, user):
@@ -231,10 +232,10 @@ class Ours:
         return np.diff(np.stack(sums, axis=1), prepend=0)
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """What the server has, by path, and the users' vectors."""
+        """The server's parameters by path, and the users' vectors."""
         leaves = jax.tree_util.tree_leaves_with_path(self.state.shared)
-        found = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
-        return {**found, "user": np.asarray(self.personal["user"])}
+        shared = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+        return {**shared, "user": np.asarray(self.personal["user"])}
 
     def program_mib(self) -> float:
         """Temporary memory of the compiled round."""
@@ -249,7 +250,7 @@ def _text_pairs(examples, key):
 
 
 def _model(work: Workload, path: Path) -> tuple[Model, Tree, Tree]:
-    """The two towers, what is frozen, and the shared start."""
+    """The two towers, frozen arrays, and the shared start."""
     backbone, weights, tokens = work.backbone, work.weights, work.tokens
     total, k = backbone.num_layers, path.layers
     shared = {name: work.shared[name] for name in ("head", "common")}
@@ -261,65 +262,28 @@ def _model(work: Workload, path: Path) -> tuple[Model, Tree, Tree]:
         "loss": "bce",
     }
     if not k:
-        net = embedding_adapter(rank=16)
+        net = EmbeddingAdapter(rank=16).build()
         shared |= net.init(jax.random.key(0), backbone.width, jnp.float32)
         embedding = build_embeddings(backbone, weights, tokens, root=work.root)
         frozen = {"embedding": jnp.asarray(embedding.astype(np.float32))}
         tower = cached_tower(backbone.width)
         return two_tower(tower, on_embedding=net, **common), frozen, shared
-    kept = {"head": weights["head"]}
-    kept["layers"] = jax.tree.map(lambda x: x[total - k :], weights["layers"])
+    suffix = {"head": weights["head"]}
+    suffix["layers"] = jax.tree.map(lambda x: x[total - k :], weights["layers"])
     if k == total or not path.cached:
-        kept["embeddings"] = weights["embeddings"]
+        suffix["embeddings"] = weights["embeddings"]
     else:
         tokens = build_prefix(backbone, weights, tokens, total - k, root=work.root)
     if k < total and not path.cached:
-        kept["before"] = jax.tree.map(lambda x: x[: total - k], weights["layers"])
+        suffix["before"] = jax.tree.map(lambda x: x[: total - k], weights["layers"])
     lengths, longest = work.lengths, int(work.lengths.max())
     width = longest
     if path.per_row > 1:
         width = packing.fold_width(lengths, BATCH, path.per_row)
-    adapter = lora(rank=RANK, alpha=ALPHA, targets=TARGETS)
     tower = adapted_tower(
-        backbone, adapter, k, per_row=path.per_row, width=width, longest=longest
+        backbone, _LORA.build(), k, per_row=path.per_row, width=width, longest=longest
     )
     for name in ("lora_a", "lora_b"):
         shared[name] = {s: x[total - k :] for s, x in work.shared[name].items()}
-    text = {"lists": tokens, "plan": packing.plan(lengths), "weights": kept}
+    text = {"lists": tokens, "plan": packing.plan(lengths), "weights": suffix}
     return two_tower(tower, **common), {"text": text}, shared
-
-
-@functools.cache
-def matmul_peak(dtype: str, size: int) -> float:
-    """FLOP/s of the best of some big products `[size, size]` of a type."""
-    x = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
-
-    @jax.jit
-    def product(x, y):
-        return x @ y
-
-    best = np.inf
-    for _ in range(10):
-        started = time.perf_counter()
-        product(x, x).block_until_ready()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
-
-
-def model_flops(work: Workload, tokens: int, texts: int) -> float:
-    """Products that a step of a LoRA in every layer has to compute, padding left out.
-
-    Forward: each linear map, attention's two products and the LoRA. Backward: the same
-    for the gradient of the activations, that of the LoRA's matrices, and nothing for
-    what is frozen; below the lowest layer's query, key and value nothing is trained.
-    """
-    backbone = work.backbone
-    width, layers = backbone.width, backbone.num_layers
-    linear = sum(a * b for a, b in backbone.sites.values())
-    low_rank = sum(RANK * sum(backbone.sites[site]) for site in TARGETS)
-    mixed = 2 * width * tokens / texts  # each token with its text's, twice
-    once = 2 * tokens * (linear + low_rank + mixed) * layers
-    lowest = 2 * tokens * (3 * width * width + RANK * width * len(TARGETS))
-    # Attention's products have two moving sides, and so have the LoRA's.
-    more = 2 * tokens * (low_rank + mixed) * layers
-    return 2 * once - lowest + more

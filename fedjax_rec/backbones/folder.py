@@ -1,15 +1,17 @@
-"""What a Hugging Face or sentence-transformers folder says about its model."""
+"""Reading the small files of a Hugging Face or sentence-transformers folder."""
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.backbones.bert import ACTIVATIONS, BertConfig
+from fedjax_rec.backbones.bert import BertConfig
+from fedjax_rec.backbones.nonlinear import ACTIVATIONS
 from fedjax_rec.backbones.pooling import DENSE_ACTIVATIONS, MODES, Head
 from fedjax_rec.storage.errors import FileError
 
-# RoBERTa is BERT whose positions count from `pad_token_id + 1`.
+# RoBERTa is BERT with positions that count from `pad_token_id + 1`.
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 
 _FIELDS = {
@@ -32,19 +34,19 @@ _POOLING_FIELDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder that was read as far as its small files go.
+    """Contents of a checkpoint folder's small files.
 
     Attributes:
         path: the folder.
-        model: where `config.json` and `model.safetensors` lie: `path`, or a folder
+        model: folder of `config.json` and `model.safetensors`: `path`, or a folder
             inside it.
-        config: shapes and function of the encoder.
+        config: shapes and activation of the encoder.
         first_position: row of the checkpoint's position table for a text's first
             token.
-        head: pooling and what follows.
-        dense: the folders of the head's dense layers, in order.
+        head: pooling and what follows it.
+        dense: folders of the head's dense layers, in order.
         max_tokens: longest text, special tokens included.
-        lower: whether texts are lower-cased before the tokenizer sees them.
+        lower: whether texts are converted to lower case before tokenization.
     """
 
     path: Path
@@ -61,11 +63,11 @@ def read_folder(path: Path) -> Folder:
     """Reads the small files of a checkpoint folder.
 
     Raises:
-        FileError: one is missing, or describes what is not supported.
+        FileError: a file is missing, or describes an unsupported model.
     """
     if not path.is_dir():
         raise FileError(
-            "there is no such folder",
+            "no such folder",
             file=path,
             fix="Pass a folder with config.json, model.safetensors and tokenizer.json",
         )
@@ -74,9 +76,9 @@ def read_folder(path: Path) -> Folder:
     if modules.is_file():
         transformer, head, dense = _modules(modules)
     config, first_position = _config(transformer / "config.json")
-    limits = transformer / "sentence_bert_config.json"
-    limit = read_json(limits) if limits.is_file() else {}
-    wanted = limit.get("max_seq_length") or config.max_positions
+    file = transformer / "sentence_bert_config.json"
+    limits = read_json(file) if file.is_file() else {}
+    longest = limits.get("max_seq_length") or config.max_positions
     return Folder(
         path=path,
         model=transformer,
@@ -84,27 +86,27 @@ def read_folder(path: Path) -> Folder:
         first_position=first_position,
         head=head,
         dense=dense,
-        max_tokens=min(wanted, config.max_positions),
-        lower=bool(limit.get("do_lower_case")),
+        max_tokens=min(longest, config.max_positions),
+        lower=bool(limits.get("do_lower_case")),
     )
 
 
-def require(path: Path, fix: str) -> Path:
-    """`path`, where there is such a file.
+def require(path: Path, fix: str = "Fetch the whole folder") -> Path:
+    """Returns `path` if it is a file.
 
     Raises:
-        FileError: there is none.
+        FileError: it is not.
     """
     if not path.is_file():
-        raise FileError("there is no such file", file=path, fix=fix)
+        raise FileError("no such file", file=path, fix=fix)
     return path
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Reads a JSON file.
 
     Raises:
-        FileError: it is no JSON.
+        FileError: the file is not valid JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -114,32 +116,29 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def _supported(path: Path, name: str, value: Any, values: Iterable[Any], fix="") -> Any:
+    """Returns `value` if it is one of `values`."""
+    if value not in values:
+        expected = " or ".join(map(repr, values))
+        raise FileError(f"{name} {value!r}", file=path, expected=expected, fix=fix)
+    return value
+
+
 def _config(path: Path) -> tuple[BertConfig, int]:
-    """The encoder's configuration, and the row of the first position."""
+    """Reads the encoder's configuration, and the row of the first position."""
     fix = "A checkpoint saved by transformers' save_pretrained has it"
-    found = read_json(require(path, fix))
-    family = found.get("model_type")
-    if family not in FAMILIES:
-        raise FileError(
-            f"model_type {family!r}",
-            file=path,
-            expected=" or ".join(FAMILIES),
-            fix="Choose another checkpoint, or write its functions (docs/backbones.md)",
-        )
-    # Written by some versions of transformers as null, where they mean the default.
-    places = found.get("position_embedding_type") or "absolute"
-    if places != "absolute":
-        raise FileError(
-            f"position_embedding_type {places!r}", file=path, expected="'absolute'"
-        )
-    activation = found.get("hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
-        raise FileError(
-            f"hidden_act {activation!r}", file=path, expected=" or ".join(ACTIVATIONS)
-        )
+    config = read_json(require(path, fix))
+    another = "Choose another checkpoint, or write its functions (docs/backbones.md)"
+    family = config.get("model_type")
+    _supported(path, "model_type", family, FAMILIES, another)
+    # Some versions of transformers write null for the default.
+    positions = config.get("position_embedding_type") or "absolute"
+    _supported(path, "position_embedding_type", positions, ("absolute",))
+    activation = config.get("hidden_act", "gelu")
+    _supported(path, "hidden_act", activation, ACTIVATIONS)
     values: dict[str, Any] = {}
     for field, name in _FIELDS.items():
-        value = found.get(name)
+        value = config.get(name)
         if not isinstance(value, int | float) or value <= 0:
             raise FileError(
                 f"{name} {value!r}", file=path, expected="a positive number", fix=fix
@@ -151,65 +150,52 @@ def _config(path: Path) -> tuple[BertConfig, int]:
             file=path,
             expected=f"a divisor of hidden_size {values['width']}",
         )
-    first = 0 if family == "bert" else found.get("pad_token_id", 1) + 1
+    first = 0 if family == "bert" else config.get("pad_token_id", 1) + 1
     values["max_positions"] -= first
     return BertConfig(**values, activation=activation), first
 
 
 def _modules(path: Path) -> tuple[Path, Head, tuple[Path, ...]]:
-    """Transformer, pooling, then dense layers and normalisation in any order."""
+    """Reads transformer and pooling, then dense layers and normalization."""
     modules = read_json(path)
     kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
-    places = [path.parent / module.get("path", "") for module in modules]
+    folders = [path.parent / module.get("path", "") for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise FileError(
-            " then ".join(kinds) or "nothing",
+            " then ".join(kinds) or "no modules",
             file=path,
             expected="Transformer then Pooling first",
         )
-    pooling = _pooling(places[1] / "config.json")
     steps, dense = [], []
-    for kind, place in zip(kinds[2:], places[2:], strict=True):
-        if kind == "Normalize":
-            steps.append("normalize")
-        elif kind == "Dense":
-            steps.append(_dense(place / "config.json"))
-            dense.append(place)
+    for kind, folder in zip(kinds[2:], folders[2:], strict=True):
+        if _supported(path, "module", kind, ("Dense", "Normalize")) == "Dense":
+            steps.append(_dense(folder / "config.json"))
+            dense.append(folder)
         else:
-            raise FileError(f"module {kind}", file=path, expected="Dense or Normalize")
-    return places[0], Head(pooling, tuple(steps)), tuple(dense)
+            steps.append("normalize")
+    head = Head(_pooling(folders[1] / "config.json"), tuple(steps))
+    return folders[0], head, tuple(dense)
 
 
 def _pooling(path: Path) -> str:
-    config = read_json(require(path, "Fetch the whole folder"))
+    config = read_json(require(path))
     if "pooling_mode" in config:
         mode = config["pooling_mode"]
-        chosen = list(mode) if isinstance(mode, list | tuple) else [mode]
+        modes = list(mode) if isinstance(mode, list | tuple) else [mode]
     else:
-        named = [n for n in config if n.startswith("pooling_mode_") and config[n]]
-        chosen = [_POOLING_FIELDS.get(name, name) for name in named]
-    if len(chosen) != 1 or chosen[0] not in MODES:
-        raise FileError(
-            f"pooling {' with '.join(map(str, chosen)) or 'of no kind'}",
-            file=path,
-            expected=f"one of {', '.join(MODES)}",
-        )
-    return chosen[0]
+        chosen = [n for n in config if n.startswith("pooling_mode_") and config[n]]
+        modes = [_POOLING_FIELDS.get(name, name) for name in chosen]
+    return _supported(path, "pooling", " and ".join(map(str, modes)), MODES)
 
 
 def _dense(path: Path) -> str:
-    config = read_json(require(path, "Fetch the whole folder"))
+    config = read_json(require(path))
     activation = str(config.get("activation_function")).rsplit(".", 1)[-1]
-    if activation not in DENSE_ACTIVATIONS:
-        raise FileError(
-            f"activation_function {activation}",
-            file=path,
-            expected=" or ".join(DENSE_ACTIVATIONS),
-        )
+    _supported(path, "activation_function", activation, DENSE_ACTIVATIONS)
     if config["in_features"] != config["out_features"]:
         raise FileError(
             f"a dense layer from {config['in_features']} to {config['out_features']}",
             file=path,
-            expected="one that keeps the width",
+            expected="equal widths",
         )
     return activation

@@ -1,4 +1,4 @@
-"""From the hidden states of a text's tokens to one vector."""
+"""Pooling: from the hidden states of a text's tokens to one vector."""
 
 import dataclasses
 from functools import partial
@@ -15,12 +15,12 @@ DENSE_ACTIVATIONS = {"Identity": lambda x: x, "Tanh": jnp.tanh}
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What follows the last layer.
+    """Operations after the last layer.
 
     Attributes:
         pooling: a name of `MODES`.
-        steps: what is done to the pooled vector, in order: `normalize`, or the name of
-            a dense layer's activation; the n-th dense layer's weights are
+        steps: operations on the pooled vector, in order: `normalize`, or a dense layer
+            named by its activation; the n-th dense layer has the weights
             `weights["head"]["dense"][n]`.
     """
 
@@ -32,17 +32,17 @@ class Head:
 def pool(
     head: Head, weights: Tree, hidden: Array, layout: Layout, num_texts: int
 ) -> Array:
-    """The vectors of the segments `1..num_texts`.
+    """Computes the vectors of the segments `1..num_texts` of each row.
 
     Args:
-        head: how.
-        weights: of which `head` is read.
+        head: pooling and what follows it.
+        weights: weights, read at `head`.
         hidden: `[R, W, D]`.
-        layout: of the rows.
+        layout: where texts lie in the rows.
         num_texts: `G`.
 
     Returns:
-        `[R, G, D]` in float32 at least; zeros where a row has no such segment.
+        `[R, G, D]` in float32 at least; zeros for a segment that a row does not have.
     """
     hidden = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
     numbers = jnp.arange(1, num_texts + 1, dtype=layout.segment.dtype)
@@ -52,7 +52,7 @@ def pool(
     vectors = _pooled(head.pooling, hidden, member, layout.position)
     for step in head.steps:
         if step == "normalize":
-            # The bound lies inside the root: an absent text's gradient is 0, not NaN.
+            # Bounded inside the root, so that an absent text's gradient is 0, not NaN.
             square = jnp.square(vectors).sum(-1, keepdims=True)
             vectors = vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
         else:

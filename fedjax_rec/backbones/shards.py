@@ -15,20 +15,20 @@ from fedjax_rec.storage.files import PARTIAL, digest, replacing
 from fedjax_rec.storage.locks import locked
 
 _LOG = logging.getLogger(__name__)
-_FORM = 1  # of the files; older and newer ones are other folders
+_FORMAT = 1  # version of the files; other versions have other folders
 _MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a folder holds: it is named by the hash of all this.
+    """Contents of a folder, which is named by their hash.
 
     Attributes:
-        about: what decides the values.
+        about: everything that determines the values.
         width: `D`.
-        dtype: of the values, such as `bfloat16`.
+        dtype: type of the values, such as `bfloat16`.
         bounds: first text of each shard, and the one after its last.
-        rows: of each shard.
+        rows: number of rows of each shard.
     """
 
     about: dict[str, Any]
@@ -39,9 +39,9 @@ class Contents:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What a manifest begins with; all of it is in the folder's name, too."""
+        """First part of the manifest; the folder's name is its hash."""
         return {
-            "form": _FORM,
+            "form": _FORMAT,
             **self.about,
             "width": self.width,
             "dtype": self.dtype.name,
@@ -55,70 +55,70 @@ class Contents:
 
     @property
     def stored(self) -> np.dtype:
-        """NumPy's files know no bfloat16: its bits are stored."""
+        """Type in NumPy's files, which have no bfloat16 and store its bits."""
         return np.dtype(np.uint16) if self.dtype.name == "bfloat16" else self.dtype
 
 
-def kept(
+def load_or_compute(
     contents: Contents,
     root: Path | None,
     compute: Callable[[list[int]], Iterator[np.ndarray]],
 ) -> list[np.ndarray]:
-    """The shards of `contents`, from disk where they are there and whole.
+    """Loads the shards of `contents`; computes and stores those missing or damaged.
 
-    Of two processes that want the same, one computes and the other waits for it.
+    If several processes need the same shards, one computes and the others wait.
 
     Args:
-        contents: what is wanted.
-        root: of all such folders; `None` computes everything and writes nothing.
-        compute: from the numbers of shards to their arrays `[rows, D]`, in order.
+        contents: identity and shape of the shards.
+        root: parent of all such folders; without one, all shards are computed and none
+            is stored.
+        compute: maps the numbers of shards to their arrays `[rows, D]`, in order.
 
     Returns:
-        An array `[rows, D]` a shard; those on disk are mapped, not read.
+        An array `[rows, D]` a shard; arrays on disk are memory maps.
 
     Raises:
-        FileError: something is missing and `root` cannot be written.
+        FileError: a shard is missing and `root` cannot be written.
     """
     numbers = range(len(contents.rows))
     if root is None:
         return list(compute(list(numbers)))
     folder = root / contents.key
-    if _missing(folder, contents, _sums(folder, contents)):
-        fix = "Pass another folder, or none to keep nothing on disk"
+    if _missing(folder, contents, _digests(folder, contents)):
+        fix = "Pass another folder, or none to disable the cache"
         lock = folder / ".lock"
         with writable(root, fix), locked(lock, wait=True, fix=fix) as held:
             if held:  # so unfinished files are of processes that were killed
                 for partial in folder.glob(f"{PARTIAL}*"):
                     partial.unlink(missing_ok=True)
-            sums = _sums(folder, contents)  # another may have built it meanwhile
-            missing = _missing(folder, contents, sums)
-            if missing:
-                _report(folder, sums, missing)
-                _build(folder, contents, sums, missing, compute)
+            digests = _digests(folder, contents)  # perhaps new after the wait
+            if missing := _missing(folder, contents, digests):
+                _build(folder, contents, digests, missing, compute)
     return [_opened(folder, contents, shard) for shard in numbers]
 
 
 def _build(
     folder: Path,
     contents: Contents,
-    sums: dict[str, str],
+    digests: dict[str, str],
     missing: list[int],
     compute: Callable[[list[int]], Iterator[np.ndarray]],
 ) -> None:
-    good = {_name(shard) for shard in range(len(contents.rows)) if shard not in missing}
-    sums = {name: sums[name] for name in good}
+    for shard in missing:
+        if digests.pop(_name(shard), None):
+            _LOG.warning("%s is damaged and computed again", folder / _name(shard))
     for shard, array in zip(missing, compute(missing), strict=True):
         with replacing(folder / _name(shard)) as partial:
             np.save(partial, np.ascontiguousarray(array).view(contents.stored))
-            sums[_name(shard)] = digest(partial)
-        # After every shard: a run that is killed leaves what it has done.
+            digests[_name(shard)] = digest(partial)
+        # After every shard, so that a killed run leaves its completed ones.
         with replacing(folder / _MANIFEST) as partial:
-            manifest = {**contents.header, "sha256": dict(sorted(sums.items()))}
+            manifest = {**contents.header, "sha256": dict(sorted(digests.items()))}
             partial.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
 
 
-def _sums(folder: Path, contents: Contents) -> dict[str, str]:
-    """What the manifest says of each shard; nothing where it is not to be trusted."""
+def _digests(folder: Path, contents: Contents) -> dict[str, str]:
+    """SHA-256 of each shard by the manifest; empty if that is absent or unusable."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
     except FileNotFoundError:
@@ -126,20 +126,20 @@ def _sums(folder: Path, contents: Contents) -> dict[str, str]:
     except (OSError, ValueError):
         _LOG.warning("%s cannot be read", folder / _MANIFEST)
         return {}
-    sums = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
-    if manifest != contents.header or not isinstance(sums, dict):
-        _LOG.warning("%s describes something else", folder / _MANIFEST)
+    digests = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
+    if manifest != contents.header or not isinstance(digests, dict):
+        _LOG.warning("%s describes other contents", folder / _MANIFEST)
         return {}
-    return sums
+    return digests
 
 
-def _missing(folder: Path, contents: Contents, sums: dict[str, str]) -> list[int]:
-    """The shards that are not there, or not what the manifest says."""
+def _missing(folder: Path, contents: Contents, digests: dict[str, str]) -> list[int]:
+    """Shards that are absent or differ from the manifest."""
 
-    def whole(shard: int) -> bool:
+    def intact(shard: int) -> bool:
         name = _name(shard)
         try:
-            if digest(folder / name) != sums.get(name):
+            if digest(folder / name) != digests.get(name):
                 return False
             array = _opened(folder, contents, shard)
         except (OSError, ValueError):
@@ -147,19 +147,13 @@ def _missing(folder: Path, contents: Contents, sums: dict[str, str]) -> list[int
         shape = (contents.rows[shard], contents.width)
         return array.shape == shape and array.dtype == contents.dtype
 
-    return [shard for shard in range(len(contents.rows)) if not whole(shard)]
+    return [shard for shard in range(len(contents.rows)) if not intact(shard)]
 
 
 def _opened(folder: Path, contents: Contents, shard: int) -> np.ndarray:
     # An empty file cannot be mapped.
     mode = "r" if contents.rows[shard] else None
     return np.load(folder / _name(shard), mmap_mode=mode).view(contents.dtype)
-
-
-def _report(folder: Path, sums: dict[str, str], missing: list[int]) -> None:
-    damaged = [_name(shard) for shard in missing if _name(shard) in sums]
-    if damaged:
-        _LOG.warning("%s: computed again: %s", folder, ", ".join(damaged))
 
 
 def _name(shard: int) -> str:

@@ -1,9 +1,11 @@
-"""From a checkpoint's tensors to the weights' tree, hashed on the way."""
+"""Reading a checkpoint's tensors into the tree of weights, hashed on the way."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -18,6 +20,7 @@ _FIX = (
     "Weights in another format (pytorch_model.bin) become safetensors with "
     "transformers: AutoModel.from_pretrained(DIR).save_pretrained(DIR)"
 )
+_MISMATCH = "config.json and the weights belong to different models"
 _EMBEDDINGS = {
     "token": "word_embeddings.weight",
     "position": "position_embeddings.weight",
@@ -35,11 +38,11 @@ _NORM = {"attention_norm": "attention.output.LayerNorm", "ffn_norm": "output.Lay
 
 
 class Tensors:
-    """The tensors of one safetensors file, without their common prefix.
+    """Tensors of one safetensors file, named without their common prefix.
 
     Args:
-        path: of the file.
-        digest: is given the name and content of each tensor that is taken.
+        path: the file.
+        digest: a hash, updated with the name and content of each tensor that is read.
     """
 
     def __init__(self, path: Path, digest: Any):
@@ -51,9 +54,9 @@ class Tensors:
             raise self._damaged(error) from error
         self._names: dict[str, str] = {}
         for name in names:
-            head, _, rest = name.partition(".")
-            short = rest if head in ("bert", "roberta") else name
-            # What TensorFlow called the parameters of a LayerNorm.
+            first, _, others = name.partition(".")
+            short = others if first in ("bert", "roberta") else name
+            # TensorFlow's names for the parameters of a LayerNorm.
             short = short.replace("LayerNorm.gamma", "LayerNorm.weight")
             self._names[short.replace("LayerNorm.beta", "LayerNorm.bias")] = name
 
@@ -61,16 +64,15 @@ class Tensors:
         return name in self._names
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """One tensor, of the given shape.
+        """Reads one tensor.
 
         Raises:
-            FileError: it is missing, of another shape, or no floating numbers.
+            FileError: the tensor is missing, has another shape, or is not of a
+                floating-point type.
         """
         if name not in self._names:
             raise FileError(
-                f"there is no tensor {name} {list(shape)}",
-                file=self._path,
-                fix="The checkpoint is of another model than its config.json says",
+                f"no tensor {name} {list(shape)}", file=self._path, fix=_MISMATCH
             )
         try:
             value = self._file.get_tensor(self._names[name])
@@ -81,13 +83,13 @@ class Tensors:
                 f"tensor {name} of shape {list(value.shape)}",
                 file=self._path,
                 expected=str(list(shape)),
-                fix="config.json and the weights belong to different models",
+                fix=_MISMATCH,
             )
         if not jnp.issubdtype(value.dtype, jnp.floating):
             raise FileError(
                 f"tensor {name} of type {value.dtype}",
                 file=self._path,
-                expected="floating numbers",
+                expected="a floating-point type",
                 fix="Choose a checkpoint that is not quantized",
             )
         value = np.ascontiguousarray(value)
@@ -97,95 +99,84 @@ class Tensors:
 
     def _damaged(self, error: Exception) -> FileError:
         return FileError(
-            f"is cut short or damaged ({error})", file=self._path, fix="Fetch it again"
+            f"is truncated or damaged ({error})", file=self._path, fix="Fetch it again"
         )
 
 
 def read_weights(folder: Folder, dtype: str) -> tuple[Tree, str]:
-    """The weights of a folder, and the SHA-256 of all that was read.
+    """Reads the weights of a folder, and hashes all that it reads.
 
     Args:
-        folder: what the small files say.
-        dtype: of the weights.
+        folder: contents of the small files.
+        dtype: type of the weights.
 
     Returns:
-        A dict of `embeddings`, `layers` (leaves `[L, ...]`) and `head`; and the hash,
-        as digits.
+        A dict of `embeddings`, `layers` (leaves `[L, ...]`) and `head`; and the
+        SHA-256, in hexadecimal.
 
     Raises:
-        FileError: a tensor is not what the configuration promises.
+        FileError: a tensor does not match the configuration.
     """
-    digest = hashlib.sha256()
-    tensors, config = Tensors(folder.model / FILE, digest), folder.config
-    extra = f"encoder.layer.{config.num_layers}.output.dense.weight"
-    if extra in tensors:
+    digest, config = hashlib.sha256(), folder.config
+    tensors = Tensors(folder.model / FILE, digest)
+    if f"encoder.layer.{config.num_layers}.output.dense.weight" in tensors:
         raise FileError(
             f"more layers than num_hidden_layers {config.num_layers}",
             file=folder.model / FILE,
-            fix="config.json and the weights belong to different models",
+            fix=_MISMATCH,
         )
-    expected = bert.shapes(config)
+    shapes = bert.shapes(config)
+    # The order of reading is part of the hash, and so of caches' names.
     weights = {
-        "embeddings": _embeddings(
-            tensors, expected["embeddings"], folder.first_position
-        ),
-        "layers": _layers(tensors, expected["layers"], dtype),
+        "embeddings": _embeddings(tensors, shapes["embeddings"], folder.first_position),
+        "layers": _layers(tensors, shapes["layers"], dtype),
         "head": _head(folder, digest),
     }
-    # Under float64 elsewhere, jnp.asarray alone would keep what the file has.
-    return _cast(weights, jnp.dtype(dtype)), digest.hexdigest()
+    weights = jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf, jnp.dtype(dtype))), weights
+    )
+    return weights, digest.hexdigest()
 
 
-def _cast(tree: Tree, dtype: Any) -> Tree:
-    if isinstance(tree, dict):
-        return {name: _cast(value, dtype) for name, value in tree.items()}
-    if isinstance(tree, list):
-        return [_cast(value, dtype) for value in tree]
-    return jnp.asarray(np.asarray(tree, dtype))
-
-
-def _embeddings(tensors: Tensors, expected: Tree, first: int) -> Tree:
-    found: Tree = {}
+def _embeddings(tensors: Tensors, shapes: Tree, first: int) -> Tree:
+    tables: Tree = {}
     for leaf, name in _EMBEDDINGS.items():
-        rows, width = expected[leaf]
+        rows, width = shapes[leaf]
         skip = first if leaf == "position" else 0
-        found[leaf] = tensors.take(f"embeddings.{name}", (rows + skip, width))[skip:]
-    norm = "embeddings.LayerNorm"
-    found["norm"] = {
-        "scale": tensors.take(f"{norm}.weight", expected["norm"]["scale"]),
-        "bias": tensors.take(f"{norm}.bias", expected["norm"]["bias"]),
-    }
-    return found
+        tables[leaf] = tensors.take(f"embeddings.{name}", (rows + skip, width))[skip:]
+    norm = _weight_and_bias(tensors.take, shapes["norm"], "embeddings.LayerNorm")
+    return {**tables, "norm": norm}
 
 
-def _layers(tensors: Tensors, expected: Tree, dtype: str) -> Tree:
-    def stack(shape: tuple[int, ...], name: str) -> np.ndarray:
+def _layers(tensors: Tensors, shapes: Tree, dtype: str) -> Tree:
+    def stack(name: str, shape: tuple[int, ...]) -> np.ndarray:
         out = np.empty(shape, jnp.dtype(dtype))
         for i in range(shape[0]):
-            # PyTorch keeps a linear map as [out, in].
-            value = tensors.take(f"encoder.layer.{i}.{name}", shape[:0:-1])
-            out[i] = value.T
+            # PyTorch stores a linear map as [out, in].
+            out[i] = tensors.take(f"encoder.layer.{i}.{name}", shape[:0:-1]).T
         return out
 
-    found: Tree = {"attention": {}, "ffn": {}}
+    layers: Tree = {"attention": {}, "ffn": {}}
     for (block, site), name in _LINEAR.items():
-        shapes = expected[block][site]
-        found[block][site] = {
-            "kernel": stack(shapes["kernel"], f"{name}.weight"),
-            "bias": stack(shapes["bias"], f"{name}.bias"),
-        }
+        layers[block][site] = _weight_and_bias(stack, shapes[block][site], name)
     for norm, name in _NORM.items():
-        found[norm] = {
-            "scale": stack(expected[norm]["scale"], f"{name}.weight"),
-            "bias": stack(expected[norm]["bias"], f"{name}.bias"),
-        }
-    return found
+        layers[norm] = _weight_and_bias(stack, shapes[norm], name)
+    return layers
+
+
+def _weight_and_bias(take: Callable, shapes: dict[str, tuple], name: str) -> Tree:
+    """Reads a linear map (`kernel`, `bias`) or layer norm (`scale`, `bias`)."""
+    weight = "kernel" if "kernel" in shapes else "scale"
+    return {
+        weight: take(f"{name}.weight", shapes[weight]),
+        "bias": take(f"{name}.bias", shapes["bias"]),
+    }
 
 
 def _head(folder: Folder, digest: Any) -> Tree:
     width, dense = folder.config.width, []
-    for place in folder.dense:
-        tensors = Tensors(place / FILE, digest)
+    for path in folder.dense:
+        tensors = Tensors(path / FILE, digest)
         kernel = tensors.take("linear.weight", (width, width)).T
         bias = np.zeros(width, np.float32)
         if "linear.bias" in tensors:

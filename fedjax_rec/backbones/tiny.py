@@ -1,4 +1,4 @@
-"""A small random encoder that needs no file: for tests, and for trying things out."""
+"""A small random encoder that needs no file, for tests and first trials."""
 
 import dataclasses
 import re
@@ -12,8 +12,8 @@ import numpy as np
 
 from fedjax_rec.backbones import bert
 from fedjax_rec.backbones.bert import BertConfig
-from fedjax_rec.backbones.checkpoint import fingerprint
-from fedjax_rec.backbones.encoder import check_dtype, encoder
+from fedjax_rec.backbones.checkpoint import check_dtype, fingerprint
+from fedjax_rec.backbones.encoder import encoder
 from fedjax_rec.backbones.pooling import Head
 from fedjax_rec.backbones.tokenize import check_max_tokens, check_texts
 from fedjax_rec.core.arrays import Tree
@@ -22,8 +22,8 @@ from fedjax_rec.storage.errors import FileError
 
 CLS, SEP, _FIRST = 1, 2, 3
 _WORD = re.compile(r"\w+|[^\w\s]")
-# Beside a word's, a position's share is small, and so is what a random layer adds:
-# what a text says outweighs where, and survives the layers.
+# Positions and the output of random layers are small relative to word embeddings, so
+# that a vector depends on a text's words more than on their order.
 _DAMPED = {"output": 0.3, "down": 0.3}
 _DEVIATION = {"token": 1.0, "position": 0.1, "type": 0.1}
 
@@ -39,23 +39,24 @@ def tiny(
     dtype: str = "float32",
     seed: int = 0,
 ) -> tuple[Backbone, Tree]:
-    """A randomly initialised BERT; texts that share words still lie close.
+    """A randomly initialised BERT that gives texts with common words similar vectors.
 
     Args:
         width: `D`.
-        num_layers: of the stack.
-        num_heads: divides `width`.
+        num_layers: number of layers.
+        num_heads: attention heads; divides `width`.
         ffn_width: by default `4 D`.
-        vocab_size: words are hashed into so many tokens.
+        vocab_size: number of tokens that words are hashed into.
         max_tokens: longest text, with the two special tokens.
-        dtype: of weights and activations, `float32` or `bfloat16`.
-        seed: of the weights; equal on every machine.
+        dtype: type of weights and activations, `float32` or `bfloat16`.
+        seed: seed of the weights, which are equal on every machine.
 
     Returns:
-        As `checkpoint.load`: mean pooling, normalised.
+        The backbone and its weights, as from `checkpoint.load`. Vectors are the mean of
+        the hidden states, normalized.
 
     Raises:
-        FileError: an option makes no sense.
+        FileError: an option is out of range.
     """
     check_dtype(dtype)
     check_max_tokens(max_tokens, 3)
@@ -73,51 +74,49 @@ def tiny(
         ffn_width=4 * width if ffn_width is None else ffn_width,
         max_positions=max_tokens,
     )
-    head = Head("mean", ("normalize",))
-    weights: Tree = jax.tree_util.tree_map_with_path(
-        _Draw(seed, dtype), bert.shapes(config), is_leaf=lambda x: isinstance(x, tuple)
-    )
-    decides = {"seed": seed, "dtype": dtype, "config": dataclasses.asdict(config)}
+    parts = {"seed": seed, "dtype": dtype, "config": dataclasses.asdict(config)}
     backbone = encoder(
         config,
-        head,
+        Head("mean", ("normalize",)),
         name="tiny",
         max_tokens=max_tokens,
-        fingerprint=fingerprint({"tiny": 1, **decides}),
+        fingerprint=fingerprint({"tiny": 1, **parts}),
         tokenize=hashing_tokenizer(vocab_size, max_tokens),
     )
-    return backbone, {**weights, "head": {}}
+    return backbone, {**_random_weights(config, seed, dtype), "head": {}}
 
 
 def hashing_tokenizer(
     vocab_size: int, max_tokens: int
 ) -> Callable[[Iterable[str]], list[np.ndarray]]:
-    """Lower-cased words and punctuation, hashed, between two special tokens."""
+    """Tokenizer that hashes lower-cased words and punctuation."""
 
     def tokenize(texts: Iterable[str]) -> list[np.ndarray]:
-        found = []
+        rows = []
         for text in check_texts(texts):
             words = _WORD.findall(text.lower())[: max_tokens - 2]
             ids = [zlib.crc32(w.encode()) % (vocab_size - _FIRST) for w in words]
             row = [CLS, *(_FIRST + i for i in ids), SEP]
-            found.append(np.asarray(row, np.int32))
-        return found
+            rows.append(np.asarray(row, np.int32))
+        return rows
 
     return tokenize
 
 
-class _Draw:
-    """Random leaves. NumPy draws them, so that no accelerator rounds them its way."""
+def _random_weights(config: BertConfig, seed: int, dtype: str) -> Tree:
+    """Random weights, drawn by NumPy: equal on all devices."""
+    generator = np.random.default_rng(seed)
 
-    def __init__(self, seed: int, dtype: str):
-        self._random, self._dtype = np.random.default_rng(seed), dtype
-
-    def __call__(self, path: Any, shape: tuple[int, ...]) -> jax.Array:
+    def draw(path: Any, shape: tuple[int, ...]) -> jax.Array:
         leaf, owner = path[-1].key, path[-2].key
         if leaf in ("scale", "bias"):
             values = np.full(shape, float(leaf == "scale"))
         else:
             deviation = _DEVIATION[leaf] if leaf in _DEVIATION else shape[-2] ** -0.5
             deviation = float(deviation) * _DAMPED.get(owner, 1)
-            values = deviation * self._random.standard_normal(shape)
-        return jnp.asarray(values.astype(np.float32).astype(jnp.dtype(self._dtype)))
+            values = deviation * generator.standard_normal(shape)
+        return jnp.asarray(values.astype(np.float32).astype(jnp.dtype(dtype)))
+
+    return jax.tree_util.tree_map_with_path(
+        draw, bert.shapes(config), is_leaf=lambda x: isinstance(x, tuple)
+    )

@@ -1,4 +1,4 @@
-"""Texts to tokens, as a checkpoint's own tokenizer does it."""
+"""Tokenization of texts by a checkpoint's own tokenizer."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from fedjax_rec.storage.errors import FileError
 
 FILE = "tokenizer.json"
 _FIX = (
-    "Made from a vocabulary by transformers: "
+    "Transformers makes it from a vocabulary: "
     "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
 )
 
@@ -19,39 +19,39 @@ _FIX = (
 def load_tokenizer(
     path: Path, max_tokens: int, vocab_size: int, lower: bool = False
 ) -> Callable[[Iterable[str]], list[np.ndarray]]:
-    """The function from texts to tokens.
+    """Loads a tokenizer as a function of texts.
 
     Args:
-        path: of `tokenizer.json`.
+        path: path of `tokenizer.json`.
         max_tokens: longer texts lose their end; the special tokens stay.
-        vocab_size: of the model the tokens are for.
-        lower: whether texts are lower-cased first.
+        vocab_size: number of tokens that the model has embeddings for.
+        lower: whether texts are converted to lower case first.
 
     Returns:
         `(texts) -> list of [T] int32 arrays`.
 
     Raises:
-        FileError: the file is missing or damaged, has tokens that the model does
-            not know, or leaves no room between the special tokens.
+        FileError: the file is missing or damaged, has tokens without an embedding,
+            or `max_tokens` has no room between the special tokens.
     """
     require(path, _FIX)
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises the base class itself
+    except Exception as error:  # the library raises `Exception` itself
         raise FileError(
             f"is damaged ({error})", file=path, fix="Fetch it again"
         ) from error
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= vocab_size:
         raise FileError(
-            f"a token numbered {largest}",
+            f"token id {largest}",
             file=path,
             expected=f"less than the model's vocab_size {vocab_size}",
             fix="Tokenizer and weights belong to different models",
         )
     special = tokenizer.num_special_tokens_to_add(is_pair=False)
     check_max_tokens(max_tokens, special + 1)
-    # A file may bring a length of its own, and padding, which packing does better.
+    # A published file may set its own length and padding; texts are packed instead.
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
 
@@ -65,10 +65,10 @@ def load_tokenizer(
 
 
 def check_max_tokens(max_tokens: int, least: int, most: int | None = None) -> None:
-    """Refuses a limit that leaves no room, or that the model has no positions for.
+    """Checks the length limit against special tokens and the model's positions.
 
     Raises:
-        FileError: it does.
+        FileError: `max_tokens` is below `least` or above `most`.
     """
     if max_tokens < least or (most is not None and max_tokens > most):
         room = f"at least {least}" + (f" and at most {most}" if most else "")
@@ -76,17 +76,19 @@ def check_max_tokens(max_tokens: int, least: int, most: int | None = None) -> No
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:
-    """`texts` as a list.
+    """Returns `texts` as a list.
 
     Raises:
-        FileError: it is one text, or one of them is none.
+        FileError: `texts` is a single string, or an element is not a string.
     """
     if isinstance(texts, str):
-        raise FileError("one text", expected="a list of texts", file="tokenize")
+        raise FileError(
+            "a single string", expected="a list of strings", file="tokenize"
+        )
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise FileError(
-                f"{text!r} at index {i}", expected="a text", file="tokenize"
+                f"{text!r} at index {i}", expected="a string", file="tokenize"
             )
     return texts

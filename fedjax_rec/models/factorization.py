@@ -1,17 +1,15 @@
 """Matrix factorization, for implicit and explicit feedback."""
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Model, Params
-from fedjax_rec.models.losses import (
-    binary_cross_entropy,
-    masked_mean,
-    squared_error,
-)
+from fedjax_rec.core.contracts import Model
+from fedjax_rec.models.losses import binary_cross_entropy, masked_mean, squared_error
+from fedjax_rec.models.users import lookup_users, with_users
 
 
 def matrix_factorization(
@@ -32,16 +30,16 @@ def matrix_factorization(
         num_items: `I`.
         dim: `d`.
         num_users: `None` keeps the user vector personal; a number makes the users a
-            shared table too, for clients that hold several users.
-        init: `normal` of deviation `init_scale`, or every entry `init_scale`.
-        init_scale: see `init`.
+            shared table too, for clients with several users.
+        init: `normal` with standard deviation `init_scale`, or `constant`.
+        init_scale: scale, or value, of the initial entries.
         loss: `bce` on a 0/1 `label` through a sigmoid, `mse` on a rating `label`.
         user_l2: adds `user_l2 |P_u|^2` to each example's loss.
         item_l2: adds `item_l2 |Q_i|^2` to each example's loss.
-        dtype: of all parameters.
+        dtype: type of all parameters.
 
     Returns:
-        A model with the shared table `item` and `user`, personal or a shared table.
+        A model with the shared table `item`, and `user`, personal or a shared table.
 
     References:
         Koren et al., Matrix Factorization Techniques for Recommender Systems,
@@ -57,19 +55,11 @@ def matrix_factorization(
     def initial(key):
         item_key, user_key = jax.random.split(key)
         shared = {"item": rows.Table(values=draw(item_key, (num_items, dim)))}
-        if num_users is None:
-            return Params(shared=shared, personal={"user": draw(user_key, (dim,))})
-        users = rows.Table(values=draw(user_key, (num_users, dim)), space="user")
-        return Params(shared={**shared, "user": users}, personal={})
-
-    def user_vector(params, ids):
-        if num_users is None:
-            return params.personal["user"]
-        return rows.lookup(params.shared["user"], ids)
+        return with_users(shared, partial(draw, user_key), num_users, dim)
 
     def batch_loss(params, frozen, batch, key):
         del frozen, key
-        users = user_vector(params, batch["user"])
+        users = lookup_users(params, batch["user"])
         items = rows.lookup(params.shared["item"], batch["item"])
         predicted = items @ users if users.ndim == 1 else (items * users).sum(-1)
         value = criterion(predicted, batch["label"], batch["mask"])
@@ -81,6 +71,6 @@ def matrix_factorization(
     def score(params, frozen, query, candidates):
         del frozen
         items = rows.lookup(params.shared["item"], candidates)
-        return items @ user_vector(params, query["user"])
+        return items @ lookup_users(params, query["user"])
 
     return Model(initial, batch_loss, score)

@@ -1,4 +1,4 @@
-"""Items as vectors: their texts through a frozen backbone with an adapter in it."""
+"""Item vectors: texts through a frozen backbone with an adapter."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,21 +10,21 @@ from fedjax_rec.core import packing
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.backbone import Adapter, Backbone, Layout
 
-_TOKENS_A_STEP = 8192
+_TOKENS_PER_STEP = 8192
 """Tokens of the catalog encoded at once."""
-_KEPT, _MEMORY = 24, 2 << 30
-"""About how many vectors `[D]` a layer keeps of a token for the backward pass; and how
-many bytes may be kept in all before they are computed again instead."""
+_SAVED_VECTORS, _MEMORY = 24, 2 << 30
+"""Approximate number of vectors `[D]` that a layer saves of a token for the backward
+pass, and bytes in all beyond which they are recomputed instead."""
 
 
 class ItemTower(NamedTuple):
-    """What turns items into vectors `[D]`.
+    """Functions from items to vectors `[D]`.
 
     Attributes:
-        init: `(key) -> groups`, a dict of trainable groups; empty if nothing trains.
+        init: `(key) -> groups`, a dict of trainable groups; empty if there are none.
         batch: `(groups, frozen, ids [P]) -> [P, D]`, for the items of one client.
-        catalog: `(groups, frozen, axis=None) -> [I, D]`, for every item at once, by
-            the devices of a mesh axis together where it is named.
+        catalog: `(groups, frozen, axis=None) -> [I, D]`, for all items at once; the
+            devices of a mesh axis, if it is named, share the work.
         width: `D`.
     """
 
@@ -35,7 +35,7 @@ class ItemTower(NamedTuple):
 
 
 def cached_tower(width: int) -> ItemTower:
-    """Vectors computed beforehand: `frozen["embedding"]`, `[I, D]`.
+    """Precomputed vectors: `frozen["embedding"]`, `[I, D]`.
 
     Args:
         width: `D`.
@@ -64,34 +64,36 @@ def adapted_tower(
     longest: int,
     dtype=jnp.float32,
 ) -> ItemTower:
-    """The backbone's last layers with an adapter, on what the layers before them say.
+    """The backbone's last layers with an adapter, on the output of the layers below.
 
-    `frozen["text"]` holds `lists` (`packing.Lists`): hidden states of each item's
-    tokens before those layers, or the tokens where no layer comes before; `plan`, the
-    catalog in packed rows; and `weights`, of which `layers` are the last `num_layers`.
-    Where `lists` are the tokens though layers come before, `weights["before"]` holds
-    those, and they run each time.
+    `frozen["text"]` holds `lists` (`packing.Lists`), the hidden states of each item's
+    tokens before those layers, or the tokens if there are no layers below; `plan`, the
+    catalog in packed rows; and `weights`, with the last `num_layers` as `layers`. If
+    `lists` are tokens although there are layers below, `weights["before"]` holds these,
+    and they run each time.
 
     Args:
         backbone: the frozen model.
-        adapter: trained in each of those layers.
-        num_layers: `k`, how many run here.
-        from_last_map: of a single layer only its last linear map and what follows: the
-            lists hold what `Backbone.last` says before it.
+        adapter: trained in each of the last layers.
+        num_layers: `k`, number of layers that run here.
+        from_last_map: run only the last linear map of a single layer and the steps
+            after it; the lists hold the output of `Backbone.last.before`.
         per_row: `G`, texts of a client's batch that share a row.
         width: `W` of such a row (`packing.fold_width`).
         longest: tokens of the longest text.
-        dtype: of the adapter, and of the vectors.
+        dtype: type of the adapter's parameters and of the vectors.
 
     Returns:
         The tower.
     """
 
-    key = jax.random.key(0)
-    names = jax.eval_shape(lambda: adapter.init(key, backbone, num_layers, dtype))
+    def init(key):
+        return adapter.init(key, backbone, num_layers, dtype)
+
+    names = jax.eval_shape(init, jax.random.key(0)).keys()
 
     def encode(groups, text, values: Array, layout: Layout, num_texts: int) -> Array:
-        # Layers take slices of all they are given: nothing but the adapter's own.
+        # Layers slice all they are given: only the adapter's groups have layers.
         groups = {name: groups[name] for name in names}
         weights, hidden = text["weights"], values
         if "embeddings" in weights:
@@ -118,45 +120,55 @@ def adapted_tower(
 
     def catalog(groups, frozen, axis=None):
         text = frozen["text"]
-        plan: packing.Plan = text["plan"]
-        rows, row_width = plan.index.shape
-        share = 1 if axis is None else jax.lax.axis_size(axis)
-        step = max(1, min(-(-rows // share), _TOKENS_A_STEP // row_width))
-        steps = -(-rows // (step * share)) * share
+        plan, values = text["plan"], text["lists"].values
 
-        def cut(x: Array, fill: int) -> Array:
-            pad = steps * step - rows
-            padded = jnp.pad(x, ((0, pad), (0, 0)), constant_values=fill)
-            cut = padded.reshape(steps, step, row_width)
-            if axis is None:
-                return cut
-            first = jax.lax.axis_index(axis) * (steps // share)
-            return jax.lax.dynamic_slice_in_dim(cut, first, steps // share)
-
-        def some(index: Array, segment: Array, position: Array) -> Array:
+        def encode_rows(index: Array, segment: Array, position: Array) -> Array:
             layout = Layout(segment=segment, position=position)
-            values = text["lists"].values[index]
-            return encode(groups, text, values, layout, plan.per_row)
+            return encode(groups, text, values[index], layout, plan.per_row)
 
-        if rows * row_width * num_layers * _KEPT * backbone.width * 4 > _MEMORY:
-            some = jax.checkpoint(some)
-        last = text["lists"].values.shape[0] - 1
-        slots = jax.lax.map(
-            lambda x: some(*x),
-            (
-                cut(plan.index, last),
-                cut(plan.layout.segment, 0),
-                cut(plan.layout.position, 0),
-            ),
-        )
-        if axis is not None:
-            slots = jax.lax.all_gather(slots, axis, tiled=True)
-        slots = slots.reshape(steps * step, plan.per_row, backbone.width)
-        return packing.at_places(slots[:rows], plan.place)
+        saved = num_layers * _SAVED_VECTORS * backbone.width * 4
+        if plan.index.size * saved > _MEMORY:
+            encode_rows = jax.checkpoint(encode_rows)
+        return _encode_plan(encode_rows, plan, values.shape[0] - 1, axis)
 
-    return ItemTower(
-        init=lambda key: adapter.init(key, backbone, num_layers, dtype),
-        batch=batch,
-        catalog=catalog,
-        width=backbone.width,
+    return ItemTower(init=init, batch=batch, catalog=catalog, width=backbone.width)
+
+
+def _encode_plan(
+    encode_rows: Callable[..., Array], plan: packing.Plan, padding: int, axis
+) -> Array:
+    """Encodes the rows of a plan, some at a time.
+
+    Args:
+        encode_rows: `(index [S, W], segment, position) -> [S, G, D]`.
+        plan: packed rows of the catalog.
+        padding: index of padding.
+        axis: mesh axis of devices that share the rows, or `None`.
+
+    Returns:
+        `[I, D]`.
+    """
+    rows, row_width = plan.index.shape
+    share = 1 if axis is None else jax.lax.axis_size(axis)
+    step = max(1, min(-(-rows // share), _TOKENS_PER_STEP // row_width))
+    steps = -(-rows // (step * share)) * share
+
+    def cut(x: Array, fill: int) -> Array:
+        pad = steps * step - rows
+        padded = jnp.pad(x, ((0, pad), (0, 0)), constant_values=fill)
+        pieces = padded.reshape(steps, step, row_width)
+        if axis is None:
+            return pieces
+        first = jax.lax.axis_index(axis) * (steps // share)
+        return jax.lax.dynamic_slice_in_dim(pieces, first, steps // share)
+
+    pieces = (
+        cut(plan.index, padding),
+        cut(plan.layout.segment, 0),
+        cut(plan.layout.position, 0),
     )
+    vectors = jax.lax.map(lambda piece: encode_rows(*piece), pieces)
+    if axis is not None:
+        vectors = jax.lax.all_gather(vectors, axis, tiled=True)
+    vectors = vectors.reshape(steps * step, *vectors.shape[2:])
+    return packing.at_slots(vectors[:rows], plan.slots)

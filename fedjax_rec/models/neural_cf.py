@@ -1,11 +1,15 @@
 """Neural collaborative filtering: an MLP over a user and an item vector."""
 
+from functools import partial
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Model, Params
+from fedjax_rec.core.contracts import Model
 from fedjax_rec.models.losses import binary_cross_entropy
+from fedjax_rec.models.users import lookup_users, with_users
 
 
 def neural_cf(
@@ -21,12 +25,12 @@ def neural_cf(
 
     Args:
         num_items: `I`.
-        dim: `d`, of users and of items.
+        dim: `d`, width of user and item vectors.
         hidden: widths of the ReLU layers; a linear layer to one output follows.
         num_users: `None` keeps the user vector personal; a number makes the users a
-            shared table too, for clients that hold several users.
+            shared table too, for clients with several users.
         init_scale: standard deviation of the initial user and item vectors.
-        dtype: of all parameters.
+        dtype: type of all parameters.
 
     Returns:
         A model with the shared `item` and `mlp`, and `user`, personal or shared.
@@ -38,39 +42,27 @@ def neural_cf(
 
     def init(key):
         item_key, user_key, *layer_keys = jax.random.split(key, 2 + len(widths) - 1)
-        mlp = []
-        for layer_key, fan_in, fan_out in zip(
-            layer_keys, widths[:-1], widths[1:], strict=True
-        ):
+        sizes, mlp = pairwise(widths), []
+        for layer_key, (fan_in, fan_out) in zip(layer_keys, sizes, strict=True):
             w_key, b_key = jax.random.split(layer_key)
             bound = fan_in**-0.5
-            mlp.append(
-                {
-                    "w": jax.random.uniform(
-                        w_key, (fan_in, fan_out), dtype, -bound, bound
-                    ),
-                    "b": jax.random.uniform(b_key, (fan_out,), dtype, -bound, bound),
-                }
-            )
-        items = init_scale * jax.random.normal(item_key, (num_items, dim), dtype)
+            w = jax.random.uniform(w_key, (fan_in, fan_out), dtype, -bound, bound)
+            b = jax.random.uniform(b_key, (fan_out,), dtype, -bound, bound)
+            mlp.append({"w": w, "b": b})
+        items = draw(item_key, (num_items, dim))
         shared = {"item": rows.Table(values=items), "mlp": mlp}
-        if num_users is None:
-            user = init_scale * jax.random.normal(user_key, (dim,), dtype)
-            return Params(shared=shared, personal={"user": user})
-        users = init_scale * jax.random.normal(user_key, (num_users, dim), dtype)
-        table = rows.Table(values=users, space="user")
-        return Params(shared={**shared, "user": table}, personal={})
+        return with_users(shared, partial(draw, user_key), num_users, dim)
+
+    def draw(key, shape):
+        return init_scale * jax.random.normal(key, shape, dtype)
 
     def logits(params, user_ids, item_ids):
         items = rows.lookup(params.shared["item"], item_ids)
-        if num_users is None:
-            users = params.personal["user"]
-        else:
-            users = rows.lookup(params.shared["user"], user_ids)
-        first, *rest = params.shared["mlp"]
-        # [P_u, Q_i] W = P_u W_top + Q_i W_bottom: the user's half is done once.
+        users = lookup_users(params, user_ids)
+        first, *others = params.shared["mlp"]
+        # [P_u, Q_i] W = P_u W_top + Q_i W_bottom: the user's half is computed once.
         x = items @ first["w"][dim:] + (users @ first["w"][:dim] + first["b"])
-        for layer in rest:
+        for layer in others:
             x = jax.nn.relu(x) @ layer["w"] + layer["b"]
         return x[..., 0]
 

@@ -13,13 +13,13 @@ def personal_scorer(
 ) -> Model:
     """`score(i) = w . V_i + b`, with `w, b` personal and the item table `V` shared.
 
-    There is no user embedding: the score function itself is the person.
+    There is no user vector: users differ in their score function.
 
     Args:
         num_items: `I`.
         dim: `d`.
         init_scale: standard deviation of the initial item rows.
-        dtype: of all parameters.
+        dtype: type of all parameters.
 
     Returns:
         A model with the shared table `item` and the personal `scorer`.
@@ -32,15 +32,12 @@ def personal_scorer(
         item_key, w_key, b_key = jax.random.split(key, 3)
         table = init_scale * jax.random.normal(item_key, (num_items, dim), dtype)
         bound = dim**-0.5
-        return Params(
-            shared={"item": rows.Table(values=table)},
-            personal={
-                "scorer": {
-                    "w": jax.random.uniform(w_key, (dim,), dtype, -bound, bound),
-                    "b": jax.random.uniform(b_key, (), dtype, -bound, bound),
-                }
-            },
-        )
+        scorer = {
+            "w": jax.random.uniform(w_key, (dim,), dtype, -bound, bound),
+            "b": jax.random.uniform(b_key, (), dtype, -bound, bound),
+        }
+        shared = {"item": rows.Table(values=table)}
+        return Params(shared=shared, personal={"scorer": scorer})
 
     def logits(params, ids):
         scorer = params.personal["scorer"]

@@ -324,7 +324,7 @@ def test_the_backbone_is_an_argument_of_the_round(encode, root):
         (
             {"personal": ("lora_b", "haed")},
             {},
-            "personal names haed; expected some of common, head, lora_a, lora_b$",
+            "unknown groups: haed; expected some of common, head, lora_a, lora_b$",
         ),
         (
             {"personal": ("lora_b",)},

@@ -71,7 +71,7 @@ def word_tokenizer() -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    # As in the files that are published: of the exporter's liking, not the model's.
+    # Published files have such limits too, chosen by the exporter.
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding(length=5)
     return tokenizer

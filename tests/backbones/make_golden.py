@@ -69,7 +69,7 @@ TEXTS = [
 
 
 def main() -> None:
-    """Writes the file beside this one."""
+    """Writes the file next to this one."""
     from sentence_transformers import (  # pyright: ignore[reportMissingImports]
         SentenceTransformer,
     )

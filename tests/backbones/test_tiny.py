@@ -27,7 +27,7 @@ def test_texts_that_share_words_are_more_similar(vectors, seed):
     alike = (topic[:, None] == topic) & ~np.eye(len(texts), dtype=bool)
     other = topic[:, None] != topic
     assert cosine[alike].mean() > cosine[other].mean() + 0.1
-    # Of all others, the nearest is mostly of a text's own topic; by chance, 2 in 11.
+    # The nearest other text is mostly of the same topic; by chance, 2 in 11.
     nearest = np.where(np.eye(len(texts), dtype=bool), -2, cosine).argmax(-1)
     assert (topic[nearest] == topic).mean() > 0.7
 

@@ -120,7 +120,7 @@ def test_train_tells_which_path_a_backbone_takes_and_why(tmp_path, capsys):
     for args, expected in (
         (["--algorithm.layers", "3"], "algorithm.layers=3: tiny has 2 layers"),
         (["--algorithm.dim", "33"], "algorithm.dim=33: expected at most 32"),
-        (["--algorithm.personal", "haed"], "personal names haed; expected some of"),
+        (["--algorithm.personal", "haed"], "names unknown groups: haed; expected"),
         (
             ["--execution.encode", "once", "--algorithm.local-epochs", "2"],
             "is not exact: clients take more than one step",

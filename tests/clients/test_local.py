@@ -9,7 +9,7 @@ import pytest
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Params
-from fedjax_rec.models import MODELS
+from fedjax_rec.models.factorization import matrix_factorization
 
 RATE = 0.5
 
@@ -63,7 +63,7 @@ def trained(update, params, data):
     return table, result.personal["user"], result
 
 
-MODEL = MODELS["matrix_factorization"](6, dim=3)
+MODEL = matrix_factorization(6, dim=3)
 SPARSE = Phase(lambda h: optax.sgd(RATE), row_rate=lambda h: RATE)
 DENSE = Phase(lambda h: optax.sgd(RATE))
 ITEMS = np.array([4, 1, 4, 0, 4, 1, 5])
@@ -87,7 +87,7 @@ def test_sgd_with_repeated_items(phase, batch, epochs):
 
 
 def test_a_table_longer_than_the_pairs_takes_the_same_steps():
-    model = MODELS["matrix_factorization"](500, dim=3)
+    model = matrix_factorization(500, dim=3)
     params = start(500)
     update = local_update(model, pairs_as_given, (SPARSE,), batch_size=2, shuffle=False)
     table, user, _ = trained(update, params, examples(ITEMS * 80, LABELS))
@@ -101,7 +101,7 @@ def test_rows_leave_in_order_each_once_and_padding_last(num_items):
     def decaying(h):
         return optax.chain(optax.add_decayed_weights(0.1), optax.sgd(RATE))
 
-    model = MODELS["matrix_factorization"](num_items, dim=3)
+    model = matrix_factorization(num_items, dim=3)
     phase = Phase(decaying)  # moves what no pair reads, too
     update = local_update(model, pairs_as_given, (phase,), batch_size=2)
     items = ITEMS % num_items

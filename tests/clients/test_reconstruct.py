@@ -8,9 +8,9 @@ import pytest
 from fedjax_rec.clients.reconstruct import reconstruct_update
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Params
-from fedjax_rec.models import MODELS
+from fedjax_rec.models.factorization import matrix_factorization
 
-MODEL = MODELS["matrix_factorization"](6, dim=3)
+MODEL = matrix_factorization(6, dim=3)
 ITEMS = np.array([4, 1, 4, 0, 2, 5, 6, 6, 6])
 LABELS = np.array([1.0, 0, 0, 1, 0, 0, 0, 0, 0])
 REAL = 6  # two groups of three; the third is padding

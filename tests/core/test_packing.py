@@ -1,4 +1,4 @@
-"""Packing: nothing is lost, rows are full, and the way back is exact."""
+"""Packing: every token is kept, rows are full, and the way back is exact."""
 
 import time
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec.core import packing
+from fedjax_rec.core.packing.encode import all_under_vmap
 
 
 def title_lengths(count, seed=0):
@@ -57,13 +58,13 @@ def test_a_plan_holds_every_list_once_and_whole(ids, width):
     values = random_lists(lengths)
     lists = packing.make_lists(values)
     plan = packing.plan(lengths, width, None if ids is None else np.array(ids))
-    rows, segment = np.asarray(packing.rows_of(lists, plan)), plan.layout.segment
+    rows, segment = np.asarray(lists.values[plan.index]), plan.layout.segment
     chosen = [i for i in ids or range(len(lengths)) if lengths[i]]
-    place = np.asarray(plan.place)
+    slots = np.asarray(plan.slots)
     dropped = plan.index.shape[0] * plan.per_row
-    assert [i for i in range(len(lengths)) if place[i] < dropped] == sorted(chosen)
+    assert [i for i in range(len(lengths)) if slots[i] < dropped] == sorted(chosen)
     for i in chosen:
-        row, slot = divmod(place[i], plan.per_row)
+        row, slot = divmod(slots[i], plan.per_row)
         here = np.asarray(segment[row] == slot + 1)
         np.testing.assert_array_equal(rows[row][here], values[i])
         np.testing.assert_array_equal(
@@ -109,7 +110,7 @@ def test_the_width_follows_a_list_longer_than_usual():
 def test_nothing_to_plan():
     plan = packing.plan(np.array([4, 5]), ids=np.array([], int))
     assert plan.index.shape[0] == 0
-    assert plan.place.tolist() == [0, 0]
+    assert plan.slots.tolist() == [0, 0]
 
 
 def test_a_plan_takes_vectors_back_to_their_lists():
@@ -117,8 +118,8 @@ def test_a_plan_takes_vectors_back_to_their_lists():
     values = random_lists(lengths, width=3)
     lists = packing.make_lists(values)
     plan = packing.plan(lengths, ids=np.arange(40))
-    out = packing.at_places(
-        sums(packing.rows_of(lists, plan), plan.layout, plan.per_row), plan.place
+    out = packing.at_slots(
+        sums(lists.values[plan.index], plan.layout, plan.per_row), plan.slots
     )
     np.testing.assert_allclose(
         out[:40], np.stack([v.sum(0) for v in values[:40]]), atol=1e-5
@@ -133,16 +134,16 @@ def test_a_folded_batch_is_whole(count, per_row):
     lists = packing.make_lists(values)
     ids = np.random.default_rng(count).integers(0, 32, count)
     ids[0] = 32  # padding
-    index, layout, place, fits = jax.jit(packing.fold, static_argnums=(2, 3))(
+    index, layout, slots, fits = jax.jit(packing.fold, static_argnums=(2, 3))(
         lists, jnp.asarray(ids), per_row, 40 * per_row
     )
     assert fits
     assert index.shape == (-(-count // per_row), 40 * per_row)
-    assert len(set(place.tolist())) == count
+    assert len(set(slots.tolist())) == count
     rows, segment = np.asarray(lists.values[index]), np.asarray(layout.segment)
     assert (segment > 0).sum() == sum(lengths[i] for i in ids if i < 32)
     assert not rows[segment == 0].any()
-    for i, slot in zip(ids, place.tolist(), strict=True):
+    for i, slot in zip(ids, slots.tolist(), strict=True):
         row, slot = divmod(slot, per_row)
         here = segment[row] == slot + 1
         expected = values[i] if i < 32 else []
@@ -180,8 +181,6 @@ def test_a_fold_width_seldom_overflows_and_is_not_wasteful():
     assert fits.mean() > 0.999
     assert lengths.mean() * 4 / width > 0.6
     assert packing.fold_width(np.array([3, 3]), 8, 2) == 6
-    popular = packing.fold_width(lengths, 32, 4, weights=(lengths > 25).astype(float))
-    assert popular > width
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +207,7 @@ def encoder(setting, width):
 
 
 def one_by_one(setting):
-    """Each list alone, by NumPy."""
+    """Each list in a row of its own, by NumPy."""
 
     def text(i):
         if i >= len(setting.values):
@@ -244,7 +243,7 @@ def test_packed_vectors_are_those_of_each_text_alone(setting, width):
         np.testing.assert_allclose(found, expected, atol=2e-6, err_msg=name)
 
 
-def test_one_overflow_sends_everybody_the_other_way(setting):
+def test_one_overflow_sends_all_members_the_long_way(setting):
     """Of two members only one overflows; both are still right."""
     ids = jnp.stack([jnp.full(6, 41), jnp.full(6, 40)])  # 40 tokens each, 1 token each
     *_, fits = jax.vmap(lambda i: packing.fold(setting.lists, i, 3, 60))(ids)
@@ -307,7 +306,7 @@ def test_gradients_agree_in_both_branches(setting):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("width", [FITS, 120])
 def test_only_one_branch_runs_under_vmap(setting, train, width):
-    """And where nothing can overflow there is no second branch to choose."""
+    """If no overflow is possible, there is no second branch."""
     run = encoder(setting, width)
 
     def program(weight, ids):
@@ -344,7 +343,7 @@ def conditionals(jaxpr):
 
 
 def test_the_way_out_keeps_nothing_for_the_backward_pass(setting):
-    """Else each step copies what the branch not taken would have kept, and weights."""
+    """Otherwise each step copies weights and the residuals of the branch not taken."""
     run = encoder(setting, FITS)
 
     def program(weight, ids):
@@ -381,10 +380,10 @@ def test_clients_spread_over_devices(setting):
         )
 
 
-def test_everybody_is_all_and_one_for_all():
+def test_a_flag_under_vmap_is_one_scalar_for_all():
     flags = jnp.array([True, False])
-    assert jax.vmap(packing.everybody, out_axes=None)(flags).shape == ()
-    assert not jax.vmap(packing.everybody)(flags).any()
-    assert jax.vmap(packing.everybody)(jnp.array([True, True])).all()
-    nested = jax.vmap(jax.vmap(packing.everybody))(jnp.array([[True, True], flags]))
+    assert jax.vmap(all_under_vmap, out_axes=None)(flags).shape == ()
+    assert not jax.vmap(all_under_vmap)(flags).any()
+    assert jax.vmap(all_under_vmap)(jnp.array([True, True])).all()
+    nested = jax.vmap(jax.vmap(all_under_vmap))(jnp.array([[True, True], flags]))
     assert not nested.any()

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -10,14 +12,11 @@ import numpy as np
 import pytest
 
 from fedjax_rec.core.backbone import Backbone, Layout
-from fedjax_rec.models.adapters import (
-    ADAPTERS,
-    bottleneck,
-    describe,
-    embedding_adapter,
-    lora,
-    prefix,
-)
+from fedjax_rec.models.adapters.bottleneck import Bottleneck
+from fedjax_rec.models.adapters.describe import describe
+from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
+from fedjax_rec.models.adapters.lora import LoRA
+from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
 
 D, KV, F, LAYERS = 6, 5, 11, 3
 SITES = {
@@ -28,10 +27,10 @@ SITES = {
     "ffn/up": (D, F),
     "ffn/down": (F, D),
 }
-OPTIONS: dict[str, dict[str, Any]] = {
-    "lora": {"rank": 2, "alpha": 4.0},
-    "bottleneck": {"size": 3},
-    "prefix": {"length": 4},
+ADAPTERS: dict[str, Any] = {
+    "lora": LoRA(rank=2, alpha=4.0),
+    "bottleneck": Bottleneck(size=3),
+    "prefix_tuning": PrefixTuning(length=4),
 }
 ROWS, TOKENS = 2, 7
 
@@ -51,7 +50,7 @@ def toy_weights(seed=0, dtype=jnp.float32):
 
 @functools.partial(jax.jit, static_argnames="adapter")
 def run(stack, hidden, layout, adapter=None, params=None):
-    """Single-head attention and an MLP, with the hooks where the interface has them."""
+    """Single-head attention and an MLP, with all hooks of an adapter."""
     del layout
 
     def layer(x, slices):
@@ -133,13 +132,23 @@ def changed(adapter, params, weights, hidden):
 # Laws of every adapter.
 
 
-def test_every_adapter_is_held_to_the_laws():
-    assert OPTIONS.keys() == ADAPTERS.keys()
+def test_settings_have_a_name_and_know_whether_they_are_inside_the_layers():
+    assert [a.kind for a in ADAPTERS.values() if a.in_layers] == list(ADAPTERS)
+    assert not EmbeddingAdapter().in_layers
+
+
+def test_settings_load_without_heavy_packages():
+    """The command line checks arguments before anything heavy is loaded."""
+    modules = ("bottleneck", "embedding", "lora", "prefix_tuning")
+    imports = "; ".join(f"import fedjax_rec.models.adapters.{m}" for m in modules)
+    heavy = "{'jax', 'numpy', 'flax', 'optax'}"
+    code = f"{imports}; import sys; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", ["lora", "bottleneck"])
 def test_the_first_step_is_the_backbones(name):
-    adapter = ADAPTERS[name](**OPTIONS[name])
+    adapter = ADAPTERS[name].build()
     params = adapter.init(jax.random.key(0), TOY, LAYERS, jnp.float32)
     assert float(changed(adapter, params, toy_weights(), some_hidden()).max()) == 0
     trained = randomised(params)
@@ -148,7 +157,7 @@ def test_the_first_step_is_the_backbones(name):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_first_gradient_is_not_zero_in_any_layer(name):
-    adapter = ADAPTERS[name](**OPTIONS[name])
+    adapter = ADAPTERS[name].build()
     params = adapter.init(jax.random.key(0), TOY, LAYERS, jnp.float32)
     stack, hidden = toy_weights()["layers"], some_hidden()
 
@@ -168,7 +177,7 @@ def test_the_first_gradient_is_not_zero_in_any_layer(name):
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("layers", [1, LAYERS])
 def test_leaves_have_a_slice_a_layer_and_the_dtype_asked_for(name, layers):
-    adapter = ADAPTERS[name](**OPTIONS[name])
+    adapter = ADAPTERS[name].build()
     params = adapter.init(jax.random.key(0), TOY, layers, jnp.bfloat16)
     for leaf in jax.tree.leaves(params):
         assert leaf.shape[0] == layers
@@ -177,7 +186,7 @@ def test_leaves_have_a_slice_a_layer_and_the_dtype_asked_for(name, layers):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_float32_adapters_leave_bfloat16_activations_bfloat16(name):
-    adapter = ADAPTERS[name](**OPTIONS[name])
+    adapter = ADAPTERS[name].build()
     params = randomised(adapter.init(jax.random.key(0), TOY, LAYERS, jnp.float32))
     weights, hidden = toy_weights(dtype=jnp.bfloat16), some_hidden(dtype=jnp.bfloat16)
     # A scan would refuse a carry that changes dtype, so running at all shows it.
@@ -190,7 +199,7 @@ def test_float32_adapters_leave_bfloat16_activations_bfloat16(name):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_clients_of_a_vmap_equal_clients_alone(name):
-    adapter = ADAPTERS[name](**OPTIONS[name])
+    adapter = ADAPTERS[name].build()
     stack, hidden = toy_weights()["layers"], some_hidden()
     clients = [
         randomised(adapter.init(jax.random.key(0), TOY, LAYERS, jnp.float32), seed)
@@ -207,7 +216,7 @@ def test_clients_of_a_vmap_equal_clients_alone(name):
 
 
 def test_lora_equals_the_dense_update():
-    adapter = lora(rank=2, alpha=5.0, targets=("*",))
+    adapter = LoRA(rank=2, alpha=5.0, targets=("*",)).build()
     params = randomised(adapter.init(jax.random.key(0), TOY, LAYERS, jnp.float32))
     weights, hidden = toy_weights(), some_hidden()
     dense = {
@@ -222,7 +231,7 @@ def test_lora_equals_the_dense_update():
 
 
 def test_lora_of_one_linear_map_in_numpy():
-    adapter = lora(rank=2, alpha=3.0)
+    adapter = LoRA(rank=2, alpha=3.0).build()
     layer = random_layer(adapter)
     x, w = some_hidden(), np.asarray(toy_weights()["layers"]["attention/query"]["w"])[0]
     found = adapter.linear(layer, "attention/query", x, x @ w)
@@ -237,7 +246,7 @@ def test_lora_of_one_linear_map_in_numpy():
 
 
 def test_loras_base_is_a_dense_correction_scaled_as_the_product_is():
-    adapter = lora(rank=2, alpha=6.0, targets=("ffn/up",), base=True)
+    adapter = LoRA(rank=2, alpha=6.0, targets=("ffn/up",)).build(base=True)
     params = adapter.init(jax.random.key(0), TOY, LAYERS, jnp.float32)
     assert params["lora_base"]["ffn/up"].shape == (LAYERS, D, F)
     assert not np.asarray(params["lora_base"]["ffn/up"]).any()
@@ -250,9 +259,8 @@ def test_loras_base_is_a_dense_correction_scaled_as_the_product_is():
 
 
 def test_lora_targets_and_groups():
-    params = lora(rank=2, targets=("attention/*", "ffn/up")).init(
-        jax.random.key(0), TOY, 2, jnp.float32
-    )
+    adapter = LoRA(rank=2, targets=("attention/*", "ffn/up")).build()
+    params = adapter.init(jax.random.key(0), TOY, 2, jnp.float32)
     assert list(params) == ["lora_a", "lora_b"]
     for group in params.values():
         assert group.keys() == SITES.keys() - {"ffn/down"}
@@ -261,9 +269,8 @@ def test_lora_targets_and_groups():
 
 
 def test_lora_draws_each_map_anew_within_its_bound():
-    a = lora(rank=50, targets="*").init(jax.random.key(0), TOY, 2, jnp.float32)[
-        "lora_a"
-    ]
+    adapter = LoRA(rank=50, targets="*").build()  # pyright: ignore
+    a = adapter.init(jax.random.key(0), TOY, 2, jnp.float32)["lora_a"]
     assert len({float(leaf.ravel()[0]) for leaf in a.values()}) == len(SITES)
     for path, leaf in a.items():
         bound = SITES[path][0] ** -0.5
@@ -275,7 +282,7 @@ def test_lora_draws_each_map_anew_within_its_bound():
 def test_lora_of_many_clients_never_forms_a_matrix_a_client():
     clients, fan_in, fan_out = 5, 13, 17
     wide = TOY._replace(sites={"ffn/up": (fan_in, fan_out)})
-    adapter = lora(rank=2, targets=("ffn/up",))
+    adapter = LoRA(rank=2, targets=("ffn/up",)).build()
     params = adapter.init(jax.random.key(0), wide, 1, jnp.float32)
     chunk = jax.tree.map(lambda p: jnp.stack([p[0]] * clients), params)
     w, x = jnp.ones((fan_in, fan_out)), jnp.ones((clients, 3, fan_in))
@@ -305,7 +312,7 @@ def test_lora_of_many_clients_never_forms_a_matrix_a_client():
 
 
 def test_bottleneck_in_numpy():
-    adapter = bottleneck(size=3)
+    adapter = Bottleneck(size=3).build()
     layer = random_layer(adapter)
     y = some_hidden()
     part = jax.tree.map(lambda p: np.asarray(p, np.float64), layer["bottleneck"]["ffn"])
@@ -319,7 +326,7 @@ def test_bottleneck_in_numpy():
 
 
 def test_bottleneck_on_chosen_blocks():
-    adapter = bottleneck(size=3, blocks=("ffn",))
+    adapter = Bottleneck(size=3, blocks=("ffn",)).build()
     layer = random_layer(adapter)
     assert list(layer["bottleneck"]) == ["ffn"]
     y = some_hidden()
@@ -332,7 +339,7 @@ def test_bottleneck_on_chosen_blocks():
 def test_a_new_prefix_only_takes_mass_from_the_text():
     """The attention's output shrinks by `Z / (Z + Z_P)`, and is else the same."""
     rng = np.random.default_rng(0)
-    adapter = prefix(length=4)
+    adapter = PrefixTuning(length=4).build()
     layer = jax.tree.map(
         lambda p: p[0], adapter.init(jax.random.key(0), TOY, 1, jnp.float32)
     )
@@ -350,7 +357,7 @@ def test_a_new_prefix_only_takes_mass_from_the_text():
 
 
 def test_a_new_prefix_changes_the_backbones_output():
-    adapter = prefix(length=4)
+    adapter = PrefixTuning(length=4).build()
     params = adapter.init(jax.random.key(0), TOY, LAYERS, jnp.float32)
     assert float(changed(adapter, params, toy_weights(), some_hidden()).max()) > 0
     y = some_hidden()
@@ -363,7 +370,7 @@ def test_a_new_prefix_changes_the_backbones_output():
 
 @pytest.mark.parametrize("options", [{"rank": 3}, {"hidden": 4}])
 def test_the_embedding_adapter_starts_as_identity_and_learns(options):
-    init, apply = embedding_adapter(**options)
+    init, apply = EmbeddingAdapter(**options).build()
     params = init(jax.random.key(0), D, jnp.float32)
     e = some_hidden()
     np.testing.assert_array_equal(apply(params, e), e)
@@ -375,13 +382,13 @@ def test_the_embedding_adapter_starts_as_identity_and_learns(options):
 
 def test_the_embedding_adapter_in_numpy():
     e = some_hidden()
-    init, apply = embedding_adapter(rank=3)
+    init, apply = EmbeddingAdapter(rank=3).build()
     params = randomised(init(jax.random.key(0), D, jnp.float32))
     p = jax.tree.map(np.asarray, params["embedding_adapter"])
     expected = e @ (np.eye(D) + p["down"]["w"] @ p["up"]["w"])
     np.testing.assert_allclose(apply(params, e), expected, rtol=1e-4, atol=1e-4)
 
-    init, apply = embedding_adapter(hidden=4)
+    init, apply = EmbeddingAdapter(hidden=4).build()
     params = randomised(init(jax.random.key(0), D, jnp.float32))
     p = jax.tree.map(np.asarray, params["embedding_adapter"])
     inside = jax.nn.gelu(e @ p["down"]["w"] + p["down"]["b"])
@@ -390,7 +397,9 @@ def test_the_embedding_adapter_in_numpy():
 
 
 def test_the_linear_form_about_keeps_the_norm():
-    params = embedding_adapter(rank=256).init(jax.random.key(0), 384, jnp.float32)
+    params = (
+        EmbeddingAdapter(rank=256).build().init(jax.random.key(0), 384, jnp.float32)
+    )
     e = np.random.default_rng(0).normal(size=384)
     inside = e @ np.asarray(params["embedding_adapter"]["down"]["w"])
     np.testing.assert_allclose(np.linalg.norm(inside), np.linalg.norm(e), rtol=0.15)
@@ -403,24 +412,24 @@ def test_counts_by_hand():
     def sizes(adapter):
         return describe(adapter.init(jax.random.key(0), TOY, 2, jnp.float32))
 
-    found = sizes(lora(rank=4))
+    found = sizes(LoRA(rank=4).build())
     # 2 layers, 2 maps, rank 4: A has 6 rows, B 5 columns.
     assert found["lora_a"] == {"parameters": 96, "bits": 96 * 32}
     assert found["lora_b"] == {"parameters": 80, "bits": 80 * 32}
     assert found["total"] == {"parameters": 176, "bits": 176 * 32}
     # 2 layers, 2 blocks: 6 * 3 + 3 down, 3 * 6 + 6 up.
-    assert sizes(bottleneck(size=3))["total"]["parameters"] == 2 * 2 * (21 + 24)
+    assert sizes(Bottleneck(size=3).build())["total"]["parameters"] == 2 * 2 * (21 + 24)
     # 2 layers, a key and a value of 5 numbers, 4 times.
-    assert sizes(prefix(length=4))["total"]["parameters"] == 2 * 2 * 5 * 4
-    linear = embedding_adapter(rank=2).init(jax.random.key(0), D, jnp.float32)
+    assert sizes(PrefixTuning(length=4).build())["total"]["parameters"] == 2 * 2 * 5 * 4
+    linear = EmbeddingAdapter(rank=2).build().init(jax.random.key(0), D, jnp.float32)
     assert describe(linear)["total"]["parameters"] == 24
-    deep = embedding_adapter(hidden=2).init(jax.random.key(0), D, jnp.float32)
+    deep = EmbeddingAdapter(hidden=2).build().init(jax.random.key(0), D, jnp.float32)
     assert describe(deep)["total"]["parameters"] == 12 + 2 + 12 + 6
 
 
 def test_sizes_at_other_dtypes_and_of_shapes_alone():
     def init(key):
-        return lora(rank=4).init(key, TOY, 2, jnp.bfloat16)
+        return LoRA(rank=4).build().init(key, TOY, 2, jnp.bfloat16)
 
     shapes = jax.eval_shape(init, jax.random.key(0))
     assert describe(shapes)["total"] == {"parameters": 176, "bits": 176 * 16}
@@ -429,28 +438,32 @@ def test_sizes_at_other_dtypes_and_of_shapes_alone():
 
 
 def test_targets_that_match_nothing_name_what_there_is():
-    for adapter in (lora(targets=("attention/q",)), lora(targets=("*", "mlp"))):
+    for adapter in (
+        LoRA(targets=("attention/q",)).build(),
+        LoRA(targets=("*", "mlp")).build(),
+    ):
         with pytest.raises(
             ValueError, match=r"targets .* attention/query, .* ffn/down"
         ):
             adapter.init(jax.random.key(0), TOY, 1, jnp.float32)
     with pytest.raises(ValueError, match="targets is empty"):
-        lora(targets=()).init(jax.random.key(0), TOY, 1, jnp.float32)
+        LoRA(targets=()).build().init(jax.random.key(0), TOY, 1, jnp.float32)
     with pytest.raises(ValueError, match=r"blocks has 'mlp'.* attention, ffn"):
-        bottleneck(blocks=("mlp",)).init(jax.random.key(0), TOY, 1, jnp.float32)
+        Bottleneck(blocks=("mlp",)).build().init(jax.random.key(0), TOY, 1, jnp.float32)
 
 
 @pytest.mark.parametrize(
-    ("factory", "options"),
+    ("settings", "options"),
     [
-        (lora, {"rank": 0}),
-        (bottleneck, {"size": 0}),
-        (prefix, {"length": 0}),
-        (embedding_adapter, {"rank": 0}),
-        (embedding_adapter, {"hidden": -1}),
+        (LoRA, {"rank": 0}),
+        (LoRA, {"layers": -1}),
+        (Bottleneck, {"size": 0}),
+        (PrefixTuning, {"length": 0}),
+        (EmbeddingAdapter, {"rank": 0}),
+        (EmbeddingAdapter, {"hidden": -1}),
     ],
 )
-def test_sizes_below_one_are_refused(factory, options):
+def test_sizes_below_their_bound_are_refused(settings, options):
     (name, value), *_ = options.items()
-    with pytest.raises(ValueError, match=f"{name}={value}"):
-        factory(**options)
+    with pytest.raises(ValueError, match=f"{name} must be at least .*, got {value}"):
+        settings(**options)

@@ -64,7 +64,7 @@ def test_popular_negatives_tend_to_the_full_softmax_only_if_corrected():
     items, rows = 50, 400
     scores = rng.normal(size=items)
     popularity = np.arange(1, items + 1.0) ** -1
-    # Scores that go with popularity are what the correction is for.
+    # The correction matters for scores that grow with popularity.
     scores += np.log(popularity)
     positive = 3
     proposal = popularity * (np.arange(items) != positive)
@@ -117,7 +117,7 @@ def test_what_is_masked_counts_for_nothing(hidden):
         np.testing.assert_array_equal(np.asarray(gradient)[~mask], 0)
         np.testing.assert_array_equal(np.asarray(gradient)[1:], 0)
         assert np.abs(gradient[0, :2]).min() > 0
-    # Rows 0 and 3 have a positive; row 3 has nothing to lose against.
+    # Rows 0 and 3 have a positive; row 3 has no negative.
     value = sampled_softmax(jnp.asarray(hid), jnp.asarray(hid_q), real)
     alone = sampled_softmax(jnp.asarray(hid[:1]), jnp.asarray(hid_q[:1]), real[:1])
     np.testing.assert_allclose(value, alone / 2, rtol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Params
-from fedjax_rec.models.adapters import embedding_adapter
+from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
 from fedjax_rec.models.item_tower import cached_tower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
 
@@ -37,7 +37,7 @@ def build(**options):
 
 
 def drawn(model, seed=1):
-    """Parameters none of which is zero."""
+    """Random parameters, away from zero."""
     rng = np.random.default_rng(seed)
     start = model.init(jax.random.key(0))
     return jax.tree.map(
@@ -78,7 +78,7 @@ KINDS = {
     "both, ids, adapter": {
         "users": "both",
         "id_residual": True,
-        "on_embedding": embedding_adapter(rank=2),
+        "on_embedding": EmbeddingAdapter(rank=2).build(),
     },
     "personal head": {"personal": ("head",)},
 }
@@ -168,7 +168,7 @@ def test_users_start_as_the_mean_of_their_history():
     got = model.score(params, FROZEN, {"user": jnp.int32(0)}, None)
     z = (EMBEDDING - CENTER) @ PROJECTION
     np.testing.assert_allclose(got, z @ z[HISTORY[0]].mean(0), rtol=1e-4, atol=1e-5)
-    # Who has done nothing yet is nobody in particular.
+    # Without a history, the vector is zero.
     got = model.score(params, FROZEN, {"user": jnp.int32(2)}, None)
     assert not np.asarray(got).any()
 
@@ -194,7 +194,7 @@ def test_fixed_groups_get_no_gradient():
 
 
 def test_a_personal_head_is_not_lifted():
-    model = build(personal=("head",), on_embedding=embedding_adapter(rank=2))
+    model = build(personal=("head",), on_embedding=EmbeddingAdapter(rank=2).build())
     params = drawn(model)
     assert model.lift is not None
     vectors = model.lift(params.shared, FROZEN)[VECTORS]
@@ -206,7 +206,7 @@ def test_a_personal_head_is_not_lifted():
 
 
 @pytest.mark.parametrize("label", ["personal", "fixed"])
-def test_teaching_error(label):
-    listed = "expected some of common, head, history$"
-    with pytest.raises(ValueError, match=f"{label} names haed, user; {listed}"):
+def test_an_unknown_group_is_refused_with_the_names_of_all(label):
+    message = f"{label} names unknown groups: haed, user; expected some of "
+    with pytest.raises(ValueError, match=f"{message}common, head, history$"):
         build(users="both", **{label: ("haed", "user")})

@@ -119,7 +119,7 @@ def test_settings_without_a_stack_of_models_are_refused():
         wrap(IFCA(), recipe._replace(transform=object()))
     with pytest.raises(ValueError, match="one model"):
         wrap(IFCA(), wrap(IFCA(), recipe))
-    with pytest.raises(ValueError, match="local.draw is None"):
+    with pytest.raises(ValueError, match="drawn pairs"):
         wrap(IFCA(), recipe._replace(local=recipe.local._replace(draw=None)))
     with pytest.raises(ValueError, match="at least 1"):
         IFCA(clusters=0)

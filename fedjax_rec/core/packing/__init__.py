@@ -1,30 +1,29 @@
 """Texts of different lengths, several end to end in a row (layer 0).
 
-Titles are short and uneven: padded to the longest, most of what a backbone computes is
-padding. A catalog is packed once on the host (`plan`); a client's batch, whose items
-are known only inside the compiled program, is folded into rows there (`fold`).
+Titles are short and uneven: padded to the longest, most of a backbone's work would be
+on padding. A catalog is packed once on the host (`plan`). The items of a client's batch
+are known only inside the compiled program, which folds them into rows (`fold`).
 """
 
-from fedjax_rec.core.packing.encode import encode_packed, everybody
+from fedjax_rec.core.packing.encode import encode_packed
 from fedjax_rec.core.packing.fold import fold, fold_width
-from fedjax_rec.core.packing.lists import (
+from fedjax_rec.core.packing.plan import (
     Lists,
-    at_places,
+    Plan,
+    at_slots,
     make_lists,
+    plan,
     with_lengths,
 )
-from fedjax_rec.core.packing.plan import Plan, plan, rows_of
 
 __all__ = [
     "Lists",
     "Plan",
-    "at_places",
+    "at_slots",
     "encode_packed",
-    "everybody",
     "fold",
     "fold_width",
     "make_lists",
     "plan",
-    "rows_of",
     "with_lengths",
 ]

@@ -1,4 +1,4 @@
-"""Encoding a batch in packed rows, or one text a row where they do not fit."""
+"""Encoding a batch in packed rows, or one text a row if they do not fit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,23 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from fedjax_rec.core.arrays import Array
 from fedjax_rec.core.backbone import Layout
 from fedjax_rec.core.packing.fold import fold
-from fedjax_rec.core.packing.lists import Lists, at_places
-
-
-@jax.custom_batching.custom_vmap
-def everybody(flag: Array) -> Array:
-    """A scalar bool; under `vmap`, whether it holds for all, as one unbatched scalar.
-
-    A `cond` on it so stays a `cond` under `vmap`, where otherwise both branches would
-    run for everybody.
-    """
-    return flag
-
-
-@everybody.def_vmap
-def _everybody(axis_size, in_batched, flag):
-    del axis_size, in_batched
-    return everybody(jnp.all(flag, axis=0)), False
+from fedjax_rec.core.packing.plan import Lists, at_slots
 
 
 def encode_packed(
@@ -39,17 +23,17 @@ def encode_packed(
     width: int,
     longest: int,
 ) -> Array:
-    """Encodes a batch of lists in folded rows; where they overflow, one in each row.
+    """Encodes a batch of lists in folded rows; if they overflow, one in each row.
 
-    The result is exact either way. Under `vmap` one member's overflow sends all of them
-    the long way; where none overflows, that way costs nothing, in either direction of
-    differentiation. There is reverse mode only.
+    The result is exact either way. Under `vmap`, one member's overflow sends all of
+    them the long way. Without an overflow, the long way costs no time, in either
+    direction of differentiation. Reverse mode only.
 
     Args:
-        encode: `(values [R, W, ...], layout, G) -> [R, G, D]`, zeros for a segment that
-            is not there. What it closes over is differentiated.
-        lists: of the catalog.
-        ids: `[P]` int32; those past the end give what `encode` gives for no segment.
+        encode: `(values [R, W, ...], layout, G) -> [R, G, D]`, zeros for an absent
+            segment. Arrays in its closure are differentiated.
+        lists: lists of the catalog.
+        ids: `[P]` int32; ids past the end give the output of `encode` for no segment.
         per_row: `G`.
         width: `W` of the folded rows (`fold_width`).
         longest: length of the longest of `lists`.
@@ -59,24 +43,40 @@ def encode_packed(
     """
 
     def encoded(texts_per_row: int, width: int) -> tuple[Array, Array]:
-        index, layout, place, fits = fold(lists, ids, texts_per_row, width)
+        index, layout, slots, fits = fold(lists, ids, texts_per_row, width)
         vectors = encode(lists.values[index], layout, texts_per_row)
-        return at_places(vectors, place), fits
+        return at_slots(vectors, slots), fits
 
     vectors, fits = encoded(per_row, width)
     if width >= per_row * longest:
         return vectors
-    return _unless(everybody(fits), vectors, lambda: encoded(1, longest)[0])
+    return _unless(all_under_vmap(fits), vectors, lambda: encoded(1, longest)[0])
+
+
+@jax.custom_batching.custom_vmap
+def all_under_vmap(flag: Array) -> Array:
+    """A scalar bool; under `vmap`, whether it holds for all, as one unbatched scalar.
+
+    A `cond` on the result stays a `cond` under `vmap`. On a batched flag, both branches
+    would run for every member.
+    """
+    return flag
+
+
+@all_under_vmap.def_vmap
+def _all_under_vmap(axis_size, in_batched, flag):
+    del axis_size, in_batched
+    return all_under_vmap(jnp.all(flag, axis=0)), False
 
 
 def _unless(fits: Array, value: Array, otherwise: Callable[[], Array]) -> Array:
-    """`value` where `fits`, else `otherwise()`, of which nothing is kept for later.
+    """`value` if `fits`, else `otherwise()`, which saves no residuals.
 
-    A `cond` that is differentiated hands what either branch wants to keep out of it,
-    zeros for the branch not taken, and copies of the weights: here a third of a step.
-    So the backward pass is a `cond` of its own, which computes `otherwise` anew.
+    A differentiated `cond` returns the residuals of both branches, zeros for the branch
+    not taken, and copies of the weights: a third of a step's time here. The backward
+    pass is therefore a separate `cond`, which computes `otherwise` again.
     """
-    # What `otherwise` closes over becomes an argument, that may be differentiated.
+    # Arrays in the closure of `otherwise` become arguments, which may have gradients.
     closed = jax.make_jaxpr(otherwise)()
 
     def run(consts: list[Array]) -> Array:
@@ -88,13 +88,13 @@ def _unless(fits: Array, value: Array, otherwise: Callable[[], Array]) -> Array:
 
     def forward(fits, value, consts):
         out = choose(fits.value, value.value, [c.value for c in consts])
-        # Frozen weights are held by their absence from the first list.
+        # Frozen weights are `None` in the first list, and get no gradient.
         moving = [c.value if c.perturbed else None for c in consts]
         still = [None if c.perturbed else c.value for c in consts]
         return out, (fits.value, moving, still)
 
-    def backward(kept: Any, gradient: Any):
-        fits, moving, still = kept
+    def backward(saved: Any, gradient: Any):
+        fits, moving, still = saved
         if isinstance(gradient, SymbolicZero):
             return None, None, [None] * len(still)
 
@@ -103,7 +103,7 @@ def _unless(fits: Array, value: Array, otherwise: Callable[[], Array]) -> Array:
             return run([s if m is None else m for m, s in pairs])
 
         through = jax.lax.cond(
-            everybody(fits),
+            all_under_vmap(fits),
             lambda: jax.tree.map(jnp.zeros_like, moving),
             lambda: jax.vjp(again, moving)[1](gradient)[0],
         )

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedjax_rec.core.arrays import Array
 from fedjax_rec.core.backbone import Layout
-from fedjax_rec.core.packing.lists import Lists
+from fedjax_rec.core.packing.plan import Lists
 
 
 def fold(
@@ -14,27 +14,27 @@ def fold(
 ) -> tuple[Array, Layout, Array, Array]:
     """Packs a batch of lists inside a compiled program.
 
-    Sorted by length, they are dealt to the rows in snake order, which evens the rows'
-    sums out: row 0 gets ranks 0, 2R - 1, 2R, ...
+    Sorted by length, they are dealt to the rows in snake order, which balances the
+    rows' sums: row 0 gets ranks 0, 2R - 1, 2R, ...
 
     Args:
-        lists: of the catalog.
-        ids: `[P]` int32, repeated or not; those past the end are empty.
+        lists: lists of the catalog.
+        ids: `[P]` int32, repeated or not; ids past the end are empty lists.
         texts_per_row: `G`.
         width: `W`.
 
     Returns:
-        `index` `[R, W]` into `lists.values` and the layout, for `R = ceil(P / G)`
-        rows; `place` `[P]`, each one's slot `row * G + segment - 1`; and whether every
-        row holds all of its texts (scalar bool). Where not, they are cut off.
+        `index` `[R, W]` into `lists.values`, and the layout, for `R = ceil(P / G)`
+        rows; `slots` `[P]`, each list's slot `row * G + segment - 1`; and whether every
+        row holds all of its texts (scalar bool). Otherwise they are cut off.
     """
     (count,) = ids.shape
     num_lists, none = lists.length.shape[0], lists.values.shape[0] - 1
     rows = -(-count // texts_per_row)
-    at = jnp.clip(ids, 0, num_lists - 1)
-    length = jnp.where(ids < num_lists, lists.length[at], 0)
+    clipped = jnp.clip(ids, 0, num_lists - 1)
+    length = jnp.where(ids < num_lists, lists.length[clipped], 0)
     order = _longest_first(length)
-    # Which rank each slot is dealt; ranks past the batch are empty texts.
+    # The rank dealt to each slot; ranks past the batch are empty texts.
     deal = np.arange(rows * texts_per_row).reshape(texts_per_row, rows)
     deal[1::2] = deal[1::2, ::-1]
     deal = deal.T
@@ -53,17 +53,17 @@ def fold(
     def of_slot(values: Array) -> Array:
         return jnp.take_along_axis(values, slot, axis=1)
 
-    index = column + of_slot(dealt(lists.offset[at]) - start)
+    index = column + of_slot(dealt(lists.offset[clipped]) - start)
     layout = Layout(
         segment=jnp.where(inside, slot + 1, 0),
         position=jnp.where(inside, column - of_slot(start), 0),
     )
     slot_of_rank = np.empty(deal.size, np.int32)
     slot_of_rank[deal.reshape(-1)] = np.arange(deal.size)
-    place = jnp.zeros(count, jnp.int32)
-    place = place.at[order].set(slot_of_rank[:count], unique_indices=True)
+    slots = jnp.zeros(count, jnp.int32)
+    slots = slots.at[order].set(slot_of_rank[:count], unique_indices=True)
     fits = jnp.all(end[:, -1] <= width)
-    return jnp.where(inside, index, none), layout, place, fits
+    return jnp.where(inside, index, none), layout, slots, fits
 
 
 def fold_width(
@@ -71,31 +71,28 @@ def fold_width(
     count: int,
     texts_per_row: int,
     *,
-    weights: np.ndarray | None = None,
     batches: int = 4096,
 ) -> int:
-    """A width of `fold`ed rows that batches seldom exceed.
+    """Estimates a width of `fold`ed rows that batches seldom exceed.
 
     Args:
-        lengths: `[I]` of the catalog.
+        lengths: `[I]`, lengths of the catalog's lists.
         count: `P`, texts of a batch.
         texts_per_row: `G`.
-        weights: `[I]` how often each list is drawn; by default all alike.
-        batches: how many are drawn to find out; the widest, and a margin of 4 %, fits.
+        batches: number of batches to draw; the widest fits, with a margin of 4 %.
 
     Returns:
-        A multiple of 8, or less where `G` of the longest fit in less.
+        A multiple of 8, or less if `G` of the longest lists fit in less.
     """
     lengths = np.asarray(lengths, np.int64)
     generator = np.random.default_rng(0)
-    chance = None if weights is None else np.asarray(weights) / np.sum(weights)
     rows = -(-count // texts_per_row)
     widest = int(lengths.max(initial=1))
     most = texts_per_row * widest
     step = max(1, (1 << 22) // max(count, 1))
     for begin in range(0, batches, step):
         shape = (min(step, batches - begin), count)
-        drawn = np.sort(generator.choice(lengths, shape, p=chance), axis=1)[:, ::-1]
+        drawn = np.sort(generator.choice(lengths, shape), axis=1)[:, ::-1]
         drawn = np.pad(drawn, ((0, 0), (0, rows * texts_per_row - count)))
         drawn = drawn.reshape(-1, texts_per_row, rows)
         drawn[:, 1::2] = drawn[:, 1::2, ::-1]

@@ -1,46 +1,102 @@
-"""Packing a catalog into rows, once, on the host."""
+"""Lists of different lengths, and their packing into rows, once on the host."""
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core.arrays import Array, static, struct
 from fedjax_rec.core.backbone import Layout
-from fedjax_rec.core.packing.lists import Lists, starts
 
 _WIDTHS = range(32, 129, 8)
-# Attention in a packed row costs `2 W D` multiplications a token beside `12 D^2` of
-# the linear maps: a wider row has to save more padding than this, for D around 400.
+# Attention in a packed row costs `2 W D` multiplications a token, the linear maps cost
+# `12 D^2`: for D around 400, a wider row has to save more padding than this.
 _WIDTH_COST = 1 / 2400
 
 
 @struct
+class Lists:
+    """Lists of different lengths, end to end in the order of their ids.
+
+    Attributes:
+        values: `[n + 1, ...]`, tokens or their hidden states; the last row is zero and
+            belongs to no list. Padding reads it.
+        offset: `[I]` int32, each list's first position.
+        length: `[I]` int32.
+    """
+
+    values: Array
+    offset: Array
+    length: Array
+
+
+@struct
 class Plan:
-    """Where each list lies in `R` rows of `W`, decided once on the host.
+    """Positions of lists in `R` rows of width `W`.
 
     Attributes:
         index: `[R, W]` int32 into `Lists.values`; padding points at its last row.
-        layout: of the rows.
-        place: `[I]` int32, each list's slot `row * G + segment - 1`; `R * G` where the
-            list is in no row.
-        per_row: `G`, most lists in a row.
+        layout: where lists lie in the rows.
+        slots: `[I]` int32, each list's slot `row * G + segment - 1`; `R * G` for a list
+            in no row.
+        per_row: `G`, the most lists in a row.
     """
 
     index: Array
     layout: Layout
-    place: Array
+    slots: Array
     per_row: int = static()
+
+
+def make_lists(lists: Sequence[np.ndarray]) -> Lists:
+    """Lays `lists`, each `[T, ...]`, end to end.
+
+    >>> lists = make_lists([np.array([5, 6]), np.array([7])])
+    >>> lists.values.tolist(), lists.offset.tolist()
+    ([5, 6, 7, 0], [0, 2])
+    """
+    first = np.asarray(lists[0]) if len(lists) else np.zeros(0, np.int32)
+    values = np.concatenate([*lists, np.zeros((1, *first.shape[1:]), first.dtype)])
+    return with_lengths(values, np.array([len(x) for x in lists], np.int64))
+
+
+def with_lengths(values: np.ndarray, lengths: np.ndarray) -> Lists:
+    """`Lists` of `values` `[n + 1, ...]`, already end to end, with `lengths` `[I]`.
+
+    Raises:
+        ValueError: the lengths do not add up to `n`.
+    """
+    if lengths.sum() + 1 != len(values):
+        raise ValueError(
+            f"{len(values)} values for lists of {lengths.sum()}: expected one value "
+            "more than the lists have, the trailing zero"
+        )
+    return Lists(
+        values=jnp.asarray(values),
+        offset=jnp.asarray(_starts(lengths).astype(np.int32)),
+        length=jnp.asarray(lengths.astype(np.int32)),
+    )
+
+
+def at_slots(vectors: Array, slots: Array) -> Array:
+    """Gathers one vector a list `[P, ...]` from one a slot `[R, G, ...]`.
+
+    Slots past the last one give zeros.
+    """
+    flat = vectors.reshape((-1, *vectors.shape[2:]))
+    return flat.at[slots].get(mode="fill", fill_value=0)
 
 
 def plan(
     lengths: np.ndarray, width: int | None = None, ids: np.ndarray | None = None
 ) -> Plan:
-    """Packs lists into as few rows as best fit decreasing finds.
+    """Packs lists into rows by best fit decreasing.
 
     Args:
-        lengths: `[I]` of all lists.
+        lengths: `[I]`, lengths of all lists.
         width: `W`, at least the longest list; by default a multiple of 8 in 32..128
-            that wastes little, or the longest length where that is more.
-        ids: `[P]` the lists to pack, each once; by default all.
+            that wastes little, or the longest length if that is more.
+        ids: `[P]`, the lists to pack, each once; by default all.
 
     Returns:
         The plan. Lists that are empty or not in `ids` are in no row.
@@ -56,7 +112,7 @@ def plan(
     longest = int(size[0]) if len(size) else 1
     if width is None:
         widths = [w for w in _WIDTHS if w >= longest] or [longest]
-        cost = [_rows_needed(size, w) * w * (1 + w * _WIDTH_COST) for w in widths]
+        cost = [_best_fit(size, w)[1] * w * (1 + w * _WIDTH_COST) for w in widths]
         width = widths[int(np.argmin(cost))]
     if longest > width:
         raise ValueError(f"a list of {longest} does not fit in rows of {width}")
@@ -65,50 +121,46 @@ def plan(
     chosen, size, row = chosen[order], size[order], row[order]
     counts = np.bincount(row, minlength=rows)
     per_row = int(counts.max(initial=1))
-    slot = np.arange(len(row)) - np.repeat(starts(counts), counts)
-    in_row = starts(size)
-    in_row -= in_row[starts(counts)[row]] if len(row) else 0
-    # Now token by token: where it is read, and where it goes.
-    position = np.arange(size.sum()) - np.repeat(starts(size), size)
-    to = np.repeat(row * width + in_row, size) + position
+    slot = np.arange(len(row)) - np.repeat(_starts(counts), counts)
+    in_row = _starts(size)
+    in_row -= in_row[_starts(counts)[row]] if len(row) else 0
+    # Token by token: its position in its list, its source and its destination.
+    position = np.arange(size.sum()) - np.repeat(_starts(size), size)
+    source = np.repeat(_starts(lengths)[chosen], size) + position
+    destination = np.repeat(row * width + in_row, size) + position
 
     def rows_with(padding: int, values: np.ndarray) -> Array:
         flat = np.full(rows * width, padding, np.int32)
-        flat[to] = values
+        flat[destination] = values
         return jnp.asarray(flat.reshape(rows, width))
 
-    place = np.full(len(lengths), rows * per_row, np.int32)
-    place[chosen] = row * per_row + slot
-    begin = starts(lengths)[chosen]
+    slots = np.full(len(lengths), rows * per_row, np.int32)
+    slots[chosen] = row * per_row + slot
     return Plan(
-        index=rows_with(int(lengths.sum()), np.repeat(begin, size) + position),
+        index=rows_with(int(lengths.sum()), source),
         layout=Layout(
             segment=rows_with(0, np.repeat(slot + 1, size)),
             position=rows_with(0, position),
         ),
-        place=jnp.asarray(place),
+        slots=jnp.asarray(slots),
         per_row=per_row,
     )
 
 
-def rows_of(lists: Lists, plan: Plan) -> Array:
-    """The planned rows `[R, W, ...]`; padding is zero."""
-    return lists.values[plan.index]
-
-
-def _rows_needed(size: np.ndarray, width: int) -> int:
-    return _best_fit(size, width)[1]
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """First position of each list, end to end."""
+    return np.cumsum(lengths) - lengths
 
 
 def _best_fit(size: np.ndarray, width: int) -> tuple[np.ndarray, int]:
-    """The row of each list, all lists of a length at once.
+    """Assigns lists to rows, all lists of one length at once.
 
     Args:
         size: `[P]`, descending.
-        width: of the rows.
+        width: width of the rows.
 
     Returns:
-        `[P]` rows, and how many there are.
+        The row of each list `[P]`, and the number of rows.
     """
     row = np.empty(len(size), np.int64)
     free: list[np.ndarray] = [np.zeros(0, np.int64) for _ in range(width + 1)]
@@ -133,7 +185,7 @@ def _best_fit(size: np.ndarray, width: int) -> tuple[np.ndarray, int]:
             left = space - fit * length
             short = len(taken) * fit - len(filled)
             free[left] = np.append(free[left], taken[: len(taken) - (short > 0)])
-            if short:  # the last row is not full of this length
+            if short:  # the last row has room for more of this length
                 left += short * length
                 free[left] = np.append(free[left], taken[-1:])
     return row, rows

@@ -1,38 +1,33 @@
-"""What an adapter costs to hold and to send."""
+"""Sizes of parameter groups, in memory and in messages."""
 
 import math
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 
 from fedjax_rec.core.arrays import Tree
 
 
-class Size(TypedDict):
-    """Of a group: its numbers, and the bits of a message that holds them plainly."""
-
-    parameters: int
-    bits: int
-
-
-def describe(params: dict[str, Tree], dtype: Any = None) -> dict[str, Size]:
-    """Parameters and message bits of each group, and in `total`.
+def describe(params: dict[str, Tree], dtype: Any = None) -> dict[str, dict[str, int]]:
+    """Counts parameters and message bits of each group, and of all as `total`.
 
     Args:
         params: named groups of arrays or of `jax.ShapeDtypeStruct`s.
-        dtype: what is sent; `None` for each array's own.
+        dtype: type in messages; by default each array's own.
 
     >>> describe({"lora_a": jax.numpy.zeros((6, 4, 2))})["total"]
     {'parameters': 48, 'bits': 1536}
     """
-    sizes = {name: _size(group, dtype) for name, group in params.items()}
-    return {**sizes, "total": _size(params, dtype)}
 
+    def size(tree: Tree) -> dict[str, int]:
+        parameters = bits = 0
+        for leaf in jax.tree.leaves(tree):
+            count = math.prod(leaf.shape)
+            parameters += count
+            bits += count * jax.dtypes.itemsize_bits(dtype or leaf.dtype)
+        return {"parameters": parameters, "bits": bits}
 
-def _size(tree: Tree, dtype: Any) -> Size:
-    parameters = bits = 0
-    for leaf in jax.tree.leaves(tree):
-        count = math.prod(leaf.shape)
-        parameters += count
-        bits += count * jax.dtypes.itemsize_bits(dtype or leaf.dtype)
-    return {"parameters": parameters, "bits": bits}
+    return {
+        **{name: size(group) for name, group in params.items()},
+        "total": size(params),
+    }

@@ -1,16 +1,25 @@
 """A small net on the final embedding, which can then be cached once for all clients."""
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import jax
-import jax.numpy as jnp
+from etils import epy
 
-from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.models.adapters import sites
+
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.arrays import Array, Tree
 
 
-class EmbeddingAdapter(NamedTuple):
-    """What is trained on top of a backbone that is not run again.
+class EmbeddingNet(NamedTuple):
+    """A trained net on the output of a backbone that is not run again.
 
     Attributes:
         init: `(key, width, dtype) -> {"embedding_adapter": ...}`.
@@ -21,22 +30,20 @@ class EmbeddingAdapter(NamedTuple):
     apply: Callable[[Tree, Array], Array]
 
 
-def embedding_adapter(*, rank: int = 16, hidden: int = 0) -> EmbeddingAdapter:
-    """`e + (e A) B`, or `e + GELU(e A + a) B + b` where `hidden` is given.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingAdapter:
+    """`e + (e A) B`, or `e + GELU(e A + a) B + b` with a hidden layer.
 
-    `B` and `b` are zero at first: embeddings start as they are, and the gradient
-    reaches `B` at once. Text encoders give vectors of norm 1, so the entries of `A` are
-    far larger than a fan-in rule has them: standard deviation `rank ** -0.5`, which
-    keeps the norm in the linear form, and 1 in the other, so that the GELU's inputs are
-    about 1 and it bends. Dtypes are as in `lora`: cast to the embeddings' where used.
+    `B` and `b` are zero at first: embeddings start unchanged, and `B` has a gradient at
+    once. Text encoders give vectors of norm 1, so the entries of `A` are far larger
+    than by a fan-in rule: their standard deviation is `rank ** -0.5` in the linear
+    form, which keeps the norm, and 1 in the other form, so that the GELU's inputs are
+    about 1 and its curvature matters. As in `LoRA`, parameters are cast to the type of
+    the inputs.
 
-    Args:
-        rank: of the linear form; `D` or more makes it a full map.
-        hidden: width of the hidden layer of the other form; 0 for the linear one.
-
-    Returns:
-        `init` and `apply`, over `{"embedding_adapter": {"down": {"w": [D, h]}, "up":
-        {"w": [h, D]}}}`, with biases `b` in the form with a hidden layer.
+    Attributes:
+        rank: rank of the linear form; `D` or more makes it a full map.
+        hidden: width of the hidden layer; 0 is the linear form.
 
     Raises:
         ValueError: `rank` is below 1, or `hidden` below 0.
@@ -45,32 +52,43 @@ def embedding_adapter(*, rank: int = 16, hidden: int = 0) -> EmbeddingAdapter:
         Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters,
         IJCV 2024.
 
-    >>> init, apply = embedding_adapter(hidden=4)
+    >>> init, apply = EmbeddingAdapter(hidden=4).build()
     >>> params = init(jax.random.key(0), 3, jnp.float32)
     >>> print(apply(params, jnp.ones(3)))
     [1. 1. 1.]
     """
-    if rank < 1 or hidden < 0:
-        raise ValueError(
-            f"rank={rank}, hidden={hidden}: expected a rank of at least 1, and a "
-            "hidden width of 0 (none) or more"
-        )
 
-    def init(key, width, dtype):
-        inner = hidden or rank
-        std = 1.0 if hidden else rank**-0.5
-        down = {"w": std * jax.random.normal(key, (width, inner), dtype)}
-        up = {"w": jnp.zeros((inner, width), dtype)}
-        if hidden:
-            down["b"] = jnp.zeros((inner,), dtype)
-            up["b"] = jnp.zeros((width,), dtype)
-        return {"embedding_adapter": {"down": down, "up": up}}
+    rank: int = 8
+    hidden: int = 0
 
-    def apply(params, e):
-        p = jax.tree.map(lambda leaf: leaf.astype(e.dtype), params["embedding_adapter"])
-        down, up = p["down"], p["up"]
-        if not hidden:
-            return e + (e @ down["w"]) @ up["w"]
-        return e + jax.nn.gelu(e @ down["w"] + down["b"]) @ up["w"] + up["b"]
+    kind: ClassVar[str] = "embedding"
+    in_layers: ClassVar[bool] = False
 
-    return EmbeddingAdapter(init, apply)
+    def __post_init__(self) -> None:
+        sites.check_at_least(self, rank=1, hidden=0)
+
+    def build(self) -> EmbeddingNet:
+        """Builds the net, over the parameters `{"embedding_adapter": {"down": {"w": [D,
+        h]}, "up": {"w": [h, D]}}}`, with biases `b` if there is a hidden layer.
+        """
+        hidden, rank = self.hidden, self.rank
+
+        def init(key, width, dtype):
+            inner = hidden or rank
+            std = 1.0 if hidden else rank**-0.5
+            down = {"w": std * jax.random.normal(key, (width, inner), dtype)}
+            up = {"w": jnp.zeros((inner, width), dtype)}
+            if hidden:
+                down["b"] = jnp.zeros((inner,), dtype)
+                up["b"] = jnp.zeros((width,), dtype)
+            return {"embedding_adapter": {"down": down, "up": up}}
+
+        def apply(params, e):
+            p = params["embedding_adapter"]
+            p = jax.tree.map(lambda leaf: leaf.astype(e.dtype), p)
+            down, up = p["down"], p["up"]
+            if not hidden:
+                return e + (e @ down["w"]) @ up["w"]
+            return e + jax.nn.gelu(e @ down["w"] + down["b"]) @ up["w"] + up["b"]
+
+        return EmbeddingNet(init, apply)

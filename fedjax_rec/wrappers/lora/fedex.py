@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from etils import epy
 
@@ -14,8 +14,8 @@ with epy.lazy_imports():
     from fedjax_rec.wrappers.lora import rule
 
 if TYPE_CHECKING:
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.core.arrays import Tree
+    from fedjax_rec.core.contracts import Aggregator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,33 +31,22 @@ class FedEx(LoRARule):
         Fine-Tuning of Foundation Models, ACL 2025.
     """
 
-    lora_base = True
+    lora_base: ClassVar[bool] = True
 
-    def build(self, context: Context) -> Recipe:
-        """Wraps `context.recipe`."""
-        recipe = context.recipe
-        assert recipe is not None
+    def aggregator(self, inner: Aggregator) -> Aggregator:
+        """The rule for LoRA's groups, with `inner` for the others."""
+        return rule.lora_rule(self, inner, corrected)
 
-        def new_groups(mean, shared, state):
-            base = {
-                path: shared[backbone.LORA_BASE][path]
-                + product
-                - mean.a[path] @ mean.b[path]
-                for path, product in mean.product.items()
-            }
-            groups = {
-                backbone.LORA_A: mean.a,
-                backbone.LORA_B: mean.b,
-                backbone.LORA_BASE: base,
-            }
-            return groups, state
 
-        aggregator = rule.lora_rule(
-            recipe.aggregator,
-            new_groups,
-            uniform=self.uniform,
-            mixed=bool(self.ranks),
-            base=True,
-        )
-        made = rule.wrap(recipe, aggregator, ranks=self.ranks, shares=self.rank_shares)
-        return self.next(made, context)
+def corrected(mean, shared: Tree, state: Tree) -> tuple[dict[str, Tree], Tree]:
+    """LoRA's groups after a round, and the unchanged state."""
+    base = {
+        path: shared[backbone.LORA_BASE][path] + product - mean.a[path] @ mean.b[path]
+        for path, product in mean.product.items()
+    }
+    groups = {
+        backbone.LORA_A: mean.a,
+        backbone.LORA_B: mean.b,
+        backbone.LORA_BASE: base,
+    }
+    return groups, state

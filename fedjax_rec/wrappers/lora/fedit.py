@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from etils import epy
 
 from fedjax_rec.wrappers.lora.settings import LoRARule
 
 with epy.lazy_imports():
-    from fedjax_rec.core import backbone
     from fedjax_rec.wrappers.lora import rule
 
 if TYPE_CHECKING:
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.core.contracts import Aggregator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,22 +27,10 @@ class FedIT(LoRARule):
         ICASSP 2024.
     """
 
-    def build(self, context: Context) -> Recipe:
-        """Wraps `context.recipe`."""
-        recipe = context.recipe
-        assert recipe is not None
+    exact: ClassVar[bool] = False
 
-        def new_groups(mean, shared, state):
-            del shared
-            return {backbone.LORA_A: mean.a, backbone.LORA_B: mean.b}, state
-
-        if self.ranks:
-            aggregator = rule.lora_rule(
-                recipe.aggregator, new_groups, uniform=self.uniform, mixed=True
-            )
-        else:
-            aggregator = rule.with_gap(recipe.aggregator, uniform=self.uniform)
-        made = rule.wrap(
-            recipe, aggregator, ranks=self.ranks, shares=self.rank_shares, exact=False
-        )
-        return self.next(made, context)
+    def aggregator(self, inner: Aggregator) -> Aggregator:
+        """The rule for LoRA's groups, with `inner` for the others."""
+        if not self.ranks:
+            return rule.with_gap(inner, uniform=self.uniform)
+        return rule.lora_rule(self, inner, rule.averages)

@@ -17,8 +17,7 @@ with epy.lazy_imports():
 
 if TYPE_CHECKING:
     from fedjax_rec.core.arrays import Tree
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.core.contracts import Aggregator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,15 +32,9 @@ class FlexLoRA(LoRARule):
         Tasks and Client Resources (FlexLoRA), NeurIPS 2024.
     """
 
-    def build(self, context: Context) -> Recipe:
-        """Wraps `context.recipe`."""
-        recipe = context.recipe
-        assert recipe is not None
-        aggregator = rule.lora_rule(
-            recipe.aggregator, truncated, uniform=self.uniform, mixed=bool(self.ranks)
-        )
-        made = rule.wrap(recipe, aggregator, ranks=self.ranks, shares=self.rank_shares)
-        return self.next(made, context)
+    def aggregator(self, inner: Aggregator) -> Aggregator:
+        """The rule for LoRA's groups, with `inner` for the others."""
+        return rule.lora_rule(self, inner, truncated)
 
 
 def truncated(mean, shared: Tree, state: Tree) -> tuple[dict[str, Tree], Tree]:

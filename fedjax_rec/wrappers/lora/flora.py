@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from etils import epy
 
@@ -18,8 +18,7 @@ with epy.lazy_imports():
 
 if TYPE_CHECKING:
     from fedjax_rec.core.arrays import Tree
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.core.contracts import Aggregator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,22 +34,11 @@ class FLoRA(LoRARule):
         Heterogeneous Low-Rank Adaptations, NeurIPS 2024.
     """
 
-    lora_base = True
+    lora_base: ClassVar[bool] = True
 
-    def build(self, context: Context) -> Recipe:
-        """Wraps `context.recipe`."""
-        recipe = context.recipe
-        assert recipe is not None
-        aggregator = rule.lora_rule(
-            recipe.aggregator,
-            restarted,
-            uniform=self.uniform,
-            mixed=bool(self.ranks),
-            base=True,
-            start=first_restart,
-        )
-        made = rule.wrap(recipe, aggregator, ranks=self.ranks, shares=self.rank_shares)
-        return self.next(made, context)
+    def aggregator(self, inner: Aggregator) -> Aggregator:
+        """The rule for LoRA's groups, with `inner` for the others."""
+        return rule.lora_rule(self, inner, restarted, first_restart)
 
 
 def first_restart(shared: Tree) -> Tree:

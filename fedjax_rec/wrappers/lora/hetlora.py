@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from etils import epy
 
 from fedjax_rec.wrappers.lora.settings import LoRARule
 
 with epy.lazy_imports():
-    from fedjax_rec.core import backbone
     from fedjax_rec.wrappers.lora import rule
 
 if TYPE_CHECKING:
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.core.contracts import Aggregator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,19 +30,8 @@ class HetLoRA(LoRARule):
         Models, EMNLP 2024.
     """
 
-    def build(self, context: Context) -> Recipe:
-        """Wraps `context.recipe`."""
-        recipe = context.recipe
-        assert recipe is not None
+    norms: ClassVar[bool] = True
 
-        def new_groups(mean, shared, state):
-            del shared
-            return {backbone.LORA_A: mean.a, backbone.LORA_B: mean.b}, state
-
-        aggregator = rule.lora_rule(
-            recipe.aggregator, new_groups, uniform=self.uniform, norms=True
-        )
-        made = rule.wrap(
-            recipe, aggregator, ranks=self.ranks, shares=self.rank_shares, norms=True
-        )
-        return self.next(made, context)
+    def aggregator(self, inner: Aggregator) -> Aggregator:
+        """The rule for LoRA's groups, with `inner` for the others."""
+        return rule.lora_rule(self, inner, rule.averages)

@@ -16,23 +16,11 @@ from fedjax_rec.core.arrays import Array
 from fedjax_rec.core.backbone import LORA_A as A
 from fedjax_rec.core.backbone import LORA_B as B
 from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Params
+from fedjax_rec.wrappers.lora.settings import check_ranks
 
 COLUMNS, NORM = "lora_columns", "lora_norm"
 """Entries of `ClientResult.extras`: `[r]`, 1 for the columns that the client has, and
 the scalar `||A_i B_i||_F` after training, over all adapted maps."""
-
-
-def check_ranks(ranks: Sequence[int], shares: Sequence[float]) -> None:
-    """Raises a ValueError unless there is one share for each rank, 1 in all."""
-    if ranks and min(ranks) < 1:
-        raise ValueError(f"ranks={tuple(ranks)}, expected ranks of at least 1")
-    if not shares:
-        return
-    if len(shares) != len(ranks) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(
-            f"rank_shares={tuple(shares)} for ranks={tuple(ranks)}: expected one share "
-            "per rank, none negative, with a sum of 1"
-        )
 
 
 def draw_ranks(

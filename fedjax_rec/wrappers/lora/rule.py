@@ -1,6 +1,9 @@
 """A rule for LoRA's groups, next to any other rule for the rest."""
 
-from collections.abc import Callable, Collection
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +23,18 @@ from fedjax_rec.wrappers.lora.factors import (
 )
 from fedjax_rec.wrappers.lora.ranks import COLUMNS, NORM, draw_ranks, with_ranks
 
+if TYPE_CHECKING:
+    from fedjax_rec.wrappers.lora.settings import LoRARule
+
 GROUPS = (LORA_A, LORA_B, LORA_BASE)
 
 NewGroups = Callable[[Means, Tree, Tree], tuple[dict[str, Tree], Tree]]
 """`(means, shared, state) -> (groups, state)`: new values of LoRA's groups."""
 
 
-def wrap(
-    recipe: Recipe,
-    rule: Aggregator,
-    *,
-    ranks: Collection[int] = (),
-    shares: Collection[float] = (),
-    norms: bool = False,
-    exact: bool = True,
-) -> Recipe:
-    """A recipe with a rule for LoRA's groups.
-
-    Args:
-        recipe: a system whose clients share both factors.
-        rule: aggregator of all groups, from `lora_rule`.
-        ranks: ranks of clients; empty if all have the server's.
-        shares: share of the clients with each rank; empty for equal ones.
-        norms: the rule reads the norm of each client's product.
-        exact: the rule's delta of LoRA's groups bypasses the server optimizer.
-
-    Raises:
-        ValueError: a factor is not shared or not trained, or a rank is larger than the
-            server's.
-    """
+def wrap(recipe: Recipe, settings: LoRARule) -> Recipe:
+    """A recipe with a rule for LoRA's groups; see `LoRARule.build`."""
+    ranks, shares = settings.ranks, settings.rank_shares
     shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
     missing = [
         g for g in (LORA_A, LORA_B) if g not in shared or g in recipe.model.fixed
@@ -61,18 +47,18 @@ def wrap(
         )
     rank = jax.tree.leaves(shared[LORA_A])[0].shape[-1]
     if ranks and max(ranks) > rank:
-        raise ValueError(f"ranks={tuple(ranks)} exceed rank={rank} of the server")
+        raise ValueError(f"ranks={ranks} exceed rank={rank} of the server")
     update = recipe.client_update
-    if ranks or norms:
-        update = with_ranks(update, draw_ranks(tuple(ranks) or (rank,), tuple(shares)))
+    if ranks or settings.norms:
+        update = with_ranks(update, draw_ranks(ranks or (rank,), shares))
     server = recipe.server_optimizer
-    if exact:
+    if settings.exact:
         server = unchanged(GROUPS, server)
     local = recipe.local
     reason = "the rule for LoRA reads each client's factors"
     return recipe._replace(
         client_update=update,
-        aggregator=rule,
+        aggregator=settings.aggregator(recipe.aggregator),
         server_optimizer=server,
         local=local._replace(
             per_client=(*local.per_client, reason),
@@ -81,14 +67,16 @@ def wrap(
     )
 
 
+def averages(mean: Means, shared: Tree, state: Tree) -> tuple[dict[str, Tree], Tree]:
+    """The means of both factors as new values, and the unchanged state."""
+    del shared
+    return {LORA_A: mean.a, LORA_B: mean.b}, state
+
+
 def lora_rule(
+    settings: LoRARule,
     inner: Aggregator,
     new_groups: NewGroups,
-    *,
-    uniform: bool = False,
-    mixed: bool = False,
-    norms: bool = False,
-    base: bool = False,
     start: Callable[[Tree], Tree] = lambda shared: (),
 ) -> Aggregator:
     """Sets LoRA's groups to `new_groups`, and leaves all others to `inner`.
@@ -97,22 +85,21 @@ def lora_rule(
     exact if the server applies it unchanged.
 
     Args:
+        settings: weights and ranks of the clients; whether `new_groups` changes the
+            dense correction, which then has to exist.
         inner: rule for the other groups.
         new_groups: new values of LoRA's groups.
-        uniform: clients have equal weights in the means, instead of their examples.
-        mixed: clients have different ranks, see `ranks.with_ranks`.
-        norms: weights are multiplied by the norms of the clients' products.
-        base: `new_groups` changes the dense correction, which has to exist.
         start: `(shared) -> state` of `new_groups`.
 
     Returns:
         An aggregator. Its accumulator holds a dense `[layers, in, out]` for each
         adapted map. Its `init` raises a ValueError if a group is missing.
     """
+    mixed, norms = bool(settings.ranks), settings.norms
 
     def init(shared: Tree, cohort_size: int) -> FactorSums:
         del cohort_size
-        if base and LORA_BASE not in shared:
+        if settings.lora_base and LORA_BASE not in shared:
             raise ValueError(
                 f"the rule adds to the dense correction {LORA_BASE!r}, which the "
                 "shared parameters do not have: build the adapter with base=True"
@@ -120,7 +107,7 @@ def lora_rule(
         return zero_sums(shared)
 
     def update(acc: FactorSums, deltas: Tree, weights: Array, senders: Senders):
-        n = (weights > 0).astype(weights.dtype) if uniform else weights
+        n = (weights > 0).astype(weights.dtype) if settings.uniform else weights
         if norms:
             n = n * senders.extras[NORM]
         columns = senders.extras[COLUMNS] if mixed or norms else None

@@ -4,10 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fedjax_rec.clients.ranks import draw_ranks, with_ranks
 
-from fedjax_rec.aggregators import lora, means
+from fedjax_rec.aggregators import means
 from fedjax_rec.core.contracts import ClientResult, Params, Senders
+from fedjax_rec.wrappers.lora.fedex import FedEx
+from fedjax_rec.wrappers.lora.fedit import FedIT
+from fedjax_rec.wrappers.lora.flexlora import FlexLoRA
+from fedjax_rec.wrappers.lora.flora import FLoRA
+from fedjax_rec.wrappers.lora.hetlora import HetLoRA
+from fedjax_rec.wrappers.lora.ranks import COLUMNS, NORM, draw_ranks, with_ranks
 
 IN, OUT, R, C = 6, 5, 3, 5
 N = np.array([2.0, 1, 3, 1, 4], np.float32)
@@ -28,14 +33,14 @@ def world(seed=0, mask=MASK):
         "lora_a": {"q": (own_a - a * mask[:, None])[:, None]},
         "lora_b": {"q": (own_b - b * mask[:, :, None])[:, None]},
     }
-    profile = np.concatenate([mask, norms[:, None]], 1)
-    shared, deltas, profile = jax.tree.map(jnp.float32, (shared, deltas, profile))
-    return shared, deltas, profile, own_a, own_b, norms
+    extras = {COLUMNS: mask, NORM: norms}
+    shared, deltas, extras = jax.tree.map(jnp.float32, (shared, deltas, extras))
+    return shared, deltas, extras, own_a, own_b, norms
 
 
-def run(rule, shared, deltas, profile=None):
+def run(rule, shared, deltas, extras=None):
     slots = jnp.arange(C)
-    senders = Senders(slots=slots, ids=slots, loss=slots * 0.1, profile=profile)
+    senders = Senders(slots=slots, ids=slots, loss=slots * 0.1, extras=extras or {})
     acc = rule.update(rule.init(shared, C), deltas, jnp.asarray(N), senders)
     delta, _, info = rule.finish(acc, rule.start(shared), shared)
     new = jax.tree.map(jnp.add, shared, delta)
@@ -45,10 +50,11 @@ def run(rule, shared, deltas, profile=None):
 @pytest.mark.parametrize("norm_weights", [False, True])
 @pytest.mark.parametrize("uniform", [False, True])
 def test_hetlora_averages_padded_factors(uniform, norm_weights):
-    shared, deltas, profile, own_a, own_b, norms = world()
-    inner = means.weighted_mean()
-    rule = lora.padded(inner, uniform=uniform, norm_weights=norm_weights)
-    a, b, info = run(rule, shared, deltas, profile)
+    shared, deltas, extras, own_a, own_b, norms = world()
+    settings = HetLoRA if norm_weights else FedIT
+    weights = "uniform" if uniform else "examples"
+    rule = settings(ranks=(1, 2, 3), weights=weights).aggregator(means.weighted_mean())
+    a, b, info = run(rule, shared, deltas, extras)
     s = (np.ones(C) if uniform else N) * (norms if norm_weights else 1)
     s = s / s.sum()
     np.testing.assert_allclose(a, np.tensordot(s, own_a, 1), atol=1e-5)
@@ -59,11 +65,11 @@ def test_hetlora_averages_padded_factors(uniform, norm_weights):
 
 
 def test_equal_ranks_without_norms_are_fedavg():
-    shared, deltas, profile, *_ = world(mask=np.ones((C, R), np.float32))
+    shared, deltas, extras, *_ = world(mask=np.ones((C, R), np.float32))
     inner = means.weighted_mean()
-    for mixed in (False, True):
-        rule = lora.averaged(inner, mixed=mixed)
-        got = run(rule, shared, deltas, profile if mixed else None)
+    for ranks in ((), (3,)):
+        rule = FedIT(ranks=ranks).aggregator(inner)
+        got = run(rule, shared, deltas, extras if ranks else None)
         acc = inner.init(shared, C)
         at = jnp.arange(C)
         senders = Senders(slots=at, ids=at, loss=at * 0.1)
@@ -76,10 +82,9 @@ def test_equal_ranks_without_norms_are_fedavg():
 
 
 def test_flexlora_is_the_best_approximation_at_every_rank():
-    shared, deltas, profile, own_a, own_b, _ = world()
-    a, b, _ = run(
-        lora.truncated(means.weighted_mean(), mixed=True), shared, deltas, profile
-    )
+    shared, deltas, extras, own_a, own_b, _ = world()
+    rule = FlexLoRA(ranks=(1, 2, 3)).aggregator(means.weighted_mean())
+    a, b, _ = run(rule, shared, deltas, extras)
     product = np.tensordot(N / N.sum(), own_a @ own_b, 1)
     singular = np.linalg.svd(product, compute_uv=False)
     for k in range(1, R + 1):
@@ -96,18 +101,18 @@ def test_flexlora_takes_a_rank_above_that_of_the_matrix():
         "lora_b": {"q": jnp.asarray(rng.normal(size=(1, 7, 3)), jnp.float32)},
     }
     deltas = jax.tree.map(lambda x: jnp.zeros((C, *x.shape)), shared)
-    a, b, _ = run(lora.truncated(means.weighted_mean()), shared, deltas)
+    a, b, _ = run(FlexLoRA().aggregator(means.weighted_mean()), shared, deltas)
     expected = shared["lora_a"]["q"][0] @ shared["lora_b"]["q"][0]
     np.testing.assert_allclose(a @ b, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", lora.WITH_BASE)
-def test_exact_rules_are_exact_with_mixed_ranks(name):
-    shared, deltas, profile, own_a, own_b, _ = world()
+@pytest.mark.parametrize("exact", [FedEx, FLoRA])
+def test_exact_rules_are_exact_with_mixed_ranks(exact):
+    shared, deltas, extras, own_a, own_b, _ = world()
     shared = {**shared, "lora_base": {"q": jnp.zeros((1, IN, OUT))}}
-    rule = lora.LORA_AGGREGATORS[name](means.weighted_mean(), mixed=True)
+    rule = exact(ranks=(1, 2, 3)).aggregator(means.weighted_mean())
     slots = jnp.arange(C)
-    senders = Senders(slots=slots, ids=slots, loss=slots * 0.1, profile=profile)
+    senders = Senders(slots=slots, ids=slots, loss=slots * 0.1, extras=extras or {})
     acc = rule.update(rule.init(shared, C), deltas, jnp.asarray(N), senders)
     delta, _, _ = rule.finish(acc, rule.start(shared), shared)
     new = jax.tree.map(lambda x, d: np.asarray(x + d)[0], shared, delta)
@@ -116,13 +121,7 @@ def test_exact_rules_are_exact_with_mixed_ranks(name):
     np.testing.assert_allclose(whole, product, atol=1e-5)
 
 
-def test_a_rule_for_mixed_ranks_says_what_clients_have_to_tell():
-    shared, deltas, *_ = world()
-    with pytest.raises(ValueError, match="with_ranks"):
-        run(lora.padded(means.weighted_mean()), shared, deltas)
-
-
-def test_clients_train_their_own_columns_and_tell_their_norm():
+def test_clients_train_their_own_columns_and_send_their_norm():
     shared, *_ = world()
     seen = {}
 
@@ -142,10 +141,9 @@ def test_clients_train_their_own_columns_and_tell_their_norm():
     np.testing.assert_array_equal(seen["lora_b"]["q"][0][:2], b[:2])
     assert not np.asarray(seen["lora_a"]["q"])[..., 2:].any()
     assert not np.asarray(seen["lora_b"]["q"])[:, 2:].any()
-    assert result.profile is not None
     norm = 9 * np.linalg.norm(a[:, :2] @ b[:2])  # both factors trebled
-    expected = np.array([1, 1, 0, norm])
-    np.testing.assert_allclose(result.profile, expected, rtol=1e-5)
+    np.testing.assert_array_equal(result.extras[COLUMNS], [1, 1, 0])
+    np.testing.assert_allclose(result.extras[NORM], norm, rtol=1e-5)
 
 
 def test_ranks_are_drawn_by_share_and_stay():
@@ -162,3 +160,6 @@ def test_ranks_are_drawn_by_share_and_stay():
     for ranks_, shares in (((), ()), ((0, 1), ()), ((1, 2), (0.5,)), ((1, 2), (2, -1))):
         with pytest.raises(ValueError, match="expected"):
             draw_ranks(ranks_, shares)
+        if ranks_:
+            with pytest.raises(ValueError, match="expected"):
+                FedIT(ranks=ranks_, rank_shares=shares)

@@ -1,4 +1,4 @@
-"""The encoder against a plain NumPy one, and what packing and adapters promise."""
+"""The encoder against a plain NumPy one, and laws of packing and adapters."""
 
 import math
 from functools import partial
@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.backbones import bert, pooling
+from fedjax_rec.backbones import bert
 from fedjax_rec.backbones.checkpoint import load
-from fedjax_rec.backbones.pooling import Head
 from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.core.backbone import Adapter, Layout
 
@@ -209,7 +208,7 @@ def test_a_layer_in_two_parts_is_the_layer(packed):
 
 
 def test_a_small_change_in_the_last_map_is_not_rounded_away(place):
-    """In bfloat16 a change of .001 beside a number near 1 would be."""
+    """In bfloat16, a change of .001 in a number near 1 would be."""
     backbone, weights = tiny(num_layers=1, dtype="bfloat16")
     ids, layout = place(backbone.tokenize(TEXTS), [[0, 1, 3], [2]], 16)
     add = with_hooks(lambda p, at, x, y: y + 1e-3 * p if at == "ffn/down" else y)
@@ -225,7 +224,7 @@ def test_a_small_change_in_the_last_map_is_not_rounded_away(place):
 
 
 def test_a_block_hook_sees_what_the_residual_is_about_to_get(packed):
-    """Nothing added in any sublayer leaves only the normalisations."""
+    """With zeros added in every sublayer, only the normalizations remain."""
     backbone, weights, (ids, layout), _ = packed
     hidden = backbone.embed(weights, ids, layout)
     silent = with_hooks(block=lambda params, path, y: 0 * y)
@@ -294,46 +293,3 @@ def test_bfloat16_is_kept_throughout_and_close(place):
         precise, hidden_states(exact, precise, ids, layout), layout, 2
     )
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=0.02)
-
-
-@pytest.mark.parametrize("name", bert.ACTIVATIONS)
-def test_activations_and_their_slopes(name):
-    x = jnp.linspace(-6, 6, 101)
-    expected = {
-        "gelu": partial(jax.nn.gelu, approximate=False),
-        "gelu_new": partial(jax.nn.gelu, approximate=True),
-        "relu": jax.nn.relu,
-    }[name]
-    found = bert.ACTIVATIONS[name]
-    np.testing.assert_allclose(found(x), expected(x), rtol=0, atol=5e-7)
-    slopes = [jax.vmap(jax.grad(f))(x) for f in (found, expected)]
-    np.testing.assert_allclose(*slopes, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("mode", pooling.MODES)
-def test_pooling_by_hand(mode):
-    hidden = np.random.default_rng(0).normal(size=(1, 6, 3)).astype(np.float32) - 2
-    segment = jnp.array([[1, 1, 1, 2, 2, 0]])
-    layout = Layout(segment=segment, position=jnp.array([[0, 1, 2, 0, 1, 0]]))
-    found = pooling.pool(Head(mode), {"head": {}}, jnp.asarray(hidden), layout, 3)
-    for g, part in enumerate((hidden[0, :3], hidden[0, 3:5])):
-        expected = {
-            "mean": part.mean(0),
-            "cls": part[0],
-            "max": part.max(0),
-            "mean_sqrt_len": part.sum(0) / math.sqrt(len(part)),
-        }[mode]
-        np.testing.assert_allclose(found[0, g], expected, rtol=1e-6)
-    assert not found[0, 2].any()
-
-
-def test_an_absent_text_has_no_nan_in_its_gradient():
-    layout = Layout(segment=jnp.array([[1, 0]]), position=jnp.array([[0, 0]]))
-
-    def loss(hidden):
-        head = Head("mean", ("normalize",))
-        return pooling.pool(head, {"head": {}}, hidden, layout, 2).sum()
-
-    gradient = jax.grad(loss)(jnp.ones((1, 2, 3)) * jnp.arange(3.0))
-    assert jnp.isfinite(gradient).all()
-    assert not gradient[0, 1].any()
