@@ -148,26 +148,18 @@ def name_of(part: Any) -> str:
     """
     if part is None:
         return "none"
-    then = getattr(part, "then", None)
-    if then is not None:
-        return f"{_own_name(part)}+{name_of(then)}"
-    return _own_name(part)
-
-
-def _own_name(part: Any) -> str:
     cls = type(part)
     location = f"{cls.__module__.removeprefix('fedjax_rec.')}:{cls.__name__}"
-    for kinds in SLOTS.values():
-        for kind, where in kinds.items():
-            if where == location:
-                return kind
-    return cls.__name__
+    name = kinds().get(location, cls.__name__)
+    then = getattr(part, "then", None)
+    return name if then is None else f"{name}+{name_of(then)}"
+
+
+def kinds() -> dict[str, str]:
+    """The name of each kind by the location of its class."""
+    return {where: kind for slot in SLOTS.values() for kind, where in slot.items()}
 
 
 def locations() -> dict[str, str]:
-    """All classes of settings by their own name."""
-    return {
-        location.rpartition(":")[2]: location
-        for kinds in SLOTS.values()
-        for location in kinds.values()
-    }
+    """The location of each class of settings by its name."""
+    return {location.rpartition(":")[2]: location for location in kinds()}
