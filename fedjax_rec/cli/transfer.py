@@ -37,7 +37,7 @@ from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import FileError, UserError
 from fedjax_rec.transfer import run as transferring
 from fedjax_rec.transfer.config import FewShot, Target, check
-from fedjax_rec.transfer.run import TargetSplit
+from fedjax_rec.transfer.places import TargetSplit, load_target, target_protocol
 
 HELP = """\
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
@@ -141,7 +141,7 @@ def transfer(options: Transfer) -> dict[str, Any]:
         raise UserError(value_error(error)) from error
     try:
         say("reading the target…")
-        held = transferring.load_target(experiment, options.target, show)
+        held = load_target(experiment, options.target, show)
     except ValueError as error:
         raise UserError(f"target: {value_error(error, '--target.data.')}") from error
     try:
@@ -240,7 +240,7 @@ def _record(
         "selected": source.result["selected"],
         "baselines": {n: rankers[n] for n in ("random", "popularity")},
         "protocol": {
-            **dataclasses.asdict(transferring.target_protocol(experiment)),
+            **dataclasses.asdict(target_protocol(experiment)),
             "split": held.split.name,
         },
         "data": {

@@ -32,15 +32,15 @@ from fedjax_rec.models.two_tower import VECTORS
 from fedjax_rec.runs.folder import read_run
 from fedjax_rec.transfer import run as transfer
 from fedjax_rec.transfer.config import FewShot, Target, check
-from fedjax_rec.transfer.ranking import (
+from fedjax_rec.transfer.places import (
     Place,
     client_data,
-    lifted_recipe,
-    rank_tuned,
-    rank_zero_shot,
+    load_target,
     shuffled,
-    tune_client,
+    source_place,
+    target_place,
 )
+from fedjax_rec.transfer.ranking import Ranker, lifted_recipe, tune_client
 
 ALGORITHM = FedFM(
     adapter="lora",
@@ -53,6 +53,7 @@ ALGORITHM = FedFM(
     server_optimizer="adam",
     server_lr=1e-3,
 )
+RANKER = Ranker(algorithm=ALGORITHM)
 TARGET = Target(
     data=SyntheticData(num_users=90, num_items=70, num_interactions=900, seed=5),
     users=80,
@@ -87,16 +88,14 @@ def source(cache):
 
 @pytest.fixture(scope="module")
 def held(cache):
-    return transfer.load_target(experiment(), TARGET)
+    return load_target(experiment(), TARGET)
 
 
 @pytest.fixture(scope="module")
-def there(source, held):
+def lifted_target(source, held):
     """The target, and the trained parameters lifted to it."""
     _, trained = source
-    place, (lifted,) = transfer.target_place(
-        experiment(), TARGET, held, trained.trained
-    )
+    place, (lifted,) = target_place(experiment(), TARGET, held, trained.trained)
     return place, lifted
 
 
@@ -155,8 +154,9 @@ def test_scores_by_hand():
         expected = place.frozen["embedding"] @ jnp.array(vector)
         np.testing.assert_allclose(scores, expected, rtol=1e-6)
     # a looks for x among x, y, z and puts it first; b for w among w and z: first.
-    found = rank_zero_shot(algorithm, place, lifted)
-    np.testing.assert_array_equal(found["hr@1"], [1, 1])
+    ranker = Ranker(algorithm=algorithm)
+    metrics = ranker.zero_shot(place, lifted)
+    np.testing.assert_array_equal(metrics["hr@1"], [1, 1])
     # Texts of w and z exchanged: a is (-1, .1), y comes before x, and x before z; b is
     # as it was, and z comes before w.
     swapped = jnp.array([3, 1, 2, 0])
@@ -164,39 +164,39 @@ def test_scores_by_hand():
     place = place._replace(
         frozen={**place.frozen, "embedding": place.frozen["embedding"][swapped]}
     )
-    found = rank_zero_shot(algorithm, place, mixed)
-    np.testing.assert_array_equal(found["hr@1"], [0, 0])
-    np.testing.assert_array_equal(found["auc"], [0.5, 0])
+    metrics = ranker.zero_shot(place, mixed)
+    np.testing.assert_array_equal(metrics["hr@1"], [0, 0])
+    np.testing.assert_array_equal(metrics["auc"], [0.5, 0])
 
 
 def test_lifted_scores_are_those_of_the_whole_model(source):
     simulation, trained = source
-    place = transfer.source_place(simulation, 20, 0, 0)
+    place = source_place(simulation, 20, 0, 0)
     lifted = jax.jit(simulation.recipe.model.lift)(trained.trained, simulation.frozen)
-    found = transfer.means(rank_zero_shot(ALGORITHM, place, lifted))
+    metrics = transfer.means(RANKER.zero_shot(place, lifted))
     last = trained.result["metrics"]["val"]
-    assert found["ndcg@10"] == pytest.approx(last["ndcg@10"], abs=1e-6)
-    assert found["auc"] == pytest.approx(last["auc"], abs=1e-6)
+    assert metrics["ndcg@10"] == pytest.approx(last["ndcg@10"], abs=1e-6)
+    assert metrics["auc"] == pytest.approx(last["auc"], abs=1e-6)
 
 
 def test_parameters_are_those_of_the_selected_round(source):
     simulation, trained = source
-    kept = simulation.state
-    simulation.state = dataclasses.replace(kept, shared=trained.trained)
+    state = simulation.state
+    simulation.state = dataclasses.replace(state, shared=trained.trained)
     value = simulation.evaluate("val")["ndcg@10"]
-    simulation.state = dataclasses.replace(kept, shared=trained.untrained)
+    simulation.state = dataclasses.replace(state, shared=trained.untrained)
     before = simulation.evaluate("val")["ndcg@10"]
-    simulation.state = kept
+    simulation.state = state
     assert value == pytest.approx(trained.result["metrics"]["val"]["ndcg@10"])
     assert before == pytest.approx(trained.untrained_val["ndcg@10"])
 
 
-def test_texts_carry_over_and_shuffled_ones_fall_to_chance(there, held):
-    place, lifted = there
-    found = transfer.means(rank_zero_shot(ALGORITHM, place, lifted))
-    assert found["auc"] > 0.6
+def test_texts_carry_over_and_shuffled_ones_fall_to_chance(lifted_target, held):
+    place, lifted = lifted_target
+    metrics = transfer.means(RANKER.zero_shot(place, lifted))
+    assert metrics["auc"] > 0.6
     mixed = [
-        transfer.means(rank_zero_shot(ALGORITHM, *shuffled(place, lifted, seed)))
+        transfer.means(RANKER.zero_shot(*shuffled(place, lifted, seed)))
         for seed in range(8)
     ]
     assert np.mean([m["auc"] for m in mixed]) == pytest.approx(0.5, abs=0.05)
@@ -212,36 +212,34 @@ def test_texts_carry_over_and_shuffled_ones_fall_to_chance(there, held):
     )
 
 
-def test_a_ranking_knows_the_users_own_history_and_no_more(there, held, source):
-    place, lifted = there
-    some = held.users[::9]
-    alone = held._replace(
-        users=some,
+def test_a_ranking_knows_the_users_own_history_and_no_more(lifted_target, held, source):
+    place, lifted = lifted_target
+    users = held.users[::9]
+    fewer = held._replace(
+        users=users,
         split=dataclasses.replace(
             held.split,
-            train=held.split.train.take(np.isin(held.split.train.user, some)),
-            test=held.split.test.take(np.isin(held.split.test.user, some)),
+            train=held.split.train.take(np.isin(held.split.train.user, users)),
+            test=held.split.test.take(np.isin(held.split.test.user, users)),
         ),
     )
-    without, (again,) = transfer.target_place(
-        experiment(), TARGET, alone, source[1].trained
-    )
-    mine = np.isin(held.users, some)
-    for run in (rank_zero_shot, lambda *a: rank_tuned(*a, steps=2, lr=0.1)):
-        everybody = run(ALGORITHM, place, lifted)
-        few = run(ALGORITHM, without, again)
+    without, (again,) = target_place(experiment(), TARGET, fewer, source[1].trained)
+    rows = np.isin(held.users, users)
+    for run in (RANKER.zero_shot, lambda *a: RANKER.tuned(*a, steps=2, lr=0.1)):
+        everyone = run(place, lifted)
+        few = run(without, again)
         for name in few:
-            np.testing.assert_allclose(everybody[name][mine], few[name], atol=1e-6)
+            np.testing.assert_allclose(everyone[name][rows], few[name], atol=1e-6)
 
 
-def test_few_shot(there, held):
-    place, lifted = there
-    zero = rank_zero_shot(ALGORITHM, place, lifted)
-    none = rank_tuned(ALGORITHM, place, lifted, steps=0, lr=1.0)
-    some = rank_tuned(ALGORITHM, place, lifted, steps=3, lr=0.3)
+def test_few_shot(lifted_target, held):
+    place, lifted = lifted_target
+    zero = RANKER.zero_shot(place, lifted)
+    none = RANKER.tuned(place, lifted, steps=0, lr=1.0)
+    three = RANKER.tuned(place, lifted, steps=3, lr=0.3)
     for name in zero:
         np.testing.assert_allclose(zero[name], none[name], atol=1e-6)
-    assert any((zero[name] != some[name]).any() for name in zero)
+    assert any((zero[name] != three[name]).any() for name in zero)
 
     # A step is plain SGD on the loss over the client's own pairs.
     recipe = lifted_recipe(ALGORITHM, lifted, held.split.train.num_items, ("common",))
@@ -267,8 +265,8 @@ def test_few_shot(there, held):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_clients_never_see_what_is_held_out(there, held):
-    place, _ = there
+def test_clients_never_see_held_out_items(lifted_target, held):
+    place, _ = lifted_target
     train, test = held.split.train, held.split.test
     for user in held.users[:10]:
         examples = place.data.examples(jnp.int32(user), 0)
@@ -277,7 +275,7 @@ def test_clients_never_see_what_is_held_out(there, held):
         hidden = test.item[test.user == user]
         assert not np.isin(hidden, items).any()
         assert not np.isin(hidden, np.asarray(examples["exclude"])).any()
-    # Nothing of the place but the targets depends on what is held out.
+    # Only the targets depend on the held-out items.
     other = client_data(train, held.users, 20)
     jax.tree.map(np.testing.assert_array_equal, place.data, other)
 
@@ -289,31 +287,32 @@ def test_a_client_trains_on_a_window_but_draws_nothing_it_holds(held):
     user = int(np.bincount(train.user).argmax())
     data = client_data(train, np.array([user]), 3)
     examples = data.examples(jnp.int32(user), 0)
-    mine = train.item[train.user == user]
-    np.testing.assert_array_equal(examples["item"], mine[-3:])
-    np.testing.assert_array_equal(examples["exclude"], np.sort(mine))
+    history = train.item[train.user == user]
+    np.testing.assert_array_equal(examples["item"], history[-3:])
+    np.testing.assert_array_equal(examples["exclude"], np.sort(history))
 
 
 def test_validation_of_the_source_chooses_the_rate(source):
     simulation, trained = source
-    place = transfer.source_place(simulation, 20, 30, 0)
+    place = source_place(simulation, 20, 30, 0)
     assert place.targets.user.shape == (30,)
     lifted = jax.jit(simulation.recipe.model.lift)(trained.trained, simulation.frozen)
     few = FewShot(lr=(1e-9, 0.1), steps=(1, 3))
-    rate, found = transfer.choose_rate(experiment(), place, lifted, few)
-    assert list(found) == ["1e-09", "0.1"]
-    best = max(found, key=lambda name: sum(found[name].values()))
+    metric = transfer.selection_metric(experiment())
+    rate, values = transfer.choose_rate(RANKER, place, lifted, few, metric)
+    assert list(values) == ["1e-09", "0.1"]
+    best = max(values, key=lambda name: sum(values[name].values()))
     assert f"{rate:g}" == best
-    zero = rank_zero_shot(ALGORITHM, place, lifted)["ndcg@10"].mean()
-    assert found["1e-09"]["3"] == pytest.approx(zero, abs=1e-6)
+    zero = RANKER.zero_shot(place, lifted)["ndcg@10"].mean()
+    assert values["1e-09"]["3"] == pytest.approx(zero, abs=1e-6)
 
 
 def test_differences_are_taken_user_by_user():
-    found = {
+    rankings = {
         "zero_shot": {"ndcg@10": np.array([1.0, 0.5])},
         "random": {"ndcg@10": np.array([0.0, 0.5])},
     }
-    gap = transfer.differences(found, "ndcg@10")["random"]
+    gap = transfer.differences(rankings, "ndcg@10")["random"]
     assert gap == pytest.approx({"mean": 0.5, "standard_error": 0.5 / 2**0.5})
 
 
@@ -350,7 +349,7 @@ def changed(**fields):
         (experiment(), TARGET, FewShot(window=0), "window=0"),
     ],
 )
-def test_what_cannot_transfer_is_refused(source_of, target, few_shot, words):
+def test_systems_that_cannot_transfer_are_refused(source_of, target, few_shot, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         check(source_of, target, few_shot)
 
@@ -418,7 +417,7 @@ def test_the_command_writes_a_folder(cache, tmp_path, monkeypatch, capsys):
     report = (tmp_path / "out/report.md").read_text()
     assert "which no other row sees" in " ".join(report.split())
     assert (tmp_path / "out/few_shot.png").exists()
-    # A transfer can stand beside other runs.
+    # A transfer can be compared with other runs.
     assert main(["report", "out"]) == 0
     # The same again does not overwrite.
     assert main(["transfer", str(config), *FLAGS, "--seed", "1"]) == 2
@@ -436,7 +435,7 @@ def test_the_command_writes_a_folder(cache, tmp_path, monkeypatch, capsys):
         (["--target.template", "{colour}", *FLAGS], "colour"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_computed(
+def test_mistakes_are_reported_before_anything_is_computed(
     cache, tmp_path, monkeypatch, capsys, flags, words
 ):
     monkeypatch.chdir(tmp_path)
@@ -452,7 +451,7 @@ def test_mistakes_are_told_before_anything_is_computed(
     assert not list(tmp_path.glob("runs")) + list(tmp_path.glob("out"))
 
 
-def test_a_missing_folder_is_told_by_its_flag():
+def test_a_missing_folder_is_reported():
     spec = FileData(source="movielens-1m", dir="nowhere")
     with pytest.raises(ValueError, match="nowhere"):
-        transfer.load_target(experiment(), Target(data=spec))
+        load_target(experiment(), Target(data=spec))
