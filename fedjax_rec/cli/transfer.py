@@ -36,8 +36,8 @@ from fedjax_rec.runs.session import set_up_jax, versions
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import FileError, UserError
 from fedjax_rec.transfer import run as transferring
+from fedjax_rec.transfer.audiences import TargetSplit, load_target, target_protocol
 from fedjax_rec.transfer.config import FewShot, Target, check
-from fedjax_rec.transfer.places import TargetSplit, load_target, target_protocol
 
 HELP = """\
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]

@@ -22,8 +22,8 @@ from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.models.item_tower import cached_tower
 from fedjax_rec.simulation.evaluation import take_users
+from fedjax_rec.transfer.audiences import Audience
 from fedjax_rec.transfer.config import TUNABLE
-from fedjax_rec.transfer.places import Place
 
 PerUser = dict[str, np.ndarray]
 """Metric name to `[E]`."""
@@ -34,7 +34,7 @@ _CHUNK, _TUNED_CHUNK = 64, 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ranker:
-    """Ranks the items of any place for its users.
+    """Ranks the items of any audience for its users.
 
     Attributes:
         algorithm: the source's `FedFM`.
@@ -48,26 +48,26 @@ class Ranker:
     seed: int = 0
     advance: Callable[[int], None] = lambda count: None
 
-    def baseline(self, place: Place, scorer: ScoreFn) -> PerUser:
+    def baseline(self, audience: Audience, scorer: ScoreFn) -> PerUser:
         """Metrics of every user under a ranker without parameters."""
 
         @jax.jit
         def run(targets: Targets):
             key = jax.random.key(0)
-            return evaluate(scorer, targets, place.protocol, key, _CHUNK)
+            return evaluate(scorer, targets, audience.protocol, key, _CHUNK)
 
-        return self._in_blocks(run, place.targets)
+        return self._in_blocks(run, audience.targets)
 
-    def zero_shot(self, place: Place, lifted: Tree) -> PerUser:
+    def zero_shot(self, audience: Audience, lifted: Tree) -> PerUser:
         """Metrics of every user, from its history and the shared parameters.
 
         Args:
-            place: the users.
-            lifted: parameters with the vectors of the place's items.
+            audience: the users.
+            lifted: parameters with the vectors of the audience's items.
         """
-        return self._run(place, lifted, (), 0, 0.0)
+        return self._run(audience, lifted, (), 0, 0.0)
 
-    def tuned(self, place: Place, lifted: Tree, steps: int, lr: float) -> PerUser:
+    def tuned(self, audience: Audience, lifted: Tree, steps: int, lr: float) -> PerUser:
         """Metrics of every user after local steps of its client on its own history.
 
         Each step is one of plain SGD on the algorithm's loss over all interactions of
@@ -76,21 +76,28 @@ class Ranker:
         leaving it out would reveal it to the client.
 
         Args:
-            place: the users.
-            lifted: parameters with the vectors of the place's items.
+            audience: the users.
+            lifted: parameters with the vectors of the audience's items.
             steps: number of local steps; 0 is the zero-shot ranking.
             lr: rate of the steps.
         """
-        return self._run(place, lifted, tuple(self.tune), steps, lr)
+        return self._run(audience, lifted, tuple(self.tune), steps, lr)
 
     def _run(
-        self, place: Place, lifted: Tree, tune: tuple[str, ...], steps: int, lr: float
+        self,
+        audience: Audience,
+        lifted: Tree,
+        tune: tuple[str, ...],
+        steps: int,
+        lr: float,
     ) -> PerUser:
-        items, protocol = place.targets.num_items, place.protocol
+        items, protocol = audience.targets.num_items, audience.protocol
         program = _program(self.algorithm, items, protocol, tune)
         scalars = jnp.int32(steps), jnp.float32(lr), jax.random.key(self.seed)
-        run = functools.partial(program, lifted, place.frozen, place.data, *scalars)
-        return self._in_blocks(run, place.targets)
+        run = functools.partial(
+            program, lifted, audience.frozen, audience.data, *scalars
+        )
+        return self._in_blocks(run, audience.targets)
 
     def _in_blocks(self, run: Callable[[Targets], Any], targets: Targets) -> PerUser:
         """All users in blocks of equal size; the last repeats its last user."""

@@ -23,14 +23,14 @@ from fedjax_rec.evaluation.protocol import main_cutoff
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.experiment.build import Experiment
 from fedjax_rec.simulation.simulation import Event, Simulation
-from fedjax_rec.transfer.config import FewShot, Target
-from fedjax_rec.transfer.places import (
-    Place,
+from fedjax_rec.transfer.audiences import (
+    Audience,
     TargetSplit,
     shuffled,
-    source_place,
-    target_place,
+    source_audience,
+    target_audience,
 )
+from fedjax_rec.transfer.config import FewShot, Target
 from fedjax_rec.transfer.ranking import PerUser, Ranker
 
 
@@ -123,45 +123,30 @@ def transfer(
         advance: called with the number of users ranked since the last call.
         progress: bars on stderr while texts are encoded.
     """
-    ranker = Ranker(
-        algorithm=experiment.algorithm,
-        tune=few_shot.tune,
-        seed=experiment.seed,
-        advance=advance,
-    )
-    clock = [time.perf_counter()]
+    options = {"tune": few_shot.tune, "seed": experiment.seed, "advance": advance}
+    ranker = Ranker(algorithm=experiment.algorithm, **options)
+    window, lift = few_shot.window, simulation.recipe.model.lift
     rate, validation = few_shot.lr[0], {}
+    clock = [time.perf_counter()]
     if len(few_shot.lr) > 1 and few_shot.steps:
-        place = source_place(simulation, few_shot.window, target.users, target.seed)
-        lift = simulation.recipe.model.lift
         assert lift is not None
+        audience = source_audience(simulation, window, target.users, target.seed)
         lifted = jax.jit(lift)(source.trained, simulation.frozen)
         tries = len(few_shot.lr) * len(few_shot.steps)
-        start("choosing the rate", tries * place.targets.user.shape[0])
+        start("choosing the rate", tries * audience.targets.user.shape[0])
         metric = selection_metric(experiment)
-        rate, validation = choose_rate(ranker, place, lifted, few_shot, metric)
+        rate, validation = choose_rate(ranker, audience, lifted, few_shot, metric)
     clock.append(time.perf_counter())
     start("encoding the target", 0)
-    place, (trained, untrained) = target_place(
-        experiment,
-        target,
-        held,
-        source.trained,
-        source.untrained,
-        window=few_shot.window,
-        progress=progress,
+    versions = {"trained": source.trained, "untrained": source.untrained}
+    audience, versions = target_audience(
+        experiment, target, held, versions, window=window, progress=progress
     )
     clock.append(time.perf_counter())
     start("ranking", (5 + 2 * len(few_shot.steps)) * len(held.users))
+    popular, shuffle_seed = held.split.train.item, target.shuffle_seed
     rankings = rank_all(
-        ranker,
-        place,
-        {"trained": trained, "untrained": untrained},
-        few_shot.steps,
-        rate,
-        popular=held.split.train.item,
-        shuffle_seed=target.shuffle_seed,
-        listen=listen,
+        ranker, audience, versions, few_shot.steps, rate, popular, shuffle_seed, listen
     )
     clock.append(time.perf_counter())
     names = ("choose", "encode", "rank")
@@ -175,13 +160,13 @@ def transfer(
 
 
 def choose_rate(
-    ranker: Ranker, place: Place, lifted: Tree, few_shot: FewShot, metric: str
+    ranker: Ranker, audience: Audience, lifted: Tree, few_shot: FewShot, metric: str
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """The rate of the local steps with the best mean on the source's validation.
 
     Args:
         ranker: ranks with the source's algorithm.
-        place: see `source_place`.
+        audience: see `source_audience`.
         lifted: the trained parameters, lifted to the source's catalog.
         few_shot: the rates to choose from.
         metric: the metric of the choice.
@@ -193,7 +178,7 @@ def choose_rate(
     for rate in few_shot.lr:
         values[f"{rate:g}"] = {}
         for steps in few_shot.steps:
-            per_user = ranker.tuned(place, lifted, steps, rate)
+            per_user = ranker.tuned(audience, lifted, steps, rate)
             values[f"{rate:g}"][str(steps)] = float(np.mean(per_user[metric]))
     totals = [sum(values[f"{rate:g}"].values()) for rate in few_shot.lr]
     return few_shot.lr[int(np.argmax(totals))], values
@@ -209,11 +194,10 @@ def selection_metric(experiment: Experiment) -> str:
 
 def rank_all(
     ranker: Ranker,
-    place: Place,
+    audience: Audience,
     lifted: dict[str, Tree],
     few_shot_steps: tuple[int, ...],
     rate: float,
-    *,
     popular: np.ndarray,
     shuffle_seed: int,
     listen: Callable[[str, dict[str, float]], None] = lambda name, metrics: None,
@@ -222,7 +206,7 @@ def rank_all(
 
     Args:
         ranker: ranks with the source's algorithm.
-        place: see `target_place`.
+        audience: see `target_audience`.
         lifted: `trained` and `untrained` parameters, lifted to the target's catalog.
         few_shot_steps: numbers of local steps.
         rate: rate of the local steps.
@@ -234,7 +218,7 @@ def rank_all(
         `random`, `popularity`, `shuffled`, `untrained`, `zero_shot`, `few_shot_N` and
         `untrained_N`, N local steps without training: each metric name to `[E]`.
     """
-    num_items = place.targets.num_items
+    num_items = audience.targets.num_items
     key = keys.derive(jax.random.key(ranker.seed), keys.Purpose.BASELINE)
     counts = baselines.popularity(jnp.asarray(popular, jnp.int32), num_items)
     chance = baselines.by_user(
@@ -247,15 +231,15 @@ def rank_all(
         rankings[name] = per_user
         listen(name, means(per_user))
 
-    keep("random", ranker.baseline(place, chance))
-    keep("popularity", ranker.baseline(place, popularity))
-    mixed = shuffled(place, lifted["trained"], shuffle_seed)
+    keep("random", ranker.baseline(audience, chance))
+    keep("popularity", ranker.baseline(audience, popularity))
+    mixed = shuffled(audience, lifted["trained"], shuffle_seed)
     keep("shuffled", ranker.zero_shot(*mixed))
     for name, version in (("untrained", "untrained"), ("zero_shot", "trained")):
-        keep(name, ranker.zero_shot(place, lifted[version]))
+        keep(name, ranker.zero_shot(audience, lifted[version]))
     for name, version in (("few_shot", "trained"), ("untrained", "untrained")):
         for steps in few_shot_steps:
-            per_user = ranker.tuned(place, lifted[version], steps, rate)
+            per_user = ranker.tuned(audience, lifted[version], steps, rate)
             keep(f"{name}_{steps}", per_user)
     return rankings
 

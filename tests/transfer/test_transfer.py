@@ -31,15 +31,15 @@ from fedjax_rec.experiment.build import build
 from fedjax_rec.models.two_tower import VECTORS
 from fedjax_rec.runs.folder import read_run
 from fedjax_rec.transfer import run as transfer
-from fedjax_rec.transfer.config import FewShot, Target, check
-from fedjax_rec.transfer.places import (
-    Place,
+from fedjax_rec.transfer.audiences import (
+    Audience,
     client_data,
     load_target,
     shuffled,
-    source_place,
-    target_place,
+    source_audience,
+    target_audience,
 )
+from fedjax_rec.transfer.config import FewShot, Target, check
 from fedjax_rec.transfer.ranking import Ranker, lifted_recipe, tune_client
 
 ALGORITHM = FedFM(
@@ -95,8 +95,10 @@ def held(cache):
 def lifted_target(source, held):
     """The target, and the trained parameters lifted to it."""
     _, trained = source
-    place, (lifted,) = target_place(experiment(), TARGET, held, trained.trained)
-    return place, lifted
+    audience, lifted = target_audience(
+        experiment(), TARGET, held, {"trained": trained.trained}
+    )
+    return audience, lifted["trained"]
 
 
 def hand_made():
@@ -131,7 +133,7 @@ def hand_made():
         VECTORS: Table(values=embedding, per_row=False),
     }
     data = client_data(split.train, np.arange(2), 20)
-    return Place(targets, data, frozen, protocol), lifted
+    return Audience(targets, data, frozen, protocol), lifted
 
 
 def test_lifted_parameters_do_for_every_setting_of_training():
@@ -144,36 +146,36 @@ def test_lifted_parameters_do_for_every_setting_of_training():
 
 
 def test_scores_by_hand():
-    place, lifted = hand_made()
+    audience, lifted = hand_made()
     algorithm = dataclasses.replace(ALGORITHM, dim=2, history=2)
     model = lifted_recipe(algorithm, lifted, 4).model
     params = Params(shared=lifted, personal={})
     # User a: w + (0, .1) = (1, .1). User b: (y + x) / 2 + (0, .1) = (.4, .9).
     for user, vector in ((0, (1.0, 0.1)), (1, (0.4, 0.9))):
-        scores = model.score(params, place.frozen, {"user": jnp.int32(user)}, None)
-        expected = place.frozen["embedding"] @ jnp.array(vector)
+        scores = model.score(params, audience.frozen, {"user": jnp.int32(user)}, None)
+        expected = audience.frozen["embedding"] @ jnp.array(vector)
         np.testing.assert_allclose(scores, expected, rtol=1e-6)
     # a looks for x among x, y, z and puts it first; b for w among w and z: first.
     ranker = Ranker(algorithm=algorithm)
-    metrics = ranker.zero_shot(place, lifted)
+    metrics = ranker.zero_shot(audience, lifted)
     np.testing.assert_array_equal(metrics["hr@1"], [1, 1])
     # Texts of w and z exchanged: a is (-1, .1), y comes before x, and x before z; b is
     # as it was, and z comes before w.
     swapped = jnp.array([3, 1, 2, 0])
     mixed = {**lifted, VECTORS: Table(values=lifted[VECTORS].values[swapped])}
-    place = place._replace(
-        frozen={**place.frozen, "embedding": place.frozen["embedding"][swapped]}
+    audience = audience._replace(
+        frozen={**audience.frozen, "embedding": audience.frozen["embedding"][swapped]}
     )
-    metrics = ranker.zero_shot(place, mixed)
+    metrics = ranker.zero_shot(audience, mixed)
     np.testing.assert_array_equal(metrics["hr@1"], [0, 0])
     np.testing.assert_array_equal(metrics["auc"], [0.5, 0])
 
 
 def test_lifted_scores_are_those_of_the_whole_model(source):
     simulation, trained = source
-    place = source_place(simulation, 20, 0, 0)
+    audience = source_audience(simulation, 20, 0, 0)
     lifted = jax.jit(simulation.recipe.model.lift)(trained.trained, simulation.frozen)
-    metrics = transfer.means(RANKER.zero_shot(place, lifted))
+    metrics = transfer.means(RANKER.zero_shot(audience, lifted))
     last = trained.result["metrics"]["val"]
     assert metrics["ndcg@10"] == pytest.approx(last["ndcg@10"], abs=1e-6)
     assert metrics["auc"] == pytest.approx(last["auc"], abs=1e-6)
@@ -192,11 +194,11 @@ def test_parameters_are_those_of_the_selected_round(source):
 
 
 def test_texts_carry_over_and_shuffled_ones_fall_to_chance(lifted_target, held):
-    place, lifted = lifted_target
-    metrics = transfer.means(RANKER.zero_shot(place, lifted))
+    audience, lifted = lifted_target
+    metrics = transfer.means(RANKER.zero_shot(audience, lifted))
     assert metrics["auc"] > 0.6
     mixed = [
-        transfer.means(RANKER.zero_shot(*shuffled(place, lifted, seed)))
+        transfer.means(RANKER.zero_shot(*shuffled(audience, lifted, seed)))
         for seed in range(8)
     ]
     assert np.mean([m["auc"] for m in mixed]) == pytest.approx(0.5, abs=0.05)
@@ -206,14 +208,14 @@ def test_texts_carry_over_and_shuffled_ones_fall_to_chance(lifted_target, held):
     texts = load_texts(BackboneConfig(name="tiny", shuffle_texts=True), train)
     order = np.random.default_rng(0).permutation(len(plain))
     assert texts == [plain[i] for i in order]
-    other, _ = shuffled(place, lifted, 0)
+    other, _ = shuffled(audience, lifted, 0)
     np.testing.assert_array_equal(
-        other.frozen["embedding"], place.frozen["embedding"][order]
+        other.frozen["embedding"], audience.frozen["embedding"][order]
     )
 
 
 def test_a_ranking_knows_the_users_own_history_and_no_more(lifted_target, held, source):
-    place, lifted = lifted_target
+    audience, lifted = lifted_target
     users = held.users[::9]
     fewer = held._replace(
         users=users,
@@ -223,31 +225,32 @@ def test_a_ranking_knows_the_users_own_history_and_no_more(lifted_target, held, 
             test=held.split.test.take(np.isin(held.split.test.user, users)),
         ),
     )
-    without, (again,) = target_place(experiment(), TARGET, fewer, source[1].trained)
+    versions = {"trained": source[1].trained}
+    without, again = target_audience(experiment(), TARGET, fewer, versions)
     rows = np.isin(held.users, users)
     for run in (RANKER.zero_shot, lambda *a: RANKER.tuned(*a, steps=2, lr=0.1)):
-        everyone = run(place, lifted)
-        few = run(without, again)
+        everyone = run(audience, lifted)
+        few = run(without, again["trained"])
         for name in few:
             np.testing.assert_allclose(everyone[name][rows], few[name], atol=1e-6)
 
 
 def test_few_shot(lifted_target, held):
-    place, lifted = lifted_target
-    zero = RANKER.zero_shot(place, lifted)
-    none = RANKER.tuned(place, lifted, steps=0, lr=1.0)
-    three = RANKER.tuned(place, lifted, steps=3, lr=0.3)
+    audience, lifted = lifted_target
+    zero = RANKER.zero_shot(audience, lifted)
+    none = RANKER.tuned(audience, lifted, steps=0, lr=1.0)
+    three = RANKER.tuned(audience, lifted, steps=3, lr=0.3)
     for name in zero:
         np.testing.assert_allclose(zero[name], none[name], atol=1e-6)
     assert any((zero[name] != three[name]).any() for name in zero)
 
     # A step is plain SGD on the loss over the client's own pairs.
     recipe = lifted_recipe(ALGORITHM, lifted, held.split.train.num_items, ("common",))
-    train = tune_client(recipe, ALGORITHM, ("common",), place.data.widths[0])
+    train = tune_client(recipe, ALGORITHM, ("common",), audience.data.widths[0])
     shared = {k: v for k, v in lifted.items() if k != "common"}
     own, key = {"common": lifted["common"]}, jax.random.key(3)
-    examples = place.data.examples(jnp.int32(held.users[0]), 0)
-    once = train(shared, own, place.frozen, examples, jnp.int32(1), 0.5, key)
+    examples = audience.data.examples(jnp.int32(held.users[0]), 0)
+    once = train(shared, own, audience.frozen, examples, jnp.int32(1), 0.5, key)
     draw_key = jax.random.split(jax.random.fold_in(key, 0), 3)[0]
     assert recipe.draw is not None
     batch = recipe.draw(examples, draw_key)
@@ -255,7 +258,7 @@ def test_few_shot(lifted_target, held):
     gradient = jax.grad(
         lambda own: recipe.model.loss(
             Params(shared=shared, personal=own),
-            place.frozen,
+            audience.frozen,
             {**batch, "item": jnp.minimum(number, held.split.train.num_items - 1)},
             key,
         )[0]
@@ -266,10 +269,10 @@ def test_few_shot(lifted_target, held):
 
 
 def test_clients_never_see_held_out_items(lifted_target, held):
-    place, _ = lifted_target
+    audience, _ = lifted_target
     train, test = held.split.train, held.split.test
     for user in held.users[:10]:
-        examples = place.data.examples(jnp.int32(user), 0)
+        examples = audience.data.examples(jnp.int32(user), 0)
         items = np.asarray(examples["item"])[np.asarray(examples["mask"])]
         np.testing.assert_array_equal(items, train.item[train.user == user][-20:])
         hidden = test.item[test.user == user]
@@ -277,7 +280,7 @@ def test_clients_never_see_held_out_items(lifted_target, held):
         assert not np.isin(hidden, np.asarray(examples["exclude"])).any()
     # Only the targets depend on the held-out items.
     other = client_data(train, held.users, 20)
-    jax.tree.map(np.testing.assert_array_equal, place.data, other)
+    jax.tree.map(np.testing.assert_array_equal, audience.data, other)
 
 
 def test_a_client_trains_on_a_window_but_draws_nothing_it_holds(held):
@@ -294,16 +297,16 @@ def test_a_client_trains_on_a_window_but_draws_nothing_it_holds(held):
 
 def test_validation_of_the_source_chooses_the_rate(source):
     simulation, trained = source
-    place = source_place(simulation, 20, 30, 0)
-    assert place.targets.user.shape == (30,)
+    audience = source_audience(simulation, 20, 30, 0)
+    assert audience.targets.user.shape == (30,)
     lifted = jax.jit(simulation.recipe.model.lift)(trained.trained, simulation.frozen)
     few = FewShot(lr=(1e-9, 0.1), steps=(1, 3))
     metric = transfer.selection_metric(experiment())
-    rate, values = transfer.choose_rate(RANKER, place, lifted, few, metric)
+    rate, values = transfer.choose_rate(RANKER, audience, lifted, few, metric)
     assert list(values) == ["1e-09", "0.1"]
     best = max(values, key=lambda name: sum(values[name].values()))
     assert f"{rate:g}" == best
-    zero = RANKER.zero_shot(place, lifted)["ndcg@10"].mean()
+    zero = RANKER.zero_shot(audience, lifted)["ndcg@10"].mean()
     assert values["1e-09"]["3"] == pytest.approx(zero, abs=1e-6)
 
 

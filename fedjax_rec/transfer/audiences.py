@@ -23,7 +23,7 @@ from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.transfer.config import Target
 
 
-class Place(NamedTuple):
+class Audience(NamedTuple):
     """Users to rank items for, with the data that a ranker may read.
 
     Attributes:
@@ -92,7 +92,9 @@ def client_data(train: Interactions, users: np.ndarray, window: int) -> ClientDa
     )
 
 
-def source_place(simulation: Simulation, window: int, most: int, seed: int) -> Place:
+def source_audience(
+    simulation: Simulation, window: int, most: int, seed: int
+) -> Audience:
     """The source's validation users as few-shot clients, which choose the rate.
 
     Args:
@@ -106,7 +108,7 @@ def source_place(simulation: Simulation, window: int, most: int, seed: int) -> P
     if 0 < most < count:
         drawn = np.random.default_rng(seed).choice(count, most, replace=False)
         targets = take_users(targets, np.sort(drawn))
-    return Place(
+    return Audience(
         targets=targets,
         data=client_data(simulation.split.train, np.asarray(targets.user), window),
         frozen={name: simulation.frozen[name] for name in ("embedding", "history")},
@@ -114,31 +116,32 @@ def source_place(simulation: Simulation, window: int, most: int, seed: int) -> P
     )
 
 
-def target_place(
+def target_audience(
     experiment: Experiment,
     target: Target,
     held: TargetSplit,
-    *shared: Tree,
+    shared: dict[str, Tree],
+    *,
     window: int = 20,
     progress: bool = False,
-) -> tuple[Place, list[Tree]]:
+) -> tuple[Audience, dict[str, Tree]]:
     """The target's users and catalog, and parameters lifted to that catalog.
 
     Args:
         experiment: the source.
         target: the target.
         held: see `load_target`.
-        *shared: versions of the source's shared parameters.
+        shared: versions of the source's shared parameters, by name.
         window: see `FewShot`.
         progress: bars on stderr while texts are encoded.
 
     Returns:
-        The place, and each of `shared` with the table of the target's item vectors in
-        place of the parameters they are computed from.
+        The audience, and each of `shared` with the table of the target's item vectors
+        instead of the parameters that compute them.
     """
     split, algorithm = held.split, experiment.algorithm
     assert isinstance(algorithm, FedFM)
-    projection = shared[0]["head"]["w"]
+    projection = next(iter(shared.values()))["head"]["w"]
     # The target's own axes are not used, and may be fewer.
     axes = min(algorithm.dim, split.train.num_items, projection.shape[0])
     prepared = prepare(
@@ -168,13 +171,13 @@ def target_place(
         num_items=split.train.num_items,
         protocol=protocol,
     )
-    place = Place(
+    audience = Audience(
         targets=targets,
         data=client_data(split.train, held.users, window),
         frozen={name: prepared.frozen[name] for name in ("embedding", "history")},
         protocol=protocol,
     )
-    return place, [lift(version, prepared.frozen) for version in shared]
+    return audience, {name: lift(x, prepared.frozen) for name, x in shared.items()}
 
 
 def target_protocol(experiment: Experiment) -> Protocol:
@@ -182,18 +185,18 @@ def target_protocol(experiment: Experiment) -> Protocol:
     return Protocol(cutoffs=experiment.protocol.cutoffs, selection="last")
 
 
-def shuffled(place: Place, lifted: Tree, seed: int) -> tuple[Place, Tree]:
-    """The place and parameters with every item's text exchanged for another one's.
+def shuffled(audience: Audience, lifted: Tree, seed: int) -> tuple[Audience, Tree]:
+    """The audience and parameters with every item's text exchanged for another one's.
 
     Only two arrays depend on the text of an item, so both are permuted and no text is
     encoded again: it equals `BackboneConfig.shuffle_texts`, which has the seed 0.
     """
     table = lifted[VECTORS]
     order = np.random.default_rng(seed).permutation(table.values.shape[0])
-    embedding = place.frozen["embedding"][order]
+    embedding = audience.frozen["embedding"][order]
     vectors = dataclasses.replace(table, values=table.values[order])
     return (
-        place._replace(frozen={**place.frozen, "embedding": embedding}),
+        audience._replace(frozen={**audience.frozen, "embedding": embedding}),
         {**lifted, VECTORS: vectors},
     )
 
