@@ -46,13 +46,13 @@ SOURCES = ("synthetic", *FILE_SOURCES, "csv")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Describe:
-    """What `data describe` takes.
+    """Options of `data describe`.
 
     Attributes:
-        data: where interactions come from.
+        data: source of the interactions.
         split: train, validation, test; the train part is described.
-        partition: who holds what.
-        plot: draw it into this image, too (needs the extra `analysis`).
+        partition: how users are assigned to clients.
+        plot: image file for a plot (needs the extra `analysis`).
     """
 
     data: SyntheticData | FileData | CsvData
@@ -81,7 +81,7 @@ def main(args: list[str]) -> int:
 
 
 def prepare(source: str, args: list[str]) -> None:
-    """Reads `source` into the cache and shows what is in it."""
+    """Reads `source` into the cache and shows its counts."""
     config: Any = data_of(source)
     prog = f"fedjax-rec data prepare {source}"
     doc = f"Reads {source} into the cache, and shows its counts."
@@ -100,8 +100,8 @@ def prepare(source: str, args: list[str]) -> None:
     if source == "synthetic":
         from fedjax_rec.data.synthetic import LIMITS
 
-        print("Made from its seed whenever it is used; nothing is kept on disk.")
-        print("Real data have what these lack:")
+        print("Generated from its seed at each use; no file is stored.")
+        print("Real data have these properties, and this lacks them:")
         for limit in LIMITS:
             print(f"  - {limit}")
     else:
@@ -128,13 +128,13 @@ def describe(what: str, args: list[str]) -> None:
         raise UserError(f"{options.plot.parent} is no folder; expected one for --plot")
     data = options.data.load(progress=True)
     train = make_split(data, options.split).train
-    found = describing.describe(train, make_partition(train, options.partition))
-    print(describing.to_text(found))
+    numbers = describing.describe(train, make_partition(train, options.partition))
+    print(describing.to_text(numbers))
     if options.plot is not None:
         try:
             folder = RunFolder(options.plot.parent)
             with folder.replacing(options.plot.name) as temporary:
-                describing.plot(found, temporary)
+                describing.plot(numbers, temporary)
         except (ImportError, OSError, ValueError) as error:
             raise UserError(f"{options.plot}: {error}") from error
         print(f"written: {options.plot}")
