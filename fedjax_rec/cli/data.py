@@ -91,8 +91,8 @@ def prepare(source: str, args: list[str]) -> None:
     if source == "synthetic":
         from fedjax_rec.data.synthetic import LIMITS
 
-        print("Generated from its seed at each use; not stored on disk.")
-        print("Real data have properties that these lack:")
+        print("Generated from its seed at each use; no file is stored.")
+        print("Real data have these properties, and this lacks them:")
         for limit in LIMITS:
             print(f"  - {limit}")
     else:
