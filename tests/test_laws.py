@@ -46,7 +46,7 @@ from fedjax_rec.experiment.codec import CodecConfig, with_codec
 from fedjax_rec.models.factorization import matrix_factorization
 from fedjax_rec.models.neural_cf import neural_cf
 from fedjax_rec.models.pfedrec import personal_scorer
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
 
 N, I = 9, 23  # noqa: E741

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedjax_rec.data import folders
 from fedjax_rec.data.filters import require_history
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.sources import SOURCES, builder
@@ -128,11 +129,13 @@ def _find(
 def _files(
     spec: Source, dir: str | Path | None, root: Path, download: bool, progress: bool
 ) -> Path:
-    """Returns `dir`, or the path of a downloaded archive."""
+    """`dir`, the usual folder in `$FEDJAX_REC_DATA`, or a downloaded archive."""
+    dir = folders.usual_folder(spec.name) if dir is None else dir
     if dir is not None:
         return Path(dir).expanduser()
     if spec.download is None:
-        raise FileError(f"{spec.name}: no folder given", fix=f"Pass dir=: {spec.doc}")
+        fix = f"Pass dir= ({spec.doc}){folders.advice(spec.name)}"
+        raise FileError(f"{spec.name}: no folder given", fix=fix)
     archives = root / "downloads"
     if download:
         return fetch(spec.download, archives, progress=progress)
@@ -140,6 +143,7 @@ def _files(
     if archive is None:
         raise FileError(
             f"{spec.name}: no folder given",
-            fix=f"Pass dir= ({spec.doc}), or download=True for {spec.download.url}",
+            fix=f"Pass dir= ({spec.doc}){folders.advice(spec.name)}, or download=True "
+            f"for {spec.download.url}",
         )
     return archive

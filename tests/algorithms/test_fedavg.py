@@ -12,7 +12,7 @@ from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, PerUser
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
 
 ITEMS, SIZES, NEGATIVES, RATE = 30, [1, 2, 9, 5, 3, 9], 2, 2.0

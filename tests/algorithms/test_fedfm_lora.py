@@ -20,7 +20,7 @@ from fedjax_rec.data.partition import PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import backbone as experiment_backbone
 from fedjax_rec.experiment.backbone import BackboneConfig, prepare
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
 
 ITEMS, SIZES, WIDTH, RANK = 13, [3, 1, 4, 2, 3], 44, 3

@@ -249,7 +249,7 @@ def test_data_prepare_shows_counts_and_limits(tmp_path, capsys):
     assert main(["data", "prepare", "synthetic", "--num-interactions", "3000"]) == 0
     shown = capsys.readouterr().out
     assert "3,000" in shown
-    assert "Real data have what these lack" in shown
+    assert "Real data have these properties" in shown
 
 
 def test_data_describe_takes_sources_configs_and_fields(tmp_path, capsys):
@@ -258,7 +258,7 @@ def test_data_describe_takes_sources_configs_and_fields(tmp_path, capsys):
     small += ["--partition.num-clients", "6", "--plot", "sizes.png"]
     assert main(["data", "describe", "synthetic", *small]) == 0
     shown = capsys.readouterr().out
-    assert "Real data have what these lack" in shown
+    assert "Real data have these properties" in shown
     assert (tmp_path / "sizes.png").exists()
     assert main(["data", "describe", write(tmp_path), "--partition.kind", "iid",
                  "--partition.num-clients", "6"]) == 0  # fmt: skip
@@ -280,7 +280,7 @@ def test_a_crash_leaves_a_readable_folder(tmp_path, monkeypatch):
     from fedjax_rec.runs.folder import read_run
     from fedjax_rec.simulation.simulation import Simulation
 
-    def run(self, listen, rest=None, rest_every=0, watch=None):
+    def run(self, listen, rest=None, rest_every=0, profiler=None):
         listen({"event": "round", "round": 1, "seconds": 0.1, "loss": 0.5})
         raise KeyboardInterrupt
 

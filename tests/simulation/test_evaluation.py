@@ -25,7 +25,7 @@ from fedjax_rec.simulation.evaluation import (
     score_tuned,
     take_users,
 )
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
 
 ITEMS = 50

@@ -15,7 +15,7 @@ from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.synthetic import synthetic
 from fedjax_rec.simulation.leak import count_draws
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
 
 USERS, ITEMS, ROUNDS = 12, 40, 3

@@ -15,7 +15,7 @@ from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import PerUser
 from fedjax_rec.experiment.codec import CodecConfig, with_codec
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
 from fedjax_rec.simulation.sending import CODEC, PROFILE, leave, own, send
 
