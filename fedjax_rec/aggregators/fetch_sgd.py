@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import flatten_util
 
 from fedjax_rec.aggregators import fold, means
 from fedjax_rec.core import count_sketch
@@ -82,19 +82,9 @@ def fetch_sgd(
         flat = jnp.zeros(size, estimate.dtype).at[places].set(values)
         norm = jnp.linalg.norm
         info = {"unapplied": norm(error) / jnp.maximum(norm(moved), 1e-30)}
-        return _unflatten(flat, shared), Memory(moved, error), info
+        like, unravel = flatten_util.ravel_pytree(shared)
+        return unravel(flat.astype(like.dtype)), Memory(moved, error), info
 
     return fold.fold(
         weigh, finish, like=lambda shared: {"sketch": zeros(shared)}, start=start
-    )
-
-
-def _unflatten(flat: Array, shared: Tree) -> Tree:
-    """The tree like the shared parameters with these numbers."""
-    leaves, structure = jax.tree.flatten(shared)
-    ends = np.cumsum([x.size for x in leaves])[:-1]
-    parts = jnp.split(flat, ends)
-    return structure.unflatten(
-        part.reshape(x.shape).astype(x.dtype)
-        for part, x in zip(parts, leaves, strict=True)
     )

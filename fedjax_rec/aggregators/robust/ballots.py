@@ -218,7 +218,7 @@ def split(ballots: Ballots) -> tuple[Ballots, list[RowBallots]]:
 
 
 def with_rows(like: Tree, rest: Tree, values: Sequence[Array]) -> Tree:
-    """A tree whose tables by row have these values.
+    """A tree with these values in its tables by row.
 
     Args:
         like: the shared parameters, or a tree like them.

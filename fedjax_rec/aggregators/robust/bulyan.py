@@ -67,10 +67,7 @@ class Bulyan:
             def column(x, voters, counts):
                 return around_median(x, voters, counts, jnp.maximum(n - 4 * f, 1))
 
-            def leaf(x):
-                return order.columnwise(column, x[:, None], chosen)[0]
-
-            return jax.tree.map(leaf, deltas), {}
+            return order.coordinatewise(column, deltas, chosen), {}
 
         by_pairs = pairs.by_pairs("Bulyan", rule, self.share, 4)
         return ballots.buffered(by_pairs, self.voting, self.share, self.attackers)
