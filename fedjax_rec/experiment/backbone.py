@@ -14,9 +14,8 @@ from fedjax_rec.core import packing
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone, Layout
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.notes import load_notes
 from fedjax_rec.data.splits import Split
-from fedjax_rec.data.texts import default_template, item_texts
+from fedjax_rec.data.texts import default_template, item_texts, load_notes
 from fedjax_rec.models.adapters import LORA_BASE, describe
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
 from fedjax_rec.storage.cache import cache_root
