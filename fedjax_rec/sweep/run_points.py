@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,9 @@ def _run_together(
     memory: int,
 ) -> None:
     """Runs a group as one program; in turn if that fails."""
-    unfinished = {point.name: point for point in group}
+    unfinished = dict(enumerate(group))
     seeds = [point.experiment.seed for point in group]
+    scalars = [scalars_of(simulation.recipe, point.experiment) for point in group]
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
         devices = jax.local_devices()
@@ -127,17 +128,16 @@ def _run_together(
         ranked = pool.submit(
             rank_baselines, simulation.evaluator, simulation.rounds, keys
         )
+
+        def baselines_of(i: int) -> dict[str, Any]:
+            return ranked.result()[distinct.index(seeds[i])]
+
         programs = SideBySide(simulation, layouts[0].index.shape, devices)
         for layout in layouts:
-            runs = _run_layout(layout, group, programs, folder, listener)
-            for i, history, files in runs:
-                baselines = ranked.result()[distinct.index(seeds[i])]
-                event = {"event": "baselines", "round": simulation.rounds, **baselines}
-                files.append(event)
-                result = simulation.outcome(history, baselines)
-                _finish(group[i], simulation, result, files)
-                del unfinished[group[i].name]
-                listener.point_done(group[i].name, "")
+            points = {int(i): group[i] for i in layout.index[layout.real]}
+            events = programs.events(layout, seeds, scalars)
+            for i in _write(points, simulation, events, baselines_of, folder, listener):
+                del unfinished[i]
             listener.block_done()
     except Exception as error:
         listener.say(
@@ -171,54 +171,60 @@ def _layouts(
     return layouts
 
 
-def _run_layout(
-    layout: Layout,
-    group: list[Point],
-    programs: SideBySide,
-    folder: Path,
-    listener: Listener,
-) -> Iterator[tuple[int, list[Event], RunFolder]]:
-    """Runs a layout, then yields each point's position, events and open folder."""
-    recipe = programs.simulation.recipe
-    present = [int(i) for i in layout.index[layout.real]]
-    history: dict[int, list[Event]] = {i: [] for i in present}
-    seeds = [point.experiment.seed for point in group]
-    scalars = [scalars_of(recipe, point.experiment) for point in group]
-    software = versions()
-    with contextlib.ExitStack() as stack:
-        folders = {
-            i: stack.enter_context(_open(group[i], folder, software, listener.say))
-            for i in present
-        }
-        for i, event in programs.events(layout, seeds, scalars):
-            history[i].append(event)
-            folders[i].append(event)
-            listener.round_done(group[i].name, event)
-        for i in present:
-            yield i, history[i], folders[i]
-
-
-def _run_in_turn(points, data: Interactions, folder: Path, listener: Listener) -> None:
+def _run_in_turn(
+    points: Iterable[Point], data: Interactions, folder: Path, listener: Listener
+) -> None:
     for point in points:
         try:
-            _run_one(point, data, folder, listener)
+            simulation = build(point.experiment, data=data)
+            events = ((0, event) for event in simulation.events())
+            baselines_of = lambda i, sim=simulation: sim.baselines()  # noqa: E731
+            list(_write({0: point}, simulation, events, baselines_of, folder, listener))
         except Exception as error:
             listener.point_done(point.name, _reason(error))
-        else:
+
+
+def _write(
+    points: Mapping[int, Point],
+    simulation: Simulation,
+    events: Iterable[tuple[int, Event]],
+    baselines_of: Callable[[int], dict[str, Any]],
+    folder: Path,
+    listener: Listener,
+) -> Iterator[int]:
+    """Writes points into their folders as they run.
+
+    Args:
+        points: the points, by position.
+        simulation: simulation of one of them.
+        events: `(position, event)` as they happen.
+        baselines_of: `(position) -> baselines`, called after the last event.
+        folder: folder of the sweep.
+        listener: callbacks.
+
+    Yields:
+        The position of each point when its result is written.
+    """
+    software = versions()
+    history: dict[int, list[Event]] = {i: [] for i in points}
+    with contextlib.ExitStack() as stack:
+        folders = {
+            i: stack.enter_context(_open(point, folder, software, listener.say))
+            for i, point in points.items()
+        }
+        for i, event in events:
+            history[i].append(event)
+            folders[i].append(event)
+            listener.round_done(points[i].name, event)
+        for i, point in points.items():
+            baselines = baselines_of(i)
+            event = {"event": "baselines", "round": simulation.rounds, **baselines}
+            folders[i].append(event)
+            result = simulation.outcome(history[i], baselines)
+            result = record(point.experiment, simulation, result)
+            write_result(folders[i], result, draw=False)
             listener.point_done(point.name, "")
-
-
-def _run_one(
-    point: Point, data: Interactions, folder: Path, listener: Listener
-) -> None:
-    simulation = build(point.experiment, data=data)
-    with _open(point, folder, versions(), listener.say) as files:
-
-        def listen(event: Event) -> None:
-            files.append(event)
-            listener.round_done(point.name, event)
-
-        _finish(point, simulation, simulation.run(listen), files)
+            yield i
 
 
 @contextlib.contextmanager
@@ -233,12 +239,6 @@ def _open(
         stack.push(lambda kind, *_: trackers.close(finished=kind is None))
         files.tracker = trackers
         yield files
-
-
-def _finish(
-    point: Point, simulation: Simulation, result: dict[str, Any], files: RunFolder
-) -> None:
-    write_result(files, record(point.experiment, simulation, result), draw=False)
 
 
 def _short(error: BaseException) -> str:
