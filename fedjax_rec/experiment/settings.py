@@ -239,7 +239,7 @@ def _check_part(path: str, slot: str, value: Any) -> None:
         ]
         same = registry.SLOTS[slot].get(name, "").rpartition(":")[2]
         raise TypeError(
-            f"{path}={value!r}: expected an object of a dataclass, such as "
+            f"{path}={value!r}: expected a dataclass of settings, such as "
             f"{f'{same}()' if same else ', '.join(classes)}"
         )
     missing = [m for m in _METHODS.get(path, ()) if not hasattr(value, m)]
