@@ -99,8 +99,7 @@ def test_train_shows_the_path_of_a_backbone_and_why(folder, write, fails, shows)
         ("--cohort uniform --cohort.size 99", "1 to 24 clients"),
         ("--split leave_last", "--protocol.selection last"),
         ("--output small.py", "is a file"),
-        ("--execution.dtype float64", "JAX in 64-bit mode"),
-        ("--wrapper scaffold --algorithm.dim -1", "dim must be at least 1"),
+        ("--wrapper scaffold --algorithm.dim 0", "dim must be at least 1"),
     ],
 )
 def test_mistakes_are_shown_before_anything_runs(folder, write, fails, args, expected):
