@@ -28,7 +28,7 @@ from fedjax_rec.core.packing import Lists
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.pairs import explicit_pairs
-from fedjax_rec.data.partition import per_user
+from fedjax_rec.data.partition import PerUser
 from fedjax_rec.experiment.build import default_examples_per_chunk
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
 from fedjax_rec.models.adapters.lora import LoRA
@@ -156,7 +156,7 @@ class Ours:
             users=Entities(ids=[str(u) for u in range(clients)]),
             items=Entities(ids=[str(i) for i in range(len(work.lengths))]),
         )
-        self.data = make_client_data(train, per_user(train))
+        self.data = make_client_data(train, PerUser().partition(train))
         model, self.frozen, shared = _model(work, path)
         self.recipe = Recipe(
             model=model,

@@ -44,14 +44,13 @@ class Ours:
         from fedjax_rec.aggregators import AGGREGATORS
         from fedjax_rec.clients.local import Phase, local_update
         from fedjax_rec.core import rows
-        from fedjax_rec.core.rounds import Cohort, ServerState
-from fedjax_rec.core.contracts import Recipe
+        from fedjax_rec.core.contracts import Cohort, Recipe, ServerState
         from fedjax_rec.data.clients import make_client_data
         from fedjax_rec.data.interactions import Entities, make_interactions
         from fedjax_rec.data.pairs import explicit_pairs
-        from fedjax_rec.data.partition import per_user
+        from fedjax_rec.data.partition import PerUser
         from fedjax_rec.experiment.build import default_examples_per_chunk
-        from fedjax_rec.models.factorization import matrix_factorization
+        from fedjax_rec.models import MODELS
         from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
 
         train = make_interactions(
@@ -61,8 +60,8 @@ from fedjax_rec.core.contracts import Recipe
             users=Entities(ids=[str(u) for u in range(CLIENTS)]),
             items=Entities(ids=[str(i) for i in range(ITEMS)]),
         )
-        self.data = make_client_data(train, per_user(train))
-        model = matrix_factorization(ITEMS, dim=DIM)
+        self.data = make_client_data(train, PerUser().partition(train))
+        model = MODELS["matrix_factorization"](ITEMS, dim=DIM)
         phase = Phase(lambda h: optax.sgd(RATE), row_rate=lambda h: RATE)
         recipe = Recipe(
             model=model,

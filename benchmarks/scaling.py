@@ -141,7 +141,7 @@ def weak(devices: int) -> dict[str, float]:
     from fedjax_rec import PFedRec
     from fedjax_rec.data.clients import lay_out
     from fedjax_rec.data.interactions import Entities, make_interactions
-    from fedjax_rec.data.partition import per_user
+    from fedjax_rec.data.partition import PerUser
     from fedjax_rec.fleet import sampling
     from fedjax_rec.simulation import mesh as meshes
     from fedjax_rec.simulation.resident import Resident
@@ -157,7 +157,7 @@ def weak(devices: int) -> dict[str, float]:
         users=Entities(ids=[str(u) for u in range(clients)]),
         items=Entities(ids=[str(i) for i in range(items)]),
     )
-    data = lay_out(train, per_user(train), max_buckets=1)
+    data = lay_out(train, PerUser().partition(train), max_buckets=1)
     recipe = PFedRec(batch_size=each * 5).build(num_items=items, num_users=clients)
     mesh, key = meshes.make_mesh(), jax.random.key(0)
     axis = meshes.CLIENTS if devices > 1 else None

@@ -39,14 +39,14 @@ from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.core.contracts import Params, Senders
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import iid, per_user
+from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import backbone as experiment_backbone
 from fedjax_rec.experiment.codec import CodecConfig, with_codec
 from fedjax_rec.models.factorization import matrix_factorization
 from fedjax_rec.models.neural_cf import neural_cf
 from fedjax_rec.models.pfedrec import personal_scorer
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
 
 N, I = 9, 23  # noqa: E741
@@ -279,9 +279,9 @@ def setup(name, max_buckets):
         sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
         frozen = prepared.frozen
     recipe = TRANSFORMS.get(name, lambda recipe: recipe)(config.build(**sizes))
-    part = per_user(train)
+    part = PerUser().partition(train)
     if not recipe.single_user:
-        part = iid(jax.random.key(5), train, 4)
+        part = IID(num_clients=4, seed=5).partition(train)
     data = make_client_data(train, part, max_buckets=max_buckets)
     return recipe, data, frozen
 

@@ -13,8 +13,8 @@ from fedjax_rec.core.contracts import Local, Model, Params, Recipe
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import per_user
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.data.partition import PerUser
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import federated
 
 USERS, ITEMS = 6, 8
@@ -31,7 +31,7 @@ def data():
         users=Entities(ids=[f"u{u}" for u in range(USERS)]),
         items=Entities(ids=[f"i{i}" for i in range(ITEMS)]),
     )
-    return make_client_data(train, per_user(train), max_buckets=1)
+    return make_client_data(train, PerUser().partition(train), max_buckets=1)
 
 
 def one_model():

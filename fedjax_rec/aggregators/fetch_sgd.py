@@ -1,36 +1,23 @@
 """FetchSGD: momentum and error feedback on the server, in the space of sketches."""
 
-import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fedjax_rec.core import count_sketch as sketches
-from fedjax_rec.core import rows
-from fedjax_rec.core.arrays import Array, Tree, struct
-from fedjax_rec.core.contracts import Aggregator, Senders
-
-
-@struct
-class Sum:
-    """A running weighted sum of sketches.
-
-    Attributes:
-        sketch: `[repeats, columns]`.
-        weight: scalar.
-    """
-
-    sketch: Array
-    weight: Array
+from fedjax_rec.aggregators import fold, means
+from fedjax_rec.core import count_sketch
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Aggregator
 
 
-@struct
-class Memory:
-    """What the server keeps; both `[repeats, columns]`.
+class Memory(NamedTuple):
+    """The server's state; both `[repeats, columns]`.
 
     Attributes:
-        momentum: of the mean sketches.
-        error: what has not been applied yet.
+        momentum: running sum of mean sketches.
+        error: sketch of the updates that have not been applied yet.
     """
 
     momentum: Array
@@ -45,73 +32,69 @@ def fetch_sgd(
     columns: int = 10_000,
     uniform: bool = False,
 ) -> Aggregator:
-    """Adds up the clients' sketches, and applies the largest numbers of the sum.
+    """Averages the clients' sketches, and applies the largest numbers of their sum.
 
-    `u <- rho u + mean S(delta)`, `e <- e + u`, the update is the top-k of what `e` is
-    the sketch of, and `e <- e - S(update)`.
+    `u <- rho u + mean S(delta)`, `e <- e + u`; the update holds the `k` largest numbers
+    that `e` sketches, and `e <- e - S(update)`.
 
     Memory: two sketches, and one estimate of all shared parameters.
 
     Args:
-        share: of the shared parameters that move in a round, `k` of `n`.
+        share: share of the shared parameters that move in a round, `k / n`.
         momentum: `rho`.
         repeats: rows of a sketch, as in `codecs.sketch.count_sketch`.
-        columns: buckets of each, the same.
-        uniform: clients weigh alike; otherwise by examples.
+        columns: buckets of a row, as there.
+        uniform: every client weighs the same, not in proportion to its examples.
+
+    Returns:
+        An aggregator; `info` has `unapplied`, the size of the error relative to `u`.
+
+    Raises:
+        ValueError: `share` is not in `(0, 1]`, or `momentum` not in `[0, 1)`.
 
     References:
         Rothchild et al., FetchSGD: Communication-Efficient Federated Learning with
         Sketching, ICML 2020, algorithm 1.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share={share}: expected a share above 0 and at most 1")
+        raise ValueError(f"share={share}, expected a number in (0, 1]")
     if not 0 <= momentum < 1:
-        raise ValueError(f"momentum={momentum}: expected 0 up to, and below, 1")
+        raise ValueError(f"momentum={momentum}, expected a number in [0, 1)")
 
     def zeros(shared: Tree) -> Array:
-        dtype = jax.tree.leaves(shared)[0].dtype
-        return jnp.zeros((repeats, columns), dtype)
+        return jnp.zeros((repeats, columns), fold.scalar(shared).dtype)
 
     def start(shared: Tree) -> Memory:
-        return Memory(momentum=zeros(shared), error=zeros(shared))
+        return Memory(zeros(shared), zeros(shared))
 
-    def init(shared: Tree, cohort_size: int) -> Sum:
-        del cohort_size
-        sketch = zeros(shared)
-        return Sum(sketch=sketch, weight=jnp.zeros((), sketch.dtype))
+    def weigh(acc, deltas, weights, senders):
+        scale = means.scale_of(weights, uniform)
+        return deltas, scale, acc.sums + scale.sum()
 
-    def update(acc: Sum, deltas: Tree, weights: Array, senders: Senders) -> Sum:
-        del senders
-        if uniform:
-            weights = (weights > 0).astype(weights.dtype)
-        added = jnp.tensordot(weights, deltas["sketch"], 1)
-        return Sum(sketch=acc.sketch + added, weight=acc.weight + weights.sum())
-
-    def finish(acc: Sum, state: Memory, shared: Tree):
-        size = sketches.size_of(shared)
-        mean = acc.sketch / jnp.where(acc.weight > 0, acc.weight, 1)
-        moved = momentum * state.momentum + mean
+    def finish(acc: fold.Fold, state: Memory, shared: Tree):
+        size = count_sketch.size_of(shared)
+        moved = momentum * state.momentum + fold.divided(acc.total["sketch"], acc.sums)
         error = state.error + moved
-        every = sketches.estimate(error, size)
-        k = max(1, round(share * size))
-        _, places = jax.lax.top_k(jnp.abs(every), k)
-        values = every[places]
-        error -= sketches.sketch_of_places(places, values, repeats, columns)
-        flat = jnp.zeros(size, every.dtype).at[places].set(values)
+        estimate = count_sketch.estimate(error, size)
+        _, places = jax.lax.top_k(jnp.abs(estimate), max(1, round(share * size)))
+        values = estimate[places]
+        error -= count_sketch.sketch_of_places(places, values, repeats, columns)
+        flat = jnp.zeros(size, estimate.dtype).at[places].set(values)
         norm = jnp.linalg.norm
         info = {"unapplied": norm(error) / jnp.maximum(norm(moved), 1e-30)}
-        return _unflatten(flat, shared), Memory(momentum=moved, error=error), info
+        return _unflatten(flat, shared), Memory(moved, error), info
 
-    return Aggregator(init, update, finish, start)
+    return fold.fold(
+        weigh, finish, like=lambda shared: {"sketch": zeros(shared)}, start=start
+    )
 
 
 def _unflatten(flat: Array, shared: Tree) -> Tree:
-    leaves, tree = jax.tree.flatten(shared, is_leaf=rows.is_table)
-    first, found = 0, []
-    for leaf in leaves:
-        array = leaf.values if rows.is_table(leaf) else leaf
-        part = flat[first : first + array.size].reshape(array.shape).astype(array.dtype)
-        whole = rows.is_table(leaf)
-        found.append(dataclasses.replace(leaf, values=part) if whole else part)
-        first += array.size
-    return jax.tree.unflatten(tree, found)
+    """The tree like the shared parameters with these numbers."""
+    leaves, structure = jax.tree.flatten(shared)
+    ends = np.cumsum([x.size for x in leaves])[:-1]
+    parts = jnp.split(flat, ends)
+    return structure.unflatten(
+        part.reshape(x.shape).astype(x.dtype)
+        for part, x in zip(parts, leaves, strict=True)
+    )

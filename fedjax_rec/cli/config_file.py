@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import fedjax_rec
 from fedjax_rec.data.folders import check_folder
-from fedjax_rec.data.sources.settings import CsvData, FileData
+from fedjax_rec.data.settings import CsvData, FileData
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.renamed import new_spelling
 from fedjax_rec.experiment.settings import Experiment

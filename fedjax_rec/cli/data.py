@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments
 from fedjax_rec.cli.config_file import check_data, in_flags, load_config
-from fedjax_rec.data.sources.settings import CsvData, FileData, SyntheticData
+from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 
@@ -91,8 +91,8 @@ def prepare(source: str, args: list[str]) -> None:
     if source == "synthetic":
         from fedjax_rec.data.synthetic import LIMITS
 
-        print("Generated from its seed at each use; not stored on disk.")
-        print("Real data have properties that these lack:")
+        print("Generated from its seed at each use; no file is stored.")
+        print("Real data have these properties, and this lacks them:")
         for limit in LIMITS:
             print(f"  - {limit}")
     else:

@@ -52,7 +52,7 @@ def recording(
     say: Callable[[str], None],
     record: bool = True,
 ) -> Recording:
-    """A simulation's `watch`, which prints the summary at its end.
+    """A simulation's `profiler`, which prints the summary at its end.
 
     Args:
         window: the rounds to record.

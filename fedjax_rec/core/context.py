@@ -26,12 +26,18 @@ class Corpus(Protocol):
         facts: about backbone and texts, for `result.json`.
     """
 
-    texts: list[str]
-    backbone: Backbone
-    weights: Any
-    tokens: Any
-    prefix_cache: bool
-    facts: dict[str, Any]
+    @property
+    def texts(self) -> list[str]: ...
+    @property
+    def backbone(self) -> Backbone: ...
+    @property
+    def weights(self) -> Any: ...
+    @property
+    def tokens(self) -> Any: ...
+    @property
+    def prefix_cache(self) -> bool: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...
 
     def embeddings(self) -> np.ndarray:
         """Vectors of the texts by the frozen backbone, `[I, D]` float32."""

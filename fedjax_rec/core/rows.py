@@ -85,6 +85,17 @@ def map_tables(fn, tree: Tree, *rest: Tree) -> Tree:
     )
 
 
+def map_values(fn, deltas: Tree) -> Tree:
+    """Applies `fn` to dense leaves and to the values of `Rows`, not to their ids."""
+
+    def leaf(delta):
+        if is_rows(delta):
+            return dataclasses.replace(delta, values=fn(delta.values))
+        return fn(delta)
+
+    return jax.tree.map(leaf, deltas, is_leaf=is_rows)
+
+
 def split_tables(tree: Tree) -> tuple[Tree, Tree]:
     """`(tables, dense)`: the same structure, with `None` for the other kind of leaf."""
     tables = jax.tree.map(

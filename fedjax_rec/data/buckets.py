@@ -1,4 +1,4 @@
-"""Size buckets: pad clients to a few widths instead of to the largest client."""
+"""Size buckets: clients are padded to a few widths, not to the largest client."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,16 @@ def choose_widths(
     cost: Callable[[np.ndarray], np.ndarray] = lambda width: width,
     max_candidates: int = 512,
 ) -> tuple[int, ...]:
-    """Widths that minimise the summed cost of every client's padded size.
+    """Chooses the widths that minimise the summed cost of all padded clients.
 
-    Exact dynamic programming over the distinct sizes (thinned to quantiles beyond
-    `max_candidates` of them).
+    Exact dynamic programming over the distinct sizes, or over `max_candidates`
+    quantiles of them.
 
     Args:
-        sizes: `[N]` examples of each client; empty clients cost nothing.
-        max_buckets: at most so many widths.
-        cost: work of a client padded to each width, `[S] -> [S]`, increasing.
-        max_candidates: bound on the distinct widths considered.
+        sizes: `[N]` examples of each client; empty clients have no cost.
+        max_buckets: Maximum number of widths.
+        cost: Work of a client padded to each width, `[S] -> [S]`, increasing.
+        max_candidates: Maximum number of distinct widths considered.
 
     Returns:
         Ascending widths, the last at least the largest size.
@@ -39,13 +39,13 @@ def choose_widths(
     widths, counts = np.unique(sizes, return_counts=True)
     if len(widths) > max_candidates:
         levels = np.linspace(0, 1, max_candidates)
-        kept = np.unique(np.quantile(widths, levels, method="higher"))
-        counts = np.bincount(np.searchsorted(kept, widths), counts, len(kept))
-        widths = kept
+        thinned = np.unique(np.quantile(widths, levels, method="higher"))
+        counts = np.bincount(np.searchsorted(thinned, widths), counts, len(thinned))
+        widths = thinned
     work = np.asarray(cost(widths), np.float64)
     n = len(widths)
     below = np.concatenate([[0], np.cumsum(counts)])
-    # best[j]: least cost of the first j widths; one more bucket ends at width j - 1.
+    # best[j]: least cost of the first j widths; the next bucket ends at width j - 1.
     best = np.full(n + 1, np.inf)
     best[0] = 0
     choices = []
@@ -64,7 +64,7 @@ def _backtrack(widths: np.ndarray, choices: list[np.ndarray]) -> tuple[int, ...]
     for start in reversed(choices):
         if end == 0:
             break
-        if start[end - 1] < 0:  # an earlier pass was already as good
+        if start[end - 1] < 0:  # an earlier pass was as good
             continue
         chosen.append(int(widths[end - 1]))
         end = int(start[end - 1])
@@ -72,9 +72,9 @@ def _backtrack(widths: np.ndarray, choices: list[np.ndarray]) -> tuple[int, ...]
 
 
 def bucket_of(sizes: np.ndarray, widths: tuple[int, ...]) -> np.ndarray:
-    """`[N]` int32 index of the narrowest width that holds each client.
+    """Returns the index of the narrowest width for each client, `[N]` int32.
 
-    Clients without examples get `len(widths)`: they never train.
+    Clients without examples get `len(widths)` and never train.
     """
     bucket = np.searchsorted(np.asarray(widths), sizes).astype(np.int32)
     return np.where(sizes > 0, bucket, len(widths)).astype(np.int32)

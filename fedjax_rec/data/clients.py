@@ -8,19 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core.arrays import Array, static, struct
-from fedjax_rec.data import buckets as bucketing
+from fedjax_rec.data.buckets import bucket_of, choose_widths
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import Partition
 
 
 @struct
 class Ragged:
-    """Lists of different lengths, end to end.
+    """Lists of different lengths, concatenated.
 
     Attributes:
-        columns: name to `[n]` array.
-        offset: `[N]` int32, each list's first position.
-        size: `[N]` int32, each list's length.
+        columns: Name to `[n]` array.
+        offset: `[N]` int32, first position of each list.
+        size: `[N]` int32, length of each list.
     """
 
     columns: dict[str, Array]
@@ -28,14 +28,14 @@ class Ragged:
     size: Array
 
     def row(self, index: Array, width: int) -> tuple[dict[str, Array], Array]:
-        """List `index`, padded to `width`: columns `[width]` and a mask `[width]`.
+        """Returns list `index` padded to `width`: columns `[width]`, mask `[width]`.
 
         An `index` past the end is an empty list.
         """
         count = self.offset.shape[0]
-        at = jnp.minimum(index, count - 1)
-        size = jnp.where(index < count, self.size[at], 0)
-        position = self.offset[at] + jnp.arange(width, dtype=jnp.int32)
+        row = jnp.minimum(index, count - 1)
+        size = jnp.where(index < count, self.size[row], 0)
+        position = self.offset[row] + jnp.arange(width, dtype=jnp.int32)
         mask = jnp.arange(width) < size
         columns = {
             name: column.at[position].get(mode="clip")
@@ -46,18 +46,18 @@ class Ragged:
 
 @struct
 class ClientData:
-    """What every client holds.
+    """The data of all clients.
 
     Attributes:
-        interactions: the columns `item`, `user`, `rating`, in time order.
-        exclude: the column `item`: what is no negative, ascending within a user; as
-            positions in `pool`, where there is one.
-        buckets: `[N]` int32, the size bucket of each client; `len(widths)` if empty.
+        interactions: Columns `item`, `user`, `rating`, in order of time.
+        exclude: Column `item`: items that are no negatives, ascending within a user; as
+            positions in `pool`, if there is one.
+        buckets: `[N]` int32, size bucket of each client; `len(widths)` if empty.
         num_items: `I`, also the padding id.
         num_users: `U`, also the padding id.
-        widths: padded number of interactions of each bucket, ascending.
-        exclude_widths: padded number of exclusions of each bucket.
-        pool: item ids, ascending, that may be drawn as negatives; `None` is all.
+        widths: Padded number of interactions of each bucket, ascending.
+        exclude_widths: Padded number of exclusions of each bucket.
+        pool: Item ids, ascending, that may be drawn as negatives; `None` is all.
     """
 
     interactions: Ragged
@@ -74,17 +74,17 @@ class ClientData:
         return self.buckets.shape[0]
 
     def examples(self, client: Array, bucket: int) -> dict[str, Array]:
-        """One client's examples, padded to its bucket (`M`, exclusions `E`).
+        """Returns the examples of a client, padded to its bucket.
 
         Args:
-            client: scalar id; one past the end has no examples.
-            bucket: static index into `widths`.
+            client: Scalar id; one past the end has no examples.
+            bucket: Static index into `widths`.
 
         Returns:
-            `item`, `user` (`[M]`, padding `I`, `U`), `rating` `[M]`, `mask` `[M]`,
-            `exclude` `[E]` (padding `I`), `exclude_start`, `exclude_size` (scalars or
-            `[M]`): the segment of `exclude` that belongs to each example's user, and
-            `pool`, if there is one.
+            `item` and `user` (`[M]`, padding `I`, `U`), `rating` `[M]`, `mask` `[M]`,
+            `exclude` `[E]` (padding `I`), `exclude_start` and `exclude_size` (scalars
+            or `[M]`), the segment of `exclude` that belongs to the user of each
+            example, and `pool`, if there is one.
         """
         columns, mask = self.interactions.row(client, self.widths[bucket])
         exclude, exclude_mask = self.exclude.row(client, self.exclude_widths[bucket])
@@ -94,13 +94,12 @@ class ClientData:
             "rating": jnp.where(mask, columns["rating"], 0),
             "mask": mask,
             "exclude": jnp.where(exclude_mask, exclude["item"], self.num_items),
+            "exclude_start": columns.get("exclude_start", jnp.int32(0)),
         }
-        if "exclude_start" in columns:
-            examples["exclude_start"] = columns["exclude_start"]
-            examples["exclude_size"] = columns["exclude_size"]
-        else:
-            examples["exclude_start"] = jnp.int32(0)
-            examples["exclude_size"] = exclude_mask.sum(dtype=jnp.int32)
+        size = columns.get("exclude_size")
+        if size is None:
+            size = exclude_mask.sum(dtype=jnp.int32)
+        examples["exclude_size"] = size
         if self.pool is not None:
             examples["pool"] = self.pool
         return examples
@@ -109,7 +108,7 @@ class ClientData:
 def make_client_data(
     train: Interactions, partition: Partition, **options
 ) -> ClientData:
-    """`lay_out` as arrays on the default device; it takes the same arguments."""
+    """Returns `lay_out` as arrays on the default device; takes the same arguments."""
     return jax.tree.map(jnp.asarray, lay_out(train, partition, **options))
 
 
@@ -124,26 +123,26 @@ def lay_out(
 ) -> ClientData:
     """Lays the training interactions out by client.
 
-    A negative is an item outside what *this client* holds of the example's user, and
-    outside `also_excluded`: empty under the clean protocol; validation and test under
-    `paper_compat`, which leaks them (and needs one client per user).
+    A negative is an item outside the interactions that *this client* holds for the user
+    of the example, and outside `also_excluded`. The latter is empty in the clean
+    protocol; in `paper_compat`, it is validation and test, which leaks them (and needs
+    one client per user).
 
     Args:
-        train: the training interactions.
-        partition: the client of each.
-        also_excluded: further interactions of the users that are no negatives.
-        pool: item ids that may be negatives (a cold split holds the others out of all
-            training); `None` is every item. The interactions of `train` lie within it.
-        max_buckets: most size buckets; each compiles its own program.
-        width_cost: work of a client padded to each width, for choosing the buckets.
+        train: The training interactions.
+        partition: The client of each interaction.
+        also_excluded: Further interactions of the users that are no negatives.
+        pool: Item ids that may be negatives (a cold split keeps the others out of all
+            training), including those of `train`; `None` is every item.
+        max_buckets: Maximum number of size buckets; each compiles its own program.
+        width_cost: Work of a client padded to each width, for the choice of buckets.
 
     Returns:
         NumPy arrays.
 
     Raises:
-        ValueError: `also_excluded` with clients that are not single users.
+        ValueError: `also_excluded` is given, but clients are not single users.
     """
-    n, num_clients = len(train), partition.num_clients
     single = partition.user_of_client is not None
     if also_excluded and not single:
         raise ValueError(
@@ -152,52 +151,31 @@ def lay_out(
             "'not_train'."
         )
     # Within a client by user, then in the order of train (time).
-    order = np.lexsort((np.arange(n), train.user, partition.client))
+    order = np.lexsort((np.arange(len(train)), train.user, partition.client))
     client = partition.client[order]
     columns = {
         "item": train.item[order],
         "user": train.user[order],
         "rating": train.rating[order],
     }
-    size = np.bincount(client, minlength=num_clients)
-    owners, items = [partition.client], [train.item]
-    users = [train.user]
-    if also_excluded:
-        client_of_user = np.full(train.num_users, num_clients, np.int64)
-        client_of_user[partition.user_of_client] = np.arange(num_clients)
-        for part in also_excluded:
-            owners.append(client_of_user[part.user])
-            items.append(part.item)
-            users.append(part.user)
-    owner, item = np.concatenate(owners), np.concatenate(items)
-    user = np.concatenate(users)
-    keep = owner < num_clients
-    if pool is not None:  # what is held out is drawn by nobody anyway
-        keep[n:] &= np.isin(item[n:], pool)
-    owner, item, user = owner[keep], item[keep], user[keep]
-    by_item = np.lexsort((item, user, owner))
-    owner, item, user = owner[by_item], item[by_item], user[by_item]
-    if pool is not None:
-        pool = np.unique(pool)
-        if not np.isin(item, pool).all():
-            raise ValueError("pool leaves out items that clients hold")
-        item = np.searchsorted(pool, item)
-    exclude_size = np.bincount(owner, minlength=num_clients)
-    exclude_offset = _offsets(exclude_size)
+    size = np.bincount(client, minlength=partition.num_clients)
+    pool = None if pool is None else np.unique(pool)
+    owner, user, item = _exclusions(train, partition, also_excluded, pool)
+    exclude_size = np.bincount(owner, minlength=partition.num_clients)
     if not single:
-        # Rows of train and of the exclusions are the same pairs, in (client, user)
-        # groups of the same places: a group's start serves both.
-        new = np.ones(n, bool)
+        # Rows of train and of the exclusions are the same pairs, with the (client,
+        # user) groups in the same places: the start of a group applies to both.
+        new = np.ones(len(train), bool)
         new[1:] = (owner[1:] != owner[:-1]) | (user[1:] != user[:-1])
         group = np.cumsum(new) - 1
         starts = np.flatnonzero(new)
-        columns["exclude_start"] = starts[group] - exclude_offset[client]
+        columns["exclude_start"] = starts[group] - _offsets(exclude_size)[client]
         columns["exclude_size"] = np.bincount(group)[group]
     arrays: Any = {
         "interactions": _ragged(columns, size),
         "exclude": _ragged({"item": item}, exclude_size),
         "pool": None if pool is None else pool.astype(np.int32),
-        "buckets": np.zeros(num_clients, np.int32),
+        "buckets": np.zeros(partition.num_clients, np.int32),
     }
     data = ClientData(
         **arrays,
@@ -209,14 +187,42 @@ def lay_out(
     return in_buckets(data, max_buckets, width_cost)
 
 
+def _exclusions(
+    train: Interactions,
+    partition: Partition,
+    also_excluded: tuple[Interactions, ...],
+    pool: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns client, user and item of each exclusion, sorted; items within `pool`."""
+    owner, user, item = [partition.client], [train.user], [train.item]
+    if also_excluded:
+        client_of_user = np.full(train.num_users, -1)
+        client_of_user[partition.user_of_client] = np.arange(partition.num_clients)
+        for part in also_excluded:
+            keep = client_of_user[part.user] >= 0
+            if pool is not None:  # items outside it are never drawn anyway
+                keep &= np.isin(part.item, pool)
+            owner.append(client_of_user[part.user[keep]])
+            user.append(part.user[keep])
+            item.append(part.item[keep])
+    owners, users, items = map(np.concatenate, (owner, user, item))
+    order = np.lexsort((items, users, owners))
+    owners, users, items = owners[order], users[order], items[order]
+    if pool is not None:
+        if not np.isin(items, pool).all():
+            raise ValueError("pool leaves out items that clients hold")
+        items = np.searchsorted(pool, items)
+    return owners, users, items
+
+
 def in_buckets(
     data: ClientData, max_buckets: int, width_cost=lambda width: width
 ) -> ClientData:
-    """`data`, in NumPy, with its clients in other size buckets; see `lay_out`."""
+    """Puts the clients of `data` (NumPy) into other size buckets; see `lay_out`."""
     size = np.asarray(data.interactions.size)
     exclude_size = np.asarray(data.exclude.size)
-    widths = bucketing.choose_widths(size, max_buckets, width_cost)
-    bucket = bucketing.bucket_of(size, widths)
+    widths = choose_widths(size, max_buckets, width_cost)
+    bucket = bucket_of(size, widths)
     exclude_widths = tuple(
         int(max(exclude_size[bucket == g].max(initial=1), 1))
         for g in range(len(widths))
@@ -230,23 +236,22 @@ def in_buckets(
 
 
 def serving_clients(partition: Partition, users: np.ndarray, num_users: int):
-    """`[U]` int32: the client that holds most of each user's interactions.
+    """Returns the client that holds most of each user's interactions.
 
     Args:
-        partition: of the training interactions.
-        users: `[n]` the user of each training interaction.
+        partition: Partition of the training interactions.
+        users: `[n]` user of each training interaction.
         num_users: `U`.
 
     Returns:
-        Client ids; users without training data get client 0.
+        `[U]` int32 client ids; users without training data get client 0.
     """
+    serving = np.zeros(num_users, np.int32)
     if partition.user_of_client is not None:
-        serving = np.zeros(num_users, np.int32)
         serving[partition.user_of_client] = np.arange(partition.num_clients)
         return serving
     pair = users.astype(np.int64) * partition.num_clients + partition.client
     pairs, counts = np.unique(pair, return_counts=True)
-    serving = np.zeros(num_users, np.int32)
     order = np.argsort(counts, kind="stable")  # the largest count is written last
     serving[pairs[order] // partition.num_clients] = (
         pairs[order] % partition.num_clients
@@ -264,8 +269,7 @@ def _ragged(columns: dict[str, np.ndarray], size: np.ndarray) -> Ragged:
         dtype = np.float32 if column.dtype.kind == "f" else np.int32
         return np.append(column, 0).astype(dtype)
 
-    # An offset into more than 2**31 interactions never reaches a device: there it is
-    # one into the part that the device holds.
+    # Offsets beyond 2**31 never reach a device, which holds only a part.
     offset = _offsets(size)
     wide = np.int64 if size.sum() >= 2**31 else np.int32
     lists: Any = {
@@ -277,7 +281,7 @@ def _ragged(columns: dict[str, np.ndarray], size: np.ndarray) -> Ragged:
 
 
 def with_rating_dtype(data: ClientData, dtype) -> ClientData:
-    """`data` with its ratings in another float type (float64 for golden traces)."""
+    """Converts the ratings to another float type (float64 for golden traces)."""
     columns = dict(data.interactions.columns)
     columns["rating"] = columns["rating"].astype(dtype)
     interactions = dataclasses.replace(data.interactions, columns=columns)

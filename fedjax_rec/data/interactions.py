@@ -1,4 +1,4 @@
-"""Interactions: who touched what, when; the form every source is read into."""
+"""Interactions of users with items: the form into which every source is read."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,28 @@ class Entities:
     """The users or the items of a data set, in index order.
 
     Attributes:
-        ids: the raw identifiers as the files spell them, `[n]` strings.
-        titles: one text an entity, or `None` where the source has none.
-        attributes: column name to one string an entity; several values of one column
-            are joined by `|` (MovieLens genres).
+        ids: Raw identifiers as spelled in the files, `[n]` strings.
+        titles: One text per entity, or `None` if the source has none.
+        attributes: Column name to one string per entity. Several values of a column
+            are joined by `|`, such as MovieLens genres.
     """
 
     ids: Sequence[str]
     titles: Sequence[str] | None = None
     attributes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+    def take(self, index: np.ndarray) -> "Entities":
+        """Returns the entities at the integers `index`, in that order."""
+        rows: list[int] = index.tolist()
+
+        def pick(values: Sequence[str]) -> list[str]:
+            return [values[row] for row in rows]
+
+        return Entities(
+            ids=pick(self.ids),
+            titles=None if self.titles is None else pick(self.titles),
+            attributes={name: pick(v) for name, v in self.attributes.items()},
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,12 +42,13 @@ class Interactions:
     Attributes:
         user: `[n]` int32 in `[0, num_users)`.
         item: `[n]` int32 in `[0, num_items)`.
-        rating: `[n]` float32; 1 where the source has no ratings.
-        timestamp: `[n]` int64, seconds or any monotone clock.
-        position: `[n]` int64, the line's order in the file: breaks timestamp ties.
-        users, items: the entities behind the indices.
-        name: of the data set.
-        notes: counts of what reading it merged or dropped, by reason.
+        rating: `[n]` float32; 1 if the source has no ratings.
+        timestamp: `[n]` int64, seconds or any other monotone clock.
+        position: `[n]` int64, line order in the file, which breaks timestamp ties.
+        users: The users behind the indices.
+        items: The items behind the indices.
+        name: Name of the data set.
+        notes: Number of rows that reading merged or dropped, by reason.
     """
 
     user: np.ndarray
@@ -59,7 +73,7 @@ class Interactions:
         return len(self.user)
 
     def take(self, where: np.ndarray) -> "Interactions":
-        """The interactions at `where` (indices or a mask), entities unchanged."""
+        """Returns the interactions at `where` (indices or mask), entities unchanged."""
         columns = ("user", "item", "rating", "timestamp", "position")
         return dataclasses.replace(
             self, **{name: getattr(self, name)[where] for name in columns}
@@ -82,26 +96,26 @@ def make_interactions(
     name: str = "unnamed",
     notes: Mapping[str, int] | None = None,
 ) -> Interactions:
-    """Sorts columns given in file order, and merges repeated (user, item) pairs.
+    """Sorts columns given in file order and merges repeated (user, item) pairs.
 
-    Of a repeated pair the latest interaction is kept (of equal timestamps the one
-    later in the file), and the number merged is added to `notes["duplicates_merged"]`.
+    The latest interaction of a repeated pair is kept; of equal timestamps, the one
+    later in the file. `notes["duplicates_merged"]` counts the others.
 
     Args:
         user: `[n]` integers in `[0, len(users.ids))`, in file order.
         item: `[n]` integers in `[0, len(items.ids))`.
         rating: `[n]` floats, or `None` for all 1.
         timestamp: `[n]` integers, or `None` for file order.
-        users: the users behind the indices.
-        items: the items behind the indices.
-        name: of the data set.
-        notes: counts made so far.
+        users: The users behind the indices.
+        items: The items behind the indices.
+        name: Name of the data set.
+        notes: Counts made so far.
 
     Returns:
-        The canonical form.
+        The interactions in canonical order.
 
     Raises:
-        ValueError: an index is out of range, or columns differ in length.
+        ValueError: An index is out of range, or columns differ in length.
     """
     n = len(user)
     position = np.arange(n, dtype=np.int64)
@@ -123,18 +137,17 @@ def make_interactions(
     pair_user, pair_item = user[order], item[order]
     last = np.ones(n, bool)
     last[:-1] = (pair_user[1:] != pair_user[:-1]) | (pair_item[1:] != pair_item[:-1])
-    kept = order[last]
-    kept = kept[np.lexsort((position[kept], timestamp[kept], user[kept]))]
-    counted = dict(notes or {})
-    counted["duplicates_merged"] = counted.get("duplicates_merged", 0) + n - len(kept)
+    rows = order[last]
+    rows = rows[np.lexsort((position[rows], timestamp[rows], user[rows]))]
+    merged = (notes or {}).get("duplicates_merged", 0) + n - len(rows)
     return Interactions(
-        user=user[kept].astype(np.int32),
-        item=item[kept].astype(np.int32),
-        rating=rating[kept].astype(np.float32),
-        timestamp=timestamp[kept].astype(np.int64),
-        position=position[kept],
+        user=user[rows].astype(np.int32),
+        item=item[rows].astype(np.int32),
+        rating=rating[rows].astype(np.float32),
+        timestamp=timestamp[rows].astype(np.int64),
+        position=position[rows],
         users=users,
         items=items,
         name=name,
-        notes=counted,
+        notes={**(notes or {}), "duplicates_merged": merged},
     )

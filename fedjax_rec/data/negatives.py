@@ -1,7 +1,7 @@
 """Negatives: exactly uniform over a complement, distinct, without rejection.
 
-The `j`-th item outside a sorted set `e` is `j + |{k : e[k] - k <= j}|`: a rank `j`
-drawn below the complement's size and one binary search give a negative.
+The `j`-th item outside a sorted set `e` is `j + |{k : e[k] - k <= j}|`, so a rank `j`
+below the size of the complement and one binary search yield a negative.
 """
 
 import jax
@@ -11,13 +11,13 @@ from fedjax_rec.core.arrays import Array
 
 
 def uniform_below(key: Array, bound: Array) -> Array:
-    """Integers uniform in `[0, bound)`, elementwise; 0 where `bound` is 0.
+    """Draws integers uniformly in `[0, bound)`, elementwise; 0 if `bound` is 0.
 
-    The high word of a 32 x 32 bit product: the probability of a value is off by at
-    most `2**-32`, a relative error of `bound / 2**32` (2e-5 for 100,000 items).
+    They are the high word of a 32 x 32 bit product: the probability of a value is off
+    by at most `2**-32`, a relative error of `bound / 2**32` (2e-5 for 100,000 items).
 
     Args:
-        key: typed key.
+        key: Typed key.
         bound: `[...]` int32, not negative.
 
     Returns:
@@ -34,15 +34,16 @@ def uniform_below(key: Array, bound: Array) -> Array:
 
 
 def distinct_below(key: Array, bound: Array, count: int) -> Array:
-    """`count` distinct integers uniform in `[0, bound)`, elementwise in random order.
+    """Draws distinct integers uniformly in `[0, bound)`, elementwise, in random order.
 
     Draw `i` comes from `[0, bound - i)` and steps over the earlier ones in ascending
-    order. Where `bound < count`, the draws past `bound` are meaningless: mask them.
+    order. If `bound < count`, the draws past `bound` are meaningless and must be
+    masked.
 
     Args:
-        key: typed key.
+        key: Typed key.
         bound: `[...]` int32.
-        count: how many, small (the work is quadratic in it).
+        count: Number of draws; the work is quadratic in it.
 
     Returns:
         `[..., count]` int32.
@@ -57,25 +58,25 @@ def distinct_below(key: Array, bound: Array, count: int) -> Array:
         for t in taken:
             x = x + (x >= t)
         drawn.append(x)
-        ordered, rest = [], x
+        ordered, largest = [], x
         for t in taken:
-            ordered.append(jnp.minimum(t, rest))
-            rest = jnp.maximum(t, rest)
-        taken = [*ordered, rest]
+            ordered.append(jnp.minimum(t, largest))
+            largest = jnp.maximum(t, largest)
+        taken = [*ordered, largest]
     return jnp.stack(drawn, axis=-1)
 
 
 def outside(
     rank: Array, sorted_items: Array, start: Array, size: Array, max_size: int
 ) -> Array:
-    """The `rank`-th item (from 0) outside a segment of a sorted list.
+    """Returns the `rank`-th item (from 0) outside a segment of a sorted list.
 
     Args:
         rank: `[...]` int32.
         sorted_items: `[E]` int32, ascending within each segment, without repeats.
-        start: `[...]` int32, the segment's first position in `sorted_items`.
-        size: `[...]` int32, the segment's length.
-        max_size: static bound of `size`.
+        start: `[...]` int32, first position of the segment in `sorted_items`.
+        size: `[...]` int32, length of the segment.
+        max_size: Static bound of `size`.
 
     Returns:
         `[...]` int32 item ids.
@@ -86,33 +87,33 @@ def outside(
     """
     last, steps = sorted_items.shape[0] - 1, max_size.bit_length()
 
-    def halve(i: Array, found: Array) -> Array:
-        probe = found + (1 << (steps - 1 - i))
-        at = jnp.minimum(start + probe - 1, last)
-        ahead = (probe <= size) & (sorted_items[at] - (probe - 1) <= rank)
-        return jnp.where(ahead, probe, found)
+    def halve(i: Array, below: Array) -> Array:
+        probe = below + (1 << (steps - 1 - i))
+        position = jnp.minimum(start + probe - 1, last)
+        ahead = (probe <= size) & (sorted_items[position] - (probe - 1) <= rank)
+        return jnp.where(ahead, probe, below)
 
-    # A loop: unrolled it runs no faster, and is a fifth of what a client compiles.
-    found = jax.lax.fori_loop(0, steps, halve, jnp.zeros(rank.shape, jnp.int32))
-    return rank + found
+    # Unrolled, the loop is no faster but a fifth of the program of a client.
+    below = jax.lax.fori_loop(0, steps, halve, jnp.zeros(rank.shape, jnp.int32))
+    return rank + below
 
 
 def draw_negatives(
     key: Array, examples: dict[str, Array], num_items: int, count: int
 ) -> tuple[Array, Array]:
-    """Negatives for each example of one client, distinct within an example.
+    """Draws negatives for each example of one client, distinct within an example.
 
     Args:
-        key: typed key.
-        examples: of one client, as `data.clients.ClientData.examples` gives them. Where
-            they hold a `pool` of item ids, `exclude` counts within it, and negatives
-            come from it alone.
+        key: Typed key.
+        examples: Examples of a client, see `data.clients.ClientData.examples`. If they
+            contain a `pool` of item ids, `exclude` holds positions in it, and negatives
+            come only from it.
         num_items: `I`.
-        count: negatives an example.
+        count: Negatives per example.
 
     Returns:
-        `[M, count]` int32 ids (`I` where padding or where the complement is used up)
-        and `[M, count]` bool, which are real.
+        `[M, count]` int32 ids (`I` for padding, or if the complement is used up) and
+        `[M, count]` bool, which is true for real negatives.
     """
     m = examples["mask"].shape[0]
     size = jnp.broadcast_to(examples["exclude_size"], (m,))

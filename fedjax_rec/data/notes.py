@@ -1,101 +1,74 @@
-"""Free texts on items, written by hand or by a language model, read from a file."""
+"""Free texts about items, written by people or by a language model, from a file."""
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.data.sources.columns import ANY_ID
+from fedjax_rec.data.sources.columns import ANY_ID, Column, identifiers
 from fedjax_rec.data.sources.files import InputFile
-from fedjax_rec.data.sources.headers import Header, read_header
-from fedjax_rec.data.sources.tables import Column, line_of, read_columns
+from fedjax_rec.data.sources.tables import open_table
 from fedjax_rec.storage.errors import FileError
 
 _TEXT = ("text", "note", "notes", "description", "summary")
-# Pairs of id and text, and the line on which one of them begins.
-_Read = tuple[list[tuple[str, str]], Callable[[int], int]]
 _JSON_ID = ("item", "item_id", "itemId", "id")
+
+# Pairs of id and text, and a function from the index of a pair to its line.
+_Read = tuple[list[tuple[str, str]], Callable[[int], int]]
 
 
 def load_notes(path: str | Path) -> dict[str, str]:
-    """Raw item id to text, from a CSV (or TSV) with a header, or from JSON lines.
+    """Reads raw item ids and texts from a CSV (or TSV) with a header, or JSON lines.
 
     A CSV has a column for the item (`item`, `item_id`, `movieId`, `id`, ...) and one
-    for the text (`text`, `note`, `description`, `summary`; of two columns, the other).
-    A line of a `.jsonl` file is an object such as `{"item": "7", "text": "..."}`. Line
-    breaks and runs of spaces inside a text become one space.
+    for the text (`text`, `note`, `description`, `summary`; with two columns, the other
+    one). A line of a `.jsonl` file is an object such as `{"item": "7", "text": "..."}`.
+    Line breaks and runs of spaces inside a text become one space.
 
     Args:
-        path: the file, in UTF-8; its suffix `.jsonl` or `.ndjson` tells JSON lines.
+        path: The file, in UTF-8; the suffix `.jsonl` or `.ndjson` means JSON lines.
 
     Raises:
-        FileError: with the file and the line: what is there is not that.
+        FileError: The content is malformed; the message names the line.
     """
-    path = Path(path).expanduser()
-    try:
-        file = InputFile(str(path), path.read_bytes())
-    except OSError as error:
-        raise FileError(f"cannot be read ({error.strerror})", file=path) from error
-    json_lines = path.suffix.lower() in (".jsonl", ".ndjson")
+    file = InputFile.read(path)
+    json_lines = file.label.lower().endswith((".jsonl", ".ndjson"))
     pairs, line = _json_lines(file) if json_lines else _table(file)
     notes: dict[str, str] = {}
-    for row, (raw, text) in enumerate(pairs):
-        if raw in notes:
+    for row, (item, text) in enumerate(pairs):
+        if item in notes:
             raise FileError(
-                f"item {raw!r} a second time",
+                f"item {item!r} a second time",
                 file=file.label,
                 line=line(row),
-                expected="one text an item",
+                expected="one text per item",
             )
-        notes[raw] = " ".join(text.split())
+        notes[item] = " ".join(text.split())
     return notes
 
 
 def _table(file: InputFile) -> _Read:
-    text = file.text("utf-8-sig")
-    header = read_header(text, file.label)
-    item = header.names.index("id") if "id" in header.names else header.require("item")
-    columns = [
-        Column("item", item, _ids, ANY_ID),
-        Column("text", _text_place(header, item), list, "a text"),
-    ]
-    raw, texts = read_columns(
-        text,
-        file.label,
-        header.delimiter,
-        columns,
-        width=len(header.names),
-        skip=header.skip,
-    )
-    pairs = list(zip(raw, texts, strict=True))
-    return pairs, lambda row: line_of(text, header.delimiter, row + header.skip)
-
-
-def _ids(values: list[str]) -> list[str]:
-    if "" in values:
-        raise ValueError("empty identifier")
-    return values
-
-
-def _text_place(header: Header, item: int) -> int:
-    known = [i for i, name in enumerate(header.names) if name.lower() in _TEXT]
-    if not known and len(header.names) == 2:
-        known = [1 - item]
-    if not known:
-        raise FileError(
-            f"the columns {', '.join(header.names)}",
-            file=header.label,
-            line=1,
-            expected=f"one of {', '.join(_TEXT)} for the text",
-            fix="Rename the column",
+    table = open_table(file)
+    names = table.names
+    item = names.index("id") if "id" in names else table.require("item")
+    texts = [index for index, name in enumerate(names) if name.lower() in _TEXT]
+    if not texts and len(names) == 2:
+        texts = [1 - item]
+    if not texts:
+        table.refuse_header(
+            f"one of {', '.join(_TEXT)} for the text", "Rename the column"
         )
-    return known[0]
+    columns = [
+        Column("item", item, identifiers, ANY_ID),
+        Column("text", texts[0], list, "a text"),
+    ]
+    return list(zip(*table.read(columns), strict=True)), table.line
 
 
 def _json_lines(file: InputFile) -> _Read:
     pairs, lines = [], []
-    # str.splitlines would also break inside a JSON string, at \u2028 and others.
-    for line, text in enumerate(file.text("utf-8-sig").split("\n"), 1):
+    # str.splitlines would also split inside a JSON string, at \u2028 and others.
+    for line, text in enumerate(file.text().split("\n"), 1):
         if not text.strip():
             continue
         try:
@@ -105,17 +78,17 @@ def _json_lines(file: InputFile) -> _Read:
                 f"no JSON ({error})",
                 file=file.label,
                 line=line,
-                expected='one object a line, such as {"item": "7", "text": "..."}',
+                expected='one object per line, such as {"item": "7", "text": "..."}',
             ) from error
         if not isinstance(entry, dict):
             raise _lacks(entry, "an object", file, line)
-        raw, note = _first(entry, _JSON_ID), _first(entry, _TEXT)
-        # bool is an int to Python, and no identifier.
-        if isinstance(raw, bool) or not isinstance(raw, str | int) or raw == "":
+        item, note = _first(entry, _JSON_ID), _first(entry, _TEXT)
+        # bool is an int in Python, but not an identifier.
+        if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
             raise _lacks(entry, f"an id under {' or '.join(_JSON_ID)}", file, line)
         if not isinstance(note, str):
             raise _lacks(entry, f"a text under {' or '.join(_TEXT)}", file, line)
-        pairs.append((str(raw), note))
+        pairs.append((str(item), note))
         lines.append(line)
     return pairs, lines.__getitem__
 
@@ -125,6 +98,6 @@ def _first(entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _lacks(entry: Any, expected: str, file: InputFile, line: int) -> FileError:
-    found = json.dumps(entry)
-    shown = found if len(found) <= 60 else found[:57] + "..."
+    text = json.dumps(entry)
+    shown = text if len(text) <= 60 else text[:57] + "..."
     return FileError(shown, file=file.label, line=line, expected=expected)

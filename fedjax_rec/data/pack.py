@@ -1,4 +1,4 @@
-"""Some clients' data, end to end: for a device of its own, or for one cohort."""
+"""Data of groups of clients, packed for a device or a cohort."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ def pack(
     interactions: int | None = None,
     exclusions: int | None = None,
 ) -> list[ClientData]:
-    """Cuts out the data of groups of clients, all padded to the same shapes.
+    """Extracts the data of groups of clients, all padded to the same shapes.
 
-    Row `i` of a part is the `i`-th client of its group. Rows past a group's end hold
-    nothing and belong to no bucket.
+    Row `i` of a part is the `i`-th client of its group. Rows past the end of a group
+    are empty and belong to no bucket.
 
     Args:
-        data: of the population, as NumPy arrays (or memory maps: only what the groups
-            hold is read).
-        groups: client ids of each part; ids past the end are clients without data.
-        clients: rows of a part; by default as many as the largest group.
-        interactions: length of the columns; by default of the largest part.
-        exclusions: the same of the exclusions.
+        data: Data of the population, as NumPy arrays or memory maps, from which only
+            the data of the groups are read.
+        groups: Client ids of each part; ids past the end are clients without data.
+        clients: Rows of a part; by default the size of the largest group.
+        interactions: Length of the columns; by default that of the largest part.
+        exclusions: Length of the exclusions; by default that of the largest part.
 
     Returns:
-        One part a group, of NumPy arrays. The pool is that of `data`.
+        One part per group, of NumPy arrays. The pool is that of `data`.
 
     Raises:
-        ValueError: a group does not fit the lengths asked for.
+        ValueError: A group does not fit the given lengths.
     """
     if clients is None:
         clients = max(1, *(len(group) for group in groups))
@@ -48,13 +48,13 @@ def pack(
         ids = np.full(clients, data.num_clients)
         ids[: len(group)] = group
         real = ids < data.num_clients
-        at = np.where(real, ids, 0)
+        rows = np.where(real, ids, 0)
         parts.append(
             (
-                at,
-                np.where(real, size[at], 0).astype(np.int32),
-                np.where(real, exclude_size[at], 0).astype(np.int32),
-                np.where(real, np.asarray(data.buckets)[at], empty).astype(np.int32),
+                rows,
+                np.where(real, size[rows], 0).astype(np.int32),
+                np.where(real, exclude_size[rows], 0).astype(np.int32),
+                np.where(real, np.asarray(data.buckets)[rows], empty).astype(np.int32),
             )
         )
     if interactions is None:
@@ -64,21 +64,21 @@ def pack(
     return [
         dataclasses.replace(
             data,
-            interactions=_cut(data.interactions, at, sizes, interactions),
-            exclude=_cut(data.exclude, at, exclude_sizes, exclusions),
+            interactions=_cut(data.interactions, rows, sizes, interactions),
+            exclude=_cut(data.exclude, rows, exclude_sizes, exclusions),
             buckets=bucket,
         )
-        for at, sizes, exclude_sizes, bucket in parts
+        for rows, sizes, exclude_sizes, bucket in parts
     ]
 
 
-def _cut(lists: Ragged, at: np.ndarray, size: np.ndarray, length: int) -> Ragged:
-    """Lists `at`, of `size`, in columns of `length` that end in padding."""
+def _cut(lists: Ragged, rows: np.ndarray, size: np.ndarray, length: int) -> Ragged:
+    """Concatenates lists `rows` of length `size` in columns padded to `length`."""
     total = int(size.sum())
     if total >= length:
         raise ValueError(f"{total} entries do not fit in {length - 1}")
-    # 64 bits: positions in a population's columns may be past 2**31.
-    start = np.asarray(lists.offset)[at].astype(np.int64)
+    # 64 bits: positions in a population's columns may exceed 2**31.
+    start = np.asarray(lists.offset)[rows].astype(np.int64)
     offset = (np.cumsum(size) - size).astype(np.int32)
     source = np.repeat(start - offset, size) + np.arange(total)
     columns: Any = {}

@@ -1,4 +1,4 @@
-"""What a client trains on in a round: labelled pairs drawn from its examples."""
+"""Labelled pairs for one round of local training, drawn from a client's examples."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ Columns = dict[str, Array]
 def implicit_pairs(
     num_items: int, negatives: int
 ) -> Callable[[Columns, Array], Columns]:
-    """Each positive (label 1), followed by its sampled negatives (label 0).
+    """Pairs each positive (label 1) with sampled negatives (label 0).
 
     Args:
         num_items: `I`.
-        negatives: negatives a positive, distinct among themselves.
+        negatives: Negatives per positive, distinct among themselves.
 
     Returns:
         `(examples, key) -> pairs` with columns `item`, `user`, `label`, `mask`, each
@@ -39,19 +39,19 @@ def implicit_pairs(
 def text_pairs(
     num_items: int, negatives: int, *, history: int = 0, log_q: bool = False
 ) -> Callable[[Columns, Array], Columns]:
-    """`implicit_pairs` with what a model of texts reads beside them.
+    """`implicit_pairs` with further columns for models that read texts.
 
     Args:
         num_items: `I`.
-        negatives: negatives a positive.
+        negatives: Negatives per positive.
         history: `L`; 0 for none.
-        log_q: whether the sampling probabilities are wanted.
+        log_q: Whether to add the sampling probabilities.
 
     Returns:
-        `(examples, key) -> pairs` with further columns: `text` `[P]`, the items' ids
-        (`item` becomes the number of a row where there are row tables); `history`
-        `[P, L]`, what the user did before the positive, the latest first, padded with
-        `I`; `log_q` `[P]`, the log of how often a negative is expected in the sample.
+        `(examples, key) -> pairs` with further columns: `text` `[P]`, item ids (with
+        row tables, `item` becomes a row number); `history` `[P, L]`, the user's items
+        before the positive, the latest first, padded with `I`; `log_q` `[P]`, the log
+        of the expected frequency of a negative in the sample.
     """
     plain = implicit_pairs(num_items, negatives)
 
@@ -82,7 +82,7 @@ def text_pairs(
 
 
 def explicit_pairs() -> Callable[[Columns, Array], Columns]:
-    """Each example with its rating as the label; no negatives, order kept."""
+    """Labels each example with its rating, without negatives."""
 
     def draw(examples: Columns, key: Array) -> Columns:
         del key

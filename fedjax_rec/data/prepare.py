@@ -1,4 +1,4 @@
-"""Reading a data set: prepared once through TFDS, then from its cache."""
+"""Reading of a data set, which is prepared once through TFDS and then cached."""
 
 import hashlib
 import json
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_rec.data import folders
+from fedjax_rec.data.filters import require_history
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.sources import SOURCES, Source, builder
-from fedjax_rec.data.sources.history import require_history
-from fedjax_rec.data.sources.source import fingerprint
+from fedjax_rec.data.sources import SOURCES, builder
+from fedjax_rec.data.sources.source import Inputs, Source, fingerprint
 from fedjax_rec.storage.cache import cache_root
 from fedjax_rec.storage.download import fetch, verified
 from fedjax_rec.storage.errors import FileError
@@ -20,53 +20,58 @@ _LOG = logging.getLogger(__name__)
 _FIX = "Pass another cache=, or set FEDJAX_REC_CACHE"
 
 
+class _Request(NamedTuple):
+    entry: Path
+    inputs: Inputs
+    options: dict[str, Any]
+    origin: dict[str, Any]
+
+
 def load(
     source: str,
     *,
     dir: str | Path | None = None,
     cache: str | Path | None = None,
     min_interactions: int = 0,
-    items_file: str | Path | None = None,
     download: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> Interactions:
-    """The interactions of a data set.
+    """Loads the interactions of a data set.
 
-    The first call parses the files and writes them, one record a user, into the cache;
+    The first call parses the files and writes them into the cache, one record per user;
     later calls with the same files and options read them from there. A file whose
-    content changed is prepared anew.
+    content has changed is prepared again.
 
     Args:
-        source: a name of `sources.SOURCES`.
-        dir: the folder or zip with the files (for `csv` and `amazon` also the file).
-        cache: where prepared data are kept; by default what the environment variable
-            `FEDJAX_REC_CACHE` says, else `~/.cache/fedjax_rec`.
-        min_interactions: users with fewer are dropped, and counted in `notes`.
-        items_file: for `csv` and `amazon`: the table of items.
-        download: whether to fetch the files where `dir` is `None`.
-        progress: whether to show bars on stderr.
-        **options: the source's own (`SOURCES[source].options`).
+        source: A name in `sources.SOURCES`.
+        dir: Folder or zip with the files; for `csv` and `amazon` also the file.
+        cache: Folder for prepared data, by default `$FEDJAX_REC_CACHE` or
+            `~/.cache/fedjax_rec`.
+        min_interactions: Users with fewer are dropped and counted in `notes`.
+        download: Whether to download the files if `dir` is `None`.
+        progress: Whether to show progress bars on stderr.
+        **options: Options of the source (`SOURCES[source].options`), such as
+            `items_file`, the table of items, for `csv` and `amazon`.
 
     Returns:
         The interactions, with the order of the files in `position`.
 
     Raises:
-        FileError: the source, an option, a folder or a file's content is not right.
+        FileError: The source, an option, a folder or the content of a file is wrong.
     """
-    found = _find(
+    request = _find(
         source,
         dir=dir,
         cache=cache,
         min_interactions=min_interactions,
-        items_file=items_file,
         download=download,
         progress=progress,
         **options,
     )
-    entry = found.entry
+    entry = request.entry
     if not entry.exists():
-        parsed = SOURCES[source].parse(found.inputs, found.options)
+        parsed = SOURCES[source].parse(request.inputs, request.options)
         interactions = require_history(parsed, min_interactions)
         _LOG.info("%s: prepared; counts %s", source, dict(interactions.notes))
         with temporary(cache_root(cache), _FIX) as folder:
@@ -75,7 +80,7 @@ def load(
                 folder,
                 source,
                 entry.name,
-                origin=found.origin,
+                origin=request.origin,
                 progress=progress,
             )
             publish(written.parent, entry)
@@ -83,26 +88,13 @@ def load(
 
 
 def locate(source: str, **options: Any) -> Path:
-    """Where `load` reads a data set from, prepared or not.
+    """Returns the folder from which `load` reads a data set, prepared or not.
 
-    The folder's name is a hash of all that decides the interactions: the content of
-    the files, the options, and the form they are kept in.
-
-    Args:
-        source: as in `load`.
-        **options: as in `load`.
-
-    Raises:
-        FileError: the source, an option or a folder is not right.
+    Its name is a hash of everything that determines the interactions: the content of
+    the files, the options, and the record format. The arguments and errors are those of
+    `load`.
     """
     return _find(source, **options).entry
-
-
-class _Found(NamedTuple):
-    entry: Path
-    inputs: Any
-    options: dict[str, Any]
-    origin: dict[str, Any]
 
 
 def _find(
@@ -111,15 +103,14 @@ def _find(
     dir: str | Path | None = None,
     cache: str | Path | None = None,
     min_interactions: int = 0,
-    items_file: str | Path | None = None,
     download: bool = False,
     progress: bool = False,
     **options: Any,
-) -> _Found:
+) -> _Request:
     if source not in SOURCES:
         raise FileError(f"unknown source {source!r}", expected=", ".join(SOURCES))
     spec = SOURCES[source]
-    options = spec.check({**options, "items_file": items_file})
+    options = spec.check(options)
     root = cache_root(cache)
     inputs = spec.find(_files(spec, dir, root, download, progress), options)
     origin = {
@@ -127,12 +118,12 @@ def _find(
         "form": builder.VERSION,
         "files": fingerprint(inputs),
         "min_interactions": min_interactions,
-        # Which files were chosen shows in their hashes, wherever they lie.
+        # The hashes show which files were chosen, wherever they are.
         "options": {k: str(options[k]) for k in sorted(options) if "file" not in k},
     }
     config = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:20]
     entry = root / builder.builder_name(source) / config
-    return _Found(entry, inputs, options, origin)
+    return _Request(entry, inputs, options, origin)
 
 
 def _files(
@@ -148,11 +139,11 @@ def _files(
     archives = root / "downloads"
     if download:
         return fetch(spec.download, archives, progress=progress)
-    held = verified(spec.download, archives)
-    if held is None:
+    archive = verified(spec.download, archives)
+    if archive is None:
         raise FileError(
             f"{spec.name}: no folder given",
             fix=f"Pass dir= ({spec.doc}){folders.advice(spec.name)}, or download=True "
             f"for {spec.download.url}",
         )
-    return held
+    return archive

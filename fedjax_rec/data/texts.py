@@ -1,4 +1,4 @@
-"""Items (and users) as text for a language model to read."""
+"""Items (and users) as texts for a language model."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ DEFAULT_TEMPLATES: dict[str, str] = {
     "amazon": "{title}",
     "synthetic": "{title}[. Genre: {genre}]",
 }
-"""By the data's name. What a source says of items before anybody used them: no tags."""
+"""Templates by the name of the data. Tags are left out: users write them later."""
 
-# How the sources spell that an item has no genre.
+# Spellings of a missing genre.
 _NONE = ("unknown", "(no genres listed)")
 _BRACKETS = re.compile(r"(\[\[|\]\]|\[|\])")
 
@@ -34,30 +34,30 @@ class _Part(NamedTuple):
 def item_texts(
     items: Entities, template: str, notes: Mapping[str, str] | None = None
 ) -> list[str]:
-    """One text an item, by a template such as `"{title}[. Genres: {genres}]"`.
+    """Makes one text per item from a template like `"{title}[. Genres: {genres}]"`.
 
-    Fields are `title`, every attribute column, and `note`. A part in brackets vanishes
-    for items where one of its fields is empty, and its label with it. Several values of
-    a column are shown as `a, b`, those that differ in case alone once; `{tags:10}`
-    shows the first ten. A genre that only says there is none counts as empty. `[[`,
-    `]]`, `{{` and `}}` stand for the characters themselves.
+    Fields are `title`, every attribute column, and `note`. A part in brackets, with its
+    label, is left out for items with an empty field in it. Several values of a column
+    are shown as `a, b`, those that differ only in case once; `{tags:10}` shows the
+    first ten. A genre that means "none" counts as empty. `[[`, `]]`, `{{` and `}}`
+    stand for the characters themselves.
 
-    Warning: users write tags. They are side information like any other, but one that a
-    test user wrote after the time of the split may give the answer away. So no default
-    template has them.
+    Warning: Users write tags. They are side information like any other, but a tag that
+    a test user wrote after the time of the split may reveal the answer. No default
+    template contains them.
 
     Args:
-        items: of `Interactions`; its `users` do as well.
-        template: the text with fields in braces and optional parts in brackets.
-        notes: raw item id to a free text, the field `note`; ids that are no items are
-            ignored, unless all are.
+        items: `items` of `Interactions`; its `users` also work.
+        template: Text with fields in braces and optional parts in brackets.
+        notes: Raw item id to a free text, the field `note`; unknown ids are ignored,
+            unless all are unknown.
 
     Returns:
-        `[I]` texts, in index order; empty where an item has none of the fields.
+        `[I]` texts, in index order; empty if an item has none of the fields.
 
     Raises:
-        ValueError: the template is broken or has an unknown field; or no note belongs
-            to an item.
+        ValueError: The template is malformed or has an unknown field, or no note
+            belongs to an item.
 
     >>> toys = Entities(ids=["7"], titles=["Duck"], attributes={"tags": ["wet|new"]})
     >>> item_texts(toys, "{title}[. Tags: {tags}][. {note}]")
@@ -79,16 +79,16 @@ def item_texts(
 
 
 def default_template(data: Interactions) -> str:
-    """The template of `DEFAULT_TEMPLATES`, else titles and what genres there are.
+    """Returns the template in `DEFAULT_TEMPLATES`, else titles and genres, if any.
 
     Raises:
-        ValueError: the items have no titles.
+        ValueError: The items have no titles.
     """
     if data.items.titles is None:
-        there_are = ", ".join(data.items.attributes) or "none"
+        available = ", ".join(data.items.attributes) or "none"
         raise ValueError(
             f"items of {data.name!r} have no titles; expected a template over their "
-            f"attributes: {there_are}. For a csv, name the titles with items_file="
+            f"attributes: {available}. For a csv, name the titles with items_file="
         )
     if data.name in DEFAULT_TEMPLATES:
         return DEFAULT_TEMPLATES[data.name]
@@ -104,7 +104,7 @@ def _columns(
         columns["title"] = items.titles
     columns |= items.attributes
     if notes is None:
-        # So that a template with an optional note also does without any.
+        # A template with an optional note also works without notes.
         columns.setdefault("note", [""] * len(items.ids))
         return columns
     if notes and not any(raw in notes for raw in items.ids):
@@ -167,11 +167,11 @@ def _render(part: _Part, columns: Mapping[str, Sequence[str]], row: int) -> str:
 
 
 def _listed(value: str, limit: int | None) -> str:
-    """The values of `a|b|A` as `a, b`."""
+    """Shows the values of `a|b|A` as `a, b`."""
     if value in _NONE:
         return ""
     values: dict[str, str] = {}
-    for one in value.split("|"):
-        if one.strip():
-            values.setdefault(one.strip().casefold(), one.strip())
+    for name in map(str.strip, value.split("|")):
+        if name:
+            values.setdefault(name.casefold(), name)
     return ", ".join([*values.values()][:limit])

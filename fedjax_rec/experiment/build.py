@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from fedjax_rec.fleet.participants import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.context import Corpus as CorpusOf
 
 
 def build(
@@ -121,6 +125,7 @@ def make_context(
 ) -> Context:
     """The facts that an experiment's parts are built from."""
     train, num_clients = prepared.split.train, prepared.clients.num_clients
+    prefix_cache = experiment.execution.prefix_cache
     return Context(
         num_items=train.num_items,
         num_users=train.num_users,
@@ -131,8 +136,8 @@ def make_context(
         split=prepared.split,
         clients=prepared.clients,
         pool=prepared.pool,
-        corpus=Corpus(
-            experiment.backbone, train, experiment.execution.prefix_cache, progress
+        corpus=cast(
+            "CorpusOf", Corpus(experiment.backbone, train, prefix_cache, progress)
         ),
         lora_base=getattr(experiment.wrapper, "lora_base", False),
     )

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.experiment.settings import StoreConfig
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 
 
 def population_bytes(recipe: Recipe, data: ClientData) -> int:

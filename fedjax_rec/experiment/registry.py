@@ -16,11 +16,36 @@ _OPTIMIZERS = {
     "adagrad": "core.optimizers:Adagrad",
 }
 
+_RULES = {
+    "mean": "aggregators.means:Mean",
+    "sum": "aggregators.means:Sum",
+    "by_size": "aggregators.weights:BySize",
+    "by_effective_number": "aggregators.weights:ByEffectiveNumber",
+    "by_magnitude": "aggregators.weights:ByMagnitude",
+    "attentive": "aggregators.weights:Attentive",
+    "fednova": "aggregators.weights:FedNova",
+    "tilted": "aggregators.losses:Tilted",
+    "q_fedavg": "aggregators.losses:QFedAvg",
+    "agnostic": "aggregators.losses:Agnostic",
+    "median": "aggregators.robust.medians:Median",
+    "trimmed_mean": "aggregators.robust.medians:TrimmedMean",
+    "geometric_median": "aggregators.robust.medians:GeometricMedian",
+    "krum": "aggregators.robust.krum:Krum",
+    "multi_krum": "aggregators.robust.krum:MultiKrum",
+    "bulyan": "aggregators.robust.bulyan:Bulyan",
+    "centered_clipping": "aggregators.robust.clipping:CenteredClipping",
+    "norm_bound": "aggregators.robust.clipping:NormBound",
+    "majority_vote": "aggregators.robust.majority:MajorityVote",
+    "nnm": "aggregators.robust.mixing:NNM",
+    "by_trend": "contrib.by_trend:ByTrend",
+    "by_participation": "contrib.by_participation:ByParticipation",
+}
+
 SLOTS: dict[str, dict[str, str]] = {
     "data": {
-        "synthetic": "data.sources.settings:SyntheticData",
-        "files": "data.sources.settings:FileData",
-        "csv": "data.sources.settings:CsvData",
+        "synthetic": "data.settings:SyntheticData",
+        "files": "data.settings:FileData",
+        "csv": "data.settings:CsvData",
     },
     "split": {
         "leave_one_out": "data.splits.settings:LeaveOneOut",
@@ -31,13 +56,13 @@ SLOTS: dict[str, dict[str, str]] = {
         "cold_users": "data.splits.settings:ColdUsers",
     },
     "partition": {
-        "per_user": "data.partition.settings:PerUser",
-        "iid": "data.partition.settings:IID",
-        "dirichlet": "data.partition.settings:Dirichlet",
-        "quantity_skew": "data.partition.settings:QuantitySkew",
-        "shards": "data.partition.settings:Shards",
-        "by_attribute": "data.partition.settings:ByAttribute",
-        "drift": "data.partition.settings:Drift",
+        "per_user": "data.partition.units:PerUser",
+        "iid": "data.partition.units:IID",
+        "dirichlet": "data.partition.labels:Dirichlet",
+        "quantity_skew": "data.partition.units:QuantitySkew",
+        "shards": "data.partition.labels:Shards",
+        "by_attribute": "data.partition.units:ByAttribute",
+        "drift": "data.partition.labels:Drift",
     },
     "algorithm": {
         "fedavg": "algorithms.fedavg:FedAvg",
@@ -86,12 +111,16 @@ SLOTS: dict[str, dict[str, str]] = {
         "colr": "contrib.colr:CoLR",
     },
     "wrapper.then": {"scaffold": "wrappers.scaffold:Scaffold"},
-    "aggregation": {
-        "mean": "aggregators.means:Mean",
-        "sum": "aggregators.means:Sum",
-    },
+    "aggregation": _RULES,
+    "aggregation.then": _RULES,
     "codec": {},
-    "attack": {},
+    "attack": {
+        "sign_flip": "attacks.spoil:SignFlip",
+        "noise": "attacks.spoil:Noise",
+        "boost": "attacks.boost:Boost",
+        "alie": "aggregators.robust.colluding:ALIE",
+        "ipm": "aggregators.robust.colluding:IPM",
+    },
     "cohort": {
         "all": "fleet.cohorts:AllClients",
         "uniform": "fleet.cohorts:Uniform",

@@ -10,8 +10,8 @@ from etils import epy
 
 from fedjax_rec.algorithms.pfedrec import PFedRec
 from fedjax_rec.core.optimizers import check_numbers
-from fedjax_rec.data.partition.settings import PerUser
-from fedjax_rec.data.sources.settings import SyntheticData
+from fedjax_rec.data.partition.units import PerUser
+from fedjax_rec.data.settings import SyntheticData
 from fedjax_rec.data.splits.settings import LeaveOneOut
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment import registry

@@ -60,7 +60,7 @@ def choose_window(count: int, done: int, rounds: int, eval_every: int) -> Window
 
 
 class Recording:
-    """Records a trace of a window while a simulation runs, as its `watch`.
+    """Records a trace of a window while a simulation runs, as its `profiler`.
 
     Args:
         window: the rounds to record.

@@ -67,7 +67,8 @@ class Checkpoints:
         self._path, self._config, self._say = Path(path).absolute(), config, say
         self._retention = _LastAndSelected(keep)
         self._written = 0
-        _silence_orbax()
+        # Orbax also raises the failures that it logs, and they are reported once.
+        logging.getLogger("absl").addFilter(_not_orbax)
         with writable(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
             _remove_unfinished(self._path)
@@ -257,13 +258,6 @@ def _reason(error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0] or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _silence_orbax() -> None:
-    """Orbax also raises the failures that it logs, and they are reported once."""
-    logger = logging.getLogger("absl")
-    if _not_orbax not in logger.filters:
-        logger.addFilter(_not_orbax)
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:

@@ -18,15 +18,15 @@ def chunk_sizes(
 ) -> tuple[int, ...]:
     """`V` for each bucket: about `examples_per_chunk` padded examples.
 
-    Chunks are evened out over the clients a cohort is expected to bring, so that the
-    last one is not mostly empty: of all sizes that with the least work is taken, where
-    twice or half the examples asked for count as 5 % more.
+    Chunks are evened out over the expected clients of a cohort, so that the last one is
+    not mostly empty: the size with the least work is chosen, and twice or half the
+    examples asked for count as 5 % more work.
 
     Args:
-        data: what the clients hold.
+        data: data of all clients.
         examples_per_chunk: padded examples of one `vmap`.
         cohort_size: `C`.
-        shares: devices over which a cohort is dealt.
+        shares: devices that a cohort is dealt over.
 
     Returns:
         One `V` of at least 1 for each of `data.widths`.
@@ -56,14 +56,15 @@ def fold_clients(
 
     Args:
         visit: `(carry, bucket, slots [V], rows [V]) -> carry`. `slots` are positions in
-            `rows`; where a chunk is not full, slots are `C` and rows past the end.
-        carry: donated from step to step, so writes into it are in place.
-        rows: `[C]` int32, of `data`; rows past its end are absent.
-        data: tells each client's bucket.
+            `rows`. If a chunk is not full, its last slots are `C`, with rows past the
+            end.
+        carry: first value, donated from step to step, so writes into it are in place.
+        rows: `[C]` int32 rows of `data`; rows past its end are absent.
+        data: client data, with each client's bucket.
         chunks: `V` for each bucket.
-        batch_axis: name of the axis of an enclosing `vmap` over experiments. Its loops
-            then run equally often: with a trip count for each, `vmap` would copy
-            every carry at every step.
+        batch_axis: axis of an enclosing `vmap` over experiments, whose loops then run
+            equally often: with different trip counts, `vmap` would copy every carry at
+            every step.
 
     Returns:
         The last carry.

@@ -1,12 +1,11 @@
-"""A population that lies on the host: each round brings its cohort to the devices.
+"""A population on the host: each round brings its cohort to the devices.
 
-The next cohort's data are gathered and copied while this round computes; personal state
-follows as soon as it is known that this round does not write to it. Device memory and a
-round's time so depend on the cohort, and the arrays may be memory maps.
+The next cohort's data are gathered and copied while a round computes; personal state
+follows once it is known that this round does not write to it. So device memory and a
+round's time depend on the cohort only, and the host's arrays may be memory maps.
 """
 
 import concurrent.futures
-import dataclasses
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -18,33 +17,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
-from fedjax_rec.data.pack import pack
-from fedjax_rec.profiling.stages import SAMPLING, staged
 from fedjax_rec.simulation import mesh as meshes
+from fedjax_rec.simulation.many_rounds import draw_cohort
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_on_host
 from fedjax_rec.simulation.resident import Block
 
-_INITIAL_CHUNK = 65_536
-"""Clients whose personal parameters are drawn at once."""
 _BLOCK = 8_192
 """Clients of one block of an evaluation."""
 
 
 class Ready(NamedTuple):
-    """A cohort on the devices, but perhaps for its personal state.
+    """A cohort on the devices, in slots dealt over the shares.
 
     Attributes:
-        ids: `[n]` client ids in slots dealt over the shares; `N` is padding.
-        placed: the same on the devices.
+        ids: `[n]` client ids; `N` is padding.
+        placed: the ids on the devices.
         rows: `[n]` each slot's row on its device.
-        data: of the slots.
-        personal: of the slots, or `None` where an earlier round still writes to it.
+        data: the slots' client data.
+        personal: the slots' personal state; `None` while an earlier round writes to it.
     """
 
     ids: np.ndarray
@@ -59,17 +54,18 @@ class Hosted:
 
     Attributes:
         still: clients stay where they are.
-        waited: seconds in which the devices had nothing to do.
+        waited: seconds that the devices waited for the host.
+        personal: personal parameters `[N, ...]`, NumPy arrays.
 
     Args:
         recipe: the system.
-        algorithm: its `round`, for the axis `clients` unless the mesh has one device.
-        sampler: who takes part.
-        data: of all clients, as NumPy arrays or memory maps.
-        mesh: of the devices; of one process.
-        key: the experiment's root key.
+        algorithm: the recipe bound to `mesh.client_axis`.
+        sampler: draws cohorts.
+        data: all clients' data, as NumPy arrays or memory maps.
+        mesh: devices of one process.
+        key: root key of the experiment.
         capacity: rounds whose cohorts are drawn at once.
-        folder: where personal state is a memory map; `None` keeps it in memory.
+        folder: folder of the memory maps of personal state; `None` keeps it in memory.
 
     Raises:
         ValueError: the mesh spans several processes.
@@ -91,191 +87,104 @@ class Hosted:
         if jax.process_count() > 1:
             raise ValueError(
                 "a population on the host works with one process: over several, each "
-                "process's devices hold their own clients (population.store='device')"
+                "process's devices hold their own clients (store.location='device')"
             )
         self.mesh, self.data, self.waited = mesh, data, 0.0
         self._key, self._placed_key = key, meshes.place(mesh, key)
-        self._size = np.asarray(data.interactions.size)
-        self._exclude_size = np.asarray(data.exclude.size)
+        self._sizes = tuple(
+            np.asarray(lists.size) for lists in (data.interactions, data.exclude)
+        )
         self._buckets = np.asarray(data.buckets)
-        self._axis = None if mesh.size == 1 else meshes.CLIENTS
         self._pool = meshes.place(mesh, data.pool)
+        self._shares = meshes.shares(mesh)
         self._finished = concurrent.futures.ThreadPoolExecutor(1)
-        self._lengths = [0, 0]
-        self.personal = self._initial(recipe, key, folder)
-        self._draw = self._make_draw(sampler, capacity)
-        self._round = self._make_round(algorithm)
-
-    def _initial(self, recipe: Recipe, key: Array, folder: Path | None) -> Tree:
-        count = self.data.num_clients
-        shapes = jax.eval_shape(lambda: initial_personal(recipe, key, 1))
-        names = iter(range(len(jax.tree.leaves(shapes))))
-
-        def empty(leaf):
-            shape = (count, *leaf.shape[1:])
-            if folder is None:
-                return np.empty(shape, leaf.dtype)
-            path = folder / f"personal-{next(names)}.npy"
-            return np.lib.format.open_memmap(path, "w+", leaf.dtype, shape)
-
-        personal = jax.tree.map(empty, shapes)
-        for first in range(0, count, _INITIAL_CHUNK):
-            # Of one size, for one program; the last goes back to fill it.
-            first = max(0, min(first, count - _INITIAL_CHUNK))
-            ids = jnp.arange(first, min(first + _INITIAL_CHUNK, count))
-            part = initial_personal(recipe, key, ids)
-            at = slice(first, first + len(ids))
-            jax.tree.map(lambda x, y, at=at: x.__setitem__(at, y), personal, part)
-        return personal
-
-    def _make_draw(self, sampler: Sampler, capacity: int):
-        # Tables as long as the population stay in the host's memory, where it draws.
-        host = _host()
-        tables = jax.device_put(sampler.tables, host)
-
-        @jax.jit
-        def draw(tables: Tree, key: Array, first: Array):
-            def one(number: Array):
-                cohort_key = keys.derive(key, keys.Purpose.COHORT, number)
-                sample = staged(SAMPLING, sampler.sample)
-                return sample(tables, cohort_key, number)
-
-            return jax.lax.map(one, first + jnp.arange(capacity, dtype=jnp.int32))
-
-        def drawn(key: Array, first: int) -> Any:
-            inputs = jax.device_put((key, np.int32(first)), host)
-            return jax.device_get(draw(tables, *inputs))
-
-        return drawn
-
-    def _make_round(self, algorithm: FederatedAlgorithm):
-        def one(state, personal, data, ids, rows, frozen, hparams, key):
-            first, shares = 0, self._shares()
-            if self._axis is not None:
-                first = jax.lax.axis_index(self._axis) * len(ids)
-            cohort = Cohort(
-                ids=ids,
-                rows=rows,
-                personal=personal,
-                first=first,
-                size=len(ids) * shares,
-            )
-            state, cohort, metrics = algorithm.round(
-                state, cohort, data, frozen, hparams, key
-            )
-            return state, cohort.personal, metrics
-
-        @partial(jax.jit, donate_argnums=(0, 1))
-        def cohort_round(state, personal, data, ids, rows, *rest):
-            inputs = (state, personal, data, ids, rows, *rest)
-            if self._axis is None:
-                return one(*inputs)
-            specs = (EVERYWHERE, DEALT, meshes.client_specs(data), DEALT, DEALT)
-            specs += (EVERYWHERE,) * len(rest)
-            out = (EVERYWHERE, DEALT, EVERYWHERE)
-            return meshes.run_dealt(one, self.mesh, specs, out)(*inputs)
-
-        return cohort_round
+        self._lengths: list[int] = []
+        self.personal = initial_on_host(recipe, key, data.num_clients, folder)
+        self._draw = _make_draw(sampler, capacity)
+        self._round = _make_round(algorithm, mesh)
 
     def advance(
         self, state: ServerState, frozen: Tree, hparams: Tree, count: int
     ) -> tuple[ServerState, dict[str, np.ndarray]]:
         """Runs `count` rounds, each while the next one's cohort is fetched."""
-        first = int(state.round)
-        cohorts = self._draw(self._key, first)
+        cohorts = self._draw(self._key, int(state.round))
         ready = self._fetch(jax.tree.map(lambda x: x[0], cohorts), None)
-        told, idle_since, unwritten = [], None, None
+        log, idle_since, unwritten = [], None, ()
         for i in range(count):
             personal = ready.personal
-            if personal is None and unwritten is not None:
-                self._write(*unwritten)
-                unwritten = None
             if personal is None:
-                personal = self._gather(ready.ids)
+                self._write(*unwritten)
+                unwritten, personal = (), self._gather(ready.ids)
             if idle_since is not None and idle_since.done():
                 self.waited += time.perf_counter() - idle_since.result()
+            inputs = (personal, ready.data, ready.placed, ready.rows)
             state, after, metrics = self._round(
-                state,
-                personal,
-                ready.data,
-                ready.placed,
-                ready.rows,
-                frozen,
-                hparams,
-                self._placed_key,
+                state, *inputs, frozen, hparams, self._placed_key
             )
-            told.append(metrics)
+            log.append(metrics)
             idle_since = self._finished.submit(_when_ready, after)
-            if unwritten is not None:
+            if unwritten:
                 self._write(*unwritten)
             unwritten = (ready.ids, after)
             if i + 1 < count:
                 drawn = jax.tree.map(lambda x, i=i: x[i + 1], cohorts)
                 ready = self._fetch(drawn, ready.ids)
-        if unwritten is not None:
-            self._write(*unwritten)
-        told = jax.device_get(told)
-        log = {name: np.stack([t[name] for t in told]) for name in told[0]}
-        return state, {**{k: x[:count] for k, x in cohorts.metrics.items()}, **log}
+        self._write(*unwritten)
+        drawn = {name: column[:count] for name, column in cohorts.metrics.items()}
+        columns = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(log))
+        return state, {**drawn, **columns}
 
     def _fetch(self, drawn: Any, busy: np.ndarray | None) -> Ready:
-        """Brings a cohort to the devices; `busy` clients' state is being written."""
-        ids = drawn.ids[drawn.ids < self.data.num_clients]
+        """Brings a cohort to the devices; the state of `busy` clients is in use."""
+        n = self.data.num_clients
+        ids = drawn.ids[drawn.ids < n]
         # Absent slots are padding; every cohort has the same number.
-        per_share = -(-len(drawn.ids) // meshes.shares(self.mesh))
-        slots, data = self._deal(ids, per_share, self._cohort_lengths(ids, per_share))
+        per_share = -(-len(drawn.ids) // self._shares)
+        groups = [ids[at] for at in meshes.deal(self._buckets[ids], self._shares)]
+        slots = np.full((self._shares, per_share), n, np.int32)
+        for row, group in zip(slots, groups, strict=True):
+            row[: len(group)] = group
+        slots = slots.reshape(-1)
         late = busy is not None and np.isin(ids, busy).any()
         return Ready(
             ids=slots,
             placed=meshes.place(self.mesh, slots, DEALT),
             rows=self._rows(per_share),
-            data=data,
+            data=self._place(
+                groups, per_share, self._cohort_lengths(groups, per_share)
+            ),
             personal=None if late else self._gather(slots),
         )
 
-    def _deal(
-        self, ids: np.ndarray, per_share: int, lengths: tuple[int, int]
-    ) -> tuple[np.ndarray, ClientData]:
-        groups = [
-            ids[group] for group in meshes.deal(self._buckets[ids], self._shares())
-        ]
-        n = self.data.num_clients
-        slots = np.concatenate(
-            [np.pad(g, (0, per_share - len(g)), constant_values=n) for g in groups]
-        ).astype(np.int32)
-        parts = pack(
-            dataclasses.replace(self.data, pool=None),
-            groups,
+    def _place(self, groups, per_share: int, lengths) -> ClientData:
+        return meshes.place_clients(
+            self.mesh,
+            self.data,
+            dict(enumerate(groups)),
             clients=per_share,
-            interactions=lengths[0],
-            exclusions=lengths[1],
+            lengths=lengths,
+            pool=self._pool,
         )
-        placed = meshes.place_dealt(self.mesh, dict(enumerate(parts)))
-        return slots, dataclasses.replace(placed, pool=self._pool)
 
-    def _shares(self) -> int:
-        return meshes.shares(self.mesh)
+    def _cohort_lengths(self, groups: list[np.ndarray], per_share: int) -> list[int]:
+        """Columns long enough for this cohort, and for nearly all later ones.
 
-    def _cohort_lengths(self, ids: np.ndarray, per_share: int) -> tuple[int, int]:
-        """Columns long enough for this cohort, and for nearly all that follow.
-
-        They start where six deviations of a random cohort fit, and double when one
-        does not: a program for each length, and seldom a second.
+        They start six deviations above the mean of a random cohort, and double when one
+        does not fit: each length needs a program, and there is seldom a second.
         """
-        if not self._lengths[0]:
+        if not self._lengths:
             self._lengths = [
                 int(per_share * x.mean() + 6 * x.std() * per_share**0.5) + int(x.max())
-                for x in (self._size, self._exclude_size)
+                for x in self._sizes
             ]
-        groups = meshes.deal(self._buckets[ids], self._shares())
-        for axis, sizes in enumerate((self._size, self._exclude_size)):
-            need = max(int(sizes[ids[group]].sum()) for group in groups) + 1
-            while need > self._lengths[axis]:
-                self._lengths[axis] *= 2
-        return self._lengths[0], self._lengths[1]
+        for column, sizes in enumerate(self._sizes):
+            need = max(int(sizes[group].sum()) for group in groups) + 1
+            while need > self._lengths[column]:
+                self._lengths[column] *= 2
+        return list(self._lengths)
 
     def _rows(self, per_share: int) -> Array:
-        rows = np.tile(np.arange(per_share, dtype=np.int32), self._shares())
+        rows = np.tile(np.arange(per_share, dtype=np.int32), self._shares)
         return meshes.place(self.mesh, rows, DEALT)
 
     def _gather(self, slots: np.ndarray) -> Tree:
@@ -286,47 +195,78 @@ class Hosted:
     def _write(self, slots: np.ndarray, personal: Tree) -> None:
         real = slots < self.data.num_clients
 
-        def write(ours: np.ndarray, theirs: Array) -> None:
-            ours[slots[real]] = np.asarray(theirs)[real]
+        def write(stored: np.ndarray, new: Array) -> None:
+            stored[slots[real]] = np.asarray(new)[real]
 
         jax.tree.map(write, self.personal, personal)
 
     def blocks(self, clients: np.ndarray) -> Iterator[Block]:
         """`clients` `[E]`, some thousands at a time."""
-        count = self._shares()
-        block = min(_BLOCK, -(-len(clients) // count) * count)
-        lengths = [1, 1]
-        for first in range(0, len(clients), block):
-            some = clients[first : first + block]
-            some = some[some < self.data.num_clients]
-            for axis, sizes in enumerate((self._size, self._exclude_size)):
-                lengths[axis] = max(lengths[axis], int(sizes[some].sum()) + 1)
-        for first in range(0, len(clients), block):
-            some = clients[first : first + block]
-            per_share = block // count
-            order = np.full(block, -1)
-            order[: len(some)] = first + np.arange(len(some))
-            ids = np.where(
-                order >= 0, clients[np.maximum(order, 0)], self.data.num_clients
-            ).astype(np.int32)
-            parts = pack(
-                dataclasses.replace(self.data, pool=None),
-                np.split(ids, count),
-                clients=per_share,
-                interactions=lengths[0],
-                exclusions=lengths[1],
-            )
-            placed: Any = meshes.place_dealt(self.mesh, dict(enumerate(parts)))
+        n, total = self.data.num_clients, len(clients)
+        size = min(_BLOCK, -(-total // self._shares) * self._shares)
+        order = np.full(-(-total // size) * size, -1)
+        order[:total] = np.arange(total)
+        ids = np.where(order >= 0, clients[order], n).astype(np.int32)
+        ids, order = ids.reshape(-1, size), order.reshape(-1, size)
+        # Columns of one length for all blocks, for one program.
+        lengths = [
+            1 + max(int(sizes[block[block < n]].sum()) for block in ids)
+            for sizes in self._sizes
+        ]
+        for block, positions in zip(ids, order, strict=True):
+            per_share = size // self._shares
             yield Block(
-                order,
+                positions,
                 self._rows(per_share),
-                self._gather(ids),
-                dataclasses.replace(placed, pool=self._pool),
+                self._gather(block),
+                self._place(np.split(block, self._shares), per_share, lengths),
             )
+
+
+def _make_draw(sampler: Sampler, capacity: int):
+    """`(key, first) -> cohorts` of `capacity` rounds, drawn on the host."""
+    # Tables as long as the population stay in the host's memory.
+    host = _host()
+    tables = jax.device_put(sampler.tables, host)
+
+    @jax.jit
+    def draw(tables: Tree, key: Array, first: Array):
+        return jax.lax.map(
+            partial(draw_cohort, sampler, tables, key),
+            first + jnp.arange(capacity, dtype=jnp.int32),
+        )
+
+    def draw_on_host(key: Array, first: int) -> Any:
+        inputs = jax.device_put((key, np.int32(first)), host)
+        return jax.device_get(draw(tables, *inputs))
+
+    return draw_on_host
+
+
+def _make_round(algorithm: FederatedAlgorithm, mesh: Mesh):
+    """A round of a cohort whose clients are the rows of their arrays, jitted."""
+    axis = meshes.client_axis(mesh)
+
+    def one_round(state, personal, data, ids, rows, frozen, hparams, key):
+        cohort = Cohort(
+            ids=ids,
+            rows=rows,
+            personal=personal,
+            first=0 if axis is None else jax.lax.axis_index(axis) * len(ids),
+            size=len(ids) * meshes.shares(mesh),
+        )
+        state, cohort, metrics = algorithm.round(
+            state, cohort, data, frozen, hparams, key
+        )
+        return state, cohort.personal, metrics
+
+    out = (EVERYWHERE, DEALT, EVERYWHERE)
+    specs = (EVERYWHERE, *(DEALT,) * 4)
+    return meshes.program(one_round, mesh, specs, out, donate=(0, 1))
 
 
 def _host() -> Any:
-    """A CPU of this process; where JAX was told to use none, its first device."""
+    """A CPU of this process; the first device if JAX may use no CPU."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:

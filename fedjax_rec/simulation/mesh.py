@@ -1,13 +1,13 @@
-"""Devices: the mesh, what lies on each of them, and clients dealt out to them.
+"""The device mesh, arrays placed on it, and clients dealt over it.
 
 The mesh has an axis `clients`, over which `shard_map` runs a round, and an axis
 `parts`, which the compiler handles: over it a large backbone's weights or large item
-tables are split.
+tables are split. A share is one position on the axis `clients`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.data.pack import pack
 
 CLIENTS, PARTS = "clients", "parts"
 EVERYWHERE, DEALT = PartitionSpec(), PartitionSpec(CLIENTS)
@@ -28,79 +29,85 @@ def make_mesh(devices: int = 0, parts: int = 1) -> Mesh:
     """A mesh of `devices / parts` shares of the clients.
 
     Args:
-        devices: how many, of all processes together; 0 is all there are.
+        devices: number of devices of all processes together; 0 is all there are.
         parts: devices that hold a backbone or a table together.
 
     Raises:
         ValueError: there are fewer devices, or they do not divide.
     """
-    there = jax.devices()
-    count = devices or len(there)
-    if not 1 <= count <= len(there):
+    available = jax.devices()
+    count = devices or len(available)
+    if not 1 <= count <= len(available):
         raise ValueError(
-            f"mesh.devices={devices}, and there are {len(there)} "
-            f"{there[0].platform} device(s); 0 takes all"
+            f"mesh.devices={devices}, and there are {len(available)} "
+            f"{available[0].platform} device(s); 0 takes all"
         )
     if parts < 1 or count % parts:
         raise ValueError(
             f"{parts} devices a backbone or table do not divide {count} devices"
         )
-    if jax.process_count() > 1 and count != len(there):
+    if jax.process_count() > 1 and count != len(available):
         raise ValueError(
             f"mesh.devices={devices}: over {jax.process_count()} processes all "
-            f"{len(there)} devices take part; leave it at 0"
+            f"{len(available)} devices take part; leave it at 0"
         )
     return jax.make_mesh(
         (count // parts, parts),
         (CLIENTS, PARTS),
         axis_types=(AxisType.Auto,) * 2,
-        devices=there[:count],
+        devices=available[:count],
     )
 
 
 def shares(mesh: Mesh) -> int:
-    """How many devices (or groups of them) have clients of their own."""
+    """Number of devices (or groups of them) that hold clients."""
     return mesh.shape[CLIENTS]
+
+
+def client_axis(mesh: Mesh) -> str | None:
+    """The axis that a round joins; `None` on one device, which needs no `shard_map`."""
+    return None if mesh.size == 1 else CLIENTS
 
 
 def place(mesh: Mesh, tree: Tree, spec: PartitionSpec | Tree = EVERYWHERE) -> Tree:
     """Puts arrays on the mesh's devices; every process passes the same values.
 
     Args:
-        mesh: of all processes' devices.
-        tree: of NumPy or JAX arrays; typed keys too.
-        spec: of all leaves, or a tree of specs.
+        mesh: mesh of all processes' devices.
+        tree: NumPy or JAX arrays; typed keys too.
+        spec: the spec of all leaves, or a tree of specs.
     """
     specs = spec
     if isinstance(spec, PartitionSpec):
         specs = jax.tree.map(lambda _: spec, tree)
 
-    def one(leaf: Any, spec: PartitionSpec) -> Array:
+    def place_leaf(leaf: Any, spec: PartitionSpec) -> Array:
         sharding = NamedSharding(mesh, spec)
         if jax.process_count() == 1:
             return jax.device_put(leaf, sharding)
         is_array = isinstance(leaf, jax.Array)
         if is_array and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(one(jax.random.key_data(leaf), spec))
+            data = place_leaf(jax.random.key_data(leaf), spec)
+            return jax.random.wrap_key_data(data)
         if is_array and not leaf.is_fully_addressable:
             return leaf
         array = np.asarray(leaf)
         return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
-    return jax.tree.map(one, tree, specs)
+    return jax.tree.map(place_leaf, tree, specs)
 
 
-def place_dealt(mesh: Mesh, parts: dict[int, Tree]) -> Tree:
-    """Joins each share's own arrays, of equal shapes, into ones dealt over the mesh.
+def place_dealt(mesh: Mesh, parts: Mapping[int, Tree]) -> Tree:
+    """Joins the shares' arrays, of equal shapes, into arrays dealt over the mesh.
 
     Args:
-        mesh: of all processes' devices.
-        parts: by share, at least those of this process's devices.
+        mesh: mesh of all processes' devices.
+        parts: arrays by share, at least those of this process's devices.
     """
     sharding = NamedSharding(mesh, DEALT)
     count = shares(mesh)
 
-    def one(*leaves: Any) -> Array:
+    def join(*leaves: Any) -> Array:
         by_share = dict(zip(parts, leaves, strict=True))
         length, *rest = leaves[0].shape
         if count == 1 and jax.process_count() == 1:
@@ -111,73 +118,117 @@ def place_dealt(mesh: Mesh, parts: dict[int, Tree]) -> Tree:
 
         return jax.make_array_from_callback((count * length, *rest), sharding, share)
 
-    return jax.tree.map(one, *parts.values())
-
-
-def own_shares(mesh: Mesh) -> list[int]:
-    """The shares of which a device belongs to this process."""
-    mine = jax.process_index()
-    return [
-        number
-        for number, group in enumerate(mesh.devices.reshape(shares(mesh), -1))
-        if any(device.process_index == mine for device in group)
-    ]
+    return jax.tree.map(join, *parts.values())
 
 
 def place_taken(mesh: Mesh, order: np.ndarray, take: Callable[..., Tree]) -> Tree:
-    """`take(order)` dealt over the mesh; a process takes for its own devices alone.
+    """`take(order)` dealt over the mesh; a process takes only for its own devices.
 
     Args:
-        mesh: of all processes' devices.
+        mesh: mesh of all processes' devices.
         order: `[shares * n]`.
-        take: `[n]` of them to arrays of leading length `n`, in NumPy.
+        take: maps `[n]` of them to NumPy arrays of leading length `n`.
     """
     groups = np.split(order, shares(mesh))
     return place_dealt(mesh, {share: take(groups[share]) for share in own_shares(mesh)})
 
 
+def place_clients(
+    mesh: Mesh,
+    data: ClientData,
+    groups: Mapping[int, np.ndarray],
+    *,
+    clients: int,
+    lengths: tuple[int, int],
+    pool: Array | None,
+) -> ClientData:
+    """The data of groups of clients, dealt over the mesh.
+
+    Args:
+        mesh: mesh of all processes' devices.
+        data: all clients' data, as NumPy arrays.
+        groups: client ids by share, at least those of this process's devices.
+        clients: rows of a share.
+        lengths: length of the columns of interactions, and of exclusions.
+        pool: the pool of `data` on all devices.
+    """
+    parts = pack(
+        dataclasses.replace(data, pool=None),
+        list(groups.values()),
+        clients=clients,
+        interactions=lengths[0],
+        exclusions=lengths[1],
+    )
+    dealt = place_dealt(mesh, dict(zip(groups, parts, strict=True)))
+    return dataclasses.replace(dealt, pool=pool)
+
+
+def own_shares(mesh: Mesh) -> list[int]:
+    """The shares with a device of this process."""
+    process = jax.process_index()
+    return [
+        share
+        for share, group in enumerate(mesh.devices.reshape(shares(mesh), -1))
+        if any(device.process_index == process for device in group)
+    ]
+
+
 def agree(text: str) -> str:
-    """What the first process of a run says, for all of them."""
+    """The text of the run's first process, on every process."""
     if jax.process_count() == 1:
         return text
-    said = np.zeros(4096, np.uint8)
+    sent = np.zeros(4096, np.uint8)
     data = text.encode()
-    said[: len(data)] = np.frombuffer(data, np.uint8)
-    heard = np.asarray(multihost_utils.broadcast_one_to_all(said))
-    return heard.tobytes().rstrip(b"\0").decode()
+    sent[: len(data)] = np.frombuffer(data, np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+    return received.tobytes().rstrip(b"\0").decode()
 
 
-def run_dealt(function, mesh: Mesh, in_specs: Tree, out_specs: Tree):
-    """`function` on every share's own arrays, under `shard_map` over `clients`.
+def program(
+    function: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any, donate=()
+) -> Callable:
+    """`function` of every share's arrays, under `jit` and `shard_map` over `clients`.
 
-    With `check_vma`, a gradient of what all devices hold would be the sum over them,
-    which mixes clients; without it every device computes for itself, and says itself
-    what it joins. The axis `parts` stays with the compiler.
+    With `check_vma`, a gradient of a replicated argument would be the sum over devices,
+    which mixes clients; without it each device computes its own gradient, and
+    `function` calls the collectives. The compiler handles the axis `parts`.
+
+    Args:
+        function: function of arrays of one share.
+        mesh: the devices.
+        in_specs: specs of the first arguments; further ones are replicated, and so is
+            the `pool` of dealt client data and targets.
+        out_specs: specs of the results.
+        donate: positions of donated arguments.
     """
-    return jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=in_specs,
-        out_specs=out_specs,
-        axis_names={CLIENTS},
-        check_vma=False,
-    )
 
+    def spec_of(argument: Any, spec: PartitionSpec) -> Any:
+        if spec != DEALT or getattr(argument, "pool", None) is None:
+            return spec
+        specs = jax.tree.map(lambda _: DEALT, argument)
+        return dataclasses.replace(specs, pool=EVERYWHERE)
 
-def client_specs(data: ClientData) -> Any:
-    """Which arrays of dealt client data are dealt: all but the pool."""
-    specs = jax.tree.map(lambda _: DEALT, data)
-    if data.pool is not None:
-        specs = dataclasses.replace(specs, pool=EVERYWHERE)
-    return specs
+    def run(*arguments):
+        specs = (*in_specs, *(EVERYWHERE,) * (len(arguments) - len(in_specs)))
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=tuple(map(spec_of, arguments, specs)),
+            out_specs=out_specs,
+            axis_names={CLIENTS},
+            check_vma=False,
+        )(*arguments)
+
+    single = client_axis(mesh) is None
+    return jax.jit(function if single else run, donate_argnums=donate)
 
 
 def deal(buckets: np.ndarray, count: int) -> list[np.ndarray]:
-    """Clients by share, ascending: of each size bucket every share gets as many.
+    """Clients by share, ascending; every share gets as many of each size bucket.
 
     Args:
-        buckets: `[n]` the size bucket of each client.
-        count: of shares.
+        buckets: `[n]` size bucket of each client.
+        count: number of shares.
     """
     owner = np.empty(len(buckets), np.int32)
     owner[np.argsort(buckets, kind="stable")] = np.arange(len(buckets)) % count
@@ -185,14 +236,14 @@ def deal(buckets: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def table_specs(shared: Tree, mesh: Mesh, split: bool) -> Tree:
-    """Specs of shared parameters: row tables over `parts` if `split`, else whole.
+    """Specs of shared parameters: row tables over `parts` if `split`.
 
     Raises:
         ValueError: a table's rows do not divide.
     """
     parts = mesh.shape[PARTS]
 
-    def one(leaf):
+    def specs_of(leaf):
         if not split or not rows.is_table(leaf):
             return jax.tree.map(lambda _: EVERYWHERE, leaf)
         if leaf.values.shape[0] % parts:
@@ -202,7 +253,7 @@ def table_specs(shared: Tree, mesh: Mesh, split: bool) -> Tree:
             )
         return jax.tree.map(lambda _: PartitionSpec(PARTS), leaf)
 
-    return jax.tree.map(one, shared, is_leaf=rows.is_table)
+    return jax.tree.map(specs_of, shared, is_leaf=rows.is_table)
 
 
 def weight_specs(frozen: Tree, mesh: Mesh, split: bool) -> Tree:
@@ -212,11 +263,11 @@ def weight_specs(frozen: Tree, mesh: Mesh, split: bool) -> Tree:
     """
     parts = mesh.shape[PARTS] if split else 1
 
-    def one(leaf: Any) -> PartitionSpec:
+    def spec_of(leaf: Any) -> PartitionSpec:
         axes = [a for a, n in enumerate(leaf.shape) if n % parts == 0 and n >= parts]
         if parts == 1 or not axes or math.prod(leaf.shape) < 4096:
             return EVERYWHERE
         axis = max(axes, key=lambda a: leaf.shape[a])
         return PartitionSpec(*[None] * axis, PARTS)
 
-    return jax.tree.map(one, frozen)
+    return jax.tree.map(spec_of, frozen)

@@ -7,7 +7,6 @@ program, small clients are padded to small widths, and absent clients are not co
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ import optax
 
 from fedjax_rec.core import trees
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Params, Recipe, Senders
+from fedjax_rec.core.contracts import Aggregator, Params, Recipe, Senders
 from fedjax_rec.core.keys import Purpose, derive
 from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, ServerState
 from fedjax_rec.data.clients import ClientData
@@ -72,7 +71,7 @@ def federated(
             pulled back through `model.lift`. Exact if each client takes one step of
             plain SGD on the shared parameters and the aggregate is linear: the gradient
             of a sum is then the sum of the gradients.
-        devices: the mesh axis over which clients are spread. `round` then runs under
+        devices: mesh axis that clients are dealt over. `round` then runs under
             `shard_map` on each device's own clients, and joins them in one all-reduce.
         batch_axis: as in `fold_clients`.
 
@@ -112,63 +111,61 @@ def federated(
         shared, pull = state.shared, lambda delta: delta
         if lifted:
             shared, pull = lift(state.shared, frozen)
-        local = round_hparams(hparams, key, state.round)
-        acc, personal, sums = _fold_cohort(
-            recipe,
-            aggregator.begin(
-                aggregator.init(shared, cohort.size or len(cohort.ids)),
-                state.aggregator,
-            ),
-            shared,
-            cohort,
-            jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids),
-            data,
-            frozen,
-            local,
-            functools.partial(
-                fold_clients, data=data, chunks=chunks, batch_axis=batch_axis
-            ),
-            aggregator.update,
+        acc = aggregator.init(shared, cohort.size or len(cohort.ids))
+        acc = aggregator.begin(acc, state.aggregator)
+        keys = jax.vmap(client_key, (None, None, 0))(key, state.round, cohort.ids)
+        inputs = (data, frozen, round_hparams(hparams, key, state.round))
+        visit = _make_visit(recipe, aggregator, shared, cohort, keys, *inputs)
+        sums = _zero_sums(recipe, shared, cohort, keys, *inputs)
+        acc, personal, sums = fold_clients(
+            visit, (acc, cohort.personal, sums), cohort.rows, data, chunks, batch_axis
         )
         if devices is not None:
             acc, sums = jax.lax.psum((acc, sums), devices)
         delta, aggregator_state, info = aggregator.finish(acc, state.aggregator, shared)
-        # FedOpt (Reddi et al. 2021): the negated delta is the server's gradient.
-        gradient = jax.tree.map(jnp.negative, pull(delta))
-        server = recipe.server_optimizer(hparams)
-        updates, optimizer = staged(stages.SERVER_UPDATE, server.update)(
-            gradient, state.optimizer, state.shared
-        )
-        apply_updates = staged(stages.SERVER_UPDATE, optax.apply_updates)
-        new = ServerState(
-            shared=apply_updates(state.shared, updates),
-            optimizer=optimizer,
-            round=state.round + 1,
-            aggregator=aggregator_state,
-        )
+        state = _server_update(recipe, state, pull(delta), hparams)
+        state = dataclasses.replace(state, aggregator=aggregator_state)
         examples = jnp.maximum(sums["examples"], 1)
         metrics = {k: x if k in _SUMS else x / examples for k, x in sums.items()}
-        cohort = dataclasses.replace(cohort, personal=personal)
-        return new, cohort, {**metrics, **info}
+        return (
+            state,
+            dataclasses.replace(cohort, personal=personal),
+            {**metrics, **info},
+        )
 
     return FederatedAlgorithm(init, staged(stages.GATHERING, one_round))
 
 
-def _fold_cohort(
+def _server_update(
+    recipe: Recipe, state: ServerState, delta: Tree, hparams: Tree
+) -> ServerState:
+    """The state after the server optimizer's step along a dense delta."""
+    # FedOpt (Reddi et al. 2021): the negated delta is the server's gradient.
+    gradient = jax.tree.map(jnp.negative, delta)
+    update = staged(stages.SERVER_UPDATE, recipe.server_optimizer(hparams).update)
+    updates, optimizer = update(gradient, state.optimizer, state.shared)
+    apply_updates = staged(stages.SERVER_UPDATE, optax.apply_updates)
+    return dataclasses.replace(
+        state,
+        shared=apply_updates(state.shared, updates),
+        optimizer=optimizer,
+        round=state.round + 1,
+    )
+
+
+def _make_visit(
     recipe: Recipe,
-    acc: Tree,
+    aggregator: Aggregator,
     shared: Tree,
     cohort: Cohort,
     keys: Array,
     data: ClientData,
     frozen: Tree,
     hparams: Tree,
-    fold: Callable,
-    update: Callable,
-) -> tuple[Tree, Tree, dict[str, Array]]:
-    """Trains a cohort; returns the accumulator, personal parameters and sums."""
+):
+    """Trains a chunk of clients and adds their messages, for `fold_clients`."""
     sending = staged(stages.SENDING, functools.partial(send, recipe))
-    slots_here, cohort_size = len(cohort.ids), cohort.size or len(cohort.ids)
+    num_slots, cohort_size = len(cohort.ids), cohort.size or len(cohort.ids)
 
     def visit(carry, bucket, slots, rows):
         acc, personal, sums = carry
@@ -185,12 +182,12 @@ def _fold_cohort(
         )
         weight = result.weight
         senders = Senders(
-            slots=jnp.where(slots < slots_here, cohort.first + slots, cohort_size),
+            slots=jnp.where(slots < num_slots, cohort.first + slots, cohort_size),
             ids=ids,
             loss=result.metrics["loss"],
             extras=result.extras,
         )
-        acc = update(acc, result.delta, weight, senders)
+        acc = aggregator.update(acc, result.delta, weight, senders)
         trained = {name: personal[name] for name in result.personal}
         personal = {**personal, **trees.put(trained, rows, result.personal)}
         if TRANSFORM in personal:
@@ -203,8 +200,7 @@ def _fold_cohort(
         }
         return acc, personal, jax.tree.map(jnp.add, sums, metrics)
 
-    sums = _zero_sums(recipe, shared, cohort, data, frozen, hparams, keys[0])
-    return fold(visit, (acc, cohort.personal, sums), cohort.rows)
+    return visit
 
 
 def _lift(recipe: Recipe, devices: str | None, shared: Tree, frozen: Tree):
@@ -227,11 +223,12 @@ def _lift(recipe: Recipe, devices: str | None, shared: Tree, frozen: Tree):
     return lifted, pull
 
 
-def _zero_sums(recipe, shared, cohort, data, frozen, hparams, key):
+def _zero_sums(recipe, shared, cohort, keys, data, frozen, hparams):
+    """Zeros for the metrics that `visit` adds up."""
     train = train_client(recipe, data, 0)
     personal = jax.tree.map(lambda x: x[0], cohort.personal)
     result = jax.eval_shape(
-        train, shared, personal, frozen, hparams, cohort.rows[0], key
+        train, shared, personal, frozen, hparams, cohort.rows[0], keys[0]
     )
     counted = recipe.transform is not None and recipe.transform.counted
     sent = ("up_bytes",) if counted else ()

@@ -11,8 +11,8 @@ from fedjax_rec.core.contracts import ClientResult
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import Partition, per_user
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.data.partition import Partition, PerUser
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
 
 ITEMS, SIZES, NEGATIVES, RATE = 30, [1, 2, 9, 5, 3, 9], 2, 2.0
@@ -33,7 +33,7 @@ def interactions():
 
 TRAIN = interactions()
 PARTS = {
-    "personal": per_user(TRAIN),
+    "personal": PerUser().partition(TRAIN),
     "table": Partition(
         client=np.random.default_rng(4).choice(4, len(TRAIN), p=[0.6, 0.2, 0.1, 0.1]),
         num_clients=4,

@@ -16,11 +16,11 @@ from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import per_user
+from fedjax_rec.data.partition import PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import backbone as experiment_backbone
 from fedjax_rec.experiment.backbone import BackboneConfig, prepare
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm
 
 ITEMS, SIZES, WIDTH, RANK = 13, [3, 1, 4, 2, 3], 44, 3
@@ -69,7 +69,7 @@ def world(**fields):
         texts=prepared.texts,
         lifted=prepared.lifted,
     )
-    data = make_client_data(train, per_user(train), max_buckets=1)
+    data = make_client_data(train, PerUser().partition(train), max_buckets=1)
     return recipe, data, prepared
 
 

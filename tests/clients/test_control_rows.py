@@ -21,7 +21,7 @@ from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.clients.steps import local_steps
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Model, Params, Senders
-from fedjax_rec.experiment.data import SyntheticData
+from fedjax_rec.data.settings import SyntheticData
 
 ITEMS, D, BATCH, EPOCHS = 6, 2, 2, 2
 RATE, ROW_RATE = 0.05, 0.2

@@ -8,7 +8,7 @@ import pytest
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.negatives import draw_negatives
-from fedjax_rec.data.partition import Partition, per_user
+from fedjax_rec.data.partition import Partition, PerUser
 
 
 def data(user, item, num_users=3, num_items=8):
@@ -24,7 +24,7 @@ TRAIN = data([0, 0, 0, 2, 2], [5, 1, 3, 0, 5])
 
 
 def test_examples_of_single_users():
-    clients = make_client_data(TRAIN, per_user(TRAIN), max_buckets=1)
+    clients = make_client_data(TRAIN, PerUser().partition(TRAIN), max_buckets=1)
     assert clients.widths == (3,)
     assert clients.buckets.tolist() == [0, 1, 0]  # user 1 has nothing
     got = clients.examples(jnp.int32(2), 0)
@@ -43,10 +43,10 @@ def test_examples_of_single_users():
 def test_held_out_items_are_excluded_only_where_asked():
     test = data([0, 1, 2], [7, 7, 2])
     leaky = make_client_data(
-        TRAIN, per_user(TRAIN), also_excluded=(test,), max_buckets=1
+        TRAIN, PerUser().partition(TRAIN), also_excluded=(test,), max_buckets=1
     )
     assert leaky.examples(jnp.int32(0), 0)["exclude"].tolist() == [1, 3, 5, 7]
-    clean = make_client_data(TRAIN, per_user(TRAIN), max_buckets=1)
+    clean = make_client_data(TRAIN, PerUser().partition(TRAIN), max_buckets=1)
     assert 7 not in clean.examples(jnp.int32(0), 0)["exclude"].tolist()
 
 

@@ -1,13 +1,11 @@
 import sys
 
-import jax
 import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
 from fedjax_rec.data import partition
-from fedjax_rec.data.describe import describe, plot, to_text
-from fedjax_rec.data.describe.measure import gini, label_divergences
+from fedjax_rec.data.describe import describe, gini, label_divergences, plot, to_text
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.synthetic import LIMITS, synthetic
 
@@ -26,7 +24,7 @@ def toy():
 
 
 def test_numbers_by_hand():
-    d = describe(toy(), partition.per_user(toy()))
+    d = describe(toy(), partition.PerUser().partition(toy()))
     assert (d.users, d.items, d.interactions, d.clients) == (3, 10, 4, 3)
     assert d.density == 4 / 30
     assert d.empty_clients == 1
@@ -56,18 +54,18 @@ def test_divergence_equals_scipy():
 
 
 def test_chance_explains_clients_that_are_alike():
-    mixed = partition.iid(jax.random.key(0), TRAIN, 20, unit="interaction")
+    mixed = partition.IID(num_clients=20, unit="interaction").partition(TRAIN)
     d = describe(TRAIN, mixed)
     assert d.divergence_mean == pytest.approx(d.divergence_by_chance, rel=0.25)
-    alone = describe(TRAIN, partition.per_user(TRAIN))
+    alone = describe(TRAIN, partition.PerUser().partition(TRAIN))
     assert alone.divergence_mean > 2 * alone.divergence_by_chance
 
 
 def test_text_says_it_all():
-    text = to_text(describe(TRAIN, partition.by_attribute(TRAIN, "region")))
+    text = to_text(describe(TRAIN, partition.ByAttribute().partition(TRAIN)))
     assert all(limit in text for limit in LIMITS)
     assert "by_attribute(region)" in text
-    text = to_text(describe(toy(), partition.per_user(toy())))
+    text = to_text(describe(toy(), partition.PerUser().partition(toy())))
     assert "bad_lines" in text
     assert "Synthetic" not in text
 
@@ -76,9 +74,9 @@ def test_text_says_it_all():
 def test_plot_writes_an_image(make, tmp_path):
     train = toy() if make == "toy" else TRAIN
     result = (
-        partition.by_attribute(train, "region")
+        partition.ByAttribute().partition(train)
         if make == "by_attribute"
-        else partition.per_user(train)
+        else partition.PerUser().partition(train)
     )
     plot(describe(train, result), tmp_path / "it.png")
     assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
@@ -87,9 +85,9 @@ def test_plot_writes_an_image(make, tmp_path):
 def test_plot_without_matplotlib_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"fedjax-rec\[analysis\]"):
-        plot(describe(toy(), partition.per_user(toy())), tmp_path / "it.png")
+        plot(describe(toy(), partition.PerUser().partition(toy())), tmp_path / "it.png")
 
 
 def test_a_partition_of_other_data_is_refused():
     with pytest.raises(ValueError, match="train part of the split"):
-        describe(TRAIN, partition.per_user(toy()))
+        describe(TRAIN, partition.PerUser().partition(toy()))

@@ -89,7 +89,7 @@ def test_negatives_of_a_pool_are_uniform_over_what_the_client_lacks_of_it():
     """Through the layout: the client holds 3 of a pool of 8 among 30 items."""
     from fedjax_rec.data.clients import make_client_data
     from fedjax_rec.data.interactions import Entities, make_interactions
-    from fedjax_rec.data.partition import iid, per_user
+    from fedjax_rec.data.partition import IID, PerUser
 
     pool = np.array([2, 3, 7, 11, 12, 20, 28, 29])
     train = make_interactions(
@@ -99,7 +99,7 @@ def test_negatives_of_a_pool_are_uniform_over_what_the_client_lacks_of_it():
         items=Entities(ids=[f"i{i}" for i in range(30)]),
     )
     free = [{2, 7, 12, 20, 29}, {3, 7, 11, 12, 20, 28}]
-    for part in (per_user(train), iid(jax.random.key(0), train, 1)):
+    for part in (PerUser().partition(train), IID(num_clients=1).partition(train)):
         data = make_client_data(train, part, pool=pool, max_buckets=1)
         draws = [0, 0]
         for client in range(part.num_clients):
@@ -124,12 +124,14 @@ def test_negatives_of_a_pool_are_uniform_over_what_the_client_lacks_of_it():
     # Of what is excluded beside, that outside the pool needs no place in it.
     also = train.take(np.array([3, 4]))
     also = dataclasses.replace(also, item=np.array([12, 17], np.int32))
-    data = make_client_data(train, per_user(train), also_excluded=(also,), pool=pool)
+    data = make_client_data(
+        train, PerUser().partition(train), also_excluded=(also,), pool=pool
+    )
     examples = data.examples(jnp.int32(1), int(data.buckets[1]))
     size = int(examples["exclude_size"])
     assert pool[np.asarray(examples["exclude"])[:size]].tolist() == [2, 12, 29]
     with pytest.raises(ValueError, match="pool leaves out items that clients hold"):
-        make_client_data(train, per_user(train), pool=pool[1:])
+        make_client_data(train, PerUser().partition(train), pool=pool[1:])
 
 
 def test_a_pool_smaller_than_the_draw_is_masked():

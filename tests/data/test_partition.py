@@ -10,47 +10,47 @@ from scipy import stats
 from fedjax_rec.data import partition
 from fedjax_rec.data.describe import describe
 from fedjax_rec.data.interactions import Entities, Interactions, make_interactions
-from fedjax_rec.data.partition.assignment import Units
-from fedjax_rec.data.partition.label_skew import assign_dirichlet, assign_shards
+from fedjax_rec.data.partition.assign import (
+    assign_dirichlet,
+    assign_drift,
+    assign_power_law,
+    assign_shards,
+    assign_uniform,
+)
 from fedjax_rec.data.partition.labels import labels_of_units
-from fedjax_rec.data.partition.over_time import assign_drift
-from fedjax_rec.data.partition.size_skew import assign_power_law
-from fedjax_rec.data.partition.uniform import assign_uniform
+from fedjax_rec.data.partition.units import Units
 from fedjax_rec.data.synthetic import synthetic
 
-KEY, OTHER = jax.random.split(jax.random.key(0))
+KEY = jax.random.split(jax.random.key(0))[0]
 CLIENTS = 7
 # Some users have no training interactions, as after holding users out.
 WHOLE = synthetic(1, num_users=60, num_items=80, num_interactions=1200)
 TRAIN = WHOLE.take(WHOLE.user % 5 != 0)
 LABELS = partition.labels_of(TRAIN, "genre")
 
-KEYED = {
-    "iid": partition.iid,
-    "dirichlet": functools.partial(partition.dirichlet, labels=LABELS, alpha=0.3),
-    "quantity_skew": partition.quantity_skew,
-    "shards": functools.partial(partition.shards, labels=LABELS, shards_per_client=2),
-    "drift": partition.drift,
+SEEDED: dict[str, Any] = {
+    "iid": partition.IID,
+    "dirichlet": functools.partial(partition.Dirichlet, label="genre", alpha=0.3),
+    "quantity_skew": partition.QuantitySkew,
+    "shards": functools.partial(partition.Shards, label="genre"),
+    "drift": partition.Drift,
 }
 CASES = {
-    f"{name}-{unit}": functools.partial(make, num_clients=CLIENTS, unit=unit)
-    for name, make in KEYED.items()
+    f"{name}-{unit}": functools.partial(settings, num_clients=CLIENTS, unit=unit)
+    for name, settings in SEEDED.items()
     for unit in ("user", "interaction")
 }
-FIXED = {
-    "per_user": lambda key, train: partition.per_user(train),
-    "by_attribute": lambda key, train: partition.by_attribute(train, "region"),
-}
+FIXED = {"per_user": partition.PerUser, "by_attribute": partition.ByAttribute}
 
 
 @functools.cache
-def made(name: str, again: int = 0, other: bool = False) -> partition.Partition:
-    return (CASES | FIXED)[name](OTHER if other else KEY, train=TRAIN)
+def made(name: str, again: int = 0, **seed: int) -> partition.Partition:
+    return (CASES | FIXED)[name](**seed).partition(TRAIN)
 
 
-def test_every_partitioner_is_tested():
-    named = {name for name in partition.__all__ if name[0].islower()}
-    assert named == {*KEYED, *FIXED, "labels_of"}
+def test_every_partition_is_tested():
+    settings = {*partition.__all__} - {"Partition", "Unit", "labels_of"}
+    assert len(settings) == len(SEEDED) + len(FIXED)
 
 
 @pytest.mark.parametrize("name", [*CASES, *FIXED])
@@ -65,9 +65,9 @@ def test_every_interaction_goes_to_one_valid_client(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_key_decides(name):
+def test_the_seed_decides(name):
     assert np.array_equal(made(name).client, made(name, again=1).client)
-    assert not np.array_equal(made(name).client, made(name, other=True).client)
+    assert not np.array_equal(made(name).client, made(name, seed=1).client)
 
 
 @pytest.mark.parametrize("name", [*CASES, *FIXED])
@@ -165,7 +165,9 @@ def test_dirichlet_limits(dirichlet_shares):
 def test_dirichlet_skews_users_too():
     by_alpha = [
         describe(
-            TRAIN, partition.dirichlet(KEY, TRAIN, LABELS, CLIENTS, alpha), LABELS
+            TRAIN,
+            partition.Dirichlet(num_clients=CLIENTS, alpha=alpha).partition(TRAIN),
+            LABELS,
         ).divergence_mean
         for alpha in (0.05, 100.0)
     ]
@@ -259,7 +261,7 @@ def test_by_attribute_separates_its_values():
 
 def test_single_users_are_told():
     active = np.unique(TRAIN.user)
-    result = partition.iid(KEY, TRAIN, len(active))
+    result = partition.IID(num_clients=len(active)).partition(TRAIN)
     assert result.user_of_client is not None
     assert np.array_equal(result.user_of_client[result.client], TRAIN.user)
     assert all(made(name).user_of_client is None for name in CASES)
@@ -287,28 +289,49 @@ def test_labels():
 
 
 def test_a_users_label_is_the_most_frequent_one():
-    users = Units(np.array([0, 0, 0, 1, 1, 2]), 3, np.array([4, 5, 9]))
+    index = np.array([0, 0, 0, 1, 1, 2])
+    users = Units("user", 2, KEY, index, 3, np.array([4, 5, 9]))
     labels = np.array([1, 2, 2, 3, 0, 3])
     assert labels_of_units(labels, users).tolist() == [2, 0, 3]
+
+
+@pytest.mark.parametrize("name", ["Dirichlet", "Shards", "Drift"])
+def test_labels_can_be_given_as_an_array(name):
+    settings = getattr(partition, name)(num_clients=CLIENTS)
+    by_name = settings.partition(TRAIN).client
+    assert np.array_equal(settings.partition(TRAIN, LABELS).client, by_name)
+    assert not np.array_equal(settings.partition(TRAIN, LABELS % 2).client, by_name)
+
+
+THREE = partition.Dirichlet(num_clients=3)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: partition.iid(KEY, TRAIN, 49), "expected 1 to 48, the users"),
-        (lambda: partition.iid(KEY, TRAIN, 0), "num_clients=0"),
+        (lambda: partition.IID(num_clients=49).partition(TRAIN), "1 to 48, the users"),
+        (lambda: partition.IID(num_clients=0), "num_clients=0"),
         (
-            lambda: partition.iid(KEY, TRAIN, 3, unit="item"),  # pyright: ignore
+            lambda: partition.IID(unit="item"),  # pyright: ignore
             "'interaction'",
         ),
-        (lambda: partition.dirichlet(KEY, TRAIN, LABELS, 3, 0), "alpha=0"),
-        (lambda: partition.dirichlet(KEY, TRAIN, LABELS[1:], 3, 1), "see labels_of"),
-        (lambda: partition.dirichlet(KEY, TRAIN, LABELS - 1, 3, 1), "expected 0"),
-        (lambda: partition.shards(KEY, TRAIN, LABELS, 20, 3), "expected 1 to 2"),
-        (lambda: partition.quantity_skew(KEY, TRAIN, 3, -1), "exponent=-1"),
-        (lambda: partition.drift(KEY, TRAIN, 3, strength=2), "strength=2"),
-        (lambda: partition.drift(KEY, TRAIN, 3, alpha=0), "alpha=0"),
-        (lambda: partition.by_attribute(TRAIN, "zip"), "age_group, region"),
+        (lambda: partition.Dirichlet(alpha=0), "alpha=0"),
+        (lambda: THREE.partition(TRAIN, LABELS[1:]), "see labels_of"),
+        (lambda: THREE.partition(TRAIN, LABELS - 1), "expected 0"),
+        (
+            lambda: partition.Shards(num_clients=20, shards_per_client=3).partition(
+                TRAIN
+            ),
+            "expected 1 to 2",
+        ),
+        (lambda: partition.Shards(shards_per_client=0), "expected 1 or more"),
+        (lambda: partition.QuantitySkew(exponent=-1), "exponent=-1"),
+        (lambda: partition.Drift(strength=2), "strength=2"),
+        (lambda: partition.Drift(alpha=0), "alpha=0"),
+        (
+            lambda: partition.ByAttribute(attribute="zip").partition(TRAIN),
+            "age_group, region",
+        ),
     ],
 )
 def test_errors_say_what_to_do(make, message):

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from fedjax_rec.data.interactions import Interactions, make_interactions
-from fedjax_rec.data.splits import leave_one_out
+from fedjax_rec.data.splits import LeaveOneOut
 from fedjax_rec.data.synthetic import LIMITS, synthetic
-from fedjax_rec.data.synthetic.grammar import makers, vocabularies
+from fedjax_rec.data.synthetic.entities import make_makers, vocabularies
 from fedjax_rec.data.synthetic.histories import activity, choose_items
 
 COLUMNS = ("user", "item", "rating", "timestamp", "position")
@@ -114,7 +114,7 @@ def test_vocabularies_share_no_word():
     words = [w for v in vocabularies(80) for w in (*v.nouns, *v.adjectives, *v.places)]
     assert len(set(words)) == len(words)
     assert len({v.name for v in vocabularies(300)}) == 300
-    assert len(set(makers(1000))) == 1000
+    assert len(set(make_makers(1000))) == 1000
 
 
 def test_regions_lean_on_taste(data):
@@ -128,7 +128,7 @@ def test_regions_lean_on_taste(data):
 
 def test_tastes_can_be_learned_and_popularity_cannot_do_it(data):
     """HR@10 of full ranking: random .007, popularity about .06, neighbours .16."""
-    split = leave_one_out(data)
+    split = LeaveOneOut().split(data)
     held = np.zeros((data.num_users, data.num_items), np.float32)
     held[split.train.user, split.train.item] = 1
     popularity = held.sum(0)

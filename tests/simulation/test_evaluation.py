@@ -15,7 +15,7 @@ from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.rounds import ServerState
 from fedjax_rec.data.clients import make_client_data, serving_clients
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import Partition, per_user
+from fedjax_rec.data.partition import Partition, PerUser
 from fedjax_rec.evaluation.targets import make_targets
 from fedjax_rec.models.item_tower import cached_tower
 from fedjax_rec.simulation.evaluation import (
@@ -25,7 +25,7 @@ from fedjax_rec.simulation.evaluation import (
     score_tuned,
     take_users,
 )
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
 
 ITEMS = 50
@@ -71,7 +71,9 @@ class World:
         self.recipe = config.build(**sizes)
         self.train = interactions(SIZES, self.num_items)
         # One bucket: everybody is padded to the widest client.
-        self.data = make_client_data(self.train, per_user(self.train), max_buckets=1)
+        self.data = make_client_data(
+            self.train, PerUser().partition(self.train), max_buckets=1
+        )
         self.state = make_algorithm(self.recipe, (1,)).init(ROOT)
         self.personal = initial_personal(self.recipe, ROOT, USERS)
         local = train_client(self.recipe, self.data, 0)
@@ -184,7 +186,7 @@ def expect(w, got, parts, scores_of):
 
 def test_tuned_evaluation_in_buckets_is_a_loop_over_users():
     w = world("pfedrec")
-    data = make_client_data(w.train, per_user(w.train), max_buckets=2)
+    data = make_client_data(w.train, PerUser().partition(w.train), max_buckets=2)
     protocol = Protocol(evaluated="tuned", cutoffs=(5,), selection="auc")
     targets = targets_of(w, protocol)
     groups = by_bucket(np.asarray(targets.user), data, np.arange(USERS))
@@ -207,7 +209,7 @@ def test_by_bucket_keeps_every_user_once_with_what_is_theirs(candidates, length)
     protocol = Protocol(candidates=candidates, num_candidates=6)
     # The widest client has no user to evaluate: its bucket is left out.
     targets = targets_of(w, protocol, users=[0, 2, 3, 4, 5])
-    data = make_client_data(w.train, per_user(w.train), max_buckets=6)
+    data = make_client_data(w.train, PerUser().partition(w.train), max_buckets=6)
     assert data.widths == (1, 2, 3, 10, 11, 12)
     every = targets.user.tolist()
     groups = by_bucket(np.asarray(every), data, np.arange(USERS))

@@ -12,10 +12,10 @@ import fedjax_rec
 from fedjax_rec import PFedRec
 from fedjax_rec.core import rows
 from fedjax_rec.data.clients import make_client_data
-from fedjax_rec.data.partition import iid, per_user
+from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.synthetic import synthetic
 from fedjax_rec.simulation.leak import count_draws
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
 
 USERS, ITEMS, ROUNDS = 12, 40, 3
@@ -56,7 +56,7 @@ def loop(one, users, clients, rounds):
 
 @pytest.fixture(scope="module")
 def single():
-    data = make_client_data(TRAIN, per_user(TRAIN), max_buckets=2)
+    data = make_client_data(TRAIN, PerUser().partition(TRAIN), max_buckets=2)
     return data, drawn(data)
 
 
@@ -93,7 +93,9 @@ def test_counts_are_a_loop_over_rounds_and_clients(single):
 
 
 def test_several_users_on_a_client_are_counted_apart():
-    data = make_client_data(TRAIN, iid(jax.random.key(1), TRAIN, 3), max_buckets=1)
+    data = make_client_data(
+        TRAIN, IID(num_clients=3, seed=1).partition(TRAIN), max_buckets=1
+    )
     users = np.array([1, 4, 5])  # the others' draws on these clients are left out
     got = count(data, users, np.arange(3), 0, 2)
     expected = loop(drawn(data), users, range(3), range(2))

@@ -27,7 +27,7 @@ from fedjax_rec import (
 )
 from fedjax_rec.simulation.lanes import lay_out
 from fedjax_rec.simulation.points import Points, point_bytes
-from fedjax_rec.simulation.population import make_one_round, many_rounds
+from fedjax_rec.simulation.personal import make_one_round, many_rounds
 from fedjax_rec.simulation.round import make_algorithm
 
 SMALL = Experiment(

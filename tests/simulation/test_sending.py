@@ -13,16 +13,16 @@ from fedjax_rec.codecs.serialize import serialize
 from fedjax_rec.core import rows
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
-from fedjax_rec.data.partition import per_user
+from fedjax_rec.data.partition import PerUser
 from fedjax_rec.experiment.codec import CodecConfig, with_codec
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
 from fedjax_rec.simulation.sending import CODEC, PROFILE, leave, own, send
 
 USERS, ITEMS = 12, 20
 KEY = jax.random.key(3)
 TRAIN = SyntheticData(num_users=USERS, num_items=ITEMS, num_interactions=90).load()
-DATA = make_client_data(TRAIN, per_user(TRAIN), max_buckets=1)
+DATA = make_client_data(TRAIN, PerUser().partition(TRAIN), max_buckets=1)
 
 
 def recipe_of(codec: Any = "none", algorithm=None, **options):

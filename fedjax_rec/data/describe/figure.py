@@ -1,21 +1,25 @@
-"""A description as a picture; Matplotlib is imported only when it is drawn."""
+"""Figure of a description; Matplotlib is imported only when it is drawn."""
+
+from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedjax_rec.data.describe.measure import Description
+if TYPE_CHECKING:
+    from fedjax_rec.data.describe import Description
 
 
 def plot(description: Description, path: str | os.PathLike[str]) -> None:
     """Draws sizes, label divergences and popularity's tail into an image file.
 
     Args:
-        description: what to draw.
-        path: where to; the ending says the format (`.png`, `.pdf`, `.svg`).
+        description: The description.
+        path: Image file; its suffix selects the format (`.png`, `.pdf`, `.svg`).
 
     Raises:
-        ImportError: Matplotlib is absent.
+        ImportError: Matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -25,7 +29,7 @@ def plot(description: Description, path: str | os.PathLike[str]) -> None:
             "pip install 'fedjax-rec[analysis]'"
         ) from error
     d = description
-    # A Figure of its own, without pyplot, needs no display and leaves no global state.
+    # Without pyplot, a figure needs no display and leaves no global state.
     figure = Figure(figsize=(13, 4), layout="constrained")
     figure.suptitle(f"{d.data}: {d.partition}, {d.clients:,} clients", fontsize=12)
     sizes, divergence, tail = figure.subplots(1, 3)
@@ -40,10 +44,10 @@ def plot(description: Description, path: str | os.PathLike[str]) -> None:
 
 def _draw_sizes(axes, d: Description) -> None:
     ranked = np.sort(d.sizes)[::-1]
-    # A logarithmic axis where a few large clients would flatten all others.
+    # A logarithmic axis if a few large clients would flatten all others.
     skewed = d.size_quantiles["largest"] > 10 * d.size_quantiles["median"]
     bottom = 0.7 if skewed else 0
-    # Some hundred steps look the same as a hundred thousand, and draw at once.
+    # 800 steps look the same as 100,000, and are drawn at once.
     edges = np.unique(np.linspace(0, d.clients, min(d.clients, 800) + 1).astype(int))
     heights = ranked[edges[:-1]]
     axes.stairs(heights, edges, baseline=bottom, fill=True, alpha=0.4)
@@ -70,10 +74,10 @@ def _draw_sizes(axes, d: Description) -> None:
 
 
 def _draw_divergence(axes, d: Description) -> None:
-    held = d.divergences[~np.isnan(d.divergences)]
-    top = max(held.max(), d.divergence_by_chance, 1e-3)
-    bins = np.linspace(0, min(top * 1.05, 1), int(np.clip(len(held) / 4, 10, 30)) + 1)
-    counts, *_ = axes.hist(held, bins=bins, color="tab:orange", alpha=0.8)
+    values = d.divergences[~np.isnan(d.divergences)]
+    top = max(values.max(), d.divergence_by_chance, 1e-3)
+    bins = np.linspace(0, min(top * 1.05, 1), int(np.clip(len(values) / 4, 10, 30)) + 1)
+    counts, *_ = axes.hist(values, bins=bins, color="tab:orange", alpha=0.8)
     axes.set_ylim(0, 1.3 * counts.max())  # room for the legend
     for value, style, name in (
         (d.divergence_mean, "-", "mean"),
@@ -84,7 +88,7 @@ def _draw_divergence(axes, d: Description) -> None:
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set(
         title=f"Label divergence ({d.labels} labels)",
-        xlabel="Jensen-Shannon divergence to everybody, bits",
+        xlabel="Jensen-Shannon divergence to all labels, bits",
         ylabel="clients",
     )
 

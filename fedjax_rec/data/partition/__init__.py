@@ -1,22 +1,24 @@
-"""Partitioners: which client holds which interaction. Pure functions of a key."""
+"""Partitions: which client holds which training interaction."""
 
-from fedjax_rec.data.partition.assignment import Partition, Unit
-from fedjax_rec.data.partition.by_user import by_attribute, per_user
-from fedjax_rec.data.partition.label_skew import dirichlet, shards
-from fedjax_rec.data.partition.labels import labels_of
-from fedjax_rec.data.partition.over_time import drift
-from fedjax_rec.data.partition.size_skew import quantity_skew
-from fedjax_rec.data.partition.uniform import iid
+from fedjax_rec.data.partition.labels import Dirichlet, Drift, Shards, labels_of
+from fedjax_rec.data.partition.units import (
+    IID,
+    ByAttribute,
+    Partition,
+    PerUser,
+    QuantitySkew,
+    Unit,
+)
 
 __all__ = [
+    "IID",
+    "ByAttribute",
+    "Dirichlet",
+    "Drift",
     "Partition",
+    "PerUser",
+    "QuantitySkew",
+    "Shards",
     "Unit",
-    "by_attribute",
-    "dirichlet",
-    "drift",
-    "iid",
     "labels_of",
-    "per_user",
-    "quantity_skew",
-    "shards",
 ]

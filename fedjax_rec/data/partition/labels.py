@@ -1,29 +1,225 @@
-"""Labels of interactions: what label-skewed partitions are skewed in."""
+"""Partitions by labels: clients that differ in their tastes, or drift."""
 
+from __future__ import annotations
+
+import dataclasses
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+from etils import epy
 
-from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.partition.assignment import Units
+from fedjax_rec.data.partition.units import (
+    Partition,
+    Unit,
+    Units,
+    check_units,
+    units_of,
+)
 
-DEFAULT_COLUMNS = ("genres", "genre", "category", "categories", "rating")
-"""Tried in this order when no column is named."""
+if TYPE_CHECKING:
+    from fedjax_rec.data.interactions import Interactions
+
+with epy.lazy_imports():
+    import numpy as np
+
+    from fedjax_rec.data.partition import assign
+
+# Columns that `labels_of` tries, in this order, if none is named.
+_COLUMNS = ("genres", "genre", "category", "categories", "rating")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dirichlet:
+    """Clients have Dirichlet label mixtures and equal numbers of units.
+
+    Attributes:
+        num_clients: Number of clients.
+        alpha: Concentration; 0.1 is strongly skewed, 100 hardly.
+        label: Column of the labels, see `labels_of`; empty for the genre.
+        unit: `user` assigns users by their most frequent label; `interaction` assigns
+            interactions by their own, which allows stronger skew.
+        seed: Seed of the assignment.
+
+    References:
+        Hsu, Qi, Brown 2019, Measuring the effects of non-identical data distribution
+        for federated visual classification, arXiv:1909.06335.
+    """
+
+    num_clients: int = 100
+    alpha: float = 0.5
+    label: str = ""
+    unit: Unit = "user"
+    seed: int = 0
+
+    def __post_init__(self):
+        check_units(self.num_clients, self.unit)
+        _check_alpha(self.alpha)
+
+    def partition(
+        self, train: Interactions, labels: np.ndarray | None = None
+    ) -> Partition:
+        """Partitions the training interactions; no client is empty.
+
+        Args:
+            train: The training interactions.
+            labels: `[n]` integers from 0, used in place of the column `label`.
+
+        Raises:
+            ValueError: There are more clients than units, or labels do not fit.
+        """
+        units = units_of(train, self.unit, self.num_clients, self.seed)
+        labels = _labels(train, self.label, labels)
+        client = assign.assign_dirichlet(
+            units.key,
+            labels_of_units(labels, units),
+            float(self.alpha),
+            num_labels=int(labels.max()) + 1,
+            num_clients=self.num_clients,
+        )
+        return units.assigned(client, "dirichlet", alpha=self.alpha)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shards:
+    """Every client gets a few shards of the data sorted by label.
+
+    Attributes:
+        num_clients: Number of clients.
+        shards_per_client: Shards per client, about as many as labels per client.
+        label: Column of the labels, see `labels_of`; empty for the genre.
+        unit: `user` sorts users by their most frequent label; `interaction` sorts
+            interactions by their own, the pathological setting of the paper.
+        seed: Seed of the assignment.
+
+    References:
+        McMahan et al. 2017, Communication-efficient learning of deep networks from
+        decentralized data, arXiv:1602.05629.
+    """
+
+    num_clients: int = 100
+    shards_per_client: int = 2
+    label: str = ""
+    unit: Unit = "user"
+    seed: int = 0
+
+    def __post_init__(self):
+        check_units(self.num_clients, self.unit)
+        if self.shards_per_client < 1:
+            raise ValueError(
+                f"shards_per_client={self.shards_per_client}, expected 1 or more"
+            )
+
+    def partition(
+        self, train: Interactions, labels: np.ndarray | None = None
+    ) -> Partition:
+        """Partitions the training interactions; no client is empty.
+
+        Args:
+            train: The training interactions.
+            labels: `[n]` integers from 0, used in place of the column `label`.
+
+        Raises:
+            ValueError: There are more shards than units, or labels do not fit.
+        """
+        units = units_of(train, self.unit, self.num_clients, self.seed)
+        labels = _labels(train, self.label, labels)
+        most = units.count // self.num_clients
+        if self.shards_per_client > most:
+            raise ValueError(
+                f"shards_per_client={self.shards_per_client}, expected 1 to {most}: "
+                f"{self.num_clients} clients share {units.count} units ({self.unit}). "
+                "Lower it, or num_clients."
+            )
+        client = assign.assign_shards(
+            units.key,
+            labels_of_units(labels, units),
+            num_clients=self.num_clients,
+            shards_per_client=self.shards_per_client,
+        )
+        return units.assigned(client, "shards", per_client=self.shards_per_client)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Incremental drift: every client moves from one label mixture to another.
+
+    Time is the share of units that came before, so drift is as fast in busy months as
+    in quiet ones.
+
+    Attributes:
+        num_clients: Number of clients.
+        alpha: Concentration of the mixtures, as in `Dirichlet`.
+        strength: 0 for no drift, 1 for final mixtures independent of the first.
+        label: Column of the labels, see `labels_of`; empty for the genre.
+        unit: `interaction`, the default because a user who stays on one client cannot
+            drift; with `user`, each client recruits users of one label early and of
+            another late, at their first interaction.
+        seed: Seed of the assignment.
+
+    References:
+        Gama et al. 2014, A survey on concept drift adaptation, ACM Computing Surveys
+        46(4) (incremental drift); Jothimurugesan et al. 2023, Federated learning under
+        distributed concept drift, arXiv:2206.00799.
+    """
+
+    num_clients: int = 100
+    alpha: float = 0.5
+    strength: float = 1.0
+    label: str = ""
+    unit: Unit = "interaction"
+    seed: int = 0
+
+    def __post_init__(self):
+        check_units(self.num_clients, self.unit)
+        _check_alpha(self.alpha)
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength={self.strength}, expected 0 (no drift) to 1")
+
+    def partition(
+        self, train: Interactions, labels: np.ndarray | None = None
+    ) -> Partition:
+        """Partitions the training interactions; clients may be empty.
+
+        Args:
+            train: The training interactions.
+            labels: `[n]` integers from 0, used in place of the column `label`.
+
+        Raises:
+            ValueError: There are more clients than units, or labels do not fit.
+        """
+        units = units_of(train, self.unit, self.num_clients, self.seed)
+        labels = _labels(train, self.label, labels)
+        first = np.full(units.count, np.iinfo(np.int64).max)
+        np.minimum.at(first, units.index, train.timestamp)
+        rank = np.empty(units.count, np.float32)
+        rank[np.argsort(first, kind="stable")] = np.linspace(0, 1, units.count)
+        client = assign.assign_drift(
+            units.key,
+            labels_of_units(labels, units),
+            rank,
+            float(self.alpha),
+            float(self.strength),
+            num_labels=int(labels.max()) + 1,
+            num_clients=self.num_clients,
+        )
+        return units.assigned(client, "drift", alpha=self.alpha, strength=self.strength)
 
 
 def labels_of(train: Interactions, column: str | None = None) -> np.ndarray:
-    """`[n]` int32 labels of the interactions, numbered by the sorted values.
+    """Returns labels of the interactions, numbered by the sorted values.
 
     Args:
-        train: the training interactions.
-        column: an item attribute (of values joined by `|` the first), a user
-            attribute, or `rating`; by default the first of `DEFAULT_COLUMNS` there is.
+        train: The training interactions.
+        column: An item attribute (the first of several values joined by `|`), a user
+            attribute, or `rating`; by default the first that exists of
+            `genres`, `genre`, `category`, `categories`, `rating`.
 
     Returns:
-        Labels in `[0, L)`. Labels of items nobody touched count towards `L`.
+        `[n]` int32 in `[0, L)`. Labels of items without interactions count towards `L`.
 
     Raises:
-        ValueError: no such column; the message lists those there are.
+        ValueError: There is no such column; the message lists the columns.
 
     >>> from fedjax_rec.data.interactions import Entities, make_interactions
     >>> items = Entities(ids=["a", "b"], attributes={"genres": ["War|Drama", "Drama"]})
@@ -34,22 +230,26 @@ def labels_of(train: Interactions, column: str | None = None) -> np.ndarray:
     """
     items, users = train.items.attributes, train.users.attributes
     if column is None:
-        column = next(name for name in DEFAULT_COLUMNS if name in (*items, "rating"))
+        column = next(name for name in _COLUMNS if name in (*items, "rating"))
     if column in items:
         return _encode([value.split("|")[0] for value in items[column]])[train.item]
     if column in users:
         return _encode(users[column])[train.user]
     if column == "rating":
         return np.unique(train.rating, return_inverse=True)[1].astype(np.int32)
-    known = ", ".join(sorted({*items, *users, "rating"}))
+    available = ", ".join(sorted({*items, *users, "rating"}))
     raise ValueError(
         f"{train.name!r} has no column {column!r} to take labels from; available: "
-        f"{known}"
+        f"{available}"
     )
 
 
 def check_labels(labels: np.ndarray, train: Interactions) -> np.ndarray:
-    """`labels` as int32, if there is one not below 0 for every interaction."""
+    """Returns `labels` as int32.
+
+    Raises:
+        ValueError: They are not one integer from 0 for every interaction.
+    """
     labels = np.asarray(labels)
     if labels.shape != (len(train),) or labels.dtype.kind not in "iu":
         raise ValueError(
@@ -62,7 +262,7 @@ def check_labels(labels: np.ndarray, train: Interactions) -> np.ndarray:
 
 
 def labels_of_units(labels: np.ndarray, units: Units) -> np.ndarray:
-    """`[units.count]`: each unit's most frequent label, the smaller one of a tie."""
+    """Returns the most frequent label of each unit (the smallest one if tied)."""
     if units.users is None:
         return labels
     num_labels = int(labels.max(initial=0)) + 1
@@ -77,3 +277,13 @@ def labels_of_units(labels: np.ndarray, units: Units) -> np.ndarray:
 
 def _encode(values: Sequence[str]) -> np.ndarray:
     return np.unique(np.asarray(values, str), return_inverse=True)[1].astype(np.int32)
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha={alpha}, expected a number above 0 (iid is the limit)")
+
+
+def _labels(train: Interactions, column: str, labels: np.ndarray | None) -> np.ndarray:
+    labels = labels_of(train, column or None) if labels is None else labels
+    return check_labels(labels, train)

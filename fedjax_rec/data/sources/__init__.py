@@ -1,23 +1,15 @@
-"""The data sets that can be read, by name."""
+"""Data sets and file formats that can be read, by name."""
 
-from fedjax_rec.data.sources import (
-    amazon,
-    generic_csv,
-    movielens_1m,
-    movielens_100k,
-    movielens_latest_small,
-)
+from fedjax_rec.data.sources import movielens, tabular
 from fedjax_rec.data.sources.source import Source
 
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
-        movielens_100k.SOURCE,
-        movielens_1m.SOURCE,
-        movielens_latest_small.SOURCE,
-        amazon.SOURCE,
-        generic_csv.SOURCE,
+        movielens.ML_100K,
+        movielens.ML_1M,
+        movielens.ML_LATEST_SMALL,
+        tabular.AMAZON,
+        tabular.CSV,
     )
 }
-
-__all__ = ["SOURCES", "Source"]

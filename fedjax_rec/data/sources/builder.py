@@ -1,11 +1,12 @@
-"""Interactions as a TFDS data set: one array_record record a user.
+"""Interactions as a TFDS data set with one array_record record per user.
 
-TensorFlow Datasets is imported inside the functions, since importing the package must
-stay fast. TensorFlow itself is never needed: our builders generate from NumPy, and
-records are parsed by the protocol-buffer class that TFDS carries.
+TensorFlow Datasets is imported inside the functions because it is slow to import.
+TensorFlow is not needed: the builder generates from NumPy, and records are parsed with
+the protocol-buffer class that TFDS includes.
 """
 
 import contextlib
+import dataclasses
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,9 +18,14 @@ from fedjax_rec.data.interactions import Entities, Interactions
 from fedjax_rec.storage.errors import FileError
 
 VERSION = "1.1.0"
-"""Of what is read and its form: in the cache key, to be raised when either changes."""
+"""Version of the parsers and the record format; part of the cache key."""
 
-_COLUMNS = ("item", "rating", "timestamp", "position")
+_DTYPES = {
+    "item": np.int32,
+    "rating": np.float32,
+    "timestamp": np.int64,
+    "position": np.int64,
+}
 
 
 def write(
@@ -34,12 +40,12 @@ def write(
     """Prepares a data set with TFDS.
 
     Args:
-        interactions: what to write.
-        data_dir: TFDS's folder for data sets.
-        source: the source's name; the builder's is the same with underscores.
-        config: the builder configuration's name.
-        origin: what the data were made of; kept in the metadata.
-        progress: whether TFDS shows its bars.
+        interactions: Interactions to write.
+        data_dir: Folder in which TFDS stores data sets.
+        source: Name of the source; the builder has the same name with underscores.
+        config: Name of the builder configuration.
+        origin: Everything that determines the data; stored in the metadata.
+        progress: Whether TFDS shows progress bars.
 
     Returns:
         The folder `data_dir/<builder>/<config>/<version>`.
@@ -49,33 +55,28 @@ def write(
     metadata = {
         "name": interactions.name,
         "rows": len(interactions),
-        "users": _entities_to_json(interactions.users),
-        "items": _entities_to_json(interactions.items),
+        "users": dataclasses.asdict(interactions.users),
+        "items": dataclasses.asdict(interactions.items),
         "notes": dict(interactions.notes),
         "origin": dict(origin),
     }
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """One record a user."""
+        """Builder of one data set."""
 
         name = builder_name(source)
         VERSION = tfds.core.Version(globals()["VERSION"])
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)]  # noqa: RUF012
 
         def _info(self):
-            ragged = tfds.features.Tensor
+            features = {
+                name: tfds.features.Tensor(shape=(None,), dtype=dtype)
+                for name, dtype in _DTYPES.items()
+            }
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=f"{source}: one record a user, in the order of time",
-                features=tfds.features.FeaturesDict(
-                    {
-                        "user": np.int32,
-                        "item": ragged(shape=(None,), dtype=np.int32),
-                        "rating": ragged(shape=(None,), dtype=np.float32),
-                        "timestamp": ragged(shape=(None,), dtype=np.int64),
-                        "position": ragged(shape=(None,), dtype=np.int64),
-                    }
-                ),
+                description=f"{source}: one record per user, in order of time",
+                features=tfds.features.FeaturesDict({"user": np.int32, **features}),
                 metadata=tfds.core.MetadataDict(metadata),
                 disable_shuffling=True,
             )
@@ -90,32 +91,32 @@ def write(
         builder = Builder(data_dir=str(data_dir), file_format="array_record")
         builder.download_and_prepare(
             file_format="array_record",
-            # Asking a bucket on the network whether it has our data is no use.
+            # Otherwise TFDS looks for the data set in a bucket on the network.
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
     return Path(builder.data_dir)
 
 
 def read(folder: Path) -> Interactions:
-    """The interactions that `write` left in `folder`.
+    """Reads the interactions that `write` stored in `folder`.
 
     Raises:
-        FileError: the folder is damaged.
+        FileError: The folder is damaged.
     """
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(str(folder))
         metadata: Any = builder.info.metadata
-        counted, users, items = metadata["rows"], metadata["users"], metadata["items"]
+        rows, users, items = metadata["rows"], metadata["users"], metadata["items"]
         user, columns = _read_records(builder)
-        if len(user) != counted or len(np.unique(user)) != len(users["ids"]):
-            raise ValueError(f"{len(user)} interactions, and {counted} were written")
-    except Exception as error:  # whatever a damaged file makes TFDS raise
+        if len(user) != rows or len(np.unique(user)) != len(users["ids"]):
+            raise ValueError(f"{len(user)} interactions, but {rows} were written")
+    except Exception as error:  # TFDS raises many kinds for damaged files
         raise FileError(
             f"a damaged cache entry ({type(error).__name__}: {error})",
             file=folder,
-            expected="what was prepared there",
+            expected="a prepared data set",
             fix="Delete that folder, and it is prepared again",
         ) from error
     return Interactions(
@@ -129,34 +130,34 @@ def read(folder: Path) -> Interactions:
 
 
 def builder_name(source: str) -> str:
-    """The TFDS name of a source."""
+    """Returns the TFDS name of a source."""
     return source.replace("-", "_")
 
 
 def _records(interactions: Interactions) -> Iterator[tuple[int, dict[str, Any]]]:
     offsets = interactions.offsets()
-    columns = {name: getattr(interactions, name) for name in _COLUMNS}
+    columns = {name: getattr(interactions, name) for name in _DTYPES}
     for user in range(interactions.num_users):
         rows = slice(offsets[user], offsets[user + 1])
         yield user, {"user": user} | {k: v[rows] for k, v in columns.items()}
 
 
 def _read_records(builder: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """All records' columns end to end.
+    """Concatenates the columns of all records.
 
-    TFDS decodes feature by feature through its specifications, at some 140 us a
-    record. Its proto class on the raw bytes takes 16 us for the same numbers.
+    TFDS decodes feature by feature through its specifications, which takes about 140 us
+    per record; its protocol-buffer class on the raw bytes takes 16 us.
     """
     from tensorflow_datasets.core import decode, example_parser
 
     source = builder.as_data_source(
         split="train", deserialize_method=decode.DeserializeMethod.RAW_BYTES
     )
-    # The class is made at import, where a type checker cannot see it.
+    # The class is created at import, where a type checker cannot see it.
     parse = getattr(example_parser.tf_example_pb2, "Example").FromString  # noqa: B009
     users: list[int] = []
     lengths: list[int] = []
-    values: dict[str, list] = {name: [] for name in _COLUMNS}
+    values: dict[str, list] = {name: [] for name in _DTYPES}
     for record in source.__getitems__(range(len(source))):
         features = parse(record).features.feature
         users.append(features["user"].int64_list.value[0])
@@ -164,22 +165,13 @@ def _read_records(builder: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         values["rating"].extend(features["rating"].float_list.value)
         for name in ("item", "timestamp", "position"):
             values[name].extend(features[name].int64_list.value)
-    dtypes = {"item": np.int32, "rating": np.float32}
-    columns = {k: np.array(v, dtypes.get(k, np.int64)) for k, v in values.items()}
+    columns = {name: np.array(v, _DTYPES[name]) for name, v in values.items()}
     return np.repeat(np.array(users, np.int32), lengths), columns
-
-
-def _entities_to_json(entities: Entities) -> dict[str, Any]:
-    return {
-        "ids": list(entities.ids),
-        "titles": None if entities.titles is None else list(entities.titles),
-        "attributes": {k: list(v) for k, v in entities.attributes.items()},
-    }
 
 
 @contextlib.contextmanager
 def _tfds_output(progress: bool) -> Iterator[None]:
-    """Bars on stderr if asked for; TFDS's own words on stdout never."""
+    """Shows bars on stderr if `progress`, and hides what TFDS prints on stdout."""
     import tensorflow_datasets as tfds
 
     tfds.display_progress_bar(progress)

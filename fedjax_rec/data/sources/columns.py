@@ -1,7 +1,8 @@
-"""What turns a column's strings into numbers and indices, or refuses them."""
+"""Columns of a table, and the converters of their strings to numbers and indices."""
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,26 +15,37 @@ NUMBER = "a finite number"
 TIMESTAMP = "a date like 2018-09-24, or a number (of seconds) within 64 bits"
 
 
-def integers(low: int, high: int) -> Callable[[list[str]], np.ndarray]:
-    """A converter to int64 within `[low, high]`."""
+class Column(NamedTuple):
+    """A column to read.
 
-    def convert(values: list[str]) -> np.ndarray:
-        _refuse_underscores(values)
-        numbers = np.fromiter(map(int, values), np.int64, len(values))
-        if len(numbers) and not (low <= numbers.min() and numbers.max() <= high):
-            raise ValueError("out of range")
-        return numbers
+    Attributes:
+        name: Name in error messages.
+        index: Position in a row.
+        convert: Converts the strings of a block to an array or a list. Raises
+            `ValueError`, `KeyError` or `OverflowError` for values it does not accept.
+        expected: Description of the accepted values.
+    """
 
-    return convert
+    name: str
+    index: int
+    convert: Callable[[list[str]], Any]
+    expected: str
+
+
+def identifiers(values: list[str]) -> list[str]:
+    """Converter of identifiers, which must not be empty."""
+    if "" in values:
+        raise ValueError("empty identifier")
+    return values
 
 
 def floats(low: float = -np.inf, high: float = np.inf) -> Callable:
-    """A converter to float64, finite and within `[low, high]`."""
+    """Returns a converter to float64 that accepts finite values in `[low, high]`."""
 
     def convert(values: list[str]) -> np.ndarray:
         _refuse_underscores(values)
         numbers = np.fromiter(map(float, values), np.float64, len(values))
-        # float32 is what ratings are kept in: 1e39 would become infinite there.
+        # Ratings are stored as float32, in which 1e39 would be infinite.
         with np.errstate(over="ignore"):
             finite = np.isfinite(numbers.astype(np.float32)).all()
         if not finite or not ((numbers >= low) & (numbers <= high)).all():
@@ -44,12 +56,10 @@ def floats(low: float = -np.inf, high: float = np.inf) -> Callable:
 
 
 class Timestamps:
-    """A converter of numbers or ISO 8601 dates (in UTC, to seconds) to int64.
-
-    Fractions are cut off and counted.
+    """Converter of numbers or ISO 8601 dates (in UTC, to seconds) to int64.
 
     Attributes:
-        truncated: how many had a fraction.
+        truncated: Number of values whose fraction was cut off.
     """
 
     def __init__(self):
@@ -61,30 +71,30 @@ class Timestamps:
             return np.fromiter(map(int, values), np.int64, len(values))
         except ValueError:
             if all(_DATE.match(value) for value in values):
-                return _dates(values)
+                plain = [v.removesuffix("Z").removesuffix("+00:00") for v in values]
+                return np.array(plain, "datetime64[s]").astype(np.int64)
             numbers = np.fromiter(map(float, values), np.float64, len(values))
-        if not (np.abs(numbers) < 2.0**63).all():  # false for NaN, too
+        if not (np.abs(numbers) < 2.0**63).all():  # also false for NaN
             raise ValueError("not finite, or beyond 64 bits")
-        whole = np.floor(numbers)
-        self.truncated += int((whole != numbers).sum())
-        return whole.astype(np.int64)
+        seconds = np.floor(numbers)
+        self.truncated += int((seconds != numbers).sum())
+        return seconds.astype(np.int64)
 
 
 class Vocabulary:
-    """A converter from identifiers to their indices, in order of appearance.
+    """Converter of identifiers to indices, in order of appearance.
 
     Args:
-        ids: identifiers known beforehand; they come first.
-        closed: whether others are refused (with `KeyError`) or appended.
-        integer: whether identifiers must be whole numbers from 1 to `MAX_ID`.
+        ids: Identifiers known beforehand, which come first.
+        closed: Whether other identifiers are refused (with `KeyError`) or appended.
+        integer: Whether identifiers must be whole numbers from 1 to `MAX_ID`.
     """
 
     def __init__(
         self, ids: Iterable[str] = (), *, closed: bool = False, integer: bool = False
     ):
         self._index = {name: index for index, name in enumerate(ids)}
-        self._closed = closed
-        self._check = integers(1, MAX_ID) if integer else None
+        self._closed, self._integer = closed, integer
 
     @property
     def ids(self) -> list[str]:
@@ -92,23 +102,19 @@ class Vocabulary:
 
     def __call__(self, values: list[str]) -> np.ndarray:
         index = self._index
-        if self._check is not None:
-            self._check(values)
-        elif "" in values:
-            raise ValueError("empty identifier")
+        identifiers(values)
+        if self._integer:
+            _refuse_underscores(values)
+            if not all(1 <= number <= MAX_ID for number in map(int, values)):
+                raise ValueError("out of range")
         if not self._closed:
-            for value in dict.fromkeys(values):  # the different ones, in order
-                # len is taken before setdefault inserts: the next free index.
+            for value in dict.fromkeys(values):  # distinct values, in order
+                # len is evaluated before setdefault inserts: the next free index.
                 index.setdefault(value, len(index))
         return np.fromiter(map(index.__getitem__, values), np.int64, len(values))
 
 
-def _dates(values: list[str]) -> np.ndarray:
-    plain = [value.removesuffix("Z").removesuffix("+00:00") for value in values]
-    return np.array(plain, "datetime64[s]").astype(np.int64)
-
-
 def _refuse_underscores(values: list[str]) -> None:
-    """`int` and `float` read "1_0" as 10; no data file means that."""
+    """Refuses numbers such as "1_0", which `int` and `float` read as 10."""
     if "_" in "".join(values):
         raise ValueError("underscore in a number")

@@ -1,4 +1,4 @@
-"""Finding a data set's files in a folder or a zip, and decoding them."""
+"""Finds the files of a data set in a folder or a zip, and decodes them."""
 
 import dataclasses
 import os
@@ -9,27 +9,42 @@ from pathlib import Path, PurePosixPath
 from fedjax_rec.storage.errors import FileError
 
 Matches = Callable[[Collection[str]], bool]
-"""Whether a folder with these file names is the one wanted."""
+"""Whether a folder with these file names holds the wanted files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InputFile:
-    """One file's bytes, read once so that its hash and its content agree.
+    """Content of a file, read once so that its hash and its content agree.
 
     Attributes:
-        label: how errors call it: its path, or `archive.zip:member`.
-        data: its content.
+        label: Name in error messages: the path, or `archive.zip:member`.
+        data: Content of the file.
     """
 
     label: str
     data: bytes
 
-    def text(self, *encodings: str) -> str:
-        """The text, by the first of `encodings` (default UTF-8) that decodes it.
+    @classmethod
+    def read(cls, path: str | Path, fix: str = "") -> "InputFile":
+        """Reads the file at `path`.
 
         Raises:
-            FileError: the file is empty, binary, or in none of the encodings; or an
-                encoding does not exist.
+            FileError: It cannot be read; the message ends with `fix`.
+        """
+        path = Path(path).expanduser()
+        try:
+            return cls(str(path), path.read_bytes())
+        except OSError as error:
+            raise FileError(
+                f"cannot be read ({error.strerror})", file=path, fix=fix
+            ) from error
+
+    def text(self, *encodings: str) -> str:
+        """Decodes the content with the first of `encodings` (default UTF-8) that fits.
+
+        Raises:
+            FileError: The file is empty or binary, no encoding fits, or an encoding
+                does not exist.
         """
         encodings = encodings or ("utf-8",)
         if not self.data.strip():
@@ -42,12 +57,11 @@ class InputFile:
         utf16 = self.data[:2] in (b"\xff\xfe", b"\xfe\xff")
         wide = encodings[0].lower().replace("_", "-").startswith(("utf-16", "utf-32"))
         if not wide and (utf16 or b"\0" in self.data):
-            raise FileError(
+            raise self._undecodable(
                 "UTF-16 text, or no text at all",
-                file=self.label,
-                line=self.data.partition(b"\0")[0].count(b"\n") + 1,
-                expected=f"text encoded as {' or '.join(encodings)}",
-                fix="Convert it to UTF-8, or pass encoding='utf-16' if that is it",
+                self.data.partition(b"\0")[0],
+                encodings,
+                "Convert it to UTF-8, or pass encoding='utf-16' if that is it",
             )
         failure = None
         for encoding in encodings:
@@ -57,29 +71,38 @@ class InputFile:
                 raise FileError(
                     f"unknown encoding {encoding!r}",
                     file=self.label,
-                    fix="Use a name Python knows, such as 'utf-8' or 'latin-1'",
+                    fix="Use a name that Python knows, such as 'utf-8' or 'latin-1'",
                 ) from error
             except UnicodeDecodeError as error:
                 failure = error
         assert failure is not None
-        byte = self.data[failure.start]
-        raise FileError(
-            f"byte 0x{byte:02x}, which is not {encodings[-1]}",
-            file=self.label,
-            line=self.data[: failure.start].count(b"\n") + 1,
-            expected=f"text encoded as {' or '.join(encodings)}",
-            fix="If it is older Western text, pass encoding='latin-1'",
+        raise self._undecodable(
+            f"byte 0x{self.data[failure.start]:02x}, which is not {encodings[-1]}",
+            self.data[: failure.start],
+            encodings,
+            "If it is older Western text, pass encoding='latin-1'",
         ) from failure
+
+    def _undecodable(
+        self, message: str, before: bytes, encodings: Sequence[str], fix: str
+    ) -> FileError:
+        return FileError(
+            message,
+            file=self.label,
+            line=before.count(b"\n") + 1,
+            expected=f"text encoded as {' or '.join(encodings)}",
+            fix=fix,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A folder, or one folder inside a zip, that holds a data set.
+    """A folder, or a folder inside a zip, that holds a data set.
 
     Attributes:
-        path: of the folder or of the zip.
-        prefix: of the member names, for a zip.
-        names: of the files in it.
+        path: Path of the folder or the zip.
+        prefix: Prefix of the member names in a zip.
+        names: Names of the files.
     """
 
     path: Path
@@ -87,7 +110,7 @@ class Folder:
     names: tuple[str, ...]
 
     def read(self, name: str) -> InputFile:
-        """The file called `name`."""
+        """Reads the file called `name`."""
         try:
             if self.path.is_dir():
                 path = self.path / name
@@ -106,22 +129,22 @@ class Folder:
     def read_all(
         self, required: Sequence[str], optional: Sequence[str] = ()
     ) -> dict[str, InputFile]:
-        """The files by name; an optional one that is absent is left out."""
+        """Reads files by name; optional ones that are absent are left out."""
         present = [name for name in optional if name in self.names]
         return {name: self.read(name) for name in (*required, *present)}
 
 
 def open_folder(path: str | Path, expected: str, matches: Matches) -> Folder:
-    """The folder at `path`, or the shallowest one inside the zip at `path`.
+    """Opens the folder at `path`, or the shallowest match inside the zip at `path`.
 
     Args:
-        path: a folder or a zip.
-        expected: the wanted files, as an error would list them.
-        matches: tells the wanted folder by its file names.
+        path: A folder or a zip.
+        expected: The wanted files, as an error message lists them.
+        matches: Recognises the wanted folder by its file names.
 
     Raises:
-        FileError: it is missing or holds other files; names what was found and, where
-            a neighbour holds the files, that neighbour.
+        FileError: It is missing or holds other files. The message lists them and, if a
+            neighbouring folder holds the wanted files, that folder.
     """
     path = Path(path).expanduser()
     candidates = _folders(path)
@@ -137,14 +160,8 @@ def open_folder(path: str | Path, expected: str, matches: Matches) -> Folder:
     raise FileError(shown or "no files", file=path, expected=expected, fix=fix)
 
 
-def open_with(path: str | Path, required: Sequence[str]) -> Folder:
-    """The folder or zip that holds every one of `required`; else as `open_folder`."""
-    wanted = set(required)
-    return open_folder(path, ", ".join(required), lambda names: wanted <= set(names))
-
-
 def _folders(path: Path) -> list[Folder]:
-    """`path` itself, or the folders inside the zip there, shallowest first."""
+    """Lists `path` itself, or the folders inside the zip there, shallowest first."""
     if path.is_dir():
         try:
             names = sorted(child.name for child in path.iterdir() if child.is_file())
@@ -174,12 +191,12 @@ def _folders(path: Path) -> list[Folder]:
 
 
 def _neighbour(path: Path, matches: Matches) -> Path | None:
-    """A child, sibling or parent of `path` that holds the wanted files."""
-    found: list[Path] = []
-    for around in (path, path.parent):
-        if around.is_dir() and os.access(around, os.R_OK):
-            found += sorted(around.iterdir())[:100]
-    for candidate in [*found, path.parent]:
+    """Finds a child, sibling or parent of `path` that holds the wanted files."""
+    candidates: list[Path] = []
+    for folder in (path, path.parent):
+        if folder.is_dir() and os.access(folder, os.R_OK):
+            candidates += sorted(folder.iterdir())[:100]
+    for candidate in [*candidates, path.parent]:
         zipped = candidate.is_file() and candidate.suffix == ".zip"
         if candidate == path or not (zipped or candidate.is_dir()):
             continue
@@ -187,5 +204,5 @@ def _neighbour(path: Path, matches: Matches) -> Path | None:
             if any(matches(folder.names) for folder in _folders(candidate)):
                 return candidate
         except (FileError, OSError):
-            continue  # a broken neighbour is no suggestion, and not the user's error
+            continue  # an unreadable neighbour is not the user's error
     return None

@@ -1,32 +1,32 @@
-"""What a source is: how its files are found, parsed, and fetched."""
+"""Description of a source: how its files are found, parsed and downloaded."""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.sources.files import InputFile
+from fedjax_rec.data.sources.files import InputFile, open_folder
 from fedjax_rec.storage.download import Download
 from fedjax_rec.storage.errors import FileError
 
 Options = Mapping[str, Any]
 Inputs = Mapping[str, InputFile]
-"""The files of a data set, by the role they play in it."""
+"""The files of a data set, by their role."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set, or a form of file, that interactions are read from.
+    """A data set, or a kind of file, from which interactions are read.
 
     Attributes:
-        name: what users call it.
-        doc: one line on what it is.
+        name: Name for users.
+        doc: One line about it.
         find: `(dir, options) -> inputs`; raises `FileError` for a wrong folder.
         parse: `(inputs, options) -> interactions`; raises `FileError` for bad input.
-        options: names of the options it takes.
-        download: where it is published, or `None`.
+        options: Names of its options.
+        download: Address of the published archive, or `None`.
     """
 
     name: str
@@ -37,29 +37,92 @@ class Source:
     download: Download | None = None
 
     def read(self, dir: str | Path, options: Options | None = None) -> Interactions:
-        """Parses the files in `dir` (folder or zip), past any cache."""
+        """Parses the files in `dir` (folder or zip) without the cache."""
         options = self.check(options or {})
         return self.parse(self.find(Path(dir).expanduser(), options), options)
 
     def check(self, options: Options) -> dict[str, Any]:
-        """The options that are set.
+        """Returns the options that are not `None`.
 
         Raises:
-            FileError: this source does not take one of them.
+            FileError: This source does not take one of them.
         """
-        given = {name: value for name, value in options.items() if value is not None}
-        unknown = sorted(given.keys() - set(self.options))
+        present = {name: value for name, value in options.items() if value is not None}
+        unknown = sorted(present.keys() - set(self.options))
         if unknown:
             raise FileError(
                 f"source {self.name!r} takes no option {', '.join(unknown)}",
                 expected=f"options among: {', '.join(self.options) or 'none'}",
             )
-        return given
+        return present
 
 
 def fingerprint(inputs: Inputs) -> dict[str, str]:
-    """The SHA-256 of each file, by role."""
+    """Returns the SHA-256 of each file, by role."""
     return {
         role: hashlib.sha256(file.data).hexdigest()
         for role, file in sorted(inputs.items())
     }
+
+
+def find_table(
+    path: Path,
+    options: Options,
+    suffixes: tuple[str, ...],
+    sidecars: Mapping[str, str] | None = None,
+) -> Inputs:
+    """Finds a table of interactions and, if there are any, of users and items.
+
+    Args:
+        path: The file with the interactions, or a folder or zip that contains it.
+        options: `file` selects it among several; `items_file` and `users_file` are
+            paths, or names in the same folder.
+        suffixes: Suffixes of file names that hold interactions.
+        sidecars: Suffixes that mark the tables of `items` and `users`, which are then
+            found without their options.
+
+    Raises:
+        FileError: There is no such file, or more than one to choose from.
+    """
+    wanted = options.get("file")
+    if path.is_file() and path.suffix.lower() != ".zip":
+        path, wanted = path.parent, path.name
+    tables = {role: options.get(f"{role}_file") for role in ("items", "users")}
+    others = {Path(table).name for table in tables.values() if table is not None}
+
+    def candidates(names: Iterable[str]) -> list[str]:
+        if wanted is not None:
+            return [name for name in names if name == wanted]
+        return [n for n in names if n.lower().endswith(suffixes) and n not in others]
+
+    expected = wanted or f"one file ending in {', '.join(suffixes)}"
+    folder = open_folder(path, expected, lambda names: bool(candidates(names)))
+    name, *ambiguous = candidates(folder.names)
+    if ambiguous:
+        raise FileError(
+            ", ".join([name, *ambiguous]),
+            file=path,
+            expected=expected,
+            fix=f"Choose one, for example file={name!r}",
+        )
+    inputs = {"interactions": folder.read(name)}
+    for role, table in tables.items():
+        if table is None and sidecars is not None:
+            table = _sidecar(name, folder.names, sidecars[role])
+        if table is not None and str(table) in folder.names:
+            inputs[role] = folder.read(str(table))
+        elif table is not None:
+            fix = "Pass a path, or a name in the folder of the interactions"
+            inputs[role] = InputFile.read(table, fix)
+    return inputs
+
+
+def _sidecar(name: str, names: Sequence[str], suffix: str) -> str | None:
+    """Returns `A.item` or `A.test.item` for `A.test.inter`, else the only `.item`."""
+    stem = name
+    while "." in stem:
+        stem = stem.rpartition(".")[0]
+        if stem + suffix in names:
+            return stem + suffix
+    others = [other for other in names if other.endswith(suffix)]
+    return others[0] if len(others) == 1 else None

@@ -1,188 +1,291 @@
-"""Delimited text to columns, in blocks, with the exact line when a value is wrong."""
+"""Delimited text: its header, and its columns in blocks; errors name the exact line."""
 
 import csv
 import io
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from fedjax_rec.data.sources.columns import Column
+from fedjax_rec.data.sources.files import InputFile
 from fedjax_rec.storage.errors import FileError
 
-BLOCK_ROWS = 8_192
-"""Rows held as Python strings at once: whole files of them would take gigabytes."""
+DELIMITERS = ("::", "\t", ",", "|")
+_BAD_VALUE = (ValueError, KeyError, OverflowError)
+
+# Rows held as Python strings at once: those of a complete file would take gigabytes.
+_BLOCK_ROWS = 8_192
+
+# Column names of public data sets, in lower case and without `_`, `-` and spaces; the
+# first that is in the header is used.
+_COLUMN_NAMES = {
+    "user": (
+        "user userid uid username reviewerid customerid visitorid memberid sessionid "
+        "session"
+    ),
+    "item": (
+        "item itemid iid movieid movie parentasin asin productid product bookid isbn "
+        "trackid songid artistid businessid articleid newsid gameid sku"
+    ),
+    "rating": "rating ratings score stars overall preference",
+    "timestamp": (
+        "timestamp time ts unixtime unixreviewtime unixtimestamp datetime date"
+    ),
+    "title": (
+        "title name itemname itemtitle movietitle movie producttitle productname "
+        "booktitle"
+    ),
+}
 
 
-class Column(NamedTuple):
-    """One column to read.
+class Table(NamedTuple):
+    """A table as delimited text.
+
+    Only `,` supports quotes (RFC 4180); with other delimiters they are text.
 
     Attributes:
-        name: as errors call it.
-        index: its place in a row.
-        convert: the strings of a block to an array or a list; raises `ValueError`,
-            `KeyError` or `OverflowError` for what it does not take.
-        expected: what it takes, in words.
+        text: Content of the file.
+        label: Name of the file in error messages.
+        delimiter: `,`, a tab, `::` or `|`.
+        names: Column names, without a type such as RecBole's `:token`.
+        skip: Number of header rows.
+        types: Column name to type, for columns whose header has one.
     """
 
-    name: str
-    index: int
-    convert: Callable[[list[str]], Any]
-    expected: str
+    text: str
+    label: str
+    delimiter: str
+    names: tuple[str, ...]
+    skip: int = 0
+    types: Mapping[str, str] = {}
+
+    def find(self, role: str, name: str | None = None) -> int | None:
+        """Returns the index of a column, or `None` if no known name is in the header.
+
+        Args:
+            role: `user`, `item`, `rating`, `timestamp` or `title`.
+            name: Column name given by the user; by default, known names are tried.
+
+        Raises:
+            FileError: The column that the user named is absent.
+        """
+        if name is not None:
+            if str(name) in self.names:
+                return self.names.index(str(name))
+            self.refuse_header(f"the column {name!r} that the option {role} names")
+        normal = [re.sub(r"[\s_-]", "", n).lower() for n in self.names]
+        matches = (n for n in _COLUMN_NAMES[role].split() if n in normal)
+        first = next(matches, None)
+        return None if first is None else normal.index(first)
+
+    def require(self, role: str, name: str | None = None) -> int:
+        """Same as `find`, but an absent column is an error."""
+        index = self.find(role, name)
+        if index is None:
+            self.refuse_header(
+                f"one for the {role}, such as {_COLUMN_NAMES[role].split()[1]!r}",
+                f"Name it: {role}='...'. If the first line is data already, pass "
+                "header=False, and columns count from '0'",
+            )
+        return index
+
+    def refuse_header(self, expected: str, fix: str = "") -> NoReturn:
+        """Raises a `FileError` about the column names."""
+        raise FileError(
+            f"the columns {', '.join(self.names)}",
+            file=self.label,
+            line=1,
+            expected=expected,
+            fix=fix,
+        )
+
+    def error(self, row: int, message: str, expected: str, fix: str = "") -> FileError:
+        """Returns the error about row number `row`, from 0 after the header."""
+        return FileError(
+            message, file=self.label, line=self.line(row), expected=expected, fix=fix
+        )
+
+    def line(self, row: int) -> int:
+        """Returns the line, from 1, on which row number `row` begins."""
+        row += self.skip
+        if self.delimiter != ",":
+            return row + 1
+        reader = csv.reader(io.StringIO(self.text, newline=""), strict=True)
+        for _ in itertools.islice(reader, row):
+            pass
+        return reader.line_num + 1
+
+    def read(
+        self, columns: Sequence[Column], *, allow_no_rows: bool = False
+    ) -> list[Any]:
+        r"""Reads columns.
+
+        Args:
+            columns: The columns.
+            allow_no_rows: Whether a table may consist of its header only.
+
+        Returns:
+            One array or list per column, in the order of `columns`.
+
+        Raises:
+            FileError: A row does not fit; the message names the line of the first one.
+
+        >>> table = Table("1,a\n2,b\n", "t.csv", ",", names=("id", "name"))
+        >>> table.read([Column("name", 1, list, "a text")])
+        [['a', 'b']]
+        """
+        blocks: list[list[Any]] = [[] for _ in columns]
+        start = 0
+        for rows in self._blocks():
+            self._check_width(rows, start)
+            for column, converted in zip(columns, blocks, strict=True):
+                values = list(map(operator.itemgetter(column.index), rows))
+                try:
+                    converted.append(column.convert(values))
+                except _BAD_VALUE as error:
+                    raise self._bad_value(column, values, start) from error
+            start += len(rows)
+        if not start and not allow_no_rows:
+            raise FileError(
+                "a header and no rows",
+                file=self.label,
+                expected="at least one row of data",
+            )
+        return [_join(converted) for converted in blocks]
+
+    def _blocks(self) -> Iterator[list[list[str]]]:
+        reader = itertools.islice(_rows(self.text, self.delimiter), self.skip, None)
+        try:
+            while rows := list(itertools.islice(reader, _BLOCK_ROWS)):
+                yield rows
+        except csv.Error as error:
+            raise self._broken_quoting() from error
+
+    def _check_width(self, rows: list[list[str]], start: int) -> None:
+        for offset, row in enumerate(rows):
+            if len(row) != len(self.names):
+                blank = not any(field.strip() for field in row)
+                shown = _shorten(self.delimiter.join(row))
+                raise self.error(
+                    start + offset,
+                    "a blank line" if blank else f"{len(row)} fields ({shown})",
+                    f"{len(self.names)} fields separated by {self.delimiter!r}",
+                    "Repair or remove the line",
+                )
+
+    def _bad_value(self, column: Column, values: list[str], start: int) -> FileError:
+        """Returns the error about the first value that the column does not accept."""
+        for offset, value in enumerate(values):
+            try:
+                column.convert([value])
+            except _BAD_VALUE:
+                return self.error(
+                    start + offset,
+                    f"{column.name} {_shorten(value)!r}",
+                    column.expected,
+                    "Repair or remove the line",
+                )
+        raise AssertionError(f"{column.name}: a block failed, but none of its values")
+
+    def _broken_quoting(self) -> FileError:
+        row = -self.skip
+        try:
+            for _ in _rows(self.text, self.delimiter):
+                row += 1
+        except csv.Error as error:
+            return self.error(
+                row,
+                f"broken quoting ({error})",
+                "fields quoted as in RFC 4180",
+                "Close the quote, and double quotes inside a quoted field",
+            )
+        raise AssertionError("a row failed, but not when it was read again")
 
 
-def read_columns(
-    text: str,
-    label: str,
-    delimiter: str,
-    columns: Sequence[Column],
+def open_table(
+    file: InputFile,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
     *,
-    width: int,
-    skip: int = 0,
-    allow_no_rows: bool = False,
-) -> list[Any]:
-    r"""Reads the wanted columns of a table.
-
-    Only `,` knows quotes (RFC 4180); the other delimiters have none, and quote
-    characters are text.
+    header: bool = True,
+) -> Table:
+    r"""Reads the first line of a table and infers its delimiter.
 
     Args:
-        text: the file's text.
-        label: the file's name in errors.
-        delimiter: `,`, a tab, `::` or `|`.
-        columns: the columns to read.
-        width: fields of every row.
-        skip: header rows.
-        allow_no_rows: whether a table of the header alone is fine.
-
-    Returns:
-        One array or list a column, in the order of `columns`.
+        file: The file.
+        encoding: Encoding of its text.
+        delimiter: Separator of the fields (`tab` for a tab), or `None` for the one of
+            `DELIMITERS` that is most frequent in the first line.
+        header: Whether the first line holds column names; otherwise they are `0`, `1`,
+            and so on.
 
     Raises:
-        FileError: with the line of the first row that does not fit.
+        FileError: The first line has no delimiter, or a column occurs twice.
 
-    >>> read_columns("1,a\n2,b\n", "t", ",", [Column("n", 1, list, "")], width=2)
-    [['a', 'b']]
+    >>> open_table(InputFile("t", b"a:token\tb:float\n")).names
+    ('a', 'b')
     """
-    reader = rows(text, delimiter)
-    collected: list[list[Any]] = [[] for _ in columns]
-    start = 0
-    while True:
-        try:
-            block = list(itertools.islice(reader, BLOCK_ROWS))
-        except csv.Error as error:
-            raise _broken_row(text, label, delimiter) from error
-        if not block:
-            break
-        first = start or skip
-        body = block[first - start :]
-        _check_width(body, width, text, label, delimiter, first)
-        for column, parts in zip(columns, collected, strict=True):
-            values = list(map(operator.itemgetter(column.index), body))
-            try:
-                parts.append(column.convert(values))
-            except (ValueError, KeyError, OverflowError) as error:
-                raise _bad_value(
-                    column, values, text, label, delimiter, first
-                ) from error
-        start += len(block)
-    if start <= skip and not allow_no_rows:
+    text, label = file.text(encoding), file.label
+    line = text.split("\n", 1)[0].rstrip("\r")
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)
+    choices = (delimiter,) if delimiter else DELIMITERS
+    delimiter = max(choices, key=line.count)
+    if delimiter not in line:
         raise FileError(
-            "a header and no rows", file=label, expected="at least one row of data"
+            f"{line[:80]!r}",
+            file=label,
+            line=1,
+            expected=f"columns separated by {' or '.join(map(repr, choices))}",
+            fix="Pass delimiter='...' for another one",
         )
-    return [_join(parts) for parts in collected]
+    try:
+        fields = next(_rows(line, delimiter))
+    except csv.Error as error:
+        raise FileError(f"broken quoting ({error})", file=label, line=1) from error
+    if not header:
+        return Table(text, label, delimiter, tuple(map(str, range(len(fields)))))
+    pairs = [_untyped(field) for field in fields]
+    names = tuple(name for name, _ in pairs)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise FileError(
+            f"the column {', '.join(repeated)} more than once",
+            file=label,
+            line=1,
+            expected="a header of different names",
+            fix="If the first line is data already, pass header=False",
+        )
+    types = {name: kind for name, kind in pairs if kind}
+    return Table(text, label, delimiter, names, 1, types)
 
 
-def rows(text: str, delimiter: str) -> Iterator[list[str]]:
-    """The rows of `text`, without the blank lines at its end."""
+def _untyped(field: str) -> tuple[str, str]:
+    """Returns a column's name and its RecBole type, `""` if it has none."""
+    name, _, kind = field.strip().partition(":")
+    if kind in ("token", "token_seq", "float", "float_seq"):
+        return name, kind
+    return field.strip(), ""
+
+
+def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
+    """Yields the rows of `text`, without the blank lines at its end."""
     text = text.rstrip("\r\n")
     if delimiter == ",":
         return iter(csv.reader(io.StringIO(text, newline=""), strict=True))
-    # str.splitlines would also break at \x85 and others, which titles may hold.
+    # str.splitlines would also split at \x85 and others, which titles may contain.
     lines = text.replace("\r\n", "\n").split("\n")
     return (line.split(delimiter) for line in lines)
-
-
-def line_of(text: str, delimiter: str, row: int) -> int:
-    """The line, from 1, on which row number `row` (from 0) begins."""
-    if delimiter != ",":
-        return row + 1
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    for _ in itertools.islice(reader, row):
-        pass
-    return reader.line_num + 1
-
-
-def _check_width(
-    block: list[list[str]],
-    width: int,
-    text: str,
-    label: str,
-    delimiter: str,
-    first: int,
-) -> None:
-    if set(map(len, block)) <= {width}:
-        return
-    offset = next(i for i, row in enumerate(block) if len(row) != width)
-    row = block[offset]
-    blank = not any(field.strip() for field in row)
-    shown = _shorten(delimiter.join(row))
-    raise FileError(
-        "a blank line" if blank else f"{len(row)} fields ({shown})",
-        file=label,
-        line=line_of(text, delimiter, first + offset),
-        expected=f"{width} fields separated by {delimiter!r}",
-        fix="Repair or remove the line",
-    )
-
-
-def _bad_value(
-    column: Column,
-    values: list[str],
-    text: str,
-    label: str,
-    delimiter: str,
-    first: int,
-) -> FileError:
-    """The error for the first of `values` that the column does not take alone."""
-    for offset, value in enumerate(values):
-        try:
-            column.convert([value])
-        except (ValueError, KeyError, OverflowError):
-            return FileError(
-                f"{column.name} {_shorten(value)!r}",
-                file=label,
-                line=line_of(text, delimiter, first + offset),
-                expected=column.expected,
-                fix="Repair or remove the line",
-            )
-    raise AssertionError(f"{column.name}: a block failed, and none of its values does")
-
-
-def _broken_row(text: str, label: str, delimiter: str) -> FileError:
-    """The error for the row at which the csv module gives up."""
-    reader = rows(text, delimiter)
-    row = 0
-    try:
-        for _ in reader:
-            row += 1
-    except csv.Error as error:
-        return FileError(
-            f"broken quoting ({error})",
-            file=label,
-            line=line_of(text, delimiter, row),
-            expected="fields quoted as in RFC 4180",
-            fix="Close the quote, and double quotes inside a quoted field",
-        )
-    raise AssertionError("a row failed once, and reads now")
 
 
 def _shorten(value: str, limit: int = 60) -> str:
     return value if len(value) <= limit else value[: limit - 3] + "..."
 
 
-def _join(parts: list[Any]) -> Any:
-    if parts and isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    return [value for part in parts for value in part]
+def _join(blocks: list[Any]) -> Any:
+    if blocks and isinstance(blocks[0], np.ndarray):
+        return np.concatenate(blocks)
+    return [value for block in blocks for value in block]

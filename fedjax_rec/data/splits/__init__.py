@@ -1,14 +1,21 @@
-"""Splits: what is trained on, what selects, and what is reported."""
+"""Splits of interactions into train, validation and test."""
 
-from fedjax_rec.data.splits.cold import cold_items, cold_users
+from fedjax_rec.data.splits.settings import (
+    ColdItems,
+    ColdUsers,
+    GlobalTime,
+    LeaveLast,
+    LeaveOneOut,
+    Ratio,
+)
 from fedjax_rec.data.splits.split import Split
-from fedjax_rec.data.splits.within_users import global_time, leave_one_out, ratio
 
 __all__ = [
+    "ColdItems",
+    "ColdUsers",
+    "GlobalTime",
+    "LeaveLast",
+    "LeaveOneOut",
+    "Ratio",
     "Split",
-    "cold_items",
-    "cold_users",
-    "global_time",
-    "leave_one_out",
-    "ratio",
 ]

@@ -1,25 +1,35 @@
-"""Disjoint parts of a data set, and what every split needs."""
+"""Disjoint parts of a data set, and the functions that all splits share."""
+
+from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from etils import epy
 
-from fedjax_rec.data.interactions import Interactions
+if TYPE_CHECKING:
+    from fedjax_rec.core.arrays import Array
+    from fedjax_rec.data.interactions import Interactions
+
+with epy.lazy_imports():
+    import jax
+    import numpy as np
+
+    from fedjax_rec.core import keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """A data set in disjoint parts; the entities of each are those of the whole.
+    """A data set in disjoint parts, which all have the users and items of the data.
 
     Attributes:
-        train: what clients hold.
-        val: what selection may look at.
-        test: what is reported.
-        name: of the split, with its options.
-        info: what evaluation must know. Always `test_users_without_train` and
-            `test_items_without_train` (counts); the splits document what they add.
-            `cold_users` moves a fourth part here, `query`.
+        train: Interactions that clients hold.
+        val: Interactions for the selection of a round.
+        test: Interactions for the reported metrics.
+        name: Name of the split with its options.
+        info: Facts for the evaluation. Always `test_users_without_train` and
+            `test_items_without_train` (counts); the splits document further ones.
+            `ColdUsers` stores a fourth part here, `query`.
     """
 
     train: Interactions
@@ -29,7 +39,7 @@ class Split:
     info: dict[str, Any]
 
     def counts(self) -> dict[str, int | float]:
-        """The sizes of the parts and the numbers in `info`, ready for a report."""
+        """Returns the sizes of the parts and the numbers in `info` for a report."""
         sizes = {part: len(getattr(self, part)) for part in ("train", "val", "test")}
         plain = {k: v for k, v in self.info.items() if isinstance(v, int | float)}
         return {**sizes, **plain}
@@ -44,7 +54,7 @@ def split_by(
     info: dict[str, Any],
     query: np.ndarray | None = None,
 ) -> Split:
-    """The split of the masks `val`, `test` and `query` (`[n]`); the rest is train."""
+    """Splits by the masks `val`, `test` and `query` (`[n]`); the rest is train."""
     train = ~(val | test)
     if query is not None:
         train &= ~query
@@ -63,23 +73,70 @@ def split_by(
 
 
 def sizes_of(data: Interactions) -> np.ndarray:
-    """`[U]`: each user's number of interactions."""
+    """Returns the number of interactions of each user, `[U]`."""
     return np.bincount(data.user, minlength=data.num_users)
 
 
-def rank_from_end(data: Interactions, order: np.ndarray) -> np.ndarray:
-    """`[n]`: 0 for each user's last interaction under `order`, which sorts by user."""
+def rank_from_end(data: Interactions, order: np.ndarray | None = None) -> np.ndarray:
+    """Ranks the interactions of each user from the last one, which has rank 0.
+
+    Args:
+        data: All interactions.
+        order: `[n]` indices that sort the interactions by user and then as desired; by
+            default their order in `data`, by time.
+
+    Returns:
+        `[n]` ranks.
+    """
+    order = np.arange(len(data)) if order is None else order
     user = data.user[order]
     rank = np.empty(len(data), np.int64)
     rank[order] = data.offsets()[1:][user] - 1 - np.arange(len(data))
     return rank
 
 
-def check_shares(**shares: float) -> None:
-    """Refuses `(val, test)` shares that are negative, no test, or leave no train."""
-    (val_name, val), (test_name, test) = shares.items()
+def check_shares(val: float, test: float) -> None:
+    """Raises a `ValueError` unless the shares leave some interactions for train."""
     if not (val >= 0 and test > 0 and val + test < 1):
         raise ValueError(
-            f"{val_name}={val} and {test_name}={test}: expected {val_name} >= 0, "
-            f"{test_name} > 0 and a sum below 1, so that train keeps something"
+            f"val={val} and test={test}: expected val >= 0, test > 0 and a sum below "
+            "1, so that train keeps something"
         )
+
+
+def share_of(size: np.ndarray, share: float, room: np.ndarray) -> np.ndarray:
+    """Returns each size's share, rounded down, at least 1 if any, within `room`."""
+    # The epsilon keeps 10 * 0.3 from being rounded down to 2.
+    count = (size * share + 1e-9).astype(np.int64)
+    return np.clip(np.maximum(count, int(share > 0)), 0, np.maximum(room, 0))
+
+
+def split_key(seed: int) -> Array:
+    """Returns the key of a random split."""
+    return keys.derive(jax.random.key(seed), keys.Purpose.SPLIT)
+
+
+def draw(
+    pool: np.ndarray, val: float, test: float, seed: int, kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws disjoint parts for validation and test from `pool`, in ascending order.
+
+    Args:
+        pool: Ids to draw from.
+        val: Share for validation.
+        test: Share for test.
+        seed: Seed of the draw.
+        kind: `items` or `users`, for the error message.
+
+    Raises:
+        ValueError: The shares leave nothing to train on.
+    """
+    num_test, num_val = max(round(len(pool) * test), 1), round(len(pool) * val)
+    if num_test + num_val >= len(pool):
+        raise ValueError(
+            f"holding out {num_val} + {num_test} of {len(pool)} {kind} leaves none to "
+            "train on. Lower val or test, or use more data."
+        )
+    drawn = pool[np.asarray(jax.random.permutation(split_key(seed), len(pool)))]
+    val_part = np.sort(drawn[num_test : num_test + num_val])
+    return val_part.astype(np.int32), np.sort(drawn[:num_test]).astype(np.int32)

@@ -12,7 +12,7 @@ from fedjax_rec.aggregators.robust.majority import majority_vote
 from fedjax_rec.codecs import leafwise, sign
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders
-from fedjax_rec.experiment.data import SyntheticData
+from fedjax_rec.data.settings import SyntheticData
 
 I, D, P = 5, 2, 14  # noqa: E741
 

@@ -1,0 +1,251 @@
+"""Partitions of users or interactions without regard to labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from etils import epy
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.arrays import Array
+    from fedjax_rec.data.interactions import Interactions
+
+with epy.lazy_imports():
+    import jax
+    import numpy as np
+
+    from fedjax_rec.core import keys
+    from fedjax_rec.data.partition import assign
+
+Unit = Literal["user", "interaction"]
+"""Unit that moves: all interactions of a user together, or each one separately."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Partition:
+    """The client that holds each training interaction.
+
+    Attributes:
+        client: `[n]` int32 in `[0, num_clients)`, in the order of train.
+        num_clients: Population `N`; clients may be empty.
+        name: Name of the partition with its options.
+        user_of_client: `[N]` int32 if clients and users correspond one to one, else
+            `None`.
+    """
+
+    client: np.ndarray
+    num_clients: int
+    name: str
+    user_of_client: np.ndarray | None
+
+
+class Units(NamedTuple):
+    """The units that a partition assigns to clients.
+
+    Attributes:
+        unit: Kind of unit.
+        num_clients: Number of clients to assign to.
+        key: Typed key of the assignment.
+        index: `[n]` unit of each interaction.
+        count: Number of units.
+        users: `[count]` user of each unit, or `None` if units are interactions.
+    """
+
+    unit: Unit
+    num_clients: int
+    key: Array
+    index: np.ndarray
+    count: int
+    users: np.ndarray | None
+
+    def assigned(self, client_of_unit: Array, name: str, **options: Any) -> Partition:
+        """Returns the partition in which each unit is on the client `client_of_unit`.
+
+        Args:
+            client_of_unit: `[count]` int32.
+            name: Name of the partition.
+            **options: Options to show after the name.
+        """
+        n = self.num_clients
+        clients = np.asarray(client_of_unit, np.int32)
+        user_of_client = None
+        if self.users is not None and self.count == n:
+            order = np.argsort(clients)
+            if (clients[order] == np.arange(n)).all():
+                user_of_client = self.users[order].astype(np.int32)
+        options["unit"] = self.unit
+        shown = "".join(f", {option}={value}" for option, value in options.items())
+        return Partition(
+            client=clients[self.index],
+            num_clients=n,
+            name=f"{name}({n}{shown})",
+            user_of_client=user_of_client,
+        )
+
+
+def units_of(train: Interactions, unit: Unit, num_clients: int, seed: int) -> Units:
+    """Returns the users who have interactions, or the interactions, as units.
+
+    Raises:
+        ValueError: There are fewer units than clients.
+    """
+    users, index = None, np.arange(len(train))
+    if unit == "user":
+        users, index = np.unique(train.user, return_inverse=True)
+    count = len(train) if users is None else len(users)
+    if num_clients > count:
+        hint = " or unit='interaction'" if unit == "user" else ""
+        raise ValueError(
+            f"num_clients={num_clients}, expected 1 to {count}, the {unit}s in "
+            f"train of {train.name!r}. Use fewer clients{hint}."
+        )
+    key = keys.derive(jax.random.key(seed), keys.Purpose.PARTITION)
+    return Units(unit, num_clients, key, index, count, users)
+
+
+def check_units(num_clients: int, unit: Unit) -> None:
+    """Raises a `ValueError` for settings that are wrong for any data."""
+    if num_clients < 1:
+        raise ValueError(f"num_clients={num_clients}, expected 1 or more")
+    if unit not in ("user", "interaction"):
+        raise ValueError(f"unit={unit!r} is unknown; expected 'user' or 'interaction'")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerUser:
+    """One client per user: client `u` is user `u`, empty if the user is.
+
+    This is the setting of cross-device recommendation, in which a client is a phone.
+    """
+
+    def partition(self, train: Interactions) -> Partition:
+        """Partitions the training interactions."""
+        return Partition(
+            client=train.user.astype(np.int32),
+            num_clients=train.num_users,
+            name="per_user",
+            user_of_client=np.arange(train.num_users, dtype=np.int32),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByAttribute:
+    """One client per value of a user attribute: the cross-silo setting.
+
+    Clients are numbered by the sorted values of the users who have interactions, so no
+    client is empty. A value is the complete string, including any `|`.
+
+    Attributes:
+        attribute: Name of the user attribute, such as a region.
+    """
+
+    attribute: str = "region"
+
+    def partition(self, train: Interactions) -> Partition:
+        """Partitions the training interactions.
+
+        Raises:
+            ValueError: The users have no such attribute, or train is empty.
+        """
+        columns = train.users.attributes
+        if self.attribute not in columns:
+            available = ", ".join(sorted(columns)) or "none"
+            raise ValueError(
+                f"users of {train.name!r} have no attribute {self.attribute!r}; "
+                f"available: {available}. Pick one of them, or another partition."
+            )
+        if not len(train):
+            raise ValueError(
+                f"by_attribute({self.attribute!r}): train has no interactions"
+            )
+        users, index = np.unique(train.user, return_inverse=True)
+        column = np.asarray(columns[self.attribute], dtype=str)[users]
+        values, silo = np.unique(column, return_inverse=True)
+        # If every silo has one user, silos are users, in this order.
+        single = len(values) == len(users)
+        return Partition(
+            client=silo[index].astype(np.int32),
+            num_clients=len(values),
+            name=f"by_attribute({self.attribute})",
+            user_of_client=users[np.argsort(silo)].astype(np.int32) if single else None,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IID:
+    """Units are dealt at random; the clients' numbers of units differ by at most one.
+
+    Attributes:
+        num_clients: Number of clients.
+        unit: `user` keeps the interactions of a user together, so that the clients'
+            numbers of interactions still differ; `interaction` makes clients alike.
+        seed: Seed of the assignment.
+
+    References:
+        McMahan et al. 2017, Communication-efficient learning of deep networks from
+        decentralized data, arXiv:1602.05629 (the IID setting).
+    """
+
+    num_clients: int = 100
+    unit: Unit = "user"
+    seed: int = 0
+
+    def __post_init__(self):
+        check_units(self.num_clients, self.unit)
+
+    def partition(self, train: Interactions) -> Partition:
+        """Partitions the training interactions; no client is empty.
+
+        Raises:
+            ValueError: There are more clients than units.
+        """
+        units = units_of(train, self.unit, self.num_clients, self.seed)
+        client = assign.assign_uniform(
+            units.key, num_units=units.count, num_clients=self.num_clients
+        )
+        return units.assigned(client, "iid")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantitySkew:
+    """Client sizes follow a power law of their rank; client 0 is the largest.
+
+    Attributes:
+        num_clients: Number of clients.
+        exponent: Exponent of the law; 0 makes sizes equal, 1 is Zipf's law.
+        unit: Whether sizes are counted in users or in interactions.
+        seed: Seed of the assignment.
+
+    References:
+        Li et al. 2020, Federated optimization in heterogeneous networks,
+        arXiv:1812.06127 (power-law sizes).
+    """
+
+    num_clients: int = 100
+    exponent: float = 1.5
+    unit: Unit = "user"
+    seed: int = 0
+
+    def __post_init__(self):
+        check_units(self.num_clients, self.unit)
+        if not 0 <= self.exponent < math.inf:
+            raise ValueError(
+                f"exponent={self.exponent}, expected 0 or more (1 is Zipf's law)"
+            )
+
+    def partition(self, train: Interactions) -> Partition:
+        """Partitions the training interactions; no client is empty.
+
+        Raises:
+            ValueError: There are more clients than units.
+        """
+        units = units_of(train, self.unit, self.num_clients, self.seed)
+        client = assign.assign_power_law(
+            units.key,
+            float(self.exponent),
+            num_units=units.count,
+            num_clients=self.num_clients,
+        )
+        return units.assigned(client, "quantity_skew", exponent=self.exponent)

@@ -1,0 +1,135 @@
+"""Data of an experiment, as settings that load nothing heavy when imported."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+from etils import epy
+
+if TYPE_CHECKING:
+    from fedjax_rec.data.interactions import Interactions
+
+with epy.lazy_imports():
+    from fedjax_rec.data import filters, prepare, synthetic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SyntheticData:
+    """Synthetic data, generated from a seed without a download.
+
+    Attributes:
+        num_users: Number of users.
+        num_items: Number of items.
+        num_interactions: Number of distinct (user, item) pairs.
+        num_tastes: Number of latent tastes behind users, items and titles.
+        seed: Seed of the data, independent of the experiment's.
+    """
+
+    num_users: int = 1000
+    num_items: int = 1500
+    num_interactions: int = 40_000
+    num_tastes: int = 8
+    seed: int = 0
+
+    def origin(self, progress: bool = False) -> str:
+        """Identifies the data."""
+        del progress
+        return repr(self)
+
+    def load(self, progress: bool = False) -> Interactions:
+        """Generates the interactions."""
+        del progress
+        sizes = dataclasses.asdict(self)
+        return synthetic.synthetic(sizes.pop("seed"), **sizes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileData:
+    """A published data set in its original files, prepared once into the cache.
+
+    Attributes:
+        source: Name of the data set.
+        dir: Folder (or zip) with the original files.
+        cache: Folder for prepared data, by default `$FEDJAX_REC_CACHE` or
+            `~/.cache/fedjax_rec`.
+        min_interactions: Users with fewer interactions are dropped and counted.
+        top_items: Keep only this many of the most rated items; 0 keeps all.
+        first_users: Keep only this many users with the lowest ids; 0 keeps all.
+        download: Download and verify the files if they have a public address.
+    """
+
+    source: Literal[
+        "movielens-100k", "movielens-1m", "movielens-latest-small", "amazon"
+    ] = "movielens-100k"
+    dir: str | None = None
+    cache: str | None = None
+    min_interactions: int = 0
+    top_items: int = 0
+    first_users: int = 0
+    download: bool = False
+
+    def origin(self, progress: bool = False) -> str:
+        """Identifies the data by the content of their files."""
+        name = prepare.locate(**self._options(progress)).name
+        return f"{name} {self.top_items} {self.first_users} {self.min_interactions}"
+
+    def load(self, progress: bool = False) -> Interactions:
+        """Prepares the data if necessary, reads them, and takes the slice."""
+        data = prepare.load(**self._options(progress))
+        if not (self.top_items or self.first_users):
+            return data
+        return filters.subset(
+            data,
+            top_items=self.top_items or None,
+            first_users=self.first_users or None,
+            min_interactions=self.min_interactions,
+        )
+
+    def _options(self, progress: bool) -> dict[str, Any]:
+        options = dataclasses.asdict(self)
+        del options["top_items"], options["first_users"]
+        return {**options, "progress": progress}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CsvData:
+    """A table of users, items, and optionally ratings and timestamps.
+
+    Attributes:
+        dir: The file, or the folder that contains it.
+        items_file: Table of items with titles and attributes.
+        user: Name of the user column; empty names are guessed from the header.
+        item: Name of the item column.
+        rating: Name of the rating column.
+        timestamp: Name of the timestamp column.
+        delimiter: Separator of the columns; if empty, it is inferred.
+        encoding: Encoding of the files.
+        min_rating: Interactions with lower ratings are dropped and counted.
+        min_interactions: Users with fewer interactions are dropped and counted.
+        cache: Folder for prepared data, see `FileData`.
+    """
+
+    dir: str | None = None
+    items_file: str | None = None
+    user: str = ""
+    item: str = ""
+    rating: str = ""
+    timestamp: str = ""
+    delimiter: str = ""
+    encoding: str = "utf-8"
+    min_rating: float | None = None
+    min_interactions: int = 0
+    cache: str | None = None
+
+    def origin(self, progress: bool = False) -> str:
+        """Identifies the data by the content of their files."""
+        return prepare.locate(**self._options(progress)).name
+
+    def load(self, progress: bool = False) -> Interactions:
+        """Prepares the data if necessary, and reads them."""
+        return prepare.load(**self._options(progress))
+
+    def _options(self, progress: bool) -> dict[str, Any]:
+        named = {k: v for k, v in dataclasses.asdict(self).items() if v != ""}
+        return {"source": "csv", **named, "progress": progress}

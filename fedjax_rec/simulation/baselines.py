@@ -1,0 +1,179 @@
+"""Rankers that every result is compared with, on the run's own test users."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec.core import keys, trees
+from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.data.clients import ClientData
+from fedjax_rec.data.pack import pack
+from fedjax_rec.evaluation import baselines
+from fedjax_rec.evaluation.evaluate import evaluate
+from fedjax_rec.evaluation.summary import summarise
+from fedjax_rec.simulation.chunks import fold_clients
+from fedjax_rec.simulation.evaluation import Evaluator, take_users
+from fedjax_rec.simulation.round import client_key
+
+MAX_ROUNDS = 100
+"""Rounds of draws that are counted at most."""
+MAX_COUNTS = 1 << 26
+"""Counts of pairs of user and item at most; a sample of users is taken to fit."""
+
+
+def rank_baselines(
+    evaluator: Evaluator, rounds: int, roots: Sequence[Array]
+) -> list[dict[str, dict[str, Any] | None]]:
+    """Random, popularity and draw-count rankers of runs that differ by seed only.
+
+    Args:
+        evaluator: the test users and their protocol.
+        rounds: number of rounds of a run.
+        roots: root key of each run.
+    """
+    targets, num_items = evaluator.targets["test"], evaluator.data.num_items
+    counts = np.bincount(evaluator.split.train.item, minlength=num_items)
+    popular = jnp.asarray(counts, jnp.float32)
+
+    @jax.jit
+    def random(targets, key):
+        scorer = baselines.by_user(
+            lambda user: baselines.random_scores(key, user, num_items)
+        )
+        return evaluate(scorer, targets, evaluator.protocol, key, evaluator.user_chunk)
+
+    @jax.jit
+    def popularity(targets, key):
+        scorer = baselines.by_user(lambda user: popular)
+        return evaluate(scorer, targets, evaluator.protocol, key, evaluator.user_chunk)
+
+    users = (targets.mask, evaluator.owners(targets))
+    results: list[dict[str, dict[str, Any] | None]] = []
+    draws = rank_draws(evaluator, rounds, roots)
+    for root, draw_count in zip(roots, draws, strict=True):
+        key = keys.derive(root, keys.Purpose.BASELINE)
+        results.append(
+            {
+                "random": summarise(random(targets, key), *users),
+                "popularity": summarise(popularity(targets, key), *users),
+                "draw_count": draw_count,
+            }
+        )
+    return results
+
+
+def rank_draws(
+    evaluator: Evaluator, rounds: int, roots: Sequence[Array]
+) -> list[dict[str, Any] | None]:
+    """The draw-count ranker of runs that differ by seed only.
+
+    An item scores minus the number of times that the user drew it as a negative: a
+    leak of test items into the pool of negatives shows as a good ranking. Counts tie
+    often, so ties are broken at random whatever the protocol: pessimistic ties would
+    hide an early leak.
+
+    Args:
+        evaluator: the test users and their protocol.
+        rounds: rounds of draws, at most `MAX_ROUNDS`.
+        roots: root key of each run.
+
+    Returns:
+        A summary per run; `None` without sampled negatives.
+    """
+    recipe, data = evaluator.recipe, evaluator.data
+    if not recipe.local.negatives:
+        return [None] * len(roots)
+    rounds = min(rounds, MAX_ROUNDS)
+    protocol = dataclasses.replace(evaluator.protocol, ties="random")
+    targets = evaluator.targets["test"]
+    count = len(np.asarray(targets.user))
+    step = -(-count // max(1, MAX_COUNTS // data.num_items))
+    targets = take_users(targets, np.arange(0, count, step))
+    users = np.asarray(targets.user)
+    clients = np.arange(data.num_clients, dtype=np.int32)
+    if recipe.model.single_user:
+        clients = np.unique(evaluator.client_of_user[users]).astype(np.int32)
+    # A copy for this program: a run's own data may lie on several devices, or on none.
+    (data,) = pack(data, [clients])
+    rows = np.arange(len(clients), dtype=np.int32)
+
+    @jax.jit
+    def rank(data, users, clients, rows, targets, root, rounds):
+        counts = count_draws(
+            recipe, data, evaluator.chunks, users, clients, rows, root, 0, rounds
+        )
+        position = jnp.zeros(data.num_users, jnp.int32)
+        position = position.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
+
+        def score(users, candidates):
+            scores = -counts[position[users]].astype(jnp.float32)
+            if candidates is None:
+                return scores
+            return jnp.take_along_axis(scores, candidates, axis=-1)
+
+        return evaluate(score, targets, protocol, root, evaluator.user_chunk)
+
+    results: list[dict[str, Any] | None] = []
+    for root in roots:
+        per_user = rank(data, users, clients, rows, targets, root, np.int32(rounds))
+        summary = summarise(per_user, targets.mask, evaluator.owners(targets))
+        results.append({**summary, "rounds": rounds, "users": len(users)})
+    return results
+
+
+def count_draws(
+    recipe: Recipe,
+    data: ClientData,
+    chunks: tuple[int, ...],
+    users: Array,
+    clients: Array,
+    rows: Array,
+    root: Array,
+    first_round: int | Array,
+    rounds: Array,
+) -> Array:
+    """How often each user drew each item as a negative, by the run's own keys.
+
+    Args:
+        recipe: the system.
+        data: client data.
+        chunks: `V` of each bucket.
+        users: `[S]` int32, ascending, the users whose draws are counted.
+        clients: `[C]` int32, the clients that draw for them.
+        rows: `[C]` int32, the clients' rows in `data`; absent ones are past its end.
+        root: root key of the experiment.
+        first_round: scalar, the first round that is counted.
+        rounds: scalar, number of rounds; every client takes part in each.
+
+    Returns:
+        `[S, I]` int32.
+    """
+    if recipe.local.draw is None:
+        raise ValueError("this recipe draws no pairs, so there are no negatives")
+    draw, num_items, s = recipe.local.draw, data.num_items, users.shape[0]
+    slot = jnp.full(data.num_users + 1, s, jnp.int32).at[users].set(jnp.arange(s))
+
+    def one_round(i, counts):
+        client_keys = jax.vmap(client_key, (None, None, 0))(
+            root, first_round + i, clients
+        )
+
+        def visit(counts, bucket, slots, chunk):
+            def draw_one(row, key):
+                pairs = draw(data.examples(row, bucket), jax.random.split(key, 3)[0])
+                negative = pairs["mask"] & (pairs["label"] == 0)
+                item = jnp.where(negative, pairs["item"], num_items)
+                return slot[pairs["user"]], item
+
+            user, item = jax.vmap(draw_one)(chunk, trees.take(client_keys, slots))
+            return counts.at[user.reshape(-1), item.reshape(-1)].add(1, mode="drop")
+
+        return fold_clients(visit, counts, rows, data, chunks)
+
+    counts = jnp.zeros((s, num_items), jnp.int32)
+    return jax.lax.fori_loop(0, rounds, one_round, counts)

@@ -1,0 +1,133 @@
+"""Programs of experiments in cells `[devices, seeds, settings]`.
+
+`shard_map` runs the devices, without communication, and `vmap` seeds and settings.
+Seeds have an axis of their own, so that values that depend on the seed only, such as
+cohorts and negatives, are computed once for all settings.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.rounds import ServerState
+
+SEEDS, DEVICES = "seeds", "devices"
+"""Axes of the `vmap` over seeds, and of the mesh."""
+
+EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec(DEVICES)
+
+
+def make_rounds(many: Callable, mesh: Mesh) -> Callable:
+    """`(state, personal, (data, tables), frozen, hparams, keys, count)`, jitted."""
+
+    def rounds(state, personal, fixed, frozen, hparams, key, count):
+        data, tables = fixed
+        # No slots: clients' rows are their ids.
+        rest = (frozen, hparams, key, None, tables, count)
+        return many(state, personal, data, *rest)
+
+    axes, out = _state_of(0, None), (_state_of(0, None), 0, 0)
+    settings = jax.vmap(rounds, (axes, 0, None, None, 0, None, None), out)
+    seeds = jax.vmap(settings, (axes, 0, None, None, 0, 0, None), out, axis_name=SEEDS)
+
+    def on_device(state, personal, data, frozen, hparams, keys, count):
+        states, personal, hparams, keys = _drop_device(
+            (without_round(state), personal, hparams, keys)
+        )
+        state = dataclasses.replace(states, round=state.round)
+        state, personal, log = seeds(
+            state, personal, data, frozen, hparams, keys, count
+        )
+        states, personal, log = _add_device((without_round(state), personal, log))
+        return dataclasses.replace(states, round=state.round), personal, log
+
+    state = _state_of(SPLIT, EVERYWHERE)
+    specs = (state, SPLIT, EVERYWHERE, EVERYWHERE, SPLIT, SPLIT, EVERYWHERE)
+    program = _on_devices(mesh, on_device, specs, (state, SPLIT, SPLIT))
+    return jax.jit(program, donate_argnums=(0, 1))
+
+
+def make_each(function: Callable, width: int, mesh: Mesh) -> Callable:
+    """Calls a function for the cells `which[:count]` of each device, in turn.
+
+    Args:
+        function: `(state, personal, hparams, key, *inputs) -> tree`, for a single
+            experiment.
+        width: number of settings of a row.
+        mesh: devices of the cells.
+
+    Returns:
+        `(state, personal, hparams, keys, which [devices, Q], count [devices],
+        *inputs) -> tree [devices, Q, ...]`, jitted.
+    """
+
+    def on_device(state, personal, hparams, keys, which, count, *inputs):
+        states, personal, hparams, keys, which, count = _drop_device(
+            (without_round(state), personal, hparams, keys, which, count)
+        )
+
+        def call(i):
+            row, column = which[i] // width, which[i] % width
+            cell_state, cell_personal, scalars = jax.tree.map(
+                lambda x: x[row, column], (states, personal, hparams)
+            )
+            cell_state = dataclasses.replace(cell_state, round=state.round)
+            return function(cell_state, cell_personal, scalars, keys[row], *inputs)
+
+        results = jax.tree.map(
+            lambda x: jnp.zeros((which.shape[0], *x.shape), x.dtype),
+            jax.eval_shape(call, 0),
+        )
+
+        def step(i, results):
+            return jax.tree.map(lambda x, new: x.at[i].set(new), results, call(i))
+
+        return _add_device(jax.lax.fori_loop(0, count, step, results))
+
+    @jax.jit
+    def program(state, personal, hparams, keys, which, count, *inputs):
+        specs = (_state_of(SPLIT, EVERYWHERE), *[SPLIT] * 5)
+        specs += (EVERYWHERE,) * len(inputs)
+        return _on_devices(mesh, on_device, specs, SPLIT)(
+            state, personal, hparams, keys, which, count, *inputs
+        )
+
+    return program
+
+
+def _on_devices(mesh: Mesh, function: Callable, in_specs, out_specs) -> Callable:
+    if mesh.size == 1:
+        return function
+    # Experiments neither read one another nor differentiate replicated arguments,
+    # so the check of varying values guards nothing.
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        check_vma=False,
+    )
+
+
+def _state_of(leaf: Any, number: Any) -> Any:
+    """A state of axes or specs; the round's number is common to all experiments."""
+    return ServerState(shared=leaf, optimizer=leaf, aggregator=leaf, round=number)
+
+
+def without_round(state: ServerState) -> Any:
+    """The part of a state that each experiment has of its own."""
+    return dataclasses.replace(state, round=None)  # pyright: ignore[reportArgumentType]
+
+
+def _drop_device(tree: Tree) -> Tree:
+    """Without the axis of devices, which has length 1 on each of them."""
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def _add_device(tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: x[None], tree)

@@ -1,0 +1,80 @@
+"""Personal parameters of clients before the first round."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec.core import keys
+from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.simulation.messages import initial_state
+
+PIECE = 65_536
+"""Clients whose personal parameters are drawn at once for the host."""
+
+
+def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
+    """Personal parameters `[n, ...]` before the first round.
+
+    Args:
+        recipe: the system; clients start from common values or from values of their
+            own.
+        key: root key of the experiment.
+        clients: ids `[n]`, or `N` for all clients.
+
+    Returns:
+        A tree of device arrays.
+    """
+    key = keys.derive(key, keys.Purpose.INIT)
+    ids = jnp.arange(clients) if isinstance(clients, int) else clients
+
+    def start(key: Array) -> Tree:
+        params = recipe.model.init(key)
+        return {**params.personal, **initial_state(recipe, params.shared)}
+
+    constants = {
+        name: jnp.asarray(values).at[ids].get(mode="clip")
+        for name, values in (recipe.constants or {}).items()
+    }
+    if recipe.model.common_start:
+        personal = jax.tree.map(
+            lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), start(key)
+        )
+    else:
+        personal = jax.jit(jax.vmap(lambda id_: start(jax.random.fold_in(key, id_))))(
+            ids
+        )
+    return {**personal, **constants}
+
+
+def initial_on_host(recipe: Recipe, key: Array, count: int, folder: Path | None):
+    """`initial_personal` of `count` clients in NumPy arrays, drawn in pieces.
+
+    Args:
+        recipe: the system.
+        key: root key of the experiment.
+        count: `N`.
+        folder: folder of memory maps `personal-0.npy`, ...; `None` for arrays in
+            memory.
+    """
+    shapes = jax.eval_shape(lambda: initial_personal(recipe, key, 1))
+    numbers = itertools.count()
+
+    def empty(leaf):
+        shape = (count, *leaf.shape[1:])
+        if folder is None:
+            return np.empty(shape, leaf.dtype)
+        path = folder / f"personal-{next(numbers)}.npy"
+        return np.lib.format.open_memmap(path, "w+", leaf.dtype, shape)
+
+    personal = jax.tree.map(empty, shapes)
+    for first in range(0, count, PIECE):
+        # Pieces of one size need one program: the last begins early enough to be full.
+        first = max(0, min(first, count - PIECE))
+        ids = jnp.arange(first, min(first + PIECE, count))
+        piece, rows = initial_personal(recipe, key, ids), slice(first, first + len(ids))
+        jax.tree.map(lambda x, y, rows=rows: x.__setitem__(rows, y), personal, piece)
+    return personal

@@ -1,0 +1,248 @@
+"""Several experiments of one shape as one program: seeds and scalars are arrays.
+
+Experiments that differ by seed and by scalars share data, split, partition and the
+compiled programs.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.keys import Purpose, derive
+from fedjax_rec.data.clients import ClientData
+from fedjax_rec.evaluation.summary import summarise
+from fedjax_rec.simulation.cells import (
+    DEVICES,
+    EVERYWHERE,
+    SEEDS,
+    SPLIT,
+    make_each,
+    make_rounds,
+    without_round,
+)
+from fedjax_rec.simulation.evaluation import take_users
+from fedjax_rec.simulation.layout import Layout
+from fedjax_rec.simulation.loop import Event, Lanes, run_lanes
+from fedjax_rec.simulation.many_rounds import make_one_round, many_rounds
+from fedjax_rec.simulation.personal import initial_personal
+from fedjax_rec.simulation.resident import Resident
+from fedjax_rec.simulation.round import federated
+from fedjax_rec.simulation.scoring import make_evaluate, make_squares
+from fedjax_rec.simulation.simulation import Simulation
+
+
+class SideBySide:
+    """The programs of a group of experiments, compiled once for all layouts.
+
+    Args:
+        simulation: one of the experiments, with their data, recipe and protocol.
+        shape: `(devices, seeds, settings)` of a layout.
+        devices: devices that share a layout; by default the first ones.
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        shape: tuple[int, int, int],
+        devices: Sequence[Any] | None = None,
+    ):
+        self.simulation, self.shape = simulation, shape
+        chosen = list(devices or jax.devices())[: shape[0]]
+        if len(chosen) < shape[0]:
+            raise ValueError(f"{shape[0]} devices asked for, there are {len(chosen)}")
+        self.mesh = Mesh(np.array(chosen), (DEVICES,), axis_types=(AxisType.Auto,))
+        # On a CPU a chunk should stay in cache, however many experiments share it.
+        chunks = tuple(max(1, round(v / shape[2])) for v in simulation.chunks)
+        recipe, n = simulation.recipe, simulation.data.num_clients
+        algorithm = federated(
+            recipe, chunks, lifted=simulation.lifted, batch_axis=SEEDS
+        )
+        self._init = jax.jit(
+            lambda key: (algorithm.init(key), initial_personal(recipe, key, n))
+        )
+        one_round = make_one_round(algorithm, simulation.sampler)
+        self._rounds = make_rounds(
+            many_rounds(one_round, simulation.eval_every), self.mesh
+        )
+        self._evaluate = make_each(_evaluation_of(simulation), shape[2], self.mesh)
+        self._rmse = make_each(_rmse_of(simulation), shape[2], self.mesh)
+        self._data, self._frozen, self._tables = self._replicate(
+            (resident_data(simulation), simulation.frozen, simulation.sampler.tables)
+        )
+        self._targets = {part: self._place_targets(part) for part in simulation.targets}
+        self._rated = {
+            part: self._place_ratings(part) for part in simulation.plan.rated
+        }
+
+    def events(
+        self,
+        layout: Layout,
+        seeds: Sequence[int],
+        settings: Sequence[Mapping[str, float]],
+    ) -> Iterator[tuple[int, Event]]:
+        """Runs a layout to its end.
+
+        Args:
+            layout: the experiments.
+            seeds: `[P]` seed of every experiment.
+            settings: `[P]` scalars of every experiment, by their names in the recipe.
+
+        Yields:
+            The position of an experiment and an event of it, as `Simulation.events`.
+        """
+        state, personal, *constants = self._start(layout.index, seeds, settings)
+        cells = [tuple(cell) for cell in np.argwhere(layout.real)]
+
+        def advance(count: int) -> list[dict[str, np.ndarray]]:
+            nonlocal state, personal
+            state, personal, log = self._rounds(
+                state,
+                personal,
+                (self._data, self._tables),
+                self._frozen,
+                *constants,
+                jnp.int32(count),
+            )
+            log = {name: np.asarray(column) for name, column in log.items()}
+            return [{name: x[cell] for name, x in log.items()} for cell in cells]
+
+        def each(program: Callable, lanes: Sequence[int], *inputs) -> list[Any]:
+            """The results of a program for some lanes."""
+            which, count, places = self._queues([cells[lane] for lane in lanes])
+            results = jax.device_get(
+                program(state, personal, *constants, which, count, *inputs)
+            )
+            return [jax.tree.map(lambda x, at=at: x[at], results) for at in places]
+
+        def evaluate(part: str, lanes: Sequence[int]) -> list[dict[str, float]]:
+            targets, mask, owners = self._targets[part]
+            results = each(self._evaluate, lanes, targets, self._data, self._frozen)
+            return [summarise(per_user, mask, owners) for per_user in results]
+
+        def rmse(part: str, lanes: Sequence[int]) -> list[float]:
+            ratings = self._rated[part]
+            return [float(x) for x in each(self._rmse, lanes, ratings, self._frozen)]
+
+        best = [-np.inf] * len(cells)
+        lanes = Lanes(advance, evaluate, rmse)
+        for lane, event, _ in run_lanes(self.simulation.plan, lanes, best):
+            yield int(layout.index[cells[lane]]), event
+
+    def _start(self, index: np.ndarray, seeds, settings):
+        """State, personal state, scalars and keys before the first round."""
+        devices, rows, width = self.shape
+        row_seeds = [int(seeds[i]) for i in index[:, :, 0].reshape(-1)]
+        initial = {seed: self._init(jax.random.key(seed)) for seed in set(row_seeds)}
+
+        def spread(*leaves):  # one per row, to [devices, seeds, settings, ...]
+            stacked = jnp.stack(leaves).reshape(devices, rows, 1, *leaves[0].shape)
+            return jnp.tile(stacked, (1, 1, width) + (1,) * leaves[0].ndim)
+
+        state, personal = jax.tree.map(spread, *(initial[seed] for seed in row_seeds))
+        dtype = jnp.result_type(*jax.tree.leaves(state.shared))
+        hparams = {
+            name: jnp.asarray([settings[i][name] for i in index.reshape(-1)], dtype)
+            for name in self.simulation.recipe.hparams
+        }
+        hparams = jax.tree.map(lambda x: x.reshape(index.shape), hparams)
+        keys = jnp.stack([jax.random.key(seed) for seed in row_seeds])
+        state, personal, hparams, keys = jax.device_put(
+            (without_round(state), personal, hparams, keys.reshape(devices, rows)),
+            NamedSharding(self.mesh, SPLIT),
+        )
+        number = self._replicate(jnp.int32(0))
+        return dataclasses.replace(state, round=number), personal, hparams, keys
+
+    def _queues(self, cells: Sequence[tuple[int, int, int]]):
+        """Each device's cells, to be visited in turn.
+
+        Returns:
+            `(which [devices, Q], count [devices], places)`: cells as positions in
+            `[seeds, settings]`, their number, and each cell's place in `which`.
+        """
+        devices, rows, width = self.shape
+        which = np.zeros((devices, rows * width), np.int32)
+        count = np.zeros(devices, np.int32)
+        places = []
+        for device, row, column in cells:
+            places.append((device, int(count[device])))
+            which[device, count[device]] = row * width + column
+            count[device] += 1
+        which, count = jax.device_put((which, count), NamedSharding(self.mesh, SPLIT))
+        return which, count, places
+
+    def _replicate(self, tree: Tree) -> Tree:
+        return jax.device_put(tree, NamedSharding(self.mesh, EVERYWHERE))
+
+    def _place_targets(self, part: str):
+        """`({bucket: (targets, client ids)}, mask, owners)` of a part's users."""
+        sim, targets = self.simulation, self.simulation.targets[part]
+        groups, masks, owners = {}, [], []
+        for bucket, at in sim.evaluator.groups(part):
+            users = take_users(targets, at)
+            clients = sim.client_of_user[np.asarray(users.user)].astype(np.int32)
+            groups[bucket] = self._replicate((users, clients))
+            masks.append(np.asarray(users.mask))
+            owners.append(clients)
+        owner = np.concatenate(owners) if sim.multi_user else None
+        return groups, np.concatenate(masks), owner
+
+    def _place_ratings(self, part: str):
+        """Client ids, users, items and ratings of a part."""
+        sim = self.simulation
+        user, item, rating = sim.evaluator.ratings(part, slice(None))
+        ids = [x.astype(np.int32) for x in (sim.client_of_user[user], user, item)]
+        return self._replicate((*ids, rating))
+
+
+def resident_data(simulation: Simulation) -> ClientData:
+    """All clients' data, on one device.
+
+    Raises:
+        ValueError: they lie on several devices, or on the host.
+    """
+    population = simulation.population
+    if not isinstance(population, Resident) or simulation.mesh.size > 1:
+        raise ValueError(
+            "experiments run side by side if one device holds the whole population of "
+            "a run: mesh.devices=1 and store.location='device'"
+        )
+    return population.data
+
+
+def _evaluation_of(simulation: Simulation) -> Callable:
+    """`(state, personal, hparams, key, groups, data, frozen) -> {metric: [E]}`."""
+    evaluate = make_evaluate(
+        simulation.recipe,
+        simulation.protocol,
+        simulation.user_chunk,
+        simulation.chunks,
+    )
+
+    def evaluate_one(state, personal, hparams, key, groups, data, frozen):
+        rest = (data, frozen, hparams, key, derive(key, Purpose.EVALUATION))
+        # On a device that holds all clients a client's row is its id.
+        results = [
+            evaluate(bucket, state, personal, targets, ids, ids, *rest)
+            for bucket, (targets, ids) in groups.items()
+        ]
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs), *results)
+
+    return evaluate_one
+
+
+def _rmse_of(simulation: Simulation) -> Callable:
+    """`(state, personal, hparams, key, ratings, frozen) -> scalar`."""
+    squares = make_squares(simulation.recipe)
+
+    def rmse_one(state, personal, hparams, key, ratings, frozen):
+        del hparams, key
+        return jnp.sqrt(squares(state, personal, *ratings, frozen).mean())
+
+    return rmse_one
