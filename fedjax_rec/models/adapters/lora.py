@@ -13,7 +13,7 @@ with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
-    from fedjax_rec.core.backbone import LORA_A, LORA_B, LORA_BASE, Adapter
+    from fedjax_rec.core import backbone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class LoRA:
     def __post_init__(self) -> None:
         sites.check_at_least(self, layers=0, rank=1)
 
-    def build(self, base: bool = False) -> Adapter:
+    def build(self, base: bool = False) -> backbone.Adapter:
         """Builds the adapter.
 
         Args:
@@ -86,16 +86,20 @@ class LoRA:
                 a[path] = jax.random.uniform(path_key, shape, dtype, -bound, bound)
                 b[path] = jnp.zeros((num_layers, rank, fan_out), dtype)
                 c[path] = jnp.zeros((num_layers, fan_in, fan_out), dtype)
-            return {LORA_A: a, LORA_B: b, **({LORA_BASE: c} if base else {})}
+            return {
+                backbone.LORA_A: a,
+                backbone.LORA_B: b,
+                **({backbone.LORA_BASE: c} if base else {}),
+            }
 
         def linear(params, path, x, y):
-            if path not in params[LORA_A]:
+            if path not in params[backbone.LORA_A]:
                 return y
-            a = params[LORA_A][path].astype(x.dtype)
-            b = params[LORA_B][path].astype(x.dtype)
+            a = params[backbone.LORA_A][path].astype(x.dtype)
+            b = params[backbone.LORA_B][path].astype(x.dtype)
             change = (x @ a) @ b
             if base:
-                change = change + x @ params[LORA_BASE][path].astype(x.dtype)
+                change = change + x @ params[backbone.LORA_BASE][path].astype(x.dtype)
             return y + (scale * change).astype(y.dtype)
 
-        return Adapter(init, linear, sites.same_block, sites.no_prefix)
+        return backbone.Adapter(init, linear, sites.same_block, sites.no_prefix)
