@@ -223,7 +223,7 @@ def _check_parts(settings: Any, prefix: str = "") -> None:
     for field in dataclasses.fields(settings):
         path, value = f"{prefix}{field.name}", getattr(settings, field.name)
         slot = registry.slot_of(path) if field.type in (Any, "Any") else None
-        if slot is not None and not (value is None and field.name in registry.OPTIONAL):
+        if slot is not None and not (value is None and slot in registry.OPTIONAL):
             _check_part(path, slot, value)
         if dataclasses.is_dataclass(value):
             _check_parts(value, f"{path}.")

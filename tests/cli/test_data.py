@@ -13,7 +13,7 @@ def test_prepare_shows_counts_and_limits(folder, shows):
     assert f"prepared in {folder / 'cache'}" in text
     text = shows("data", "prepare", "synthetic", "--num-interactions", "3000")
     assert "interactions 3,000" in text
-    assert "Real data have properties that these lack" in text
+    assert "Real data have these properties, and this lacks them" in text
 
 
 def test_describe_takes_sources_configs_and_fields(folder, write, shows):

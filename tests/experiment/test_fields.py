@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from fedjax_rec import (
+    NNM,
     Experiment,
     FedAvg,
     FedFM,
     FedMF,
     FlexLoRA,
+    Krum,
     Momentum,
     PerUser,
     Scaffold,
@@ -51,7 +53,7 @@ def test_fields_have_their_type_value_and_slot():
 def test_a_type_that_cannot_be_resolved_is_that_of_the_value():
     @dataclasses.dataclass(frozen=True)
     class Odd:
-        missing: "Missing" = 3  # noqa: UP037
+        missing: "Missing" = 3
 
     assert fields_of(Odd())["missing"] == Field(int, 3, None)
 
@@ -109,6 +111,12 @@ def test_kinds_may_follow_one_another():
     field = Field(Any, FlexLoRA(ranks=(2, 4)), "wrapper")
     both = read_kind("wrapper", field, "flexlora+scaffold")
     assert both == FlexLoRA(ranks=(2, 4), then=Scaffold())
+    # Without one that follows, it is the default.
+    field = Field(Any, None, "aggregation")
+    assert read_kind("aggregation", field, "nnm") == NNM()
+    assert read_kind("aggregation", field, "nnm+krum") == NNM(then=Krum())
+    field = Field(Any, NNM(share=0.2, then=Krum()), "aggregation")
+    assert read_kind("aggregation", field, "nnm") == NNM(share=0.2)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +127,7 @@ def test_kinds_may_follow_one_another():
         ("wrapper", "flexlora+ifca", "--wrapper.then ifca: expected one of scaffold"),
         ("wrapper", "ifca+scaffold", "ifca is not followed by a kind"),
         ("wrapper", "flexlora+", "--wrapper.then : expected one of scaffold"),
+        ("aggregation", "nnm+none", "--aggregation.then none: expected one of mean"),
         ("algorithm", "none", "--algorithm none: expected one of fedavg"),
     ],
 )
