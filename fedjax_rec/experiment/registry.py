@@ -133,9 +133,9 @@ SLOTS: dict[str, dict[str, str]] = {
 (`wrapper.then`)."""
 
 OPTIONAL = (
-    "adapter", "aggregation", "attack", "codec", "wrapper", "then"
+    "adapter", "aggregation", "attack", "codec", "codec.then", "wrapper", "wrapper.then"
 )  # fmt: skip
-"""Fields that may be `None`, which is written `none`."""
+"""Slots that may be `None`, which is written `none`."""
 
 
 def slot_of(path: str) -> str | None:
