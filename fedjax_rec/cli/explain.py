@@ -135,7 +135,9 @@ def attributes(cls: type) -> dict[str, str]:
 
 
 def _summary(cls: type) -> str:
-    return re.split(r"\n\s*\n", inspect.getdoc(cls) or "")[0]
+    doc = inspect.getdoc(cls) or ""
+    made_by_dataclass = doc.startswith(f"{cls.__name__}(")
+    return "" if made_by_dataclass else re.split(r"\n\s*\n", doc)[0]
 
 
 def _wrapped(text: str, first: str = "", rest: str | None = None) -> list[str]:

@@ -95,12 +95,12 @@ def read_kind(name: str, field: Field, text: str) -> Any:
         name: dotted name of the field.
         field: the field. If its part is of that kind already, it keeps its values.
         text: name of a kind; `none`; or `a+b`, which is kind `a` with `then` of kind
-            `b`.
+            `b`. Without `+b`, `then` is the default of kind `a`.
 
     Raises:
         UserError: there is no such kind.
     """
-    if text.lower() == "none" and name.rpartition(".")[2] in registry.OPTIONAL:
+    if text.lower() == "none" and field.slot in registry.OPTIONAL:
         return None
     kind, plus, following = text.partition("+")
     part = field.value
@@ -109,7 +109,9 @@ def read_kind(name: str, field: Field, text: str) -> Any:
         part = part if type(part) is cls else cls()
     then = fields_of(part, f"{name}.").get(f"{name}.then")
     if then is not None and then.slot is not None:
-        value = read_kind(f"{name}.then", then, following if plus else "none")
+        value = type(part)().then
+        if plus:
+            value = read_kind(f"{name}.then", then, following)
         return part if value == then.value else with_values(part, {"then": value})
     if plus:
         raise UserError(f"--{shown(name)} {text}: {kind} is not followed by a kind")

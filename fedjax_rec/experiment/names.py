@@ -82,14 +82,13 @@ def _nearest(wanted: str, names: Iterable[str]) -> list[str]:
 
     def likeness(name: str) -> float:
         last = name.rpartition(".")[2]
-        if f"_{end}_" in f"_{last}_":
-            return 1 + (wanted == name)
-        pairs = ((wanted, name), (end, last))
-        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        whole = difflib.SequenceMatcher(None, wanted, name).ratio()
+        ends = difflib.SequenceMatcher(None, end, last).ratio()
+        return max(whole, ends) + (f"_{end}_" in f"_{last}_") + whole / 10
 
-    ranked = sorted(((likeness(name), name) for name in names), reverse=True)
-    bound = max(0.6, ranked[0][0] - 0.2) if ranked else 0
-    return [name for score, name in ranked if score >= bound][:3]
+    ranked = sorted(names, key=likeness, reverse=True)
+    bound = max(0.65, likeness(ranked[0]) - 0.3) if ranked else 0
+    return [name for name in ranked if likeness(name) >= bound][:3]
 
 
 def _flags(names: Iterable[str], owner: str = "") -> str:

@@ -81,6 +81,13 @@ _VALUES = {
         "mixed_median": "--aggregation nnm",
         "mixed_trimmed_mean": "--aggregation nnm --aggregation.then trimmed_mean",
     },
+    "algorithm.adapter": {"prefix": "--algorithm.adapter prefix_tuning"},
+    "algorithm.server_optimizer": {
+        "momentum": "--algorithm.server-optimizer fedavgm",
+        "adam": "--algorithm.server-optimizer fedadam",
+        "yogi": "--algorithm.server-optimizer fedyogi",
+        "adagrad": "--algorithm.server-optimizer fedadagrad",
+    },
 }
 _OWNERS = {
     "codec.name": "codec",

@@ -223,7 +223,7 @@ def _check_parts(settings: Any, prefix: str = "") -> None:
     for field in dataclasses.fields(settings):
         path, value = f"{prefix}{field.name}", getattr(settings, field.name)
         slot = registry.slot_of(path) if field.type in (Any, "Any") else None
-        if slot is not None and not (value is None and field.name in registry.OPTIONAL):
+        if slot is not None and not (value is None and slot in registry.OPTIONAL):
             _check_part(path, slot, value)
         if dataclasses.is_dataclass(value):
             _check_parts(value, f"{path}.")
@@ -239,7 +239,7 @@ def _check_part(path: str, slot: str, value: Any) -> None:
         ]
         same = registry.SLOTS[slot].get(name, "").rpartition(":")[2]
         raise TypeError(
-            f"{path}={value!r}: expected an object of a dataclass, such as "
+            f"{path}={value!r}: expected a dataclass of settings, such as "
             f"{f'{same}()' if same else ', '.join(classes)}"
         )
     missing = [m for m in _METHODS.get(path, ()) if not hasattr(value, m)]
