@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from etils import epy
 
@@ -87,6 +87,8 @@ class Guided:
     temperature: float = 0.2
     sketch: int = 1024
 
+    brings_rule: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_choices(self, likeness=Likeness)
         check_ranges(self, temperature="(0, inf)", sketch="[1, inf)")
@@ -162,12 +164,11 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
         def sketch(delta: Tree) -> Array:
             return count_sketch.sketch(delta, lengths, 1, settings.sketch)[0]
 
+        profile = senders.extras[PROFILE] if width else jnp.zeros((len(weights), 0))
         message = {
             "delta": deltas,
             "sketch": jax.vmap(sketch)(deltas),
-            "profile": senders.extras[PROFILE]
-            if width
-            else jnp.zeros((len(weights), 0)),
+            "profile": profile,
             "loss": senders.loss[:, None],
             # Of the deltas' type, since one all-reduce joins arrays of one type.
             "ids": jnp.stack(jnp.divmod(senders.ids + 1, 1 << 16), axis=-1),
@@ -192,9 +193,7 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
     return contracts.Aggregator(init, update, finish, start)
 
 
-def _weigh(
-    settings: Guided, acc: Ballots, ids: Array, state: Seen
-) -> tuple[Array, dict[str, Any]]:
+def _weigh(settings: Guided, acc: Ballots, ids: Array, state: Seen):
     """Weights `[C]` with sum one, and the metrics."""
     present, sketch, loss = acc.voters, acc.deltas["sketch"], acc.deltas["loss"][:, 0]
     vectors = sketch if settings.likeness == "update" else acc.deltas["profile"]

@@ -12,9 +12,7 @@ from fedjax_rec.aggregators.robust.ballots import Ballots, RowBallots, Rule
 from fedjax_rec.core.arrays import Array
 
 
-def by_column(
-    rule: Callable[[Array, Array, Array], Array], tolerates: Callable
-) -> Rule:
+def by_column(rule: Callable, tolerates: Callable) -> Rule:
     """A rule for columns, as `order.columnwise` takes it."""
 
     def joint(ballots: Ballots, state: Any):

@@ -110,11 +110,7 @@ def _check(settings: ALIE | IPM) -> None:
     check_choices(settings, knows=Known)
 
 
-def _colluding(
-    settings: ALIE | IPM,
-    context: Context,
-    false: Callable[[Array, Array, Array], Array],
-) -> Recipe:
+def _colluding(settings: ALIE | IPM, context: Context, false: Callable) -> Recipe:
     """The recipe with colluders that send `false(mean, standard deviation, z)`."""
     recipe = context.recipe
     assert recipe is not None
@@ -147,12 +143,12 @@ def _colluding(
 def _replaced(acc: Ballots, bad: Array, false: Callable, knows: Known) -> Ballots:
     """The ballots with false ones in the places `bad` `[C]`."""
     present = acc.voters
-    known = bad if knows == "own" else present & ~bad
+    watched = bad if knows == "own" else present & ~bad
     z = most_deviations(present.sum(), bad.sum())
 
     def replace(x: Array, votes: Array) -> Array:
         """`x` `[C, ...]`, with votes `[C]` or `[C, I]`."""
-        seen = votes & fold.wide(known, votes)
+        seen = votes & fold.wide(watched, votes)
         count = fold.wide(seen.sum(0, keepdims=True), x)
         seen, over = fold.wide(seen, x), jnp.maximum(count, 1).astype(x.dtype)
         mean = jnp.where(seen, x, 0).sum(0, keepdims=True) / over
@@ -162,9 +158,9 @@ def _replaced(acc: Ballots, bad: Array, false: Callable, knows: Known) -> Ballot
         return jnp.where(theirs, false(mean, spread, z), x)
 
     part, tables = ballots.split(acc)
-    rest = jax.tree.map(lambda x: replace(x, present), part.deltas)
+    joint = jax.tree.map(lambda x: replace(x, present), part.deltas)
     values = [replace(table.x, table.voters) for table in tables]
-    return acc._replace(deltas=ballots.with_rows(acc.deltas, rest, values))
+    return acc._replace(deltas=ballots.with_rows(acc.deltas, joint, values))
 
 
 def most_deviations(n: Array, m: Array) -> Array:

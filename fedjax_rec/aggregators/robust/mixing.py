@@ -64,8 +64,8 @@ class NNM:
             size = len(acc.weights)
             # The number withstood grows with the share: a report that is worse on one
             # row is worse on all.
-            own = row_report(counts, self._assumed, self.share, size)
-            worse = {name: jnp.maximum(x, info[name]) for name, x in own.items()}
+            report = row_report(counts, self._assumed, self.share, size)
+            worse = {name: jnp.maximum(x, info[name]) for name, x in report.items()}
             return delta, state, {**info, **worse}
 
         return rule._replace(init=init, finish=finish)
@@ -76,11 +76,11 @@ class NNM:
     def _mixed(self, acc: Ballots) -> Ballots:
         """The ballots after mixing; absent clients stay absent."""
         part, tables = ballots.split(acc)
-        rest = part.deltas
-        if jax.tree.leaves(rest):
-            rest = self._mix(rest, acc.voters, strips=4)
+        joint = part.deltas
+        if jax.tree.leaves(joint):
+            joint = self._mix(joint, acc.voters, strips=4)
         values = [pairs.row_by_row(self._mix, table, ballots=True) for table in tables]
-        return acc._replace(deltas=ballots.with_rows(acc.deltas, rest, values))
+        return acc._replace(deltas=ballots.with_rows(acc.deltas, joint, values))
 
     def _mix(self, deltas: Tree, voters: Array, strips: int = 1) -> Tree:
         """Each client's mean of its nearest.

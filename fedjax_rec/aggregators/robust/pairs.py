@@ -142,8 +142,8 @@ def row_by_row(
             present = jnp.arange(k) < votes.sum(0)[:, None]
             slots = jnp.where(present, slots, c)
             x = table.x.at[slots, row[:, None]].get(mode="fill", fill_value=0)
-            place = (slots, row[:, None]) if ballots else row
-            return result.at[place].set(jax.vmap(rule)(x, present), mode="drop")
+            target = (slots, row[:, None]) if ballots else row
+            return result.at[target].set(jax.vmap(rule)(x, present), mode="drop")
 
         trips = (of_size[g] + batch - 1) // batch
         result = jax.lax.fori_loop(0, trips, step, result)

@@ -5,7 +5,6 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import built, context
 from scipy import stats
 
 from fedjax_rec import Experiment, FedAvg, SyntheticData, build
@@ -15,6 +14,7 @@ from fedjax_rec.aggregators.robust.krum import Krum
 from fedjax_rec.aggregators.robust.medians import Median, TrimmedMean
 from fedjax_rec.core.attackers import attackers
 from fedjax_rec.core.contracts import Recipe
+from tests.aggregators.cohorts import built, context
 
 I, D, C, P = 5, 2, 12, 14  # noqa: E741
 MEMBERS = np.asarray(attackers(C, 1 / 3, seed=4))

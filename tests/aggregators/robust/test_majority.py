@@ -1,15 +1,14 @@
 """Majority vote, against NumPy and by its law."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import built
 
 from fedjax_rec import SGD, Experiment, FedAvg, SyntheticData, build
 from fedjax_rec.aggregators.robust.majority import MajorityVote
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders
+from tests.aggregators.cohorts import built
 
 I, D, P = 5, 2, 14  # noqa: E741
 
