@@ -52,10 +52,9 @@ def attacked(attack, items=(0,), **parts) -> Recipe:
 
 def sender_of(client, personal=None):
     personal = PERSONAL if personal is None else personal
-    ids = jnp.int32(client)
-    one = jnp.float32(1)
+    ids, weight = jnp.int32(client), jnp.float32(1)
     return messages.Sender(
-        id=ids, key=KEY, round_key=KEY, weight=one, personal=personal
+        id=ids, key=KEY, round_key=KEY, weight=weight, personal=personal
     )
 
 

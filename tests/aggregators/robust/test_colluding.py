@@ -44,12 +44,12 @@ def numpy_false(x, votes, attack):
     """The members' numbers in each column with known votes; `[P]`."""
     present = np.ones(C, bool)
     present[AWAY] = False
-    known = (MEMBERS if attack.knows == "own" else ~MEMBERS) & present
+    watched = (MEMBERS if attack.knows == "own" else ~MEMBERS) & present
     n, m = present.sum(), (MEMBERS & present).sum()
     z = attack.scale * stats.norm.ppf((n - m - (n // 2 + 1 - m)) / (n - m))
     false = np.full(P, np.nan)
     for p in range(P):
-        column = x[known & votes[:, p], p].astype(np.float64)
+        column = x[watched & votes[:, p], p].astype(np.float64)
         if len(column) and isinstance(attack, ALIE):
             false[p] = column.mean() - z * column.std()
         elif len(column):

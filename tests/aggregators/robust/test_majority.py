@@ -44,7 +44,7 @@ def test_against_numpy(groups, fold):
 
 
 @pytest.mark.parametrize("n", [7, 8])
-def test_up_to_a_half_that_lie_cannot_turn_what_is_unanimous(n, fold):
+def test_less_than_half_cannot_turn_a_unanimous_coordinate(n, fold):
     rng = np.random.default_rng(1)
     way = np.sign(rng.normal(size=P))
     x = (way * rng.lognormal(size=(n, P))).astype(np.float32)
@@ -53,9 +53,8 @@ def test_up_to_a_half_that_lie_cannot_turn_what_is_unanimous(n, fold):
         y = x.copy()
         y[:liars] *= -1e6
         got, _, _ = fold(rule, y)
-        want = way * np.sign(
-            n - 2 * liars
-        )  # of a half nothing moves; of more all turns
+        # A half stops every coordinate, and more than that turns it.
+        want = way * np.sign(n - 2 * liars)
         np.testing.assert_array_equal(got, want)
 
 

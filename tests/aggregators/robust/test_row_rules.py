@@ -1,4 +1,4 @@
-"""Rules whose rows have voters of their own, against loops over rows in NumPy."""
+"""Rules with voters by row, against loops over rows in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def cohort(seed):
     touched = np.zeros((C, I), bool)
     for i, count in enumerate([15, 0, 1, 2, 3]):
         touched[rng.choice(np.flatnonzero(weights), count, replace=False), i] = True
-    touched[0] = True  # who is absent has no vote
+    touched[0] = True  # absent clients have no vote
     return x.astype(np.float32), weights, touched
 
 
@@ -60,9 +60,11 @@ def numpy_bulyan(x, f):
         part = x[left]
         score = krum_scores(part, f, len(left) - f - 2) if len(left) > 1 else [0]
         chosen.append(left.pop(int(np.argmin(score))))
-    kept = x[chosen]
-    near = np.argsort(np.abs(kept - np.median(kept, 0)), 0)[: len(kept) - 2 * f]
-    return np.take_along_axis(kept, near, 0).mean(0)
+    chosen_rows = x[chosen]
+    near = np.argsort(np.abs(chosen_rows - np.median(chosen_rows, 0)), 0)[
+        : len(chosen_rows) - 2 * f
+    ]
+    return np.take_along_axis(chosen_rows, near, 0).mean(0)
 
 
 def numpy_mixed(x, f):
@@ -87,7 +89,7 @@ def numpy_bound(x, b):
 
 
 def floor(v, share, each):
-    """`f` of `v` voters, of whom the rule needs `each f + 3`."""
+    """`f` among `v` voters, if the rule needs `each f + 3`."""
     f = int(share * v + 1e-6)
     while f > 0 and v < each * f + 3:
         f -= 1
@@ -133,18 +135,18 @@ def test_a_row_is_the_rule_among_its_voters(name, voting, fold):
     for seed in range(2 if voting == "voters" else 1):
         x, weights, touched = cohort(seed)
         got, _, info = fold(rule, x, weights, touched=touched)
-        here = weights > 0
+        present = weights > 0
         x = x.astype(np.float64)
         for i in range(I):
-            votes = x[here & touched[:, i], i * D : i * D + D]
+            votes = x[present & touched[:, i], i * D : i * D + D]
             v = len(votes)
             want = oracle(votes, floor(v, 0.2, each)) if v else np.zeros(D)
-            want = want * (v / here.sum() if voting == "diluted" else 1)
+            want = want * (v / present.sum() if voting == "diluted" else 1)
             np.testing.assert_allclose(
                 got[i * D : i * D + D], want, rtol=2e-4, atol=2e-5, err_msg=str(i)
             )
-        # What is no table is joined by all who are present.
-        want = oracle(x[here, I * D :], floor(here.sum(), 0.2, each))
+        # All present clients decide the other leaves.
+        want = oracle(x[present, I * D :], floor(present.sum(), 0.2, each))
         np.testing.assert_allclose(got[I * D :], want, rtol=2e-4, atol=2e-5)
         assert float(info["touched_rows"]) == 4
         assert float(info["rejected_clients"]) == 0
@@ -280,6 +282,6 @@ def test_a_fifth_of_a_rows_voters_that_send_huge_numbers_move_it_little(name, fo
 
 
 @pytest.mark.parametrize("make", [Krum, MultiKrum, Bulyan, NormBound, CenteredClipping])
-def test_who_votes_is_checked(make):
+def test_the_way_of_voting_is_checked(make):
     with pytest.raises(ValueError, match="expected dense, voters or diluted"):
         make(voting="some")
