@@ -66,7 +66,9 @@ class FewShot:
                 "order, such as (1, 3, 5); zero steps are the zero-shot row"
             )
         if not rates or any(not (math.isfinite(rate) and rate > 0) for rate in rates):
-            raise ValueError(f"few_shot.lr={rates}: expected at least one positive rate")
+            raise ValueError(
+                f"few_shot.lr={rates}: expected at least one positive rate"
+            )
         if not self.tune or set(self.tune) - set(TUNABLE):
             raise ValueError(
                 f"few_shot.tune={self.tune}: expected some of {', '.join(TUNABLE)}; "
