@@ -258,7 +258,7 @@ def test_data_describe_takes_sources_configs_and_fields(tmp_path, capsys):
     small += ["--partition.num-clients", "6", "--plot", "sizes.png"]
     assert main(["data", "describe", "synthetic", *small]) == 0
     shown = capsys.readouterr().out
-    assert "Real data have these properties" in shown
+    assert "Real data have what these lack" in shown
     assert (tmp_path / "sizes.png").exists()
     assert main(["data", "describe", write(tmp_path), "--partition.kind", "iid",
                  "--partition.num-clients", "6"]) == 0  # fmt: skip
