@@ -4,7 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import (
+
+from fedjax_rec.aggregators.losses import Agnostic, QFedAvg, Tilted, project
+from fedjax_rec.aggregators.means import Mean
+from fedjax_rec.core.contracts import Local
+from tests.aggregators.cohorts import (
     FEDAVG,
     LOSS,
     UNIFORM,
@@ -17,10 +21,6 @@ from aggregators.cohorts import (
     run,
     sent,
 )
-
-from fedjax_rec.aggregators.losses import Agnostic, QFedAvg, Tilted, project
-from fedjax_rec.aggregators.means import Mean
-from fedjax_rec.core.contracts import Local
 
 
 @pytest.mark.parametrize(

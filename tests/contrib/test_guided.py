@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import context
 
 from fedjax_rec.contrib.guided import PROFILE, Guided, guided
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import ClientResult, Params, Recipe, Senders
+from tests.aggregators.cohorts import context
 
 I, D, C, P, N = 12, 3, 7, 5, 20  # noqa: E741
 SHARED = {"item": rows.Table(values=jnp.zeros((I, D))), "w": jnp.zeros(4)}
@@ -195,6 +195,22 @@ def test_a_client_that_sends_the_opposite_of_its_likes_counts_less():
     assert distance(3.0) < 0.05 * distance(0.0)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_client_with_a_number_that_is_not_finite_is_absent(number):
+    deltas, profile, loss = cohort()
+    got, state, info = aggregated(
+        rule_of(), ({**deltas, "w": deltas["w"].at[3, 1].set(number)}, profile, loss)
+    )
+    weights = WEIGHTS.copy()
+    weights[3] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "WEIGHTS", weights)
+        want, _, _ = aggregated(rule_of(), (deltas, profile, loss))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert float(info["rejected_clients"]) == 1
+    assert int(state.last[IDS[3]]) == 0
+
+
 def train(params, frozen, examples, hparams, key, **options):
     assert PROFILE not in params.personal
     return ClientResult(
@@ -231,7 +247,7 @@ def test_a_profile_is_a_constant_that_clients_send():
     np.testing.assert_array_equal(result.extras[PROFILE], own)
     assert float(result.extras["more"]) == 2
     acc = recipe.aggregator.init(SHARED, C)
-    assert acc.profile.shape == (C, P)
+    assert acc.deltas["profile"].shape == (C, P)
 
 
 def test_the_control_by_updates_needs_no_profiles():

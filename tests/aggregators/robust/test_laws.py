@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import built
 
 from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.aggregators.robust.ballots import Ballots, ballot_bytes
@@ -17,6 +16,7 @@ from fedjax_rec.aggregators.robust.medians import (
     TrimmedMean,
 )
 from fedjax_rec.aggregators.robust.mixing import NNM
+from tests.aggregators.cohorts import built
 
 I, D, P = 5, 2, 14  # noqa: E741
 RULES = {

@@ -11,8 +11,10 @@ from fedjax_rec.aggregators.robust.clipping import CenteredClipping, NormBound
 from fedjax_rec.aggregators.robust.krum import Krum, MultiKrum
 from fedjax_rec.aggregators.robust.medians import Median, TrimmedMean
 from fedjax_rec.aggregators.robust.mixing import NNM
-from fedjax_rec.aggregators.robust.pairs import ballot_by_ballot, row_by_row, sizes
+from fedjax_rec.aggregators.robust.pairs import row_by_row, sizes
 from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Senders
+from tests.aggregators.cohorts import built
 
 I, D, C = 5, 2, 19  # noqa: E741
 P = I * D + 4
@@ -149,17 +151,18 @@ def test_a_row_is_the_rule_among_its_voters(name, voting, fold):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_where_all_touch_one_row_it_is_the_dense_rule(name):
-    """A table of one row and nothing else."""
+def test_on_a_row_that_all_touch_it_is_the_dense_rule(name):
+    """A table of one row and no other leaf."""
     make, _, _, settings = CASES[name]
     x = np.random.default_rng(3).normal(1, 1, (11, 1, 3)).astype(np.float32)
     shared = {"item": rows.Table(values=jnp.zeros((1, 3)))}
     ids = jnp.zeros((11, 1), jnp.int32)
     deltas = {"item": rows.Rows(ids=ids, values=jnp.asarray(x))}
-    senders = type("S", (), {"slots": jnp.arange(11)})()
+    slots = jnp.arange(11)
+    senders = Senders(slots=slots, ids=slots, loss=jnp.zeros(11))
 
     def run(voting):
-        rule = make(voting=voting, **settings)
+        rule = built(make(voting=voting, **settings))
         state = rule.start(shared)
         acc = rule.begin(rule.init(shared, 11), state)
         acc = rule.update(acc, deltas, jnp.ones(11), senders)
@@ -203,16 +206,14 @@ def test_a_rows_bound_follows_the_median_of_its_own_voters(fold):
     mean = votes.mean(0)  # no bound is known yet: no longer than the median
     mean *= min(1, bound / np.linalg.norm(mean))
     np.testing.assert_allclose(got[:D], mean, rtol=1e-5)
-    np.testing.assert_allclose(state["rows"][0][0], bound, rtol=1e-6)
-    assert np.isinf(state["rows"][0][1])  # nobody has touched that row
+    np.testing.assert_allclose(state[1][0][0], bound, rtol=1e-6)
+    assert np.isinf(state[1][0][1])  # that row is untouched
     y = 3 * x[::-1].copy()
     got, state, info = fold(rule, y, weights, touched=touched, state=state)
     votes = y[touched[:, 0] & (weights > 0), :D].astype(np.float64)
     np.testing.assert_allclose(got[:D], numpy_bound(votes, bound), rtol=1e-5)
     new = np.median(np.linalg.norm(votes, axis=1))
-    np.testing.assert_allclose(
-        state["rows"][0][0], 0.25 * bound + 0.75 * new, rtol=1e-6
-    )
+    np.testing.assert_allclose(state[1][0][0], 0.25 * bound + 0.75 * new, rtol=1e-6)
     assert 0 < float(info["clipped_row_share"]) <= 1
 
 
@@ -223,15 +224,15 @@ def test_clipping_keeps_a_center_for_every_row(fold):
     touched[:, 0] = False
     y = x[::-1].copy()
     got, after, _ = fold(rule, y, weights, touched=touched, state=state)
-    # Untouched it does not move, and what is known of it is kept.
+    # Untouched it does not move, and keeps its center.
     assert (got[:D] == 0).all()
-    before = np.asarray(state["item"].values)
-    np.testing.assert_array_equal(after["item"].values[0], before[0])
+    (before,), (center,) = state[1][0], after[1][0]
+    np.testing.assert_array_equal(center[0], before[0])
     votes = y[touched[:, 4] & (weights > 0), 4 * D : 5 * D].astype(np.float64)
     moves = votes - before[4]
     far = np.linalg.norm(moves, axis=1)
     want = before[4] + (moves * np.minimum(1, 0.5 / far)[:, None]).mean(0)
-    np.testing.assert_allclose(after["item"].values[4], want, rtol=1e-5)
+    np.testing.assert_allclose(center[4], want, rtol=1e-5)
     np.testing.assert_allclose(got[4 * D : 5 * D], want * 3 / 16, rtol=1e-5)
 
 
@@ -244,7 +245,8 @@ def test_rows_of_every_size_are_visited_once_and_with_their_own_voters():
     counts[:8] = [0, 1, 17, 18, 33, 34, 66, 130]
     voters = np.argsort(rng.random((c, num_rows)), 0) < counts
     x = rng.normal(size=(c, num_rows, 2)).astype(np.float32)
-    ballots = RowBallots(*map(jnp.asarray, (x, voters, counts.astype(np.int32))))
+    counts = counts.astype(np.int32)
+    ballots = RowBallots(*map(jnp.asarray, (x, voters, counts, np.ones(c))))
 
     def mean(x, voters):
         return jnp.where(voters[:, None], x, 0).sum(0) / voters.sum()
@@ -255,7 +257,7 @@ def test_rows_of_every_size_are_visited_once_and_with_their_own_voters():
     got = jax.jit(lambda b: row_by_row(mean, b))(ballots)
     want = np.where(voters[:, :, None], x, 0).sum(0) / np.maximum(counts, 1)[:, None]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
-    got = jax.jit(lambda b: ballot_by_ballot(first, b))(ballots)
+    got = jax.jit(lambda b: row_by_row(first, b, ballots=True))(ballots)
     start = x[voters.argmax(0), np.arange(num_rows)]
     want = np.where(voters[:, :, None], x - start, 0)
     np.testing.assert_allclose(got, want, rtol=1e-6)
