@@ -38,9 +38,13 @@ def _kinds() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    location = _PUBLIC.get(name) or _kinds().get(name)
+    location = None
+    if not name.startswith("_"):
+        location = _PUBLIC.get(name) or _kinds().get(name)
+        renamed = importlib.import_module("fedjax_rec.experiment.renamed")
+        if location is None and (sentence := renamed.new_class(name)) is not None:
+            # `from fedjax_rec import NAME` would hide the text of an AttributeError.
+            raise ImportError(sentence)
     if location is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{location}"), name)

@@ -1,128 +1,138 @@
-"""Boosting one item: its row is pushed where rows of liked items go."""
+"""Boosting an item: its row is pushed in the direction of rows of liked items."""
+
+from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from typing import TYPE_CHECKING, Literal
 
-import jax.numpy as jnp
+from etils import epy
 
-from fedjax_rec.attacks.members import Attack, sent_by
-from fedjax_rec.core.arrays import Array
-from fedjax_rec.core.contracts import ClientResult
-from fedjax_rec.core.rows import is_rows
+from fedjax_rec.core.checks import check_choices, check_ranges
 
-Direction = Callable[[ClientResult], Array]
-"""`(result) -> [d]`: where an attacker wants the item's row to go."""
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from fedjax_rec.attacks import transform
+    from fedjax_rec.core import rows
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fedjax_rec.core.arrays import Array
+    from fedjax_rec.core.context import Context
+    from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.core.messages import Sender
+
+Toward = Literal["own", "popular"]
 
 
-def boost(
-    members: Array,
-    item: int,
-    *,
-    num_items: int,
-    toward: Direction,
-    scale: float = 1.0,
-    table: str = "item",
-) -> Attack:
-    """Members push the row of one item, so that many users' scores for it rise.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Boost:
+    """Attackers push the row of one item, so that many users' scores for it rise.
 
-    The item's row of the delta becomes `scale` times the norm of the attacker's largest
-    row, in the direction that `toward` gives. All other rows stay honest: they are what
-    makes the client look like others. The row takes the place of the item's own, else
-    of padding, else of the attacker's smallest row.
+    The item's row of the delta gets `scale` times the norm of the attacker's largest
+    row. All other rows stay honest, which makes the client look like others. The row
+    takes the place of the item's own, else of padding, else of the attacker's smallest
+    row.
 
     Unlike PipAttack and FedRecAttack, it needs neither the server's table nor public
-    interactions, only what a client has at hand when it sends.
+    interactions, only the data that a client has when it sends.
 
-    Args:
-        members: `[N]` bool, who attacks.
-        item: the item to be boosted.
-        num_items: `I`, to tell rows from padding.
-        toward: `own(...)` or `popular(...)`, or a function of yours.
-        scale: 1 is as long as the client's largest honest row.
-        table: name of the items' table among the shared parameters.
-
-    Returns:
-        A `Recipe.attack`.
-
-    Raises:
-        ValueError: `item` is no item; or, while the round is traced, `table` is not the
-            name of a table.
+    Attributes:
+        share: share of the population that attacks.
+        scale: length of the row relative to the client's largest honest row.
+        seed: seed of the attackers.
+        item: id of the item; -1 is the one with the fewest training interactions.
+        toward: `own`: along the client's personal vector, as training moves rows of
+            liked items; `popular`: along the sum of its rows of popular items.
+        popular: number of popular items.
+        table: name of the item table among the shared parameters.
 
     References:
         Zhang et al., PipAttack: Poisoning Federated Recommender Systems for
         Manipulating Item Promotion, WSDM 2022. Rong et al., FedRecAttack, ICDE 2022.
     """
-    if not 0 <= item < num_items:
-        raise ValueError(f"item must be in [0, {num_items}), got {item}")
 
-    def falsify(result, key):
-        del key
-        sent = result.delta.get(table)
-        if not is_rows(sent):
-            names = [name for name, leaf in result.delta.items() if is_rows(leaf)]
-            raise ValueError(
-                f"boost needs a table of item rows, and {table!r} is none; tables of "
-                f"this model: {names}"
-            )
-        real = sent.ids < num_items
-        norms = jnp.sqrt(jnp.square(sent.values).sum(-1))
-        longest = jnp.where(real, norms, 0).max()
-        way = toward(result)
-        size = jnp.sqrt(jnp.square(way).sum())
-        row = scale * longest * way / jnp.where(size > 0, size, 1)
-        price = jnp.where(sent.ids == item, -2, jnp.where(real, norms, -1))
-        at = price.argmin()
-        false = dataclasses.replace(
-            sent,
-            ids=sent.ids.at[at].set(item),
-            values=sent.values.at[at].set(row.astype(sent.values.dtype)),
+    share: float = 0.1
+    scale: float = 1.0
+    seed: int = 0
+    item: int = -1
+    toward: Toward = "own"
+    popular: int = 50
+    table: str = "item"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, share="[0, 1]", scale="(0, inf)")
+        check_ranges(self, item="[-1, inf)", popular="[1, inf)")
+        check_choices(self, toward=Toward)
+
+    def build(self, context: Context) -> Recipe:
+        """Attacks `context.recipe`; its notes get the `exposed_item`.
+
+        Raises:
+            ValueError: there is no such item, or no personal vector as wide as a row of
+                the item table for `toward="own"`.
+        """
+        num_items = context.num_items
+        counts = np.bincount(context.split.train.item, minlength=num_items)
+        item = int(counts.argmin()) if self.item < 0 else self.item
+        if item >= num_items:
+            raise ValueError(f"item={item}, expected an item in [0, {num_items})")
+        by_popularity = np.argsort(-counts, kind="stable")
+        liked = jnp.asarray(by_popularity[: self.popular], jnp.int32)
+        path = _own_vector(context, self.table) if self.toward == "own" else ()
+
+        def direction(sent: rows.Rows, sender: Sender) -> Array:
+            if self.toward == "own":
+                return functools.reduce(lambda tree, x: tree[x], path, sender.personal)
+            # Padding ids are no items, so padding rows are left out.
+            chosen = (sent.ids[:, None] == liked[None]).any(1)
+            return jnp.where(chosen[:, None], sent.values, 0).sum(0)
+
+        def falsify(delta: dict[str, Any], sender: Sender, key: Array):
+            sent = _item_table(delta, self.table, rows.is_rows)
+            real = sent.ids < num_items
+            norms = jnp.sqrt(jnp.square(sent.values).sum(-1))
+            longest = jnp.where(real, norms, 0).max()
+            way = direction(sent, sender)
+            size = jnp.sqrt(jnp.square(way).sum())
+            row = self.scale * longest * way / jnp.where(size > 0, size, 1)
+            price = jnp.where(sent.ids == item, -2, jnp.where(real, norms, -1))
+            position = price.argmin()
+            ids = sent.ids.at[position].set(item)
+            values = sent.values.at[position].set(row.astype(sent.values.dtype))
+            return {
+                **delta,
+                self.table: dataclasses.replace(sent, ids=ids, values=values),
+            }
+
+        recipe = transform.attacked(context, self, falsify)
+        return recipe._replace(notes={**recipe.notes, "exposed_item": item})
+
+
+def _item_table(tree: dict[str, Any], name: str, is_table: Any) -> Any:
+    """The table of this name, or its rows in a delta."""
+    if not is_table(tree.get(name)):
+        tables = [other for other, leaf in tree.items() if is_table(leaf)]
+        raise ValueError(
+            f"Boost pushes a row of an item table, and {name!r} is none; tables of "
+            f"this model: {tables}"
         )
-        return {**result.delta, table: false}
-
-    return sent_by(members, falsify)
+    return tree[name]
 
 
-def popular(items: Sequence[int] | Array, *, table: str = "item") -> Direction:
-    """The sum of the client's own rows of popular items, which most users like.
-
-    It knows which items are popular and nothing else, not even which of them it drew
-    as negatives: those point the other way, so that it takes attackers that like what
-    most like. Where the client touched none of them the boosted row is zero.
-
-    Args:
-        items: ids of popular items.
-        table: name of the items' table.
-    """
-    liked = jnp.asarray(items, jnp.int32)
-
-    def direction(result: ClientResult) -> Array:
-        sent = result.delta[table]
-        # The padding id is no item's, so what padding rows hold is left out.
-        mine = (sent.ids[:, None] == liked[None]).any(1)
-        return jnp.where(mine[:, None], sent.values, 0).sum(0)
-
-    return direction
-
-
-def own(*path: str) -> Direction:
-    """The client's own vector, with which its scores are products.
-
-    Training moves the rows of liked items along it. Attackers with vectors like other
-    users' so move the row to where most users' scores rise.
-
-    Args:
-        *path: of the vector `[d]` among the personal parameters, such as
-            `"scorer", "w"` of PFedRec.
-    """
-
-    def direction(result: ClientResult) -> Array:
-        found = result.personal
-        for name in path:
-            if name not in found:
-                raise ValueError(
-                    f"no personal parameters {'.'.join(path)}; there are {list(found)}"
-                )
-            found = found[name]
-        return found
-
-    return direction
+def _own_vector(context: Context, table: str) -> tuple[str, ...]:
+    """Path of the first personal vector as wide as a row of the item table."""
+    assert context.recipe is not None
+    start = jax.eval_shape(context.recipe.model.init, jax.random.key(0))
+    width = _item_table(start.shared, table, rows.is_table).values.shape[1:]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(start.personal):
+        if leaf.shape == width:
+            return tuple(entry.key for entry in path)
+    raise ValueError(
+        "Boost with toward='own' pushes along a client's personal vector, and this "
+        f"model has none of the shape {width} of an item's row: use toward='popular'"
+    )

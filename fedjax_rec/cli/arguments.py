@@ -1,17 +1,11 @@
 """Flags of a command: options of its own, and the fields of an experiment."""
 
-import dataclasses
+import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
-from fedjax_rec.experiment.fields import (
-    Field,
-    fields_of,
-    find,
-    read_value,
-    with_kind,
-    with_value,
-)
+from fedjax_rec.experiment.fields import fields_of, read_value, with_values
+from fedjax_rec.experiment.names import find
 from fedjax_rec.storage.errors import UserError
 
 Flag = tuple[str, list[str]]
@@ -21,17 +15,33 @@ _Options = TypeVar("_Options")
 _Experiment = TypeVar("_Experiment")
 
 
-def read_flags(args: Sequence[str]) -> list[Flag]:
-    """Flags in order, with the words up to the next flag as their values.
+class Arguments(NamedTuple):
+    """Arguments of a command.
+
+    Attributes:
+        flags: flags in order, with the words up to the next flag as their values.
+        help: words after `--help`, or `None` without it.
+    """
+
+    flags: list[Flag]
+    help: list[str] | None
+
+
+def read_arguments(args: Sequence[str]) -> Arguments:
+    """The flags among words of a command line, and a request for help.
 
     Raises:
         UserError: a word comes before any flag.
 
-    >>> read_flags(["--rounds", "5", "--quiet", "--seed=-1"])
+    >>> read_arguments(["--rounds", "5", "--quiet", "--seed=-1"]).flags
     [('rounds', ['5']), ('quiet', []), ('seed', ['-1'])]
+    >>> read_arguments(["--help", "codec"]).help
+    ['codec']
     """
     flags: list[Flag] = []
-    for arg in args:
+    for index, arg in enumerate(args):
+        if arg in ("-h", "--help"):
+            return Arguments(flags, [a for a in args[index + 1 :] if a[:1] != "-"])
         if arg.startswith("--") and len(arg) > 2:
             name, equals, value = arg[2:].partition("=")
             flags.append((name, [value] if equals else []))
@@ -39,7 +49,27 @@ def read_flags(args: Sequence[str]) -> list[Flag]:
             flags[-1][1].append(arg)
         else:
             raise UserError(f"unexpected argument {arg!r}; fields are --FIELD VALUE")
-    return flags
+    return Arguments(flags, None)
+
+
+def usage(text: str, args: Sequence[str]) -> int:
+    """Prints a command's help, as its arguments name no config file.
+
+    Args:
+        text: the help.
+        args: arguments of the command.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: there are arguments, and they ask for no help.
+    """
+    asked = any(arg in ("-h", "--help") for arg in args)
+    if args and not asked:
+        raise UserError("expected a config file, such as configs/quickstart.py")
+    print(text, end="", file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
 
 
 def apply_flags(
@@ -51,7 +81,7 @@ def apply_flags(
     at its defaults, before any other flag, so that the order does not matter.
 
     Args:
-        flags: from `read_flags`.
+        flags: from `read_arguments`.
         options: a dataclass with the command's own options. A tuple gathers the values
             of all flags of its name.
         experiment: a dataclass; its fields have dotted names.
@@ -59,45 +89,22 @@ def apply_flags(
     Raises:
         UserError: there is no such flag or field, or a value is not right.
     """
-    own = fields_of(options)
-    rest: list[Flag] = []
-    gathered: dict[str, tuple] = {}
-    for name, values in flags:
+    own, chosen = fields_of(options), {}
+    for name, values in sorted(flags, key=lambda flag: flag[0].count(".")):
         field = name.replace("-", "_")
-        if field not in own:
-            rest.append((name, values))
-            continue
-        value = read_value(field, own[field].hint, values)
-        if isinstance(value, tuple):
-            value = gathered[field] = (*gathered.get(field, ()), *value)
-        options = with_value(options, field, value)
-    parts = sorted(rest, key=lambda flag: flag[0].count("."))
-    for name, values in parts:
-        fields = fields_of(experiment)
-        field = fields.get(name.replace("-", "_"))
-        if field is not None and field.slot is not None and len(values) == 1:
-            experiment = with_kind(experiment, name.replace("-", "_"), values[0])
-    for name, values in rest:
-        fields = fields_of(experiment)
-        path = find({**own, **fields}, name, values)
-        if fields[path].slot is None:
-            value = read_value(path, fields[path].hint, values)
-            experiment = with_value(experiment, path, value)
-        elif len(values) != 1:
-            raise UserError(f"--{name}: expected the name of one kind")
-    return options, experiment
-
-
-def options_only(flags: Sequence[Flag], options: _Options) -> _Options:
-    """Options of a command without an experiment."""
-    return apply_flags(flags, options, _NoFields())[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class _NoFields:
-    pass
-
-
-def known_fields(options: Any, experiment: Any) -> dict[str, Field]:
-    """All flags that a command takes."""
-    return {**fields_of(options), **fields_of(experiment)}
+        part = fields_of(experiment).get(field)
+        if field in own:
+            value = read_value(field, own[field].hint, values)
+            if isinstance(value, tuple):
+                value = (*chosen.get(field, ()), *value)
+            chosen[field] = value
+        elif part is not None and part.slot is not None:
+            if len(values) != 1:
+                raise UserError(f"--{name}: expected the name of one kind")
+            experiment = with_values(experiment, {field: values[0]})
+    fields, changes = fields_of(experiment), {}
+    for name, values in flags:
+        field = find({**own, **fields}, name, values)
+        if field not in own and fields[field].slot is None:
+            changes[field] = read_value(field, fields[field].hint, values)
+    return with_values(options, chosen), with_values(experiment, changes)

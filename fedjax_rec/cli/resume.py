@@ -1,11 +1,13 @@
 """Checks and state for `fedjax-rec train --resume RUN`."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +22,11 @@ from fedjax_rec.runs.folder import (
     has_checkpoint,
     read_run,
 )
-from fedjax_rec.simulation.simulation import Event, Simulation
 from fedjax_rec.storage.errors import FileError, UserError
 
-if TYPE_CHECKING:  # Orbax is loaded only when a run begins
+if TYPE_CHECKING:  # JAX and Orbax are loaded only when a run begins
     from fedjax_rec.runs.checkpoint import Checkpoints
+    from fedjax_rec.simulation.simulation import Event, Simulation
 
 DECISIVE = (
     "fedjax_rec", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices",
@@ -43,22 +45,6 @@ def read(path: Path) -> Run:
     if "few_shot" in run.config:
         raise UserError(f"{path} holds a transfer; only `train` keeps checkpoints")
     return run
-
-
-def named(args: Sequence[str]) -> Path | None:
-    """The folder that `--resume` names among arguments.
-
-    Raises:
-        UserError: `--resume` has no value.
-    """
-    for index, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag == "--resume":
-            value = value if equals else "".join(args[index + 1 : index + 2])
-            if not value or value.startswith("-"):
-                raise UserError("--resume: expected the folder of a run")
-            return Path(value)
-    return None
 
 
 def command(path: Path) -> str:
@@ -142,7 +128,7 @@ def go_back(
     run: Run,
     simulation: Simulation,
     folder: RunFolder,
-    checkpoints: "Checkpoints",
+    checkpoints: Checkpoints,
     config: Mapping[str, Any],
     changed: Mapping[str, Any],
 ) -> int:
@@ -205,7 +191,7 @@ def go_back(
 def saver(
     simulation: Simulation,
     folder: RunFolder,
-    checkpoints: "Checkpoints",
+    checkpoints: Checkpoints,
     every: int | None,
     signalled: Callable[[], int],
 ) -> Callable[[Event], None]:

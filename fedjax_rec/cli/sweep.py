@@ -1,13 +1,12 @@
 """`fedjax-rec sweep CONFIG`: many settings and seeds, as one program if possible."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal
 
 from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_flags
-from fedjax_rec.cli.config_file import load_configs, named_config
+from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_file import check_data, load_configs, named_config
 from fedjax_rec.storage.errors import UserError
 
 HELP = """\
@@ -106,22 +105,21 @@ def main(args: list[str]) -> int:
     """Runs the command."""
     path, rest = named_config(args)
     if not path:
-        print(HELP, end="", file=sys.stdout if args else sys.stderr)
-        return 0 if args else 2
+        return usage(HELP, args)
     config = load_configs(path)
-    help_at = next((i for i, arg in enumerate(rest) if arg in ("-h", "--help")), None)
-    flags = read_flags(rest if help_at is None else rest[:help_at])
+    flags, words = read_arguments(rest)
     options, bases = Sweep(), []
     for experiment in config.experiments:
         options, base = apply_flags(flags, Sweep(), experiment)
         if len(config.experiments) > 1 and base.name != experiment.name:
             raise UserError(f"{path} has several experiments: leave out --name")
         bases.append(base)
-    if help_at is not None:
+    if words is not None:
         title = f"usage: fedjax-rec sweep {path} --grid FIELD=VALUES [--FIELD VALUE]"
-        words = rest[help_at + 1 :]
         print(explain.asked(words, options, bases[0], title, config.doc), end="")
         return 0
+    for base in bases:
+        check_data(base.data)
     from fedjax_rec.sweep.runner import sweep
 
     name = bases[0].name if len(bases) == 1 else Path(path).stem

@@ -1,20 +1,13 @@
 """`fedjax-rec train CONFIG`: from a config file to a folder of results."""
 
 import dataclasses
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_flags
-from fedjax_rec.cli.config_file import load_config, named_config
+from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_file import check_data, load_config, named_config
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
-
-if TYPE_CHECKING:
-    from fedjax_rec.experiment.settings import Experiment
-
-PROFILED_ROUNDS = 3
-"""Rounds that `--profile` records if it has no number."""
 
 HELP = """\
 usage: fedjax-rec train CONFIG [--output DIR] [--overwrite] [--quiet] [--FIELD VALUE]
@@ -133,57 +126,36 @@ class Train:
 def main(args: list[str]) -> int:
     """Runs the command."""
     path, rest = named_config(args)
-    resume = _resumed(rest)
-    if not path and resume is None:
-        print(HELP, end="", file=sys.stdout if args else sys.stderr)
-        return 0 if args else 2
+    flags, words = read_arguments(rest)
+    flags = [
+        (name, values or ["3"] if name == "profile" else values)
+        for name, values in flags
+    ]
+    folder = next((values for name, values in flags if name == "resume"), None)
+    if folder is not None and len(folder) != 1:
+        raise UserError("--resume: expected the folder of a run")
     if path:
         experiment, doc = load_config(path)
+    elif folder:
+        path = f"--resume {folder[0]}"
+        experiment, doc = _stored(Path(folder[0])), f"Continues {folder[0]}."
+    elif words:
+        path, experiment, doc = "CONFIG", Experiment(name="experiment"), ""
     else:
-        experiment, doc = _stored(Path(str(resume))), f"Continues {resume}."
-        path = f"--resume {resume}"
-    help_at = next((i for i, arg in enumerate(rest) if arg in ("-h", "--help")), None)
-    flags = read_flags(rest if help_at is None else rest[:help_at])
-    options, experiment = apply_flags(_with_rounds(flags), Train(), experiment)
-    if help_at is not None:
+        return usage(HELP, args)
+    options, experiment = apply_flags(flags, Train(), experiment)
+    if words is not None:
         title = f"usage: fedjax-rec train {path} [--FIELD VALUE ...]"
-        print(
-            explain.asked(rest[help_at + 1 :], options, experiment, title, doc), end=""
-        )
+        print(explain.asked(words, options, experiment, title, doc), end="")
         return 0
+    check_data(experiment.data)
     from fedjax_rec.cli.training import train
 
     train(experiment, options)
     return 0
 
 
-def _with_rounds(flags: list) -> list:
-    """Flags with the number of `--profile`."""
-    return [
-        (name, values or [str(PROFILED_ROUNDS)])
-        if name == "profile"
-        else (name, values)
-        for name, values in flags
-    ]
-
-
-def _resumed(args: list[str]) -> str | None:
-    """The folder that `--resume` names.
-
-    Raises:
-        UserError: it names none.
-    """
-    for index, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag == "--resume":
-            value = value if equals else "".join(args[index + 1 : index + 2])
-            if not value or value.startswith("-"):
-                raise UserError("--resume: expected the folder of a run")
-            return value
-    return None
-
-
-def _stored(folder: Path) -> "Experiment":
+def _stored(folder: Path) -> Experiment:
     from fedjax_rec.cli.resume import read
     from fedjax_rec.experiment.stored import stored_experiment
 

@@ -37,8 +37,8 @@ from fedjax_rec.runs.session import set_up_jax, versions
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import FileError, UserError
 from fedjax_rec.transfer import run as transferring
+from fedjax_rec.transfer.audiences import TargetSplit, load_target, target_protocol
 from fedjax_rec.transfer.config import FewShot, Target, check
-from fedjax_rec.transfer.run import TargetSplit
 
 HELP = """\
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
@@ -142,7 +142,7 @@ def transfer(options: Transfer) -> dict[str, Any]:
         raise UserError(value_error(error)) from error
     try:
         say("reading the target…")
-        held = transferring.load_target(experiment, options.target, show)
+        held = load_target(experiment, options.target, show)
     except ValueError as error:
         raise UserError(f"target: {value_error(error, '--target.data.')}") from error
     try:
@@ -241,7 +241,7 @@ def _record(
         "selected": source.result["selected"],
         "baselines": {n: rankers[n] for n in ("random", "popularity")},
         "protocol": {
-            **dataclasses.asdict(transferring.target_protocol(experiment)),
+            **dataclasses.asdict(target_protocol(experiment)),
             "split": held.split.name,
         },
         "data": {

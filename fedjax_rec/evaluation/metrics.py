@@ -6,7 +6,7 @@ sorts the items. A score of NaN ranks last: as a positive it counts as not retri
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -224,9 +224,7 @@ def full_metrics(
     exclude: Array,
     *,
     pool: Array | None = None,
-    cutoffs: Sequence[int] = (5, 10, 20),
-    ties: Ties = "pessimistic",
-    key: Array | None = None,
+    **options: Any,
 ) -> dict[str, Array]:
     """`user_metrics` of one user's positives among all items but the excluded.
 
@@ -236,9 +234,7 @@ def full_metrics(
         exclude: `[X]` item ids that are no candidates, padded with `I`; repeats, and
             ids that are positives, do no harm.
         pool: `[I]` bool, the candidates; `None` is every item.
-        cutoffs: the ks.
-        ties: order of equal scores.
-        key: random key, needed by random ties only.
+        **options: `cutoffs`, `ties` and `key` of `user_metrics`.
 
     Returns:
         `metric_names(cutoffs)` to scalars.
@@ -247,15 +243,9 @@ def full_metrics(
     negative = jnp.ones(num_items, bool) if pool is None else pool
     negative = negative.at[exclude].set(False, mode="drop")
     negative = negative.at[positives].set(False, mode="drop")
-    return user_metrics(
-        scores[jnp.minimum(positives, num_items - 1)],
-        positives < num_items,
-        scores,
-        negative,
-        cutoffs=cutoffs,
-        ties=ties,
-        key=key,
-    )
+    positive_scores = scores[jnp.minimum(positives, num_items - 1)]
+    present = positives < num_items
+    return user_metrics(positive_scores, present, scores, negative, **options)
 
 
 def _ideal(k: int) -> Array:

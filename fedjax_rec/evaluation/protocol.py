@@ -99,19 +99,14 @@ class Protocol:
             )
 
     def _check_numbers(self) -> None:
-        if self.num_candidates < 1:
-            raise ValueError(
-                f"num_candidates={self.num_candidates}: a positive needs at least one "
-                "negative to be ranked against"
-            )
-        if self.candidate_seed < 0:
-            raise ValueError(
-                f"candidate_seed={self.candidate_seed}: a seed is an integer >= 0"
-            )
-        if self.max_users < 0:
-            raise ValueError(
-                f"max_users={self.max_users}: expected a number of users, or 0 for all"
-            )
+        for name, smallest, expected in (
+            ("num_candidates", 1, "at least one negative to rank a positive against"),
+            ("candidate_seed", 0, "an integer >= 0"),
+            ("max_users", 0, "a number of users, or 0 for all"),
+        ):
+            value = getattr(self, name)
+            if value < smallest:
+                raise ValueError(f"{name}={value}: expected {expected}")
         positive = all(isinstance(k, int) and k >= 1 for k in self.cutoffs)
         increasing = list(self.cutoffs) == sorted(set(self.cutoffs))
         if not (self.cutoffs and positive and increasing):
@@ -119,8 +114,8 @@ class Protocol:
                 f"cutoffs={self.cutoffs}: expected at least one integer >= 1, in "
                 "increasing order without repeats, such as (5, 10, 20)"
             )
-        item, sampled = self.exposed_item, self.candidates == "sampled"
-        if item < -1 or (item >= 0 and sampled):
+        item = self.exposed_item
+        if item < -1 or (item >= 0 and self.candidates == "sampled"):
             raise ValueError(
                 f"exposed_item={item}: expected an item that is ranked among all "
                 "others (candidates other than 'sampled'), or -1"

@@ -1,4 +1,4 @@
-"""Fields of an experiment by their dotted name: found, read from text, replaced."""
+"""Fields of an experiment by their dotted name: read from text, replaced."""
 
 import dataclasses
 import difflib
@@ -37,49 +37,14 @@ def fields_of(settings: Any, prefix: str = "") -> dict[str, Field]:
         hints = {}
     for field in dataclasses.fields(settings):
         path, value = f"{prefix}{field.name}", getattr(settings, field.name)
-        slot = registry.slot_of(path)
         nested = dataclasses.is_dataclass(value)
-        if slot is not None and not (nested or value is None):
-            slot = None  # a field of another system with the same name
+        # A plain field may have the name of a slot, such as `users` of FedAvg.
+        slot = registry.slot_of(path) if nested or value is None else None
         if slot is not None or not nested:
-            hint = hints.get(field.name, type(value))
-            result[path] = Field(hint, value, slot)
+            result[path] = Field(hints.get(field.name, type(value)), value, slot)
         if nested:
             result |= fields_of(value, f"{path}.")
     return result
-
-
-def find(fields: Mapping[str, Field], name: str, values: Sequence[str] = ()) -> str:
-    """The name of a field as Python has it.
-
-    Args:
-        fields: all fields.
-        name: for example `algorithm.client-lr`; dashes are underscores.
-        values: given for it, for the message.
-
-    Raises:
-        UserError: there is no such field; the message has the new spelling of an old
-            one, or the nearest names.
-    """
-    wanted = name.replace("-", "_")
-    if wanted in fields:
-        return wanted
-    new = new_spelling(wanted, values)
-    if new is not None:
-        raise UserError(f"--{shown(name)} is now {new}")
-    ends: dict[str, list[str]] = {}
-    for full in fields:
-        ends.setdefault(full.rpartition(".")[2], []).append(full)
-    near = difflib.get_close_matches(wanted, fields, n=3, cutoff=0.6)
-    for end in difflib.get_close_matches(wanted.rpartition(".")[2], ends, n=2):
-        near += ends[end]
-    if not near:  # the fields of the part that was named, or else of the experiment
-        part = wanted.partition(".")[0]
-        near = [f for f in fields if f.startswith(f"{part}.")] or [
-            f for f in fields if "." not in f
-        ]
-    hint = ", ".join(f"--{shown(n)}" for n in list(dict.fromkeys(near))[:3])
-    raise UserError(f"there is no field --{shown(name)}. The nearest: {hint}")
 
 
 def read_value(name: str, hint: Any, texts: Sequence[str]) -> Any:
@@ -94,6 +59,8 @@ def read_value(name: str, hint: Any, texts: Sequence[str]) -> Any:
             return None
         return read_value(name, next(h for h in inner if h is not type(None)), texts)
     if origin in (tuple, list):
+        if inner[0] in (int, float):
+            texts = [part for text in texts for part in text.split(",")]
         return tuple(read_value(name, inner[0], [text]) for text in texts)
     if hint is bool and not texts:
         return True
@@ -121,95 +88,102 @@ def read_value(name: str, hint: Any, texts: Sequence[str]) -> Any:
         raise UserError(f"--{shown(name)} {text}: expected {kinds[hint]}") from None
 
 
-def read_kind(name: str, slot: str, text: str) -> Any:
-    """A part of a kind, at its defaults; `a+b` is kind `a` with `then` of kind `b`.
+def read_kind(name: str, field: Field, text: str) -> Any:
+    """A part of the kind that a text names.
+
+    Args:
+        name: dotted name of the field.
+        field: the field. If its part is of that kind already, it keeps its values.
+        text: name of a kind; `none`; or `a+b`, which is kind `a` with `then` of kind
+            `b`. Without `+b`, `then` is the default of kind `a`.
 
     Raises:
         UserError: there is no such kind.
     """
-    if text.lower() == "none" and name.rpartition(".")[2] in registry.OPTIONAL:
+    if text.lower() == "none" and field.slot in registry.OPTIONAL:
         return None
-    kind, plus, rest = text.partition("+")
-    try:
-        part = registry.load(slot, kind)()
-    except KeyError:
-        kinds = list(registry.SLOTS[slot])
-        new = new_spelling(name, [text])
-        near = difflib.get_close_matches(text.lower(), kinds, n=1, cutoff=0.4)
-        hint = f". Did you mean {near[0]}?" if near else ""
-        hint = f". It is now {new}" if new is not None else hint
-        raise UserError(
-            f"--{shown(name)} {text}: expected one of {', '.join(kinds)}{hint}"
-        ) from None
-    if not plus:
-        return part
-    then = registry.slot_of(f"{name}.then")
-    if then is None or not hasattr(part, "then"):
+    kind, plus, following = text.partition("+")
+    part = field.value
+    if kind.lower() != type(part).__name__.lower():
+        cls = _load(name, field, kind)
+        part = part if type(part) is cls else cls()
+    then = fields_of(part, f"{name}.").get(f"{name}.then")
+    if then is not None and then.slot is not None:
+        value = type(part)().then
+        if plus:
+            value = read_kind(f"{name}.then", then, following)
+        return part if value == then.value else with_values(part, {"then": value})
+    if plus:
         raise UserError(f"--{shown(name)} {text}: {kind} is not followed by a kind")
-    return with_value(part, "then", read_kind(f"{name}.then", then, rest))
+    return part
 
 
-def with_value(settings: Any, name: str, value: Any) -> Any:
-    """Settings with one field replaced, by its dotted name.
+def _load(name: str, field: Field, kind: str) -> type:
+    assert field.slot is not None
+    try:
+        return registry.load(field.slot, kind)
+    except KeyError:
+        kinds = list(registry.SLOTS[field.slot])
+        near = difflib.get_close_matches(kind.lower(), kinds, n=1, cutoff=0.4)
+        hint = f". Did you mean {near[0]}?" if near else ""
+        if (new := new_spelling(name, [kind])) is not None:
+            hint = f". It is now {new}"
+        raise UserError(
+            f"--{shown(name)} {kind}: expected one of {', '.join(kinds)}{hint}"
+        ) from None
+
+
+def with_values(settings: Any, values: Mapping[str, Any]) -> Any:
+    """Settings with some fields replaced; kinds before their fields.
+
+    All fields of one part change at once, so that a part sees no mixture of old and new
+    values.
+
+    Args:
+        settings: a dataclass, such as an experiment.
+        values: by names of `fields_of`; parts also by the name of their kind.
 
     Raises:
-        UserError: a part on the way has no such field, or refuses the value.
+        UserError: a part refuses the values.
     """
-    field, _, rest = name.partition(".")
-    if not any(f.name == field for f in dataclasses.fields(settings)):
-        raise UserError(
-            f"{type(settings).__name__} has no field {field!r}: --{shown(name)} cannot "
-            "be set together with the other values"
-        )
-    if rest:
-        owner = getattr(settings, field)
-        if not dataclasses.is_dataclass(owner):
-            raise UserError(f"{field} is none, so it has no field {rest!r}")
-        value = with_value(owner, rest, value)
+    other = {}
+    for name, value in sorted(values.items(), key=lambda item: item[0].count(".")):
+        field = fields_of(settings).get(name)
+        if field is not None and field.slot is not None and isinstance(value, str):
+            settings = _replaced(settings, {name: read_kind(name, field, value)})
+        else:
+            other[name] = value
+    return _replaced(settings, other)
+
+
+def _replaced(settings: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    changes: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        field, dot, rest = name.partition(".")
+        if not hasattr(settings, field):
+            raise UserError(
+                f"{type(settings).__name__} has no field {field!r}: "
+                f"{shown(prefix + name)} cannot be set together with the other values"
+            )
+        if dot:
+            inner.setdefault(field, {})[rest] = value
+        else:
+            changes[field] = value
+    for field, nested in inner.items():
+        part = changes.get(field, getattr(settings, field))
+        if not dataclasses.is_dataclass(part):
+            raise UserError(
+                f"{prefix}{field} is none, so it has no {next(iter(nested))}"
+            )
+        changes[field] = _replaced(part, nested, f"{prefix}{field}.")
     try:
-        return dataclasses.replace(settings, **{field: value})
+        return dataclasses.replace(settings, **changes)
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{field}: {error}" if not rest else str(error)) from error
-
-
-def with_kind(settings: Any, name: str, text: str) -> Any:
-    """Settings with a part exchanged for another kind, at its defaults.
-
-    A part of that kind stays as it is.
-    """
-    slot = registry.slot_of(name)
-    assert slot is not None
-    part = read_kind(name, slot, text)
-    current = settings
-    for field in name.split("."):
-        current = getattr(current, field)
-    if registry.name_of(part) == registry.name_of(current):
-        return settings
-    return with_value(settings, name, part)
-
-
-def with_values(experiment: Any, values: Mapping[str, Any]) -> Any:
-    """An experiment with some fields replaced; kinds before their fields.
-
-    Args:
-        experiment: the base.
-        values: by names of `fields_of`; whole parts by the name of their kind.
-
-    Raises:
-        UserError: the experiment refuses them.
-    """
-    try:
-        for name, value in sorted(values.items(), key=lambda item: item[0].count(".")):
-            if registry.slot_of(name) is not None and isinstance(value, str):
-                experiment = with_kind(experiment, name, value)
-            else:
-                experiment = with_value(experiment, name, value)
-    except ValueError as error:
-        words = ", ".join(f"{shown(n)}={text_of(v)}" for n, v in values.items())
-        raise UserError(f"{words}: {error}") from error
-    return experiment
+        words = (f"{shown(prefix + name)}={text_of(v)}" for name, v in values.items())
+        raise UserError(f"{', '.join(words)}: {error}") from error
 
 
 def value_of(config: Mapping[str, Any], name: str) -> Any:
@@ -219,11 +193,9 @@ def value_of(config: Mapping[str, Any], name: str) -> Any:
         value = value.get(part) if isinstance(value, Mapping) else None
     if isinstance(value, Mapping):
         location = registry.locations().get(value["type"], "")
-        for kinds in registry.SLOTS.values():
-            for kind, where in kinds.items():
-                if where == location:
-                    return kind
-        return value["type"]
+        kind = registry.kinds().get(location, value["type"])
+        then = value.get("then")
+        return kind if then is None else f"{kind}+{value_of(value, 'then')}"
     return value
 
 
@@ -243,5 +215,5 @@ def text_of(value: Any) -> str:
     if dataclasses.is_dataclass(value) or value is None:
         return registry.name_of(value)
     if isinstance(value, tuple):
-        return " ".join(map(text_of, value))
+        return " ".join(getattr(v, "name", None) or text_of(v) for v in value)
     return str(value)

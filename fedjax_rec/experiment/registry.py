@@ -16,6 +16,31 @@ _OPTIMIZERS = {
     "adagrad": "core.optimizers:Adagrad",
 }
 
+_RULES = {
+    "mean": "aggregators.means:Mean",
+    "sum": "aggregators.means:Sum",
+    "by_size": "aggregators.weights:BySize",
+    "by_effective_number": "aggregators.weights:ByEffectiveNumber",
+    "by_magnitude": "aggregators.weights:ByMagnitude",
+    "attentive": "aggregators.weights:Attentive",
+    "fednova": "aggregators.weights:FedNova",
+    "tilted": "aggregators.losses:Tilted",
+    "q_fedavg": "aggregators.losses:QFedAvg",
+    "agnostic": "aggregators.losses:Agnostic",
+    "median": "aggregators.robust.medians:Median",
+    "trimmed_mean": "aggregators.robust.medians:TrimmedMean",
+    "geometric_median": "aggregators.robust.medians:GeometricMedian",
+    "krum": "aggregators.robust.krum:Krum",
+    "multi_krum": "aggregators.robust.krum:MultiKrum",
+    "bulyan": "aggregators.robust.bulyan:Bulyan",
+    "centered_clipping": "aggregators.robust.clipping:CenteredClipping",
+    "norm_bound": "aggregators.robust.clipping:NormBound",
+    "majority_vote": "aggregators.robust.majority:MajorityVote",
+    "nnm": "aggregators.robust.mixing:NNM",
+    "by_trend": "contrib.by_trend:ByTrend",
+    "by_participation": "contrib.by_participation:ByParticipation",
+}
+
 SLOTS: dict[str, dict[str, str]] = {
     "data": {
         "synthetic": "data.settings:SyntheticData",
@@ -86,12 +111,16 @@ SLOTS: dict[str, dict[str, str]] = {
         "colr": "contrib.colr:CoLR",
     },
     "wrapper.then": {"scaffold": "wrappers.scaffold:Scaffold"},
-    "aggregation": {
-        "mean": "aggregators.means:Mean",
-        "sum": "aggregators.means:Sum",
-    },
+    "aggregation": _RULES,
+    "aggregation.then": _RULES,
     "codec": {},
-    "attack": {},
+    "attack": {
+        "sign_flip": "attacks.spoil:SignFlip",
+        "noise": "attacks.spoil:Noise",
+        "boost": "attacks.boost:Boost",
+        "alie": "aggregators.robust.colluding:ALIE",
+        "ipm": "aggregators.robust.colluding:IPM",
+    },
     "cohort": {
         "all": "fleet.cohorts:AllClients",
         "uniform": "fleet.cohorts:Uniform",
@@ -104,9 +133,9 @@ SLOTS: dict[str, dict[str, str]] = {
 (`wrapper.then`)."""
 
 OPTIONAL = (
-    "adapter", "aggregation", "attack", "codec", "wrapper", "then"
+    "adapter", "aggregation", "attack", "codec", "codec.then", "wrapper", "wrapper.then"
 )  # fmt: skip
-"""Fields that may be `None`, which is written `none`."""
+"""Slots that may be `None`, which is written `none`."""
 
 
 def slot_of(path: str) -> str | None:
@@ -148,26 +177,18 @@ def name_of(part: Any) -> str:
     """
     if part is None:
         return "none"
-    then = getattr(part, "then", None)
-    if then is not None:
-        return f"{_own_name(part)}+{name_of(then)}"
-    return _own_name(part)
-
-
-def _own_name(part: Any) -> str:
     cls = type(part)
     location = f"{cls.__module__.removeprefix('fedjax_rec.')}:{cls.__name__}"
-    for kinds in SLOTS.values():
-        for kind, where in kinds.items():
-            if where == location:
-                return kind
-    return cls.__name__
+    name = kinds().get(location, cls.__name__)
+    then = getattr(part, "then", None)
+    return name if then is None else f"{name}+{name_of(then)}"
+
+
+def kinds() -> dict[str, str]:
+    """The name of each kind by the location of its class."""
+    return {where: kind for slot in SLOTS.values() for kind, where in slot.items()}
 
 
 def locations() -> dict[str, str]:
-    """All classes of settings by their own name."""
-    return {
-        location.rpartition(":")[2]: location
-        for kinds in SLOTS.values()
-        for location in kinds.values()
-    }
+    """The location of each class of settings by its name."""
+    return {location.rpartition(":")[2]: location for location in kinds()}

@@ -1,6 +1,8 @@
-"""Spellings of version 0.1, and what they are called now."""
+"""Spellings of version 0.1, and the present ones."""
 
 from collections.abc import Sequence
+
+from fedjax_rec.experiment import registry
 
 _FIELDS = {
     "split.kind": "--split KIND",
@@ -79,6 +81,13 @@ _VALUES = {
         "mixed_median": "--aggregation nnm",
         "mixed_trimmed_mean": "--aggregation nnm --aggregation.then trimmed_mean",
     },
+    "algorithm.adapter": {"prefix": "--algorithm.adapter prefix_tuning"},
+    "algorithm.server_optimizer": {
+        "momentum": "--algorithm.server-optimizer fedavgm",
+        "adam": "--algorithm.server-optimizer fedadam",
+        "yogi": "--algorithm.server-optimizer fedyogi",
+        "adagrad": "--algorithm.server-optimizer fedadagrad",
+    },
 }
 _OWNERS = {
     "codec.name": "codec",
@@ -88,6 +97,31 @@ _OWNERS = {
     "attack.kind": "attack",
     "cohort.sampling": "cohort",
 }
+
+
+_CLASSES = {
+    "Guidance": "Guided",
+    "PopulationConfig": "StoreConfig",
+    "ProfileConfig": "ClientProfile",
+}
+
+
+def new_class(name: str) -> str | None:
+    """A sentence on the present form of a class of version 0.1, or `None`.
+
+    >>> new_class("PopulationConfig")
+    'PopulationConfig of version 0.1 is now StoreConfig'
+    """
+    if name in _CLASSES:
+        return f"{name} of version 0.1 is now {_CLASSES[name]}"
+    slot = name.removesuffix("Config").lower()
+    if not name.endswith("Config") or slot not in set(_OWNERS.values()):
+        return None
+    kinds = [location.rpartition(":")[2] for location in registry.SLOTS[slot].values()]
+    return (
+        f"{name} of version 0.1 is now a class for each kind: "
+        f"Experiment({slot}=...) takes {', '.join(kinds)}"
+    )
 
 
 def new_spelling(name: str, values: Sequence[str] = ()) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any, Literal
 
 from etils import epy
@@ -13,6 +14,7 @@ from fedjax_rec.data.partition.units import PerUser
 from fedjax_rec.data.settings import SyntheticData
 from fedjax_rec.data.splits.settings import LeaveOneOut
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.experiment import registry
 from fedjax_rec.fleet.cohorts import AllClients
 from fedjax_rec.fleet.devices import FleetConfig
 
@@ -193,10 +195,56 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_parts(self)
         for field in ("rounds", "eval_every"):
-            if getattr(self, field) < 1:
-                raise ValueError(
-                    f"{field} must be at least 1, got {getattr(self, field)}"
-                )
+            value = getattr(self, field)
+            if not isinstance(value, numbers.Integral):
+                raise TypeError(f"{field} must be a whole number, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{field} must be at least 1, got {value}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2**32), got {self.seed}")
+
+
+_METHODS = {
+    "data": ("load", "origin"),
+    "split": ("split",),
+    "partition": ("partition",),
+    "cohort": ("slots", "build", "check", "describe"),
+    **dict.fromkeys(
+        ("algorithm", "wrapper", "aggregation", "codec", "attack"), ("build",)
+    ),
+}
+"""Methods of the parts of an experiment."""
+
+
+def _check_parts(settings: Any, prefix: str = "") -> None:
+    """Raises a TypeError for parts that are no settings of their field."""
+    for field in dataclasses.fields(settings):
+        path, value = f"{prefix}{field.name}", getattr(settings, field.name)
+        slot = registry.slot_of(path) if field.type in (Any, "Any") else None
+        if slot is not None and not (value is None and slot in registry.OPTIONAL):
+            _check_part(path, slot, value)
+        if dataclasses.is_dataclass(value):
+            _check_parts(value, f"{path}.")
+
+
+def _check_part(path: str, slot: str, value: Any) -> None:
+    if isinstance(value, type):
+        raise TypeError(f"{path}={value.__name__} is a class: call {value.__name__}()")
+    if not dataclasses.is_dataclass(value):
+        name = str(value).lower().replace("-", "_")
+        classes = [
+            location.rpartition(":")[2] for location in registry.SLOTS[slot].values()
+        ]
+        same = registry.SLOTS[slot].get(name, "").rpartition(":")[2]
+        raise TypeError(
+            f"{path}={value!r}: expected a dataclass of settings, such as "
+            f"{f'{same}()' if same else ', '.join(classes)}"
+        )
+    missing = [m for m in _METHODS.get(path, ()) if not hasattr(value, m)]
+    if missing:
+        raise TypeError(
+            f"{path}={type(value).__name__}(...) has no method {', '.join(missing)}; "
+            f"expected {', '.join(_METHODS[path])}"
+        )

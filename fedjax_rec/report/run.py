@@ -9,11 +9,10 @@ from rich.console import Console
 
 from fedjax_rec.report.comparison import Row, columns_of, comparable, labels_of, rows_of
 from fedjax_rec.report.remarks import remarks_of, warnings_of
-from fedjax_rec.report.tables import Table, panels, save, say
+from fedjax_rec.report.tables import Table, fields_of, panels, save, say
 from fedjax_rec.report.tables import can_plot as can_plot
 from fedjax_rec.report.words import protocol_in_words
 from fedjax_rec.runs.folder import Run
-from fedjax_rec.runs.plain import flat
 
 CURVES = "curves.png"
 
@@ -103,6 +102,5 @@ def _details(run: Run) -> list[str]:
     data = ", ".join(f"{k} {v}" for k, v in run.part("data").items())
     names = ("fedjax_rec", "jax", "python")
     software = ", ".join(f"{name} {run.versions.get(name)}" for name in names)
-    fields = [f"| `{name}` | {value} |" for name, value in flat(run.config).items()]
-    table = ["| field | value |", "|---|---|", *fields]
-    return [f"Data: {data}.", "", f"Computed by {software}.", "", *table]
+    texts = [f"Data: {data}.", "", f"Computed by {software}.", ""]
+    return texts + fields_of(run.config)

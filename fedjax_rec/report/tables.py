@@ -12,6 +12,8 @@ from rich import box, table
 from rich.console import Console
 from rich.markup import escape
 
+from fedjax_rec.runs.plain import flat
+
 
 class Table(NamedTuple):
     """A table with a column of labels.
@@ -49,6 +51,12 @@ class Table(NamedTuple):
         rows = [[cell.replace("|", "/") for cell in cells] for cells in self.rows]
         head, *body = (f"| {' | '.join(cells)} |" for cells in (self.headings, *rows))
         return [head, rule, *body]
+
+
+def fields_of(config: dict[str, Any]) -> list[str]:
+    """A table of a configuration's fields in Markdown."""
+    lines = [f"| `{name}` | {value} |" for name, value in flat(config).items()]
+    return ["| field | value |", "|---|---|", *lines]
 
 
 def say(console: Console, texts: Sequence[str], prefix: str = "") -> None:

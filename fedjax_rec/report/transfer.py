@@ -8,9 +8,8 @@ from rich.console import Console
 
 from fedjax_rec.evaluation.protocol import main_cutoff
 from fedjax_rec.report.comparison import metric_columns
-from fedjax_rec.report.tables import Table, panels, save, say
+from fedjax_rec.report.tables import Table, fields_of, panels, save, say
 from fedjax_rec.runs.folder import Run
-from fedjax_rec.runs.plain import flat
 
 CURVE = "few_shot.png"
 LABELS = {
@@ -41,9 +40,7 @@ def show(console: Console, run: Run) -> None:
 def markdown(run: Run) -> str:
     """The same as `show` prints in Markdown, with the configuration."""
     lines = [f"# {(run.result or {})['name']}: transfer", "", *_table(run).markdown()]
-    lines += ["", *(f"{text}\n" for text in remarks(run))]
-    lines += ["| field | value |", "|---|---|"]
-    lines += [f"| `{name}` | {value} |" for name, value in flat(run.config).items()]
+    lines += ["", *(f"{text}\n" for text in remarks(run)), *fields_of(run.config)]
     return "\n".join(lines).rstrip() + "\n"
 
 

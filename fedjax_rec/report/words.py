@@ -35,11 +35,11 @@ def backbone_in_words(facts: Mapping[str, Any]) -> str:
     """Sentences on the foundation model, its adapter, and a client's message."""
     adapter = "no adapter"
     if facts["adapter"] != "none":
-        place = "on the embedding"
+        site = "on the embedding"
         if facts["adapter_layers"]:
-            place = f"in the last {facts['adapter_layers']} of {facts['layers']} layers"
+            site = f"in the last {facts['adapter_layers']} of {facts['layers']} layers"
         count = facts["adapter_parameters"]
-        adapter = f"{facts['adapter']} of {count:,} parameters {place}"
+        adapter = f"{facts['adapter']} of {count:,} parameters {site}"
     shuffled = ""
     if facts["shuffled"]:
         shuffled = " The texts were SHUFFLED: every item got another one's."

@@ -8,6 +8,7 @@ is sealed with the hashes of its files before it is renamed.
 
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,12 +24,9 @@ from fedjax_rec.storage.errors import FileError, writable
 
 _STATE, _PROGRESS = "state", "progress"
 _UNFINISHED = ".orbax-checkpoint-tmp"
-_SYSTEM_ERRORS = (
-    "No space left on device",
-    "File too large",
-    "Permission denied",
-    "Disk quota exceeded",
-    "Read-only file system",
+_SYSTEM_ERROR = re.compile(
+    "No space left on device|File too large|Permission denied|Disk quota exceeded|"
+    "Read-only file system"
 )
 
 
@@ -67,7 +65,8 @@ class Checkpoints:
         self._path, self._config, self._say = Path(path).absolute(), config, say
         self._retention = _LastAndSelected(keep)
         self._written = 0
-        _silence_orbax()
+        # Orbax also raises the failures that it logs, and they are reported once.
+        logging.getLogger("absl").addFilter(_not_orbax)
         with writable(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
             _remove_unfinished(self._path)
@@ -250,20 +249,13 @@ def _reason(error: BaseException) -> str:
     """The system's message, which TensorStore puts into a longer one."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    messages = (text for text in _SYSTEM_ERRORS if text in str(error))
-    return next(messages, _first_line(error))
+    message = _SYSTEM_ERROR.search(str(error))
+    return message[0] if message else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().split("\n")[0] or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _silence_orbax() -> None:
-    """Orbax also raises the failures that it logs, and they are reported once."""
-    logger = logging.getLogger("absl")
-    if _not_orbax not in logger.filters:
-        logger.addFilter(_not_orbax)
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:

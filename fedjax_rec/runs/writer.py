@@ -129,17 +129,13 @@ class RunFolder:
 class SilentFolder(RunFolder):
     """Writes no file: for all but the first of several processes of one run."""
 
-    def append(self, event: Mapping[str, Any]) -> None: ...
-
-    def time(self, event: str, done: int, seconds: float) -> None: ...
-
-    def start(self, done: int) -> None: ...
-
     def position(self) -> int:
         return 0
 
     def cut_back(self, position: int) -> list[dict[str, Any]]:
         return []
+
+    def _add(self, name: str, value: Mapping[str, Any]) -> None: ...
 
     def write_text(self, name: str, text: str) -> None: ...
 

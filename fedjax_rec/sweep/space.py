@@ -13,12 +13,12 @@ from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.fields import (
     Field,
     fields_of,
-    find,
     read_kind,
     read_value,
     shown,
     text_of,
 )
+from fedjax_rec.experiment.names import find
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 
@@ -120,7 +120,7 @@ def _value(name: str, field: Field, text: str) -> Any:
     """A value; for a part, the name of its kind, which has to exist."""
     if field.slot is None:
         return read_value(name, field.hint, [text])
-    return registry.name_of(read_kind(name, field.slot, text))
+    return registry.name_of(read_kind(name, field, text))
 
 
 def parse_sample(experiments: Sequence[Experiment], text: str) -> Draw:

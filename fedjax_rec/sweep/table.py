@@ -73,9 +73,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def settings_of(
-    runs: Sequence[Run],
-    fields: Sequence[str],
-    failed: Sequence[Mapping[str, Any]] = (),
+    runs: Sequence[Run], fields: Sequence[str], failed: Sequence[Mapping[str, Any]] = ()
 ) -> list[Setting]:
     """Rows in the order of their first runs.
 

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 
 from fedjax_rec.algorithms.fedfm import FedFM
+from fedjax_rec.experiment.build import Experiment
 from fedjax_rec.experiment.data import CsvData, FileData, SyntheticData
-from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.transfer.ranking import TUNABLE
+
+TUNABLE = ("common", "history")
+"""The groups of lifted parameters without the items' vectors."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,113 +3,47 @@
 import functools
 import re
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_fedfm import SIZES, World, backbone, interactions
 
-from fedjax_rec.algorithms import FedFM
-from fedjax_rec.backbones.tiny import tiny
-from fedjax_rec.core.rounds import Cohort
-from fedjax_rec.data.clients import make_client_data
-from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import PerUser
-from fedjax_rec.data.splits import Split
-from fedjax_rec.experiment import backbone as experiment_backbone
-from fedjax_rec.experiment.backbone import BackboneConfig, prepare
-from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.round import make_algorithm
+from fedjax_rec.aggregators.means import Mean, Sum
+from fedjax_rec.algorithms import text_path
+from fedjax_rec.algorithms.fedfm import (
+    FedFM,
+    History,
+    Joint,
+    Reconstruction,
+    VectorAndHistory,
+)
+from fedjax_rec.core.optimizers import SGD, Adam
+from fedjax_rec.models.adapters.bottleneck import Bottleneck
+from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
+from fedjax_rec.models.adapters.lora import LoRA
+from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
 
-ITEMS, SIZES = 13, [3, 1, 4, 2, 3]
 SMALL: dict[str, Any] = {
     "dim": 4,
-    "rank": 2,
-    "bottleneck": 3,
-    "prefix": 2,
     "negatives": 2,
     "batch_size": 99,
-    "client_lr": 0.3,
+    "training": Joint(optimizer=SGD(lr=0.3)),
     "user_lr": 0.3,
 }
 
 
-def interactions(num_items=ITEMS, words=4):
-    rng = np.random.default_rng(0)
-    names = [f"{a}{b}" for a in ("red", "sea", "oak") for b in ("ship", "man", "s")]
-    titles = [" ".join(rng.choice(names, 1 + i % words)) for i in range(num_items)]
-    return make_interactions(
-        user=np.repeat(np.arange(len(SIZES)), SIZES),
-        item=np.concatenate([rng.choice(num_items, s, replace=False) for s in SIZES]),
-        users=Entities(ids=[f"u{u}" for u in range(len(SIZES))]),
-        items=Entities(ids=[f"i{i}" for i in range(num_items)], titles=titles),
-    )
+DEFAULT = LoRA().targets
 
 
-class World:
-    """A FedFM bound to a backbone and to five clients."""
-
-    def __init__(self, config, backbone, root, train=None, **options):
-        self.train = train = interactions() if train is None else train
-        n = train.num_items
-        split = Split(train=train, val=train, test=train, name="none", info={})
-        options = {
-            "pool": None,
-            "largest": max(SIZES),
-            "pairs_a_round": 1e9,
-            "tuned": False,
-            **options,
-        }
-        with mock.patch.object(
-            experiment_backbone, "load_model", return_value=(*backbone, False)
-        ):
-            self.prepared = prepare(
-                BackboneConfig(cache=str(root)), config, split, **options
-            )
-        self.frozen = self.prepared.frozen
-        self.recipe = config.build(
-            num_items=n,
-            num_users=train.num_users,
-            texts=self.prepared.texts,
-            lifted=self.prepared.lifted,
-        )
-        self.data = make_client_data(train, PerUser().partition(train), max_buckets=1)
-        algorithm = make_algorithm(self.recipe, (len(SIZES),))
-        self.round, self.key = jax.jit(algorithm.round), jax.random.key(3)
-        self.start = algorithm.init(self.key)
-        ids = jnp.arange(len(SIZES), dtype=jnp.int32)
-        personal = initial_personal(self.recipe, self.key, len(SIZES))
-        self.cohort = Cohort(ids=ids, rows=ids, personal=personal)
-
-    @property
-    def arguments(self):
-        return (
-            self.start,
-            self.cohort,
-            self.data,
-            self.frozen,
-            self.recipe.hparams,
-            self.key,
-        )
-
-    def result(self, rounds=2):
-        """Shared and personal parameters after some rounds: A of LoRA moves second."""
-        state, cohort, *rest = self.arguments
-        for _ in range(rounds):
-            state, cohort, _ = self.round(state, cohort, *rest)
-        return state.shared, cohort.personal
+def small(layers=1, targets=DEFAULT, **fields):
+    adapter = LoRA(layers=layers, rank=2, targets=targets)
+    return FedFM(**{**SMALL, "adapter": adapter, **fields})
 
 
-@functools.cache
-def backbone(num_layers=2):
-    size: dict[str, Any] = {
-        "width": 8,
-        "num_heads": 2,
-        "ffn_width": 12,
-        "vocab_size": 64,
-    }
-    return tiny(num_layers=num_layers, **size)
+def reconstruction(**fields):
+    return Reconstruction(lr=0.3, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +71,8 @@ def moved(world, shared):
 @pytest.mark.parametrize("encode", ["once", "per_client"])
 @pytest.mark.parametrize("layers", [1, 2, 6])
 def test_the_cache_changes_nothing(layers, encode, root):
-    config = FedFM(**SMALL, layers=layers)
     cached, uncached = (
-        World(config, backbone(6), root, encode=encode, prefix_cache=cache)
+        World(small(layers), root, model=backbone(6), encode=encode, prefix_cache=cache)
         for cache in (True, False)
     )
     before = {1: 5, 2: 4, 6: 0}[layers]
@@ -152,7 +85,7 @@ def test_the_cache_changes_nothing(layers, encode, root):
         assert hidden.ndim == 2
         assert hidden.shape[1] == 8
     else:
-        assert cached.prepared.path == uncached.prepared.path == "full"
+        assert cached.path == uncached.path == "full"
     with_cache = cached.result()
     assert moved(cached, with_cache[0]) > 1e-3
     close(with_cache, uncached.result())
@@ -160,12 +93,12 @@ def test_the_cache_changes_nothing(layers, encode, root):
 
 @pytest.mark.parametrize("encode", ["once", "per_client"])
 def test_the_cache_before_the_last_map_changes_nothing(encode, root):
-    config = FedFM(**SMALL, layers=1, targets=("ffn/down",))
+    config = small(targets=("ffn/down",))
     cached, uncached = (
-        World(config, backbone(6), root, encode=encode, prefix_cache=cache)
+        World(config, root, model=backbone(6), encode=encode, prefix_cache=cache)
         for cache in (True, False)
     )
-    assert (cached.prepared.path, uncached.prepared.path) == ("last_map", "suffix")
+    assert (cached.path, uncached.path) == ("last_map", "suffix")
     assert cached.frozen["text"]["lists"].values.shape[1] == 8 + 12
     with_cache = cached.result()
     assert moved(cached, with_cache[0]) > 1e-3
@@ -176,48 +109,48 @@ def test_the_cache_before_the_last_map_changes_nothing(encode, root):
 def test_the_cache_changes_nothing_on_minilm(layers, minilm, root):
     from fedjax_rec.backbones import load_backbone
 
-    config = FedFM(**{**SMALL, "dim": 8}, layers=layers)
+    config = small(layers, dim=8)
     train = interactions(30)
     model = load_backbone(minilm)
     results = []
     for cache in (True, False):
-        world = World(config, model, root, train=train, prefix_cache=cache)
-        assert world.prepared.lifted
+        world = World(config, root, model=model, train=train, prefix_cache=cache)
+        assert world.lifted
         results.append(world.result())
         assert moved(world, results[-1][0]) > 1e-4
     close(*results)
 
 
 LIFTED = {
-    "lora, per row": {"aggregation": "per_row", "id_residual": True},
-    "prefix, uniform, epochs": {
-        "adapter": "prefix",
-        "aggregation": "uniform",
-        "shared_steps": "once",
-        "local_epochs": 3,
-    },
-    "bottleneck, sum": {"adapter": "bottleneck", "aggregation": "sum", "loss": "bce"},
-    "embedding, ids, epochs, query": {
-        "adapter": "embedding",
-        "id_residual": True,
-        "item_lr_scale": 2.0,
-        "shared_steps": "once",
-        "local_epochs": 2,
-        "query": 0.5,
-        "aggregation": "per_row_uniform",
-    },
-    "none, both": {"adapter": "none", "users": "both", "history": 3},
-    "fixed head": {"fixed": ("head",), "loss": "bpr"},
+    "lora, per row": ({"id_residual": True}, Mean(per_row=True)),
+    "prefix, uniform, steps": (
+        {"adapter": PrefixTuning(length=2), "training": reconstruction(steps=3)},
+        Mean(weights="uniform"),
+    ),
+    "bottleneck, sum": ({"adapter": Bottleneck(size=3), "loss": "bce"}, Sum()),
+    "embedding, ids, steps, query": (
+        {
+            "adapter": EmbeddingAdapter(rank=2),
+            "id_residual": True,
+            "item_lr_scale": 2.0,
+            "training": reconstruction(steps=2, query=0.5),
+        },
+        Mean(weights="uniform", per_row=True),
+    ),
+    "none, both": ({"adapter": None, "users": VectorAndHistory(length=3)}, None),
+    "fixed head": ({"fixed": ("head",), "loss": "bpr"}, None),
 }
 
 
 @pytest.mark.parametrize("name", LIFTED)
 def test_encoding_once_equals_encoding_per_client(name, root):
-    config = FedFM(**{**SMALL, **LIFTED[name]})
-    once = World(config, backbone(), root, encode="once")
-    per_client = World(config, backbone(), root, encode="per_client")
-    assert once.recipe.lifted
-    assert not per_client.recipe.lifted
+    fields, rule = LIFTED[name]
+    once, per_client = (
+        World(small(**fields), root, encode=encode, aggregation=rule)
+        for encode in ("once", "per_client")
+    )
+    assert once.lifted
+    assert not per_client.lifted
     got = once.result()
     close(got, per_client.result())
     start = once.start.shared["head"]["w"]
@@ -231,9 +164,9 @@ WIDTH, FFN, RANK = 44, 92, 3
 
 @functools.cache
 def program(root, encode):
-    model = tiny(width=WIDTH, ffn_width=FFN, num_layers=2, vocab_size=113)
-    config = FedFM(**{**SMALL, "rank": RANK, "dim": 6}, layers=0)
-    world = World(config, model, root, encode=encode)
+    model = backbone(width=WIDTH, ffn_width=FFN, vocab_size=113)
+    config = small(dim=6, adapter=LoRA(layers=0, rank=RANK))
+    world = World(config, root, model=model, encode=encode)
     lowered = world.round.lower(*world.arguments)
     compiled = lowered.compile().as_text()
     assert compiled is not None
@@ -268,7 +201,7 @@ def test_the_rounds_program_multiplies_frozen_weights_once(encode, root):
     if encode == "once":
         tokens = world.frozen["text"]["plan"].index.size
     else:
-        pairs = max(SIZES) * (1 + world.recipe.negatives)
+        pairs = max(SIZES) * (1 + world.recipe.local.negatives)
         longest = int(world.frozen["text"]["lists"].length.max())
         rows = -(-pairs // 4)
         tokens = None
@@ -311,81 +244,79 @@ def test_the_backbone_is_an_argument_of_the_round(encode, root):
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [
-        (
-            {"layers": 3},
-            {},
-            r"algorithm.layers=3: tiny has 2 layers",
-        ),
-        (
-            {"dim": 9},
-            {},
-            r"algorithm.dim=9: expected at most 8, for 13 texts of width 8",
-        ),
+        ({"layers": 3}, {}, r"adapter.layers=3: tiny has 2 layers"),
+        ({"dim": 9}, {}, r"dim=9: expected at most 8, for 13 texts of width 8"),
         (
             {"personal": ("lora_b", "haed")},
             {},
-            "unknown groups: haed; expected some of common, head, lora_a, lora_b$",
+            "personal names unknown groups: haed; expected some of "
+            "common, head, lora_a, lora_b$",
         ),
         (
             {"personal": ("lora_b",)},
             {"encode": "once"},
             "execution.encode='once' is not exact: lora_b differ",
         ),
-        ({"local_epochs": 2}, {"encode": "once"}, "more than one step of plain SGD"),
-        ({"client_optimizer": "adam"}, {"encode": "once"}, "one step of plain SGD"),
+        (
+            {"training": Joint(epochs=2)},
+            {"encode": "once"},
+            "several steps on shared parameters",
+        ),
+        (
+            {"training": Joint(optimizer=Adam(lr=0.1))},
+            {"encode": "once"},
+            "several steps on shared parameters",
+        ),
         (
             {"batch_size": 6},
             {"encode": "once"},
             "the largest client's 12 pairs are more than one batch of 6",
         ),
-        ({}, {"encode": "once", "tuned": True}, "their own tuned parameters"),
+        ({}, {"encode": "once", "evaluated": "tuned"}, "their own tuned parameters"),
         ({"targets": ("attention/qeury",)}, {}, "attention/qeury"),
     ],
 )
 def test_teaching_errors(fields, options, message, root):
     with pytest.raises(ValueError, match=message):
-        World(FedFM(**{**SMALL, **fields}), backbone(), root, **options)
+        World(small(**fields), root, **options)
 
 
-def test_what_contradicts_itself_is_refused_at_once():
-    with pytest.raises(ValueError, match="keeps nothing else personal"):
-        FedFM(shared_steps="once", personal=("head",))
+def test_contradictory_settings_are_refused_at_once():
+    with pytest.raises(ValueError, match="has no other personal group"):
+        FedFM(training=Reconstruction(), personal=("head",))
     with pytest.raises(ValueError, match=r"share in \[0, 1\)"):
-        FedFM(query=1.0)
-    nothing: Any
-    for nothing in ({"history": 0}, {"history_heads": 0}):
-        with pytest.raises(ValueError, match="needs items and heads of attention"):
-            FedFM(users="both", **nothing)
-        FedFM(users="vector", **nothing)
+        Reconstruction(query=1.0)
+    for users in (History, VectorAndHistory):
+        for nothing in ({"length": 0}, {"heads": 0}):
+            with pytest.raises(ValueError, match="got 0"):
+                users(**nothing)
 
 
-def test_the_path_is_chosen_and_told(root):
-    def chosen(pairs_a_round=1e9, **fields):
-        config = FedFM(**{**SMALL, **fields})
-        return World(config, backbone(), root, pairs_a_round=pairs_a_round).prepared
+def test_the_path_is_chosen_and_reported(root):
+    def chosen(layers=1, targets=DEFAULT, **options):
+        return World(small(layers, targets), root, **options)
 
-    suffix = chosen(layers=1)
+    suffix = chosen()
     assert (suffix.path, suffix.lifted) == ("suffix", True)
     assert "lora in the last 1 of 2 layers" in suffix.why[0]
     assert "encoded once a round for all clients (13 texts" in suffix.why[1]
-    few = chosen(pairs_a_round=12)
+    few = chosen(cohort_size=1)
     assert not few.lifted
-    assert "a cohort's 12 pairs are fewer than the 13 items" in few.why[1]
+    assert "a cohort's 8 pairs are fewer than the 13 items" in few.why[1]
     assert chosen(layers=0).path == "full"
-    last = chosen(layers=1, targets=("ffn/down",))
+    last = chosen(targets=("ffn/down",))
     assert last.path == "last_map"
     assert "lora in the last linear map of 2 layers" in last.why[0]
     assert chosen(layers=2, targets=("ffn/down",)).path == "full"
     for layers in (0, 1):  # all there are
-        config = FedFM(**SMALL, layers=layers, targets=("ffn/down",))
-        world = World(config, backbone(1), root)
-        assert world.prepared.path == "last_map"
+        world = chosen(layers, targets=("ffn/down",), model=backbone(1))
+        assert world.path == "last_map"
         assert moved(world, world.result()[0]) > 1e-3
-    assert chosen(layers=1, targets=("ffn/*",)).path == "suffix"
+    assert chosen(targets=("ffn/*",)).path == "suffix"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment_backbone, "MOST_STATES", 1000)
-        assert chosen(layers=1, targets=("ffn/down",)).path == "suffix"
-    embedding = chosen(adapter="embedding", layers=0)
+        patch.setattr(text_path, "MAX_STATE_BYTES", 1000)
+        assert chosen(targets=("ffn/down",)).path == "suffix"
+    embedding = World(small(adapter=EmbeddingAdapter(rank=2)), root)
     assert embedding.path == "embedding"
     assert set(embedding.frozen) == {"embedding"}
     assert embedding.facts["adapter_parameters"] == 2 * 8 * 2

@@ -31,16 +31,16 @@ from fedjax_rec.experiment.build import build
 from fedjax_rec.models.two_tower import VECTORS
 from fedjax_rec.runs.folder import read_run
 from fedjax_rec.transfer import run as transfer
-from fedjax_rec.transfer.config import FewShot, Target, check
-from fedjax_rec.transfer.ranking import (
-    Place,
+from fedjax_rec.transfer.audiences import (
+    Audience,
     client_data,
-    lifted_recipe,
-    rank_tuned,
-    rank_zero_shot,
+    load_target,
     shuffled,
-    tune_client,
+    source_audience,
+    target_audience,
 )
+from fedjax_rec.transfer.config import FewShot, Target, check
+from fedjax_rec.transfer.ranking import Ranker, lifted_recipe, tune_client
 
 ALGORITHM = FedFM(
     adapter="lora",
@@ -53,6 +53,7 @@ ALGORITHM = FedFM(
     server_optimizer="adam",
     server_lr=1e-3,
 )
+RANKER = Ranker(algorithm=ALGORITHM)
 TARGET = Target(
     data=SyntheticData(num_users=90, num_items=70, num_interactions=900, seed=5),
     users=80,
@@ -87,17 +88,17 @@ def source(cache):
 
 @pytest.fixture(scope="module")
 def held(cache):
-    return transfer.load_target(experiment(), TARGET)
+    return load_target(experiment(), TARGET)
 
 
 @pytest.fixture(scope="module")
-def there(source, held):
+def lifted_target(source, held):
     """The target, and the trained parameters lifted to it."""
     _, trained = source
-    place, (lifted,) = transfer.target_place(
-        experiment(), TARGET, held, trained.trained
+    audience, lifted = target_audience(
+        experiment(), TARGET, held, {"trained": trained.trained}
     )
-    return place, lifted
+    return audience, lifted["trained"]
 
 
 def hand_made():
@@ -132,7 +133,7 @@ def hand_made():
         VECTORS: Table(values=embedding, per_row=False),
     }
     data = client_data(split.train, np.arange(2), 20)
-    return Place(targets, data, frozen, protocol), lifted
+    return Audience(targets, data, frozen, protocol), lifted
 
 
 def test_lifted_parameters_do_for_every_setting_of_training():
@@ -145,58 +146,59 @@ def test_lifted_parameters_do_for_every_setting_of_training():
 
 
 def test_scores_by_hand():
-    place, lifted = hand_made()
+    audience, lifted = hand_made()
     algorithm = dataclasses.replace(ALGORITHM, dim=2, history=2)
     model = lifted_recipe(algorithm, lifted, 4).model
     params = Params(shared=lifted, personal={})
     # User a: w + (0, .1) = (1, .1). User b: (y + x) / 2 + (0, .1) = (.4, .9).
     for user, vector in ((0, (1.0, 0.1)), (1, (0.4, 0.9))):
-        scores = model.score(params, place.frozen, {"user": jnp.int32(user)}, None)
-        expected = place.frozen["embedding"] @ jnp.array(vector)
+        scores = model.score(params, audience.frozen, {"user": jnp.int32(user)}, None)
+        expected = audience.frozen["embedding"] @ jnp.array(vector)
         np.testing.assert_allclose(scores, expected, rtol=1e-6)
     # a looks for x among x, y, z and puts it first; b for w among w and z: first.
-    found = rank_zero_shot(algorithm, place, lifted)
-    np.testing.assert_array_equal(found["hr@1"], [1, 1])
+    ranker = Ranker(algorithm=algorithm)
+    metrics = ranker.zero_shot(audience, lifted)
+    np.testing.assert_array_equal(metrics["hr@1"], [1, 1])
     # Texts of w and z exchanged: a is (-1, .1), y comes before x, and x before z; b is
     # as it was, and z comes before w.
     swapped = jnp.array([3, 1, 2, 0])
     mixed = {**lifted, VECTORS: Table(values=lifted[VECTORS].values[swapped])}
-    place = place._replace(
-        frozen={**place.frozen, "embedding": place.frozen["embedding"][swapped]}
+    audience = audience._replace(
+        frozen={**audience.frozen, "embedding": audience.frozen["embedding"][swapped]}
     )
-    found = rank_zero_shot(algorithm, place, mixed)
-    np.testing.assert_array_equal(found["hr@1"], [0, 0])
-    np.testing.assert_array_equal(found["auc"], [0.5, 0])
+    metrics = ranker.zero_shot(audience, mixed)
+    np.testing.assert_array_equal(metrics["hr@1"], [0, 0])
+    np.testing.assert_array_equal(metrics["auc"], [0.5, 0])
 
 
 def test_lifted_scores_are_those_of_the_whole_model(source):
     simulation, trained = source
-    place = transfer.source_place(simulation, 20, 0, 0)
+    audience = source_audience(simulation, 20, 0, 0)
     lifted = jax.jit(simulation.recipe.model.lift)(trained.trained, simulation.frozen)
-    found = transfer.means(rank_zero_shot(ALGORITHM, place, lifted))
+    metrics = transfer.means(RANKER.zero_shot(audience, lifted))
     last = trained.result["metrics"]["val"]
-    assert found["ndcg@10"] == pytest.approx(last["ndcg@10"], abs=1e-6)
-    assert found["auc"] == pytest.approx(last["auc"], abs=1e-6)
+    assert metrics["ndcg@10"] == pytest.approx(last["ndcg@10"], abs=1e-6)
+    assert metrics["auc"] == pytest.approx(last["auc"], abs=1e-6)
 
 
 def test_parameters_are_those_of_the_selected_round(source):
     simulation, trained = source
-    kept = simulation.state
-    simulation.state = dataclasses.replace(kept, shared=trained.trained)
+    state = simulation.state
+    simulation.state = dataclasses.replace(state, shared=trained.trained)
     value = simulation.evaluate("val")["ndcg@10"]
-    simulation.state = dataclasses.replace(kept, shared=trained.untrained)
+    simulation.state = dataclasses.replace(state, shared=trained.untrained)
     before = simulation.evaluate("val")["ndcg@10"]
-    simulation.state = kept
+    simulation.state = state
     assert value == pytest.approx(trained.result["metrics"]["val"]["ndcg@10"])
     assert before == pytest.approx(trained.untrained_val["ndcg@10"])
 
 
-def test_texts_carry_over_and_shuffled_ones_fall_to_chance(there, held):
-    place, lifted = there
-    found = transfer.means(rank_zero_shot(ALGORITHM, place, lifted))
-    assert found["auc"] > 0.6
+def test_texts_carry_over_and_shuffled_ones_fall_to_chance(lifted_target, held):
+    audience, lifted = lifted_target
+    metrics = transfer.means(RANKER.zero_shot(audience, lifted))
+    assert metrics["auc"] > 0.6
     mixed = [
-        transfer.means(rank_zero_shot(ALGORITHM, *shuffled(place, lifted, seed)))
+        transfer.means(RANKER.zero_shot(*shuffled(audience, lifted, seed)))
         for seed in range(8)
     ]
     assert np.mean([m["auc"] for m in mixed]) == pytest.approx(0.5, abs=0.05)
@@ -206,50 +208,49 @@ def test_texts_carry_over_and_shuffled_ones_fall_to_chance(there, held):
     texts = load_texts(BackboneConfig(name="tiny", shuffle_texts=True), train)
     order = np.random.default_rng(0).permutation(len(plain))
     assert texts == [plain[i] for i in order]
-    other, _ = shuffled(place, lifted, 0)
+    other, _ = shuffled(audience, lifted, 0)
     np.testing.assert_array_equal(
-        other.frozen["embedding"], place.frozen["embedding"][order]
+        other.frozen["embedding"], audience.frozen["embedding"][order]
     )
 
 
-def test_a_ranking_knows_the_users_own_history_and_no_more(there, held, source):
-    place, lifted = there
-    some = held.users[::9]
-    alone = held._replace(
-        users=some,
+def test_a_ranking_knows_the_users_own_history_and_no_more(lifted_target, held, source):
+    audience, lifted = lifted_target
+    users = held.users[::9]
+    fewer = held._replace(
+        users=users,
         split=dataclasses.replace(
             held.split,
-            train=held.split.train.take(np.isin(held.split.train.user, some)),
-            test=held.split.test.take(np.isin(held.split.test.user, some)),
+            train=held.split.train.take(np.isin(held.split.train.user, users)),
+            test=held.split.test.take(np.isin(held.split.test.user, users)),
         ),
     )
-    without, (again,) = transfer.target_place(
-        experiment(), TARGET, alone, source[1].trained
-    )
-    mine = np.isin(held.users, some)
-    for run in (rank_zero_shot, lambda *a: rank_tuned(*a, steps=2, lr=0.1)):
-        everybody = run(ALGORITHM, place, lifted)
-        few = run(ALGORITHM, without, again)
+    versions = {"trained": source[1].trained}
+    without, again = target_audience(experiment(), TARGET, fewer, versions)
+    rows = np.isin(held.users, users)
+    for run in (RANKER.zero_shot, lambda *a: RANKER.tuned(*a, steps=2, lr=0.1)):
+        everyone = run(audience, lifted)
+        few = run(without, again["trained"])
         for name in few:
-            np.testing.assert_allclose(everybody[name][mine], few[name], atol=1e-6)
+            np.testing.assert_allclose(everyone[name][rows], few[name], atol=1e-6)
 
 
-def test_few_shot(there, held):
-    place, lifted = there
-    zero = rank_zero_shot(ALGORITHM, place, lifted)
-    none = rank_tuned(ALGORITHM, place, lifted, steps=0, lr=1.0)
-    some = rank_tuned(ALGORITHM, place, lifted, steps=3, lr=0.3)
+def test_few_shot(lifted_target, held):
+    audience, lifted = lifted_target
+    zero = RANKER.zero_shot(audience, lifted)
+    none = RANKER.tuned(audience, lifted, steps=0, lr=1.0)
+    three = RANKER.tuned(audience, lifted, steps=3, lr=0.3)
     for name in zero:
         np.testing.assert_allclose(zero[name], none[name], atol=1e-6)
-    assert any((zero[name] != some[name]).any() for name in zero)
+    assert any((zero[name] != three[name]).any() for name in zero)
 
     # A step is plain SGD on the loss over the client's own pairs.
     recipe = lifted_recipe(ALGORITHM, lifted, held.split.train.num_items, ("common",))
-    train = tune_client(recipe, ALGORITHM, ("common",), place.data.widths[0])
+    train = tune_client(recipe, ALGORITHM, ("common",), audience.data.widths[0])
     shared = {k: v for k, v in lifted.items() if k != "common"}
     own, key = {"common": lifted["common"]}, jax.random.key(3)
-    examples = place.data.examples(jnp.int32(held.users[0]), 0)
-    once = train(shared, own, place.frozen, examples, jnp.int32(1), 0.5, key)
+    examples = audience.data.examples(jnp.int32(held.users[0]), 0)
+    once = train(shared, own, audience.frozen, examples, jnp.int32(1), 0.5, key)
     draw_key = jax.random.split(jax.random.fold_in(key, 0), 3)[0]
     assert recipe.draw is not None
     batch = recipe.draw(examples, draw_key)
@@ -257,7 +258,7 @@ def test_few_shot(there, held):
     gradient = jax.grad(
         lambda own: recipe.model.loss(
             Params(shared=shared, personal=own),
-            place.frozen,
+            audience.frozen,
             {**batch, "item": jnp.minimum(number, held.split.train.num_items - 1)},
             key,
         )[0]
@@ -267,19 +268,19 @@ def test_few_shot(there, held):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_clients_never_see_what_is_held_out(there, held):
-    place, _ = there
+def test_clients_never_see_held_out_items(lifted_target, held):
+    audience, _ = lifted_target
     train, test = held.split.train, held.split.test
     for user in held.users[:10]:
-        examples = place.data.examples(jnp.int32(user), 0)
+        examples = audience.data.examples(jnp.int32(user), 0)
         items = np.asarray(examples["item"])[np.asarray(examples["mask"])]
         np.testing.assert_array_equal(items, train.item[train.user == user][-20:])
         hidden = test.item[test.user == user]
         assert not np.isin(hidden, items).any()
         assert not np.isin(hidden, np.asarray(examples["exclude"])).any()
-    # Nothing of the place but the targets depends on what is held out.
+    # Only the targets depend on the held-out items.
     other = client_data(train, held.users, 20)
-    jax.tree.map(np.testing.assert_array_equal, place.data, other)
+    jax.tree.map(np.testing.assert_array_equal, audience.data, other)
 
 
 def test_a_client_trains_on_a_window_but_draws_nothing_it_holds(held):
@@ -289,31 +290,32 @@ def test_a_client_trains_on_a_window_but_draws_nothing_it_holds(held):
     user = int(np.bincount(train.user).argmax())
     data = client_data(train, np.array([user]), 3)
     examples = data.examples(jnp.int32(user), 0)
-    mine = train.item[train.user == user]
-    np.testing.assert_array_equal(examples["item"], mine[-3:])
-    np.testing.assert_array_equal(examples["exclude"], np.sort(mine))
+    history = train.item[train.user == user]
+    np.testing.assert_array_equal(examples["item"], history[-3:])
+    np.testing.assert_array_equal(examples["exclude"], np.sort(history))
 
 
 def test_validation_of_the_source_chooses_the_rate(source):
     simulation, trained = source
-    place = transfer.source_place(simulation, 20, 30, 0)
-    assert place.targets.user.shape == (30,)
+    audience = source_audience(simulation, 20, 30, 0)
+    assert audience.targets.user.shape == (30,)
     lifted = jax.jit(simulation.recipe.model.lift)(trained.trained, simulation.frozen)
     few = FewShot(lr=(1e-9, 0.1), steps=(1, 3))
-    rate, found = transfer.choose_rate(experiment(), place, lifted, few)
-    assert list(found) == ["1e-09", "0.1"]
-    best = max(found, key=lambda name: sum(found[name].values()))
+    metric = transfer.selection_metric(experiment())
+    rate, values = transfer.choose_rate(RANKER, audience, lifted, few, metric)
+    assert list(values) == ["1e-09", "0.1"]
+    best = max(values, key=lambda name: sum(values[name].values()))
     assert f"{rate:g}" == best
-    zero = rank_zero_shot(ALGORITHM, place, lifted)["ndcg@10"].mean()
-    assert found["1e-09"]["3"] == pytest.approx(zero, abs=1e-6)
+    zero = RANKER.zero_shot(audience, lifted)["ndcg@10"].mean()
+    assert values["1e-09"]["3"] == pytest.approx(zero, abs=1e-6)
 
 
 def test_differences_are_taken_user_by_user():
-    found = {
+    rankings = {
         "zero_shot": {"ndcg@10": np.array([1.0, 0.5])},
         "random": {"ndcg@10": np.array([0.0, 0.5])},
     }
-    gap = transfer.differences(found, "ndcg@10")["random"]
+    gap = transfer.differences(rankings, "ndcg@10")["random"]
     assert gap == pytest.approx({"mean": 0.5, "standard_error": 0.5 / 2**0.5})
 
 
@@ -350,7 +352,7 @@ def changed(**fields):
         (experiment(), TARGET, FewShot(window=0), "window=0"),
     ],
 )
-def test_what_cannot_transfer_is_refused(source_of, target, few_shot, words):
+def test_systems_that_cannot_transfer_are_refused(source_of, target, few_shot, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         check(source_of, target, few_shot)
 
@@ -418,7 +420,7 @@ def test_the_command_writes_a_folder(cache, tmp_path, monkeypatch, capsys):
     report = (tmp_path / "out/report.md").read_text()
     assert "which no other row sees" in " ".join(report.split())
     assert (tmp_path / "out/few_shot.png").exists()
-    # A transfer can stand beside other runs.
+    # A transfer can be compared with other runs.
     assert main(["report", "out"]) == 0
     # The same again does not overwrite.
     assert main(["transfer", str(config), *FLAGS, "--seed", "1"]) == 2
@@ -436,7 +438,7 @@ def test_the_command_writes_a_folder(cache, tmp_path, monkeypatch, capsys):
         (["--target.template", "{colour}", *FLAGS], "colour"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_computed(
+def test_mistakes_are_reported_before_anything_is_computed(
     cache, tmp_path, monkeypatch, capsys, flags, words
 ):
     monkeypatch.chdir(tmp_path)
@@ -452,7 +454,7 @@ def test_mistakes_are_told_before_anything_is_computed(
     assert not list(tmp_path.glob("runs")) + list(tmp_path.glob("out"))
 
 
-def test_a_missing_folder_is_told_by_its_flag():
+def test_a_missing_folder_is_reported():
     spec = FileData(source="movielens-1m", dir="nowhere")
     with pytest.raises(ValueError, match="nowhere"):
-        transfer.load_target(experiment(), Target(data=spec))
+        load_target(experiment(), Target(data=spec))

@@ -1,38 +1,30 @@
-"""The buffer of a rule that must see all clients' deltas at once."""
+"""The buffer of rules that see all deltas of a cohort at once, and their driver."""
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec.aggregators import fold
+from fedjax_rec.aggregators.robust.voting import Voting, row_report
 from fedjax_rec.core import rows
-from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Aggregator, Senders
 
-Voting = Literal["dense", "voters", "diluted"]
-"""Who votes on a row of a table.
 
-`dense`: every present client; one that did not touch the row votes for zero. `voters`:
-the clients that touched it. `diluted`: the same, and the outcome is multiplied by
-their share of the present clients, so that it estimates what a uniform mean computes.
-"""
-
-
-@struct
-class Ballots:
-    """What the clients of a cohort sent, one slot each.
+class Ballots(NamedTuple):
+    """The deltas of a cohort, one slot per client.
 
     Attributes:
-        deltas: like the shared parameters, every leaf `[C, ...]`; a row that a client
-            did not touch is zero.
-        weights: `[C]`, the clients' numbers of examples; 0 is absent.
-        touched: `[C, I]` of 0 and 1 for each table on whose rows only some vote, in the
-            order of the leaves.
-        rejected: scalar, clients whose delta held a number that is not finite. They
-            count as absent.
+        deltas: like the shared parameters, every leaf `[C, ...]`; rows that a client
+            did not touch are zero.
+        weights: `[C]`, the clients' numbers of examples; 0 if absent.
+        touched: `[C, I]` of 0 and 1 for each table with voters by row, in the order of
+            the leaves.
+        rejected: scalar, clients with a number that is not finite; they are absent.
     """
 
     deltas: Tree
@@ -42,161 +34,224 @@ class Ballots:
 
     @property
     def voters(self) -> Array:
-        """`[C]` bool: who is present."""
+        """The present clients, `[C]` bool."""
         return self.weights > 0
 
 
-Rule = Callable[[Ballots, Tree, Tree], tuple[Tree, Tree, dict[str, Array]]]
-"""`(ballots, state, shared) -> (delta, state, info)`."""
+class RowBallots(NamedTuple):
+    """The votes on a table's rows.
+
+    Attributes:
+        x: `[C, I, d]`.
+        voters: `[C, I]` bool, the present clients that touched a row.
+        counts: `[I]` int32, their number.
+        weights: `[C]`, the clients' numbers of examples.
+    """
+
+    x: Array
+    voters: Array
+    counts: Array
+    weights: Array
+
+
+class Rule(NamedTuple):
+    """A rule for deltas that are voted on jointly, and for single rows.
+
+    Attributes:
+        joint: `(ballots, state) -> (delta, state, info)`.
+        by_row: `(row ballots, state) -> (values [I, d], state, info)`. Entries of
+            `info` are divided by the number of votes.
+        tolerates: `(num_voters)` to the number of attackers among them that `by_row`
+            withstands.
+        start: `(values [b, p] of leaves)` to the state of `b` decisions, each on a row
+            of every leaf; `None` without a state.
+        check: `(cohort_size)` raises a ValueError if the cohort is too small.
+    """
+
+    joint: Callable[[Ballots, Any], tuple[Tree, Any, dict[str, Array]]]
+    by_row: Callable[[RowBallots, Any], tuple[Array, Any, dict[str, Array]]]
+    tolerates: Callable
+    start: Callable[[list[Array]], Any] | None = None
+    check: Callable[[int], None] = lambda cohort_size: None
 
 
 def buffered(
-    rule: Rule,
-    *,
-    voting: Voting = "dense",
-    start: Callable[[Tree], Tree] = lambda shared: (),
-    check: Callable[[int], None] = lambda cohort_size: None,
+    rule: Rule, voting: Voting, share: float, attackers: float | None = None
 ) -> Aggregator:
-    """An aggregator that keeps every delta of the cohort and asks `rule` at the end.
+    """An aggregator that keeps every delta of the cohort until the end of a round.
 
-    Memory: `ballot_bytes`, that is `C` times the shared parameters.
+    A round without present clients moves no parameter and keeps the state. Memory:
+    `ballot_bytes`, that is `C` times the shared parameters.
 
     Args:
-        rule: what is made of the ballots. A round in which nobody was present moves
-            nothing and keeps the state, whatever the rule says.
-        voting: who votes on a row of a table.
-        start: the state that the server keeps for the rule.
-        check: raises `ValueError` where the rule cannot work on so few clients.
+        rule: the rule. With voting by `voters` or `diluted`, each row of a table is
+            decided by its own voters, and all other leaves jointly.
+        voting: the voters on a row of a table.
+        share: assumed share of attackers.
+        attackers: share of attackers for the report; by default `share`.
 
-    Raises:
-        ValueError: `voting` is none of `Voting`.
+    Returns:
+        An aggregator; `info` has the rule's, `rejected_clients`, and
+        `voting.row_report` with voters by row.
     """
-    check_voting(voting)
+
+    def start(shared: Tree) -> Any:
+        if rule.start is None:
+            return ()
+        rest, tables = _split(shared, voting)
+        joint = [leaf.reshape(1, -1) for leaf in jax.tree.leaves(rest)]
+        by_row = [rule.start([x.reshape(len(x), -1)]) for x in tables]
+        return rule.start(joint) if joint else (), tuple(by_row)
 
     def init(shared: Tree, cohort_size: int) -> Ballots:
-        check(cohort_size)
-        first = jax.tree.leaves(shared)[0]
-        return Ballots(
-            deltas=jax.tree.map(
-                lambda x: jnp.zeros((cohort_size, *x.shape), x.dtype), shared
-            ),
-            weights=jnp.zeros(cohort_size, first.dtype),
-            touched=tuple(
-                # Of the deltas' type: one all-reduce joins arrays of one type.
-                jnp.zeros((cohort_size, table.values.shape[0]), first.dtype)
-                for table in voted_by_some(shared, voting)
-            ),
-            rejected=jnp.zeros((), first.dtype),
-        )
+        rule.check(cohort_size)
+        return empty(shared, cohort_size, voting)
 
-    def update(acc: Ballots, deltas: Tree, weights: Array, senders: Senders) -> Ballots:
-        here = weights > 0
-        sound = here & finite(acc.deltas, deltas)
-        # Adding to zeros instead of writing: each device then holds its own clients'
-        # slots, and a sum joins them. Slots past the end are dropped.
-        slots = jnp.where(sound, senders.slots, len(acc.weights))
+    def finish(acc: Ballots, state: Any, shared: Tree):
+        part, tables = split(acc)
+        joint, by_row = state or ((), [()] * len(tables))
+        delta, info = part.deltas, {}
+        if jax.tree.leaves(delta):
+            delta, joint, info = rule.joint(part, joint)
+        decided = [rule.by_row(x, own) for x, own in zip(tables, by_row, strict=True)]
+        values = [new for new, _, _ in decided]
+        if voting == "diluted":
+            values = [
+                _diluted(x, table) for x, table in zip(values, tables, strict=True)
+            ]
+        counts = [table.counts for table in tables]
+        votes = jnp.maximum(sum(count.sum() for count in counts), 1)
+        for name in decided[0][2] if decided else ():
+            info[name] = sum(more[name] for _, _, more in decided) / votes
+        expected = share if attackers is None else attackers
+        report = row_report(counts, rule.tolerates, expected, len(acc.weights))
+        delta = with_rows(shared, delta, values)
+        new = (joint, tuple(own for _, own, _ in decided)) if state else state
+        present = acc.voters.any()
+        delta = jax.tree.map(lambda x: jnp.where(present, x, 0), delta)
+        new = jax.tree.map(lambda x, old: jnp.where(present, x, old), new, state)
+        return delta, new, {"rejected_clients": acc.rejected, **info, **report}
 
-        def write(buffer, delta):
-            if rows.is_rows(delta):
-                values = buffer.values.at[slots[:, None], delta.ids].add(
-                    delta.values.astype(buffer.values.dtype), mode="drop"
-                )
-                return dataclasses.replace(buffer, values=values)
-            return buffer.at[slots].add(delta.astype(buffer.dtype), mode="drop")
-
-        sent = [
-            delta
-            for table, delta in zip(
-                jax.tree.leaves(acc.deltas, is_leaf=rows.is_table),
-                jax.tree.leaves(deltas, is_leaf=rows.is_rows),
-                strict=True,
-            )
-            if rows.is_table(table) and table.per_row
-        ]
-        touched = tuple(
-            seen.at[slots[:, None], delta.ids].max(1, mode="drop")
-            for seen, delta in zip(acc.touched, sent, strict=False)
-        )
-        return Ballots(
-            deltas=jax.tree.map(write, acc.deltas, deltas, is_leaf=rows.is_table),
-            weights=acc.weights.at[slots].add(weights, mode="drop"),
-            touched=touched,
-            rejected=acc.rejected + (here & ~sound).sum().astype(acc.rejected.dtype),
-        )
-
-    def finish(acc: Ballots, state: Tree, shared: Tree):
-        delta, new, info = rule(acc, state, shared)
-        some = acc.voters.any()
-        delta = jax.tree.map(lambda x: jnp.where(some, x, 0), delta)
-        new = jax.tree.map(lambda x, old: jnp.where(some, x, old), new, state)
-        return delta, new, {"rejected_clients": acc.rejected, **info}
-
-    return Aggregator(init, update, finish, start)
+    return Aggregator(init, written, finish, start)
 
 
-def voted_by_some(shared: Tree, voting: Voting) -> list[rows.Table]:
-    """The tables on whose rows only the clients vote that touched them."""
-    if voting == "dense":
-        return []
-    leaves = jax.tree.leaves(shared, is_leaf=rows.is_table)
-    return [leaf for leaf in leaves if rows.is_table(leaf) and leaf.per_row]
-
-
-def finite(buffers: Tree, deltas: Tree) -> Array:
-    """`[V]` bool: whether all that a client sent is finite; padding rows may be not."""
-
-    def leaf(buffer, delta):
-        if rows.is_rows(delta):
-            padding = delta.ids >= buffer.values.shape[1]
-            ok = jnp.isfinite(delta.values).reshape(*delta.ids.shape, -1).all(-1)
-            return (ok | padding).all(1)
-        return jnp.isfinite(delta).reshape(delta.shape[0], -1).all(1)
-
-    found = jax.tree.map(leaf, buffers, deltas, is_leaf=rows.is_table)
-    return jnp.stack(jax.tree.leaves(found)).all(0)
-
-
-def ballot_bytes(shared: Tree, cohort_size: int, voting: Voting = "dense") -> int:
-    """Bytes that the buffer of a cohort takes.
-
-    `C (sum of the shared leaves' bytes + one weight)`, one number a client and row of
-    the tables on which some vote, and one scalar.
-    """
-    leaves = jax.tree.leaves(shared)
-    each = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
-    scalar = leaves[0].dtype.itemsize
-    flags = sum(table.values.shape[0] for table in voted_by_some(shared, voting))
-    return cohort_size * (each + scalar + flags * scalar) + scalar
-
-
-def weighted_sum(ballots: Ballots, weights: Array) -> Tree:
-    """`sum_c weights_c delta_c`, leaf by leaf: one pass over the buffer."""
-    return jax.tree.map(
-        lambda x: jnp.tensordot(weights.astype(x.dtype), x, 1), ballots.deltas
+def empty(shared: Tree, cohort_size: int, voting: Voting = "dense") -> Ballots:
+    """Ballots of a cohort before any client has sent its delta."""
+    zero = fold.scalar(shared)
+    return Ballots(
+        jax.tree.map(lambda x: jnp.zeros((cohort_size, *x.shape), x.dtype), shared),
+        jnp.zeros(cohort_size, zero.dtype),
+        # The deltas' type, since one all-reduce joins arrays of one type.
+        tuple(
+            jnp.zeros((cohort_size, len(values)), zero.dtype)
+            for values in _split(shared, voting)[1]
+        ),
+        zero,
     )
 
 
-def assumed_attackers(num_voters, share: float):
-    """`f = floor(share n)` int32, the attackers that a rule assumes among `n` voters.
+def written(acc: Ballots, deltas: Tree, weights: Array, senders: Senders) -> Ballots:
+    """Ballots with the deltas of a chunk in their slots."""
+    tables = jax.tree.leaves(acc.deltas, is_leaf=rows.is_table)
+    lengths = [x.values.shape[1] if rows.is_table(x) else 0 for x in tables]
+    sound, rejected = fold.accepted(deltas, weights, lengths)
+    # Adding to zeros instead of writing: each device then holds its own clients' slots,
+    # and a sum joins them. Slots past the end are dropped.
+    slots = jnp.where(sound, senders.slots, len(acc.weights))
 
-    Of a JAX or a NumPy array. Rounded so that a tenth of 10 is 1 in any precision.
+    def write(buffer: Tree, delta: Tree) -> Tree:
+        if not rows.is_rows(delta):
+            return buffer.at[slots].add(delta.astype(buffer.dtype), mode="drop")
+        values = delta.values.astype(buffer.values.dtype)
+        values = buffer.values.at[slots[:, None], delta.ids].add(values, mode="drop")
+        return dataclasses.replace(buffer, values=values)
+
+    sent = jax.tree.leaves(deltas, is_leaf=rows.is_rows)
+    own = [x.ids for table, x in zip(tables, sent, strict=True) if _by_row(table)]
+    touched = zip(acc.touched, own, strict=False)
+    return Ballots(
+        jax.tree.map(write, acc.deltas, deltas, is_leaf=rows.is_table),
+        acc.weights.at[slots].add(weights, mode="drop"),
+        tuple(x.at[slots[:, None], ids].max(1, mode="drop") for x, ids in touched),
+        acc.rejected + rejected.astype(acc.rejected.dtype),
+    )
+
+
+def ballot_bytes(shared: Tree, cohort_size: int, voting: Voting = "dense") -> int:
+    """Bytes of the buffer of a cohort.
+
+    `C (bytes of the shared leaves + one weight)`, one number per client and row of the
+    tables with voters by row, and one scalar.
     """
-    return (num_voters.astype("float32") * share + 1e-4).astype("int32")
+    leaves, size = jax.tree.leaves(shared), fold.scalar(shared).dtype.itemsize
+    each = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves) + size
+    flags = sum(len(values) for values in _split(shared, voting)[1]) * size
+    return cohort_size * (each + flags) + size
 
 
-def check_voting(voting: str) -> None:
-    """Raises `ValueError` unless `voting` is one of `Voting`."""
-    if voting not in get_args(Voting):
+def kept_by(rule: Aggregator, reader: str, shared: Tree, cohort_size: int) -> Ballots:
+    """The empty ballots of another rule, for `reader`, which changes them at the end.
+
+    Raises:
+        ValueError: the rule has no buffer.
+    """
+    acc = rule.init(shared, cohort_size)
+    if not isinstance(acc, Ballots):
         raise ValueError(
-            f"voting, who votes on a row of a table, must be one of "
-            f"{', '.join(get_args(Voting))}, got {voting!r}"
+            f"{reader} needs a rule that keeps the cohort's deltas, such as "
+            "TrimmedMean, which with share 0 is a mean; this rule only keeps their sum"
         )
+    return acc
 
 
-def check_share(share: float, below: float = 0.5) -> None:
-    """Raises `ValueError` unless `0 <= share < below`."""
-    if not 0 <= share < below:
-        raise ValueError(
-            f"share, the assumed share of attackers, must be at least 0 and below "
-            f"{below:g} for this rule, got {share}"
-        )
+def split(ballots: Ballots) -> tuple[Ballots, list[RowBallots]]:
+    """Ballots of the leaves that are voted on jointly, and those of tables by row."""
+    voting = "voters" if ballots.touched else "dense"
+    rest, values = _split(ballots.deltas, voting)
+    tables = []
+    for x, touched in zip(values, ballots.touched, strict=True):
+        voters = (touched > 0) & ballots.voters[:, None]
+        counts = voters.sum(0, dtype=jnp.int32)
+        x = x.reshape(*x.shape[:2], -1)
+        tables.append(RowBallots(x, voters, counts, ballots.weights))
+    return ballots._replace(deltas=rest), tables
+
+
+def with_rows(like: Tree, rest: Tree, values: Sequence[Array]) -> Tree:
+    """A tree whose tables by row have these values.
+
+    Args:
+        like: the shared parameters, or a tree like them.
+        rest: the other leaves, and `None` for each of those tables; without `values`
+            all leaves.
+        values: new values of the tables, in the order of the leaves.
+    """
+    new = iter(values)
+
+    def leaf(old: Tree, other: Tree) -> Tree:
+        if other is not None:
+            return other
+        return dataclasses.replace(old, values=next(new).reshape(old.values.shape))
+
+    return jax.tree.map(leaf, like, rest, is_leaf=rows.is_table)
+
+
+def _by_row(leaf: Tree) -> bool:
+    return rows.is_table(leaf) and leaf.per_row
+
+
+def _split(tree: Tree, voting: Voting) -> tuple[Tree, list[Array]]:
+    """The tree with `None` for tables with voters by row, and the values of these."""
+    if voting == "dense":
+        return tree, []
+    leaves = jax.tree.leaves(tree, is_leaf=rows.is_table)
+    rest = jax.tree.map(
+        lambda x: None if _by_row(x) else x, tree, is_leaf=rows.is_table
+    )
+    return rest, [leaf.values for leaf in leaves if _by_row(leaf)]
+
+
+def _diluted(values: Array, table: RowBallots) -> Array:
+    """Rows `[I, d]` times the share of the present clients that touched them."""
+    part = table.counts / jnp.maximum((table.weights > 0).sum(), 1)
+    return values * part.astype(values.dtype)[:, None]

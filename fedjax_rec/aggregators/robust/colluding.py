@@ -1,166 +1,184 @@
-"""Attackers who know what others send: they replace their ballots before the count.
+"""Attackers that know the deltas of others: they replace their ballots in the buffer.
 
-What a single client does before it sends (`fedjax_rec.attacks`) sees that client alone.
-Colluders agree on one false delta, made of a mean and a spread over many. A rule that
-keeps the cohort's deltas has all of that at hand.
+An attack in `fedjax_rec.attacks` sees the delta of one client. Colluders agree on one
+false delta, computed from a mean and a spread over many, which a rule that keeps the
+cohort's deltas has at hand. Their deltas have passed the codec already.
 """
+
+from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.scipy.special import ndtri
+from etils import epy
 
-from fedjax_rec.aggregators.robust.ballots import Ballots
-from fedjax_rec.aggregators.robust.row_ballots import by_row
-from fedjax_rec.core import rows
-from fedjax_rec.core.arrays import Array, Tree, struct
-from fedjax_rec.core.contracts import Aggregator, Senders
+from fedjax_rec.core.checks import check_choices, check_ranges
 
-Kind = Literal["alie", "ipm"]
-"""What colluders send, all of them the same.
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+    from jax.scipy import special
 
-- `alie` (A Little Is Enough): `mean - z std` of each coordinate. With `scale` 1, `z` is
-  the largest with which so many honest clients lie farther out that colluders and those
-  are a majority: `Phi^-1((n - m - s) / (n - m))`, `s = floor(n / 2 + 1) - m`, of `n`
-  clients of whom `m` collude.
-- `ipm` (inner product manipulation): `-scale mean`.
-"""
+    from fedjax_rec.aggregators import fold
+    from fedjax_rec.aggregators.robust import ballots
+    from fedjax_rec.core import attackers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedjax_rec.aggregators.robust.ballots import Ballots
+    from fedjax_rec.core.arrays import Array, Tree
+    from fedjax_rec.core.context import Context
+    from fedjax_rec.core.contracts import Recipe, Senders
 
 Known = Literal["honest", "own"]
-"""Whose mean and spread they know: of the honest clients, or of what they themselves
-would have sent, which needs no spying."""
+"""Deltas that colluders know: those of the honest clients, or the ones that they would
+send themselves, which needs no spying."""
 
 
-@struct
-class Watched:
-    """The ballots of a cohort, and which of them are the colluders'.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ALIE:
+    """A Little Is Enough: colluders send `mean - z std` of each coordinate.
+
+    With `scale` 1, `z` is the largest number for which enough honest clients lie
+    farther out to make a majority together with the colluders: `Phi^-1((n - m - s) / (n
+    - m))`, `s = floor(n / 2 + 1) - m`, with `m` colluders among `n` clients.
+
+    Colluders use every vote that they have: with `voting="dense"` on every row, else on
+    the rows that they touched, with the mean over the known voters of each row. On a
+    row without any they send their own numbers. Numbers of examples stay as they are.
+    Memory: twice `ballot_bytes` at the end. `info` has the number of `colluders`.
 
     Attributes:
-        ballots: of the rule.
-        members: `[C]`, 1 where a colluder is present.
+        share: share of the population that colludes.
+        scale: factor of `z`.
+        seed: seed of the colluders.
+        knows: deltas that determine mean and spread.
+
+    References:
+        Baruch et al., A Little Is Enough: Circumventing Defenses For Distributed
+        Learning, NeurIPS 2019.
+    """
+
+    share: float = 0.1
+    scale: float = 1.0
+    seed: int = 0
+    knows: Known = "honest"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def build(self, context: Context) -> Recipe:
+        """Wraps the aggregator of `context.recipe`, which needs a buffer."""
+
+        def false(mean: Array, spread: Array, z: Array) -> Array:
+            return mean - (self.scale * z).astype(mean.dtype) * spread
+
+        return _colluding(self, context, false)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IPM:
+    """Inner product manipulation: colluders send `-scale mean`; otherwise as `ALIE`.
+
+    Attributes:
+        share: share of the population that colludes.
+        scale: factor of the mean.
+        seed: seed of the colluders.
+        knows: deltas that determine the mean.
+
+    References:
+        Xie et al., Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
+        Manipulation, UAI 2019.
+    """
+
+    share: float = 0.1
+    scale: float = 1.0
+    seed: int = 0
+    knows: Known = "honest"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def build(self, context: Context) -> Recipe:
+        """Wraps the aggregator of `context.recipe`, which needs a buffer."""
+        return _colluding(self, context, lambda mean, spread, z: -self.scale * mean)
+
+
+def _check(settings: ALIE | IPM) -> None:
+    check_ranges(settings, share="[0, 1]", scale="(0, inf)")
+    check_choices(settings, knows=Known)
+
+
+def _colluding(
+    settings: ALIE | IPM,
+    context: Context,
+    false: Callable[[Array, Array, Array], Array],
+) -> Recipe:
+    """The recipe with colluders, who send `false(mean, standard deviation, z)`."""
+    recipe = context.recipe
+    assert recipe is not None
+    rule = recipe.aggregator
+    members = attackers.attackers(context.num_clients, settings.share, settings.seed)
+
+    def init(shared: Tree, cohort_size: int) -> Watched:
+        acc = ballots.kept_by(rule, "an attack by colluders", shared, cohort_size)
+        return Watched(acc, jnp.zeros_like(acc.weights))
+
+    def update(acc: Watched, deltas: Tree, weights: Array, senders: Senders) -> Watched:
+        bad = members.at[senders.ids].get(mode="fill", fill_value=False)
+        bad = (bad & (senders.ids >= 0) & (weights > 0)).astype(acc.members.dtype)
+        marked = acc.members.at[senders.slots].add(bad, mode="drop")
+        return Watched(rule.update(acc.ballots, deltas, weights, senders), marked)
+
+    def finish(acc: Watched, state: Any, shared: Tree):
+        bad = (acc.members > 0) & acc.ballots.voters
+        new = _replaced(acc.ballots, bad, false, settings.knows)
+        delta, state, info = rule.finish(new, state, shared)
+        return delta, state, {**info, "colluders": bad.sum().astype(jnp.float32)}
+
+    return recipe._replace(
+        aggregator=rule._replace(init=init, update=update, finish=finish)
+    )
+
+
+class Watched(NamedTuple):
+    """The ballots of a cohort with its colluders.
+
+    Attributes:
+        ballots: ballots of the rule.
+        members: `[C]`, 1 for present colluders.
     """
 
     ballots: Ballots
     members: Array
 
 
-def colluding(
-    rule: Aggregator,
-    members: Array,
-    *,
-    kind: Kind,
-    scale: float = 1.0,
-    knows: Known = "honest",
-) -> Aggregator:
-    """The rule, some of whose voters collude.
-
-    They vote wherever they have a vote: on every row under `voting="dense"`, else on
-    the rows that they touched, with the mean over the known voters of each row. On a
-    row where there is none they send what they learned. Their codecs and numbers of
-    examples stay as they are. Memory: twice `ballot_bytes` at the end.
-
-    Args:
-        rule: an aggregator of this package with a buffer.
-        members: `[N]` bool, who colludes.
-        kind: what they send.
-        scale: of `z`, or of the mean.
-        knows: whose mean and spread they know.
-
-    Returns:
-        An aggregator with `rule`'s state and info, and the number of `colluders`.
-
-    Raises:
-        ValueError: `kind` or `knows` is not one of those; in `init`, `rule` has no
-            buffer.
-
-    References:
-        Baruch et al., A Little Is Enough: Circumventing Defenses For Distributed
-        Learning, NeurIPS 2019. Xie et al., Fall of Empires: Breaking Byzantine-tolerant
-        SGD by Inner Product Manipulation, UAI 2019.
-    """
-    if kind not in ("alie", "ipm") or knows not in ("honest", "own"):
-        raise ValueError(
-            f"kind must be alie or ipm and knows honest or own, got {kind!r} and "
-            f"{knows!r}"
-        )
-    if not (scale > 0 and np.isfinite(scale)):
-        raise ValueError(f"scale must be positive and finite, got {scale}")
-
-    def init(shared: Tree, cohort_size: int) -> Watched:
-        ballots = rule.init(shared, cohort_size)
-        if not isinstance(ballots, Ballots):
-            raise ValueError(
-                "colluders make their delta of what the others send, which only a rule "
-                "that keeps the cohort's deltas has: use one of those with a buffer in "
-                "docs/robust.md, such as trimmed_mean, which with share 0 is a mean"
-            )
-        return Watched(ballots=ballots, members=jnp.zeros_like(ballots.weights))
-
-    def update(acc: Watched, deltas: Tree, weights: Array, senders: Senders) -> Watched:
-        bad = members.at[senders.ids].get(mode="fill", fill_value=False)
-        bad = bad & (senders.ids >= 0) & (weights > 0)
-        return Watched(
-            ballots=rule.update(acc.ballots, deltas, weights, senders),
-            members=acc.members.at[senders.slots].add(
-                bad.astype(acc.members.dtype), mode="drop"
-            ),
-        )
-
-    def finish(acc: Watched, state: Tree, shared: Tree):
-        ballots = acc.ballots
-        bad = (acc.members > 0) & ballots.voters
-        false = replaced(ballots, bad, kind, scale, knows)
-        delta, state, info = rule.finish(false, state, shared)
-        return delta, state, {**info, "colluders": bad.sum().astype(jnp.float32)}
-
-    return Aggregator(init, update, finish, rule.start)
-
-
-def replaced(
-    ballots: Ballots, bad: Array, kind: Kind, scale: float, knows: Known
-) -> Ballots:
-    """The ballots with the false ones in the places `bad` `[C]`."""
-    present = ballots.voters
+def _replaced(acc: Ballots, bad: Array, false: Callable, knows: Known) -> Ballots:
+    """The ballots with false ones in the places `bad` `[C]`."""
+    present = acc.voters
     known = bad if knows == "own" else present & ~bad
-    z = scale * most_deviations(present.sum(), bad.sum())
-    touched = iter(ballots.touched)
+    z = most_deviations(present.sum(), bad.sum())
 
-    def of(x: Array, votes: Array) -> Array:
-        """`x` `[C, ...]`, of which each leading `[C]` or `[C, I]` is a vote or not."""
+    def replace(x: Array, votes: Array) -> Array:
+        """`x` `[C, ...]`, with votes `[C]` or `[C, I]`."""
+        seen = votes & fold.wide(known, votes)
+        count = fold.wide(seen.sum(0, keepdims=True), x)
+        seen, over = fold.wide(seen, x), jnp.maximum(count, 1).astype(x.dtype)
+        mean = jnp.where(seen, x, 0).sum(0, keepdims=True) / over
+        off = jnp.where(seen, x - mean, 0)
+        spread = jnp.sqrt(jnp.square(off).sum(0, keepdims=True) / over)
+        theirs = fold.wide(votes & fold.wide(bad, votes), x) & (count > 0)
+        return jnp.where(theirs, false(mean, spread, z), x)
 
-        def wide(mask):
-            return mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
-
-        mine = votes & known.reshape(-1, *[1] * (votes.ndim - 1))
-        count = wide(mine.sum(0, keepdims=True))
-        over = jnp.maximum(count, 1).astype(x.dtype)
-        mean = jnp.where(wide(mine), x, 0).sum(0, keepdims=True) / over
-        if kind == "ipm":
-            false = -scale * mean
-        else:
-            off = jnp.where(wide(mine), x - mean, 0)
-            spread = jnp.sqrt(jnp.square(off).sum(0, keepdims=True) / over)
-            false = mean - z.astype(x.dtype) * spread
-        theirs = votes & bad.reshape(-1, *[1] * (votes.ndim - 1))
-        return jnp.where(wide(theirs) & (count > 0), false, x)
-
-    def leaf(x):
-        if not rows.is_table(x):
-            return of(x, present)
-        votes = present
-        if ballots.touched and by_row(x):
-            votes = present[:, None] & (next(touched) > 0)
-        return dataclasses.replace(x, values=of(x.values, votes))
-
-    deltas = jax.tree.map(leaf, ballots.deltas, is_leaf=rows.is_table)
-    return dataclasses.replace(ballots, deltas=deltas)
+    part, tables = ballots.split(acc)
+    rest = jax.tree.map(lambda x: replace(x, present), part.deltas)
+    values = [replace(table.x, table.voters) for table in tables]
+    return acc._replace(deltas=ballots.with_rows(acc.deltas, rest, values))
 
 
 def most_deviations(n: Array, m: Array) -> Array:
-    """`z` of `alie`, for `m` colluders among `n` clients; 0 where they are too few."""
+    """`z` of `ALIE`, for `m` colluders among `n` clients; 0 if they are too few."""
     honest = jnp.maximum(n - m, 1)
     supporters = jnp.clip(n // 2 + 1 - m, 1, honest)
-    return jnp.maximum(ndtri((honest - supporters) / honest), 0)
+    return jnp.maximum(special.ndtri((honest - supporters) / honest), 0)

@@ -1,95 +1,68 @@
-"""Majority vote: each coordinate goes where most clients want it to."""
+"""Majority vote: each coordinate moves in the direction of most clients."""
+
+from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from etils import epy
 
-from fedjax_rec.aggregators.robust.ballots import finite
-from fedjax_rec.core import rows
-from fedjax_rec.core.arrays import Array, Tree, struct
-from fedjax_rec.core.contracts import Aggregator, Senders
+from fedjax_rec.core.checks import check_ranges
 
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
 
-@struct
-class Votes:
-    """Running sums of signs.
+    from fedjax_rec.aggregators import fold
+    from fedjax_rec.core import rows
 
-    Attributes:
-        ayes: like the shared parameters, those for up less those for down.
-        rejected: scalar, clients whose delta held a number that is not finite.
-    """
-
-    ayes: Tree
-    rejected: Array
+if TYPE_CHECKING:
+    from fedjax_rec.core.context import Context
+    from fedjax_rec.core.contracts import Aggregator
 
 
-def majority_vote(*, step: float = 1e-3) -> Aggregator:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MajorityVote:
     """`step sign(sum_c sign(delta_c))` of each coordinate (signSGD, majority vote).
 
-    A client can no more than vote, whatever the size of what it sends: less than a half
-    of the voters cannot turn a coordinate on which the others agree. Of a table's row
-    those vote who touched it; a zero abstains, and a tie moves nothing. Memory: one
-    delta.
+    A client has one vote, whatever the size of its delta: less than half of the voters
+    cannot turn a coordinate on which the others agree. The voters on a row of a table
+    are the clients that touched it; a zero abstains, and a tie moves no coordinate.
+    Memory: one delta. `info` has the `tied_share` of the coordinates.
 
-    What is told is a direction, and a round moves every contested coordinate equally
-    far: by `step` times the server's learning rate under plain SGD. With the codec
-    `sign` a message is one bit a number, to which error feedback lets small ones add
-    up.
+    The outcome is a direction: a round moves every contested coordinate equally far,
+    under plain SGD by `step` times the server's learning rate. With the codec `sign` a
+    message has one bit per number, and error feedback lets small ones add up.
 
-    Args:
-        step: how far a coordinate moves, in the unit of the parameters.
-
-    Returns:
-        An aggregator of one vote a client; `info` holds the `tied_share` of the
-        coordinates, those that do not move.
-
-    Raises:
-        ValueError: `step` is not positive and finite.
+    Attributes:
+        step: length of a coordinate's move, in the unit of the parameters.
 
     References:
         Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, ICML
         2018, algorithm 3; and signSGD with Majority Vote is Communication Efficient and
         Fault Tolerant, ICLR 2019.
     """
-    if not (step > 0 and np.isfinite(step)):
-        raise ValueError(f"step must be positive and finite, got {step}")
 
-    def init(shared: Tree, cohort_size: int) -> Votes:
-        del cohort_size
-        first = jax.tree.leaves(shared)[0]
-        ayes = jax.tree.map(jnp.zeros_like, shared)
-        return Votes(ayes=ayes, rejected=jnp.zeros((), first.dtype))
+    step: float = 1e-3
 
-    def update(acc: Votes, deltas: Tree, weights: Array, senders: Senders) -> Votes:
-        del senders
-        here = weights > 0
-        sound = here & finite(jax.tree.map(lambda x: x[None], acc.ayes), deltas)
+    def __post_init__(self) -> None:
+        check_ranges(self, step="(0, inf)")
 
-        def add(total, delta):
-            if rows.is_rows(delta):
-                length = len(total.values)
-                # A row that a client sends in parts has one vote.
-                once = jax.vmap(lambda sent: rows.merge_repeats(sent, length))(delta)
-                ids = jnp.where(sound[:, None], once.ids, length)
-                signs = dataclasses.replace(once, ids=ids, values=jnp.sign(once.values))
-                values = rows.scatter_add(total.values, signs)
-                return dataclasses.replace(total, values=values)
-            voters = sound.reshape(-1, *[1] * (delta.ndim - 1))
-            signs = jnp.where(voters, jnp.sign(delta), 0)
-            return total + signs.sum(0).astype(total.dtype)
+    def build(self, context: Context) -> Aggregator:
+        """The aggregator."""
 
-        return Votes(
-            ayes=jax.tree.map(add, acc.ayes, deltas, is_leaf=rows.is_table),
-            rejected=acc.rejected + (here & ~sound).sum().astype(acc.rejected.dtype),
-        )
+        def weigh(acc, deltas, weights, senders):
+            lengths = rows.table_lengths(acc.total)
+            sound, rejected = fold.accepted(deltas, weights, lengths)
+            # A row that a client sends in parts has one vote.
+            once = fold.zeroed(fold.each_row_once(deltas, lengths), sound)
+            signs = rows.map_values(jnp.sign, once)
+            return signs, sound.astype(weights.dtype), acc.sums + rejected
 
-    def finish(acc: Votes, state: Tree, shared: Tree):
-        del shared
-        leaves = jax.tree.leaves(acc.ayes)
-        tied = sum((x == 0).sum() for x in leaves) / sum(x.size for x in leaves)
-        delta = jax.tree.map(lambda x: step * jnp.sign(x), acc.ayes)
-        return delta, state, {"rejected_clients": acc.rejected, "tied_share": tied}
+        def finish(acc, state, shared):
+            leaves = jax.tree.leaves(acc.total)
+            tied = sum((x == 0).sum() for x in leaves) / sum(x.size for x in leaves)
+            delta = jax.tree.map(lambda x: self.step * jnp.sign(x), acc.total)
+            return delta, state, {"rejected_clients": acc.sums, "tied_share": tied}
 
-    return Aggregator(init, update, finish)
+        return fold.fold(weigh, finish)

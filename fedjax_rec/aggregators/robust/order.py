@@ -1,9 +1,9 @@
-"""Order statistics along the clients, for columns of which some clients are absent.
+"""Order statistics along the clients, for columns in which some clients are absent.
 
-XLA sorts slowly on a CPU. A k-th smallest number does not need a sort: read as an
-integer in the numbers' order, it is found bit by bit, by counting how many numbers lie
-below. Blocks of columns stay in the cache while they are counted, and 16 bits at a time
-double the numbers of one vector instruction.
+XLA sorts slowly on a CPU. A k-th smallest number needs no sort: read as an integer in
+the order of the numbers, it is determined bit by bit, by counting smaller numbers.
+Blocks of columns stay in the cache while they are counted, and 16 bits at a time double
+the numbers of one vector instruction.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.core.arrays import Array
+from fedjax_rec.core.arrays import Array, Tree
 
 BLOCK = 256
-"""Columns counted at once: 943 clients' take 1 MB, about a core's cache. Fewer would be
-read in pieces of memory too short."""
+"""Columns counted at once: those of 943 clients take 1 MB, about a core's cache. Fewer
+would be read in too short pieces of memory."""
 
 
 def columnwise(
@@ -25,59 +25,58 @@ def columnwise(
 
     Args:
         rule: `(x [C, P], voters, counts) -> [P]`, with `voters` `[C, P]` or `[C, 1]`
-            bool and `counts` `[P]` or `[1]` int32, their number.
+            bool and their number `counts` `[P]` or `[1]` int32.
         x: `[C, G, ...]`.
-        voters: `[C]`, who votes on every column, or `[C, G]`, who on each row.
+        voters: `[C]`, the voters on all columns, or `[C, G]`, those on each row.
 
     Returns:
         `[G, ...]`.
     """
     c = len(x)
     if voters.ndim == 1:
-        each = x.reshape(c, -1, 1)
+        x_, voters = x.reshape(c, -1, 1), voters[:, None]
+    else:
+        x_ = x.reshape(c, x.shape[1], -1)
 
-        def by_number(block, of):
-            return rule(block[..., 0], of, of.sum(0, dtype=jnp.int32))[:, None]
+    def block_rule(block: Array, of: Array) -> Array:
+        of = of if of.shape[1] == 1 else jnp.repeat(of, block.shape[2], axis=1)
+        values = rule(block.reshape(c, -1), of, of.sum(0, dtype=jnp.int32))
+        return values.reshape(block.shape[1:])
 
-        return rowwise(by_number, each, voters[:, None]).reshape(x.shape[1:])
-
-    def by_column(block, of):
-        of = jnp.repeat(of, block.shape[2], axis=1)
-        found = rule(block.reshape(c, -1), of, of.sum(0, dtype=jnp.int32))
-        return found.reshape(block.shape[1:])
-
-    return rowwise(by_column, x.reshape(c, x.shape[1], -1), voters).reshape(x.shape[1:])
+    return rowwise(block_rule, x_, voters).reshape(x.shape[1:])
 
 
-def rowwise(rule: Callable[..., Array], x: Array, voters: Array, *more: Array) -> Array:
-    """Applies a rule to a buffer, some rows at a time.
+def rowwise(rule: Callable[..., Tree], x: Array, voters: Array, *more: Tree) -> Tree:
+    """Applies a rule to a buffer, a block of rows at a time.
 
     Args:
-        rule: `(x [C, b, d], voters [C, b] or [C, 1], *more [b, ...]) -> [b, e]`.
+        rule: `(x [C, b, d], voters [C, b] or [C, 1], *more [b, ...])` to a tree of
+            `[b, ...]`.
         x: `[C, G, d]`.
         voters: `[C, G]` or `[C, 1]`.
-        *more: `[G, ...]`, what else a rule reads of its rows.
+        *more: trees of `[G, ...]`, further inputs of the rule.
 
     Returns:
-        `[G, e]`.
+        A tree of `[G, ...]`.
     """
     num_rows, width = x.shape[1:]
     size = max(1, min(BLOCK // width, num_rows))
 
-    def part(first):
-        def cut(whole, axis):
-            return jax.lax.dynamic_slice_in_dim(whole, first, size, axis)
+    def part(first: Array) -> Tree:
+        def cut(array: Array, axis: int) -> Array:
+            return jax.lax.dynamic_slice_in_dim(array, first, size, axis)
 
         of = cut(voters, 1) if voters.shape[1] > 1 else voters
-        return rule(cut(x, 1), of, *(cut(each, 0) for each in more))
+        return rule(cut(x, 1), of, *jax.tree.map(lambda array: cut(array, 0), more))
 
-    def visit(i, out):
-        # The last block starts early enough to be whole; some rows are done twice.
+    def visit(i: Array, out: Tree) -> Tree:
+        # The last block starts early enough to be full; some rows are done twice.
         first = jnp.minimum(i * size, num_rows - size)
-        return jax.lax.dynamic_update_slice_in_dim(out, part(first), first, 0)
+        put = jax.lax.dynamic_update_slice_in_dim
+        return jax.tree.map(lambda o, new: put(o, new, first, 0), out, part(first))
 
     like = jax.eval_shape(part, jnp.int32(0))
-    out = jnp.zeros((num_rows, like.shape[1]), x.dtype)
+    out = jax.tree.map(lambda s: jnp.zeros((num_rows, *s.shape[1:]), s.dtype), like)
     return jax.lax.fori_loop(0, -(-num_rows // size), visit, out)
 
 
@@ -85,9 +84,9 @@ def kth_smallest(x: Array, voters: Array, rank: Array) -> Array:
     """The number with `rank` others below it, of each column.
 
     Args:
-        x: `[C, P]` floats, finite where a client votes.
+        x: `[C, P]` floats, finite if a client votes.
         voters: `[C, P]` or `[C, 1]` bool.
-        rank: `[P]` or `[1]` int32 in `[0, voters)`; outside, the result means nothing.
+        rank: `[P]` or `[1]` int32 in `[0, voters)`; the result for others is undefined.
 
     Returns:
         `[P]`, exactly a number of the column.
@@ -97,7 +96,7 @@ def kth_smallest(x: Array, voters: Array, rank: Array) -> Array:
     keys = jnp.where(voters, _in_order(x), last)
     count = jnp.int16 if x.shape[0] < 2**15 else jnp.int32
     rank = jnp.broadcast_to(rank, x.shape[1:]).astype(count)
-    found = jnp.zeros(x.shape[1:], keys.dtype)
+    result = jnp.zeros(x.shape[1:], keys.dtype)
     matching: Array | bool = True
     for shift in range(bits - 16, -1, -16):
         # Less 2^15, because vector units compare signed numbers.
@@ -107,8 +106,8 @@ def kth_smallest(x: Array, voters: Array, rank: Array) -> Array:
         rank = rank - (digit < best).sum(0, dtype=count)
         matching = matching & (digit == best)
         unsigned = (best.astype(jnp.int32) + 2**15).astype(keys.dtype)
-        found = found | (unsigned << shift)
-    return _out_of_order(found, x.dtype)
+        result = result | (unsigned << shift)
+    return _out_of_order(result, x.dtype)
 
 
 def _search(digit: Array, rank: Array) -> Array:
@@ -140,7 +139,7 @@ def _out_of_order(keys: Array, dtype) -> Array:
 
 
 def next_above(x: Array, voters: Array, value: Array, rank: Array) -> Array:
-    """The number at `rank`, where `value` is at that rank or at the one before.
+    """The number at `rank`, given the one at that rank or at the rank before.
 
     Args:
         x: `[C, P]`.

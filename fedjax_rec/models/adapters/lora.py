@@ -13,7 +13,7 @@ with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
-    from fedjax_rec.core.backbone import LORA_A, LORA_B, LORA_BASE, Adapter
+    from fedjax_rec.core import backbone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class LoRA:
     def __post_init__(self) -> None:
         sites.check_at_least(self, layers=0, rank=1)
 
-    def build(self, base: bool = False) -> Adapter:
+    def build(self, base: bool = False) -> backbone.Adapter:
         """Builds the adapter.
 
         Args:
@@ -75,27 +75,28 @@ class LoRA:
             Federated and Efficient Fine-Tuning of Foundation Models, ACL 2025 (`base`).
         """
         scale, rank = self.alpha / self.rank, self.rank
+        of_a, of_b, of_base = backbone.LORA_A, backbone.LORA_B, backbone.LORA_BASE
 
-        def init(key, backbone, num_layers, dtype):
-            paths = sites.matching(self.targets, backbone.sites, "targets")
+        def init(key, model, num_layers, dtype):
+            paths = sites.matching(self.targets, model.sites, "targets")
             keys = jax.random.split(key, len(paths))
             a, b, c = {}, {}, {}
             for path, path_key in zip(paths, keys, strict=True):
-                fan_in, fan_out = backbone.sites[path]
+                fan_in, fan_out = model.sites[path]
                 shape, bound = (num_layers, fan_in, rank), fan_in**-0.5
                 a[path] = jax.random.uniform(path_key, shape, dtype, -bound, bound)
                 b[path] = jnp.zeros((num_layers, rank, fan_out), dtype)
                 c[path] = jnp.zeros((num_layers, fan_in, fan_out), dtype)
-            return {LORA_A: a, LORA_B: b, **({LORA_BASE: c} if base else {})}
+            return {of_a: a, of_b: b, **({of_base: c} if base else {})}
 
         def linear(params, path, x, y):
-            if path not in params[LORA_A]:
+            if path not in params[of_a]:
                 return y
-            a = params[LORA_A][path].astype(x.dtype)
-            b = params[LORA_B][path].astype(x.dtype)
+            a = params[of_a][path].astype(x.dtype)
+            b = params[of_b][path].astype(x.dtype)
             change = (x @ a) @ b
             if base:
-                change = change + x @ params[LORA_BASE][path].astype(x.dtype)
+                change = change + x @ params[of_base][path].astype(x.dtype)
             return y + (scale * change).astype(y.dtype)
 
-        return Adapter(init, linear, sites.same_block, sites.no_prefix)
+        return backbone.Adapter(init, linear, sites.same_block, sites.no_prefix)

@@ -10,21 +10,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-# The extra `tracking`; pyright runs without it.
-from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportMissingImports]
-    Event,
-    SessionLog,
-)
-from tensorboardX.proto.summary_pb2 import (  # pyright: ignore[reportMissingImports]
-    Summary,
-)
-from tensorboardX.record_writer import (  # pyright: ignore[reportMissingImports]
-    RecordWriter,
-)
+# The extra `tracking`; pyright may run without it.
+from tensorboardX import record_writer  # pyright: ignore[reportMissingImports]
+from tensorboardX.proto import event_pb2, summary_pb2  # pyright: ignore[reportMissingImports]
 
 from fedjax_rec.runs.tracking import scalars
 from fedjax_rec.runs.writer import RunFolder
 
+_EVENTS: Any = event_pb2
+_SUMMARIES: Any = summary_pb2
 FOLDER = "tensorboard"
 ADVICE = "Leave it out, or make the run's folder writable"
 
@@ -43,24 +37,28 @@ class TensorBoard:
         continued = any("tfevents" in name for name in os.listdir(path))
         # Readers take the files of a folder in the order of their names.
         stamp = f"{time.time():.3f}.{platform.node()}.{os.getpid()}"
-        self._file = RecordWriter(os.path.join(path, f"events.out.tfevents.{stamp}"))
+        self._file = record_writer.RecordWriter(
+            os.path.join(path, f"events.out.tfevents.{stamp}")
+        )
         self._write(file_version="brain.Event:2")
         if continued:
-            restart = SessionLog(status=SessionLog.START)
+            restart = _EVENTS.SessionLog(status=_EVENTS.SessionLog.START)
             self._write(step=done + 1, session_log=restart)
 
     def log(self, event: Mapping[str, Any]) -> None:
         values = [
-            Summary.Value(tag=name, simple_value=value)
+            _SUMMARIES.Summary.Value(tag=name, simple_value=value)
             for name, value in scalars(event).items()
         ]
-        self._write(step=event["round"], summary=Summary(value=values))
+        summary = _SUMMARIES.Summary(value=values)
+        self._write(step=event["round"], summary=summary)
 
     def close(self, finished: bool) -> None:
         self._file.close()
 
     def _write(self, **fields: Any) -> None:
-        self._file.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        event = _EVENTS.Event(wall_time=time.time(), **fields)
+        self._file.write(event.SerializeToString())
         self._file.flush()
 
 

@@ -1,0 +1,222 @@
+"""Rules that weigh clients by their loss, for fairness."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from etils import epy
+
+from fedjax_rec.aggregators.means import Weights, scale_of
+from fedjax_rec.core.checks import check_choices, check_ranges
+
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from fedjax_rec.aggregators import fold, means
+    from fedjax_rec.core import contracts, rows
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.arrays import Array
+    from fedjax_rec.core.context import Context
+
+LEAST_LOSS = 1e-10
+"""Lower bound of losses, as in the authors' code: `F^(q - 1)` has to be finite."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tilted:
+    """TERM: weights `n_i exp(t F_i)`, with the clients' losses `F_i`.
+
+    The gradient of the tilted loss `1/t log sum_i p_i exp(t F_i)`. In the paper `F_i`
+    is the loss of the model that a client received, here the mean over its local
+    steps. Exponents are clipped to ±60.
+
+    Attributes:
+        tilt: `t`: above 0 clients with large losses count more, below 0 less; 0 is
+            FedAvg.
+        per_row: average each row over the clients that touched it.
+
+    References:
+        Li et al., Tilted Empirical Risk Minimization, ICLR 2021.
+    """
+
+    tilt: float = 1.0
+    per_row: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self, tilt="(-inf, inf)")
+
+    def build(self, context: Context) -> contracts.Aggregator:
+        """The aggregator."""
+
+        def weigh(deltas, weights, senders, lengths):
+            exponent = jnp.clip(self.tilt * senders.loss, -fold.LARGEST, fold.LARGEST)
+            return weights * jnp.exp(exponent)
+
+        return fold.mean(weigh, per_row=self.per_row)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QFedAvg:
+    """q-FFL by local updating: a step of `sum_i p_i F_i^(q+1) / (q+1)`.
+
+    With `Delta_i = L F_i^q delta_i` and `h_i = L F_i^q + q F_i^(q-1) ||L delta_i||^2`,
+    the delta is `sum_i n_i Delta_i / sum_i n_i h_i`. In the paper `F_i` is the loss of
+    the model that a client received, here the mean over its local steps.
+
+    Attributes:
+        q: 0 is FedAvg; the larger it is, the more even are the losses.
+        lipschitz: `L`; by default the paper's estimate, 1 over the learning rate of the
+            local steps. Rows of many algorithms here move by a far larger rate: then
+            the default makes steps tiny.
+        weights: `n_i`: the number of `examples`, or 1 (`uniform`). The paper samples
+            clients in proportion to their examples and uses 1.
+
+    References:
+        Li et al., Fair Resource Allocation in Federated Learning, ICLR 2020,
+        algorithm 2.
+    """
+
+    q: float = 1.0
+    lipschitz: float | None = None
+    weights: Weights = "examples"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, q="[0, inf)", lipschitz="(0, inf)")
+        check_choices(self, weights=Weights)
+
+    def build(self, context: Context) -> contracts.Aggregator:
+        """The aggregator.
+
+        Raises:
+            ValueError: `lipschitz` is `None`, and local training has no positive rate.
+        """
+        q, lipschitz = self.q, self.lipschitz or 1 / _local_rate(context)
+
+        def weigh(acc, deltas, weights, senders):
+            present, n = weights > 0, scale_of(weights, self.weights == "uniform")
+            loss = jnp.maximum(senders.loss, LEAST_LOSS)
+            squares = fold.squared_norms(deltas, rows.table_lengths(acc.total)).sum(-1)
+            curvature = q * loss ** (q - 1) * lipschitz * squares
+            scale = jnp.where(present, n * loss**q, 0).astype(weights.dtype)
+            step = jnp.where(present, n * (loss**q + curvature), 0).sum()
+            return deltas, scale, acc.sums + step.astype(acc.sums.dtype)
+
+        def finish(acc, state, shared):
+            return fold.divided(acc.total, acc.sums), state, {}
+
+        return fold.fold(weigh, finish)
+
+
+def _local_rate(context: Context) -> float:
+    recipe = context.recipe
+    assert recipe is not None
+    rate = recipe.local.rate(recipe.hparams) if recipe.local.rate else 0.0
+    if not rate > 0:
+        raise ValueError(
+            "QFedAvg takes lipschitz from the learning rate of the local steps, and "
+            f"that is {rate}: set lipschitz"
+        )
+    return rate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Agnostic:
+    """AFL: `min_w max_lambda sum_g lambda_g L_g(w)` over mixtures of groups of clients.
+
+    Groups are quantiles of the clients' numbers of examples. The delta is `sum_g
+    lambda_g mean_g(delta_i)` over the groups of the cohort, by examples within a group;
+    then `lambda <- Proj(lambda + rate L_g)` (Euclidean) for the groups of the cohort.
+    The server keeps `lambda`, uniform at first; memory is one mean per group. `info`
+    has the largest weight of a group, `agnostic_most`.
+
+    Attributes:
+        groups: number of groups, `G`: 4 are quartiles.
+        rate: step size of `lambda`; 0 weighs all groups the same.
+
+    References:
+        Mohri, Sivek and Suresh, Agnostic Federated Learning, ICML 2019.
+    """
+
+    groups: int = 4
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, groups="[1, inf)", rate="[0, inf)")
+
+    def build(self, context: Context) -> contracts.Aggregator:
+        """The aggregator.
+
+        Raises:
+            ValueError: there are more groups than clients.
+        """
+        inner, group_of = means.weighted_mean(), by_quantile(context, self.groups)
+
+        def start(shared):
+            dtype = fold.scalar(shared).dtype
+            return jnp.full(self.groups, 1 / self.groups, dtype)
+
+        def init(shared, cohort_size):
+            fold_ = inner.init(shared, cohort_size)
+            stack = jax.tree.map(lambda x: jnp.stack([x] * self.groups), fold_)
+            return stack, *[jnp.zeros_like(start(shared))] * 2
+
+        def update(acc, deltas, weights, senders):
+            stack, loss, weight = acc
+            group = group_of.at[senders.ids].get(mode="clip")
+            member = jnp.arange(self.groups)[:, None] == group
+            part = jnp.where(member, weights, 0)  # [G, V]
+            stack = jax.vmap(lambda f, w: inner.update(f, deltas, w, senders))(
+                stack, part
+            )
+            loss = loss + jnp.where(part > 0, part * senders.loss, 0).sum(1)
+            return stack, loss, weight + part.sum(1)
+
+        def finish(acc, state, shared):
+            stack, loss, weight = acc
+            present = weight > 0
+            means_ = jax.vmap(lambda f: inner.finish(f, (), shared)[0])(stack)
+            part = jnp.where(present, state, 0)
+            part = fold.divided(part, part.sum())
+            delta = jax.tree.map(lambda x: fold.dot(part, x).astype(x.dtype), means_)
+            moved = project(state + self.rate * fold.divided(loss, weight))
+            new = jnp.where(present.any(), moved, state)
+            return delta, new, {"agnostic_most": new.max()}
+
+        return contracts.Aggregator(init, update, finish, start)
+
+
+def by_quantile(context: Context, groups: int) -> Array:
+    """Groups of clients by their number of examples, as equal in size as ties allow.
+
+    Args:
+        context: its `examples` `[N]`; clients with equal numbers share a group.
+        groups: `G`, in ascending order.
+
+    Returns:
+        `[N]` int32.
+    """
+    examples = context.examples
+    if groups > len(examples):
+        raise ValueError(f"groups={groups}, but there are {len(examples)} clients")
+    ends = np.quantile(examples, np.arange(1, groups) / groups)
+    return jnp.asarray(np.searchsorted(ends, examples), jnp.int32)
+
+
+def project(v: Array) -> Array:
+    """The nearest point of the simplex to `v` `[G]`.
+
+    References:
+        Duchi et al., Efficient Projections onto the l1-Ball for Learning in High
+        Dimensions, ICML 2008, figure 1.
+
+    >>> print(project(jnp.array([0.5, 1.1, -3.0])))
+    [0.2 0.8 0. ]
+    """
+    u = jnp.sort(v)[::-1]
+    over = (jnp.cumsum(u) - 1) / jnp.arange(1, len(v) + 1)
+    theta = over[jnp.sum(u > over) - 1]
+    return jnp.maximum(v - theta, 0)

@@ -1,0 +1,173 @@
+"""The median and the trimmed mean of each coordinate, and the geometric median."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from etils import epy
+
+from fedjax_rec.aggregators.robust.voting import (
+    Voting,
+    assumed_attackers,
+    majority_tolerates,
+)
+from fedjax_rec.core.checks import check_choices, check_ranges
+
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+
+    from fedjax_rec.aggregators.robust import ballots, blocks, order
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.arrays import Array
+    from fedjax_rec.core.context import Context
+    from fedjax_rec.core.contracts import Aggregator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Median:
+    """The median of each coordinate over the present clients.
+
+    With `voting="dense"` it is zero on every row that fewer than half of the clients
+    touched: right as an estimate, and the end of learning for most items of a
+    recommender. Memory: `ballot_bytes`.
+
+    Attributes:
+        voting: the voters on a row of a table.
+        share: assumed share of attackers, for the report only.
+
+    References:
+        Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 1.
+    """
+
+    voting: Voting = "dense"
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, share="[0, 0.5)")
+        check_choices(self, voting=Voting)
+
+    def build(self, context: Context) -> Aggregator:
+        """The aggregator."""
+        rule = blocks.by_column(order.median, majority_tolerates)
+        return ballots.buffered(rule, self.voting, self.share)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrimmedMean:
+    """The mean of each coordinate without its `f` largest and `f` smallest numbers.
+
+    `f = floor(share n)` of the `n` clients that vote on the coordinate, so that share
+    0 is the uniform mean. Memory: `ballot_bytes`.
+
+    A row's voters are a sample of the clients. With voting by row, trim a larger share
+    than is expected to attack: with the same, about every other row has more attackers
+    than are trimmed.
+
+    Attributes:
+        share: share trimmed at each end, the largest share of attackers that the rule
+            withstands.
+        voting: the voters on a row of a table.
+        attackers: share of attackers for the report; by default `share`.
+
+    References:
+        Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 2.
+    """
+
+    share: float = 0.1
+    voting: Voting = "dense"
+    attackers: float | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, share="[0, 0.5)", attackers="[0, 0.5)")
+        check_choices(self, voting=Voting)
+
+    def build(self, context: Context) -> Aggregator:
+        """The aggregator."""
+
+        def tolerates(num_voters):
+            return assumed_attackers(num_voters, self.share)
+
+        def column(x: Array, voters: Array, counts: Array) -> Array:
+            return trimmed(x, voters, counts, tolerates(counts))
+
+        rule = blocks.by_column(column, tolerates)
+        return ballots.buffered(rule, self.voting, self.share, self.attackers)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeometricMedian:
+    """RFA: the point with the smallest sum of distances to the clients' deltas.
+
+    `argmin_z sum_c alpha_c |z - delta_c|`, by `steps` of
+    `z <- sum_c beta_c delta_c / sum_c beta_c`, `beta_c = alpha_c / max(nu, |z -
+    delta_c|)`. The first `z` is zero, no change of the model, since attackers can
+    choose the mean, the usual start. Memory: `ballot_bytes`.
+
+    With voting by row, each row of a table has a median of its own voters, and all
+    other leaves have one together.
+
+    Attributes:
+        steps: Weiszfeld steps.
+        smoothing: `nu`.
+        examples: clients weigh by their examples, as published, and not the same. An
+            attacker can then lie about its number.
+        voting: the voters on a row of a table.
+        share: assumed share of attackers, for the report only.
+
+    References:
+        Pillutla et al., Robust Aggregation for Federated Learning, IEEE Transactions
+        on Signal Processing 2022, algorithm 2.
+    """
+
+    steps: int = 4
+    smoothing: float = 1e-6
+    examples: bool = False
+    voting: Voting = "dense"
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, steps="[1, inf)", smoothing="(0, inf)", share="[0, 0.5)")
+        check_choices(self, voting=Voting)
+
+    def build(self, context: Context) -> Aggregator:
+        """The aggregator."""
+
+        def median(xs, voters, weights, state):
+            alpha = weights if self.examples else jnp.ones_like(weights)
+            alpha = jnp.where(voters, alpha[:, None], 0)
+
+            def step(_, z):
+                far = blocks.distances(xs, z)
+                beta = alpha / jnp.maximum(far, self.smoothing)
+                total = beta.sum(0)
+                return blocks.weighted_sums(beta / jnp.where(total > 0, total, 1), xs)
+
+            zero = [jnp.zeros_like(x[0]) for x in xs]
+            return jax.lax.fori_loop(0, self.steps, step, zero), state, {}
+
+        rule = blocks.by_block(median, majority_tolerates)
+        return ballots.buffered(rule, self.voting, self.share)
+
+
+def trimmed(x: Array, voters: Array, counts: Array, f: Array) -> Array:
+    """The mean of each column's numbers from rank `f` to rank `counts - f - 1`.
+
+    Args:
+        x: `[C, P]`.
+        voters: `[C, P]` or `[C, 1]` bool.
+        counts: `[P]` or `[1]` int32, the number of voters.
+        f: `[P]` or `[1]` int32, below half of them.
+    """
+    low = order.kth_smallest(x, voters, f)
+    high = order.kth_smallest(x, voters, jnp.maximum(counts - f - 1, 0))
+    inside = voters & (x > low) & (x < high)
+    # Numbers equal to an end count as often as their ranks are inside.
+    at_low = (voters & (x <= low)).sum(0, dtype=jnp.int32) - f
+    at_high = counts - f - (voters & (x < high)).sum(0, dtype=jnp.int32)
+    num = jnp.maximum(counts - 2 * f, 1).astype(x.dtype)
+    ends = low * at_low.astype(x.dtype) + high * at_high.astype(x.dtype)
+    mean = (jnp.where(inside, x, 0).sum(0) + ends) / num
+    return jnp.where(counts > 0, jnp.where(low == high, low, mean), 0)
