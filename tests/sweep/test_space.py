@@ -48,10 +48,13 @@ def test_grids(text, field, values, geometric):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("algorithm.proxmial=1", "Did you mean algorithm.proximal"),
-        ("proximal=1", "Did you mean algorithm.proximal"),
+        ("algorithm.proxmial=1", "The nearest: --algorithm.proximal"),
+        ("proximal=1", "The nearest: --algorithm.proximal"),
         ("algorithm.client-lr=1", "is now --algorithm.client-optimizer.lr"),
-        ("algorithm.adapter=lora", "has no field"),
+        (
+            "algorithm.adapter=lora",
+            "a field of --algorithm fedfm; this algorithm is fedavg",
+        ),
         (RATE, "expected FIELD=VALUES"),
         (f"{RATE}=", "expected FIELD=VALUES"),
         (f"{RATE}=fast", "expected a number"),
@@ -65,8 +68,8 @@ def test_grids(text, field, values, geometric):
         ("seed=1.5", "expected a whole number"),
         ("seed=5:0", "START:STOP"),
         ("seed=1,1", "a value occurs twice"),
-        ("name=a,b", "no field 'name'"),
-        ("protocol.cutoffs=5,10", "is no single value"),
+        ("name=a,b", "there is no field --name"),
+        ("protocol.cutoffs=5,10", "takes several values; expected a field of one"),
     ],
 )
 def test_grids_that_are_refused(text, expected):
