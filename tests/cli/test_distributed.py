@@ -10,11 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+from fedjax_rec.experiment.population import key_of
 
 from fedjax_rec import build
 from fedjax_rec.cli import main
 from fedjax_rec.cli.config_file import load_config
-from fedjax_rec.experiment.population import key_of
 from fedjax_rec.simulation.mesh import deal
 from fedjax_rec.storage.cache import recall
 

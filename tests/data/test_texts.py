@@ -195,9 +195,7 @@ def test_forms_of_notes(tmp_path, name, text):
         ("n.jsonl", '{"item": 1, "text": null, "x": "%s"}' % ("y" * 99), 1, r"\.\.\."),
     ],
 )
-def test_errors_in_notes_name_their_line(
-    tmp_path, name, text, line, message
-):
+def test_errors_in_notes_name_their_line(tmp_path, name, text, line, message):
     with pytest.raises(FileError, match=message) as caught:
         load_notes(written(tmp_path, name, text))
     assert caught.value.file == str(tmp_path / name)

@@ -98,7 +98,9 @@ CASES = {
     "multi-krum": (MultiKrum, numpy_multi_krum, 2, {"share": 0.2}),
     "bulyan": (Bulyan, numpy_bulyan, 4, {"share": 0.2}),
     "mixed": (
-        lambda voting, share: NNM(then=TrimmedMean(share=share, voting=voting), share=share),
+        lambda voting, share: NNM(
+            then=TrimmedMean(share=share, voting=voting), share=share
+        ),
         numpy_mixed,
         0,
         {"share": 0.2},
@@ -275,9 +277,7 @@ def test_a_fifth_of_a_rows_voters_that_send_huge_numbers_move_it_little(name, fo
     assert np.abs(got[:D]).max() > 0
 
 
-@pytest.mark.parametrize(
-    "make", [Krum, MultiKrum, Bulyan, NormBound, CenteredClipping]
-)
+@pytest.mark.parametrize("make", [Krum, MultiKrum, Bulyan, NormBound, CenteredClipping])
 def test_who_votes_is_checked(make):
     with pytest.raises(ValueError, match="expected dense, voters or diluted"):
         make(voting="some")

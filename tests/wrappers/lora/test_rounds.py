@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_fedfm import SIZES, USERS, World, backbone
 
 from fedjax_rec.aggregators.robust.medians import Median
 from fedjax_rec.algorithms.fedfm import FedFM, Joint
@@ -22,6 +21,7 @@ from fedjax_rec.wrappers.lora.fedit import FedIT
 from fedjax_rec.wrappers.lora.flora import FLoRA
 from fedjax_rec.wrappers.lora.hetlora import HetLoRA
 from fedjax_rec.wrappers.lora.ranks import COLUMNS
+from tests.small_fedfm import SIZES, USERS, World, backbone
 
 WIDTH, RANK = 44, 3
 FOLDER = tempfile.TemporaryDirectory()
