@@ -155,13 +155,13 @@ PRELOADED = [
 """The modules that take longest to import."""
 
 
-@pytest.fixture
-def fork(folder):
+@pytest.fixture(scope="session")
+def fork():
     """Starts a command in a process of its own, with code that runs before it."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("processes are not forked here")
 
-    def fork(args, before="", cache=None, where=folder, output="output.txt"):
+    def fork(args, folder, before="", cache=None, output="output.txt"):
         code = (
             "import sys\n"
             f"os.environ['FEDJAX_REC_CACHE'] = {str(cache or folder / 'cache')!r}\n"
@@ -169,6 +169,6 @@ def fork(folder):
             "from fedjax_rec.cli import main\n"
             f"sys.exit(main({[str(arg) for arg in args]!r}))\n"
         )
-        return Forked(code, where, folder / output)
+        return Forked(code, folder, folder / output)
 
     return fork

@@ -82,7 +82,7 @@ class Bench:
     """
 
     def __init__(self, folder, fork, rounds, eval_every):
-        self.folder, self.fork = folder, fork
+        self.folder, self.fork, self.expected = folder, fork, {}
         text = CONFIG.format(rounds=rounds, eval_every=eval_every)
         (folder / "small.py").write_text(text)
         self.experiment, _ = load_config(str(folder / "small.py"))
@@ -101,7 +101,7 @@ class Bench:
         args = ["--resume", run] if begun else ["small.py", "--output", run]
         lines = [line.removeprefix(" " * 8) for line in moment.splitlines()]
         before = self.before + "\n".join(lines)
-        return self.fork(["train", *args, "--quiet"], before, where=self.folder)
+        return self.fork(["train", *args, "--quiet"], self.folder, before)
 
     def finish(self, run):
         """Runs to the end without a kill; returns the output."""
@@ -128,46 +128,48 @@ class Bench:
         }
 
 
-def test_killed_and_resumed_equals_unbroken(folder, fork):
-    bench = Bench(folder, fork, rounds=8, eval_every=2)
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, fork):
+    """A bench with an unbroken run `whole`, and all that another one must equal."""
+    bench = Bench(tmp_path_factory.mktemp("kill"), fork, rounds=8, eval_every=2)
     bench.finish("whole")
-    expected = bench.bytes_of("whole")
-    assert len(expected) >= 7
+    bench.expected = bench.bytes_of("whole")
+    assert len(bench.expected) >= 7
+    return bench
+
+
+def test_killed_and_resumed_equals_unbroken(bench):
+    killed = bench.folder / "killed"
     for name, moment in MOMENTS.items():
         status, output = bench.start("killed", moment).wait()
         assert status == -signal.SIGKILL, f"{name}: {output}"
-        assert not (folder / "killed/result.json").exists()
+        assert not (killed / "result.json").exists()
         if name == "while round 4 is saved":
-            names = {p.name for p in (folder / "killed/checkpoints").iterdir()}
+            names = {p.name for p in (killed / "checkpoints").iterdir()}
             assert names == {"2", "4.orbax-checkpoint-tmp"}
     # The last save may have been on its way when the baselines were begun.
     assert "resumed after round" in bench.finish("killed")
-    assert bench.bytes_of("killed") == expected
-    check_full_disk(bench, expected)
+    assert bench.bytes_of("killed") == bench.expected
 
 
-def check_full_disk(bench, expected):
-    """A full disk ends a run with a message, and loses nothing.
-
-    It is a part of the test above, whose unbroken run and programs it needs.
-    """
-    resource = pytest.importorskip("resource")
-    folder = bench.folder
-    lines = (folder / "whole/metrics.jsonl").read_bytes().splitlines(keepends=True)
+def test_a_full_disk_ends_with_a_message_and_loses_nothing(bench):
+    pytest.importorskip("resource")
+    whole = bench.folder / "whole"
+    lines = (whole / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     saved = len(b"".join(lines[:9]))  # six rounds, three evaluations
-    assert saved > (folder / "whole/config.json").stat().st_size  # written before
+    assert saved > (whole / "config.json").stat().st_size  # written before
     limit = (saved + 20, saved + 20)
-    full = f"import {resource.__name__} as r\nr.setrlimit(r.RLIMIT_FSIZE, {limit})"
+    full = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, {limit})"
     status, output = bench.start("full", full).wait()
     assert status == 2, output
     assert "Traceback" not in output
     assert "full/metrics.jsonl: cannot be written (File too large)" in output
     assert "fedjax-rec train --resume full" in output
-    run = read_run(folder / "full")
+    run = read_run(bench.folder / "full")
     assert run.result is None
     assert [event["round"] for event in run.events] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
     assert "resumed after round 6" in bench.finish("full")
-    assert bench.bytes_of("full") == expected
+    assert bench.bytes_of("full") == bench.expected
 
 
 def unfinished(folder):
@@ -201,8 +203,9 @@ def met(folder, unfinished_before, begun_before):
 
 
 @pytest.mark.slow
-def test_a_hundred_kills(folder, fork):
+def test_a_hundred_kills(tmp_path, fork):
     kills, seed = int(os.environ.get("FEDJAX_REC_KILLS", "100")), 0
+    folder = tmp_path
     rng, bench = random.Random(seed), Bench(folder, fork, rounds=400, eval_every=5)
     bench.finish("whole")
     expected = bench.bytes_of("whole")
