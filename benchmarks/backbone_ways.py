@@ -22,9 +22,9 @@ from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.core import packing
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
-from fedjax_rec.core.rounds import Cohort, ServerState
 from fedjax_rec.core.contracts import Model, Recipe
 from fedjax_rec.core.packing import Lists
+from fedjax_rec.core.rounds import Cohort, ServerState
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.pairs import explicit_pairs

@@ -18,7 +18,7 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment.build import decide_lift, make_recipe
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.settings import BackboneConfig
-from fedjax_rec.simulation.population import initial_personal
+from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import federated
 
 ITEMS, SIZES = 13, [3, 1, 4, 2, 3]

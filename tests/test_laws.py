@@ -15,9 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fedjax_rec.aggregators.guided import fm_guided
+from fedjax_rec.algorithms.clustered import clustered
+from fedjax_rec.algorithms.clustered_by_profile import clustered_by_profile
+from fedjax_rec.algorithms.clustered_by_update import clustered_by_update
+from fedjax_rec.algorithms.fedamp import fedamp
+from fedjax_rec.codecs.serialize import deserialize, serialize, to_bits
+from fedjax_rec.experiment.codec import CodecConfig, with_codec
 
 from fedjax_rec.aggregators import AGGREGATORS, fair
-from fedjax_rec.aggregators.guided import fm_guided
 from fedjax_rec.algorithms import (
     ALGORITHMS,
     FedAvg,
@@ -26,23 +32,17 @@ from fedjax_rec.algorithms import (
     FedNCF,
     PFedRec,
 )
-from fedjax_rec.algorithms.clustered import clustered
-from fedjax_rec.algorithms.clustered_by_profile import clustered_by_profile
-from fedjax_rec.algorithms.clustered_by_update import clustered_by_update
-from fedjax_rec.algorithms.fedamp import fedamp
 from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.codecs import CODECS, num_bits
-from fedjax_rec.codecs.serialize import deserialize, serialize, to_bits
 from fedjax_rec.codecs.wire import is_field
 from fedjax_rec.core import rows
-from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.core.contracts import Params, Senders
+from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import backbone as experiment_backbone
-from fedjax_rec.experiment.codec import CodecConfig, with_codec
 from fedjax_rec.models.factorization import matrix_factorization
 from fedjax_rec.models.neural_cf import neural_cf
 from fedjax_rec.models.pfedrec import personal_scorer

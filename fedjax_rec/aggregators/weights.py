@@ -113,7 +113,7 @@ class ByMagnitude:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attentive:
-    """FedAtt: `step sum_i alpha_i^l delta_i^l` with `alpha^l = softmax_i ||delta_i^l||`.
+    """FedAtt: `step sum_i alpha_i^l delta_i^l`, `alpha^l = softmax_i ||delta_i^l||`.
 
     A layer `l` is a leaf; a table is one. Numbers of examples do not count. Norms over
     `temperature` are clipped to 60.
@@ -177,13 +177,12 @@ class FedNova:
             ValueError: the local steps are not those of SGD.
         """
         assert context.recipe is not None
-        local = context.recipe.local
-        if local.steps is None:
+        steps, momentum = context.recipe.local.steps, context.recipe.local.momentum
+        if steps is None or not 0 <= momentum < 1:
             raise ValueError(
-                "FedNova counts local steps of SGD, with or without momentum: expected "
-                "such a client optimizer, and no proximal term"
+                "FedNova counts local steps of SGD, with momentum in [0, 1) or without: "
+                "expected such a client optimizer, and no proximal term"
             )
-        steps, momentum = local.steps, local.momentum
 
         def sums(shared, cohort_size):
             return fold.scalar(shared), fold.scalar(shared)

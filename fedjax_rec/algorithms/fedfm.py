@@ -228,9 +228,7 @@ class FedFM:
 
     def on(self, path: text_path.TextPath, context: Context) -> contracts.Recipe:
         """The recipe on a chosen path of the texts."""
-        group, fixed = 1 + self.negatives, self.fixed
-        if context.lora_base:
-            fixed = (*fixed, backbone.LORA_BASE)
+        group, fixed = 1 + self.negatives, (*self.fixed, *path.fixed)
         model = two_tower.two_tower(
             path.tower,
             num_items=context.num_items,

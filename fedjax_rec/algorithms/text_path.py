@@ -35,6 +35,7 @@ class TextPath(NamedTuple):
         projection: `[D, d]`, first value of the map to the vectors' space.
         center: `[D]`, the mean embedding.
         frozen: arrays that no client trains.
+        fixed: groups of the adapter that no client trains.
         why: sentence about the path.
         facts: about backbone and adapter, for `result.json`.
         weight_bytes: bytes of all weights.
@@ -47,6 +48,7 @@ class TextPath(NamedTuple):
     projection: Array
     center: Array
     frozen: Tree
+    fixed: tuple[str, ...]
     why: str
     facts: dict[str, Any]
     weight_bytes: int
@@ -104,6 +106,7 @@ def choose(algorithm: FedFM, context: Context) -> TextPath:
         projection=jnp.asarray(projection),
         center=jnp.asarray(center),
         frozen=frozen,
+        fixed=tuple({LORA_BASE} & set(adapted.groups)),
         why=_why(corpus, adapted, name, facts),
         facts=facts,
         weight_bytes=facts["weight_bytes"],

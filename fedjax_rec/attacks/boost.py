@@ -118,8 +118,8 @@ def _item_table(tree: dict[str, Any], name: str, is_table: Any) -> Any:
     if not is_table(tree.get(name)):
         tables = [other for other, leaf in tree.items() if is_table(leaf)]
         raise ValueError(
-            f"Boost pushes a row of an item table, and {name!r} is none; tables of this "
-            f"model: {tables}"
+            f"Boost pushes a row of an item table, and {name!r} is none; tables of "
+            f"this model: {tables}"
         )
     return tree[name]
 

@@ -1,13 +1,14 @@
 """Progress of a run: a live bar in a terminal, one line per evaluation in a log."""
 
 import math
-import os
 import sys
 import threading
 import time
 from typing import Any
 
 from tqdm import tqdm
+
+from fedjax_rec.runs.session import is_screen
 
 
 class Progress:
@@ -112,16 +113,6 @@ class Progress:
         # No event comes while XLA compiles: keep the clock running.
         while not self._closed.wait(0.5):
             self._bar.refresh()
-
-
-def is_screen() -> bool:
-    """Whether stderr is a terminal with a size: some have 0 lines."""
-    if not sys.stderr.isatty():
-        return False
-    try:
-        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
-    except (OSError, ValueError):
-        return False
 
 
 def _headline(event: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""Local training: what one client does with its examples."""
+"""Local training of one client on its examples."""

@@ -1,9 +1,9 @@
-"""Local training that rebuilds what is personal, then takes one step on what is shared.
+"""Federated reconstruction: fits the personal part anew, then takes one shared step.
 
-Federated reconstruction: a user's part is fitted from a common start on some of its
-examples (the support), and the shared gradient is taken on the others (the query), as
-they look to a user's part that has not seen them. A positive that its own user's part
-was fitted on teaches the shared part to find what it already knows.
+A user's part is fitted from a common start on some of its examples (the support), and
+the shared gradient is taken on the others (the query), under a user's part that was not
+fitted on them. A positive that its own user's part was fitted on would train the shared
+part to find known items.
 """
 
 from collections.abc import Callable
@@ -30,15 +30,15 @@ def reconstruct_update(
     """Builds a client's local training; all of its pairs are one batch.
 
     It reads the hyperparameters `user_lr`, the rate of `steps` gradient steps on the
-    personal part, and `item_lr_scale`, which multiplies the shared rate for row tables.
-    The personal part that stays is then fitted on all pairs.
+    personal part, and `item_lr_scale`, a factor of the shared rate for row tables. The
+    personal part that the client keeps is then fitted on all pairs.
 
     Args:
-        model: what is trained; something of it has to be personal. With `lift`, pairs'
-            vectors are computed once.
+        model: the trained model, with a personal part. With `lift`, pairs' vectors are
+            computed once.
         draw: as in `local_update`.
         rate: `(hparams) -> scalar`, the rate of the one step on the shared part.
-        steps: gradient steps of a fit, each from zero on, since users start at zero.
+        steps: gradient steps of a fit, each fit from zero, where users start.
         query: share of the positives, drawn anew each round, that only the shared step
             sees; 0 shows all of them to both.
         group: consecutive pairs that go to support or query together.
@@ -55,17 +55,14 @@ def reconstruct_update(
     """
     if not 0 <= query < 1:
         raise ValueError(f"query={query}, expected a share in [0, 1)")
-
     unlifted = set(jax.eval_shape(model.init, jax.random.key(0)).shared)
 
     def update(params: Params, frozen, examples, hparams, key) -> ClientResult:
         draw_key, split_key, loss_key = jax.random.split(key, 3)
         pairs: Columns = draw(examples, draw_key)
-        count = pairs["mask"].shape[0]
         spaces = _ids_by_space(params.shared, pairs)
         shared = rows.gather(params.shared, spaces)
-        batch = {**pairs, **dict.fromkeys(spaces)}
-        pull = None
+        batch, pull = {**pairs, **dict.fromkeys(spaces)}, lambda grads: grads
         if model.lift is not None and unlifted <= set(params.shared):
             shared, pull = _lifted(model.lift, shared, frozen, pairs["text"])
             batch |= dict.fromkeys(_ids_by_space(shared, pairs))
@@ -87,45 +84,49 @@ def reconstruct_update(
         mask = asked = pairs["mask"]
         personal = fitted = fit(mask)
         if query:
-            draws = jax.random.uniform(split_key, (count // group,)) < query
-            chosen = jnp.repeat(draws, group)
-            # Whoever would have no support, or no query, uses all it has for both.
-            some = (mask & chosen).any() & (mask & ~chosen).any()
-            asked = jnp.where(some, mask & chosen, mask)
-            fitted = fit(jnp.where(some, mask & ~chosen, mask))
-        value, grads = jax.value_and_grad(
+            support, asked = _split(split_key, mask, query, group)
+            fitted = fit(support)
+        (value, metrics), grads = jax.value_and_grad(
             lambda s: loss(s, fitted, asked), has_aux=True
         )(shared)
-        if pull is not None:
-            grads = pull(grads)
-
-        def descend(name: str, part):
-            lr = rate(hparams)
-            scaled = lr * hparams["item_lr_scale"] if name == "item" else lr
-
-            def one(leaf):
-                if not rows.is_table(leaf):
-                    return -lr * leaf
-                ids = spaces[leaf.space]
-                return rows.Rows(
-                    ids=ids, values=-scaled * leaf.values, space=leaf.space
-                )
-
-            return jax.tree.map(one, part, is_leaf=rows.is_table)
-
-        weight = asked[::group].sum().astype(value[0].dtype)
         return ClientResult(
-            delta={name: descend(name, part) for name, part in grads.items()},
+            delta=_shared_step(pull(grads), spaces, rate(hparams), hparams),
             personal=personal,
-            weight=weight,
-            metrics={"loss": value[0], **value[1]},
+            weight=asked[::group].sum().astype(value.dtype),
+            metrics={"loss": value, **metrics},
         )
 
     return update
 
 
+def _split(key: Array, mask: Array, query: float, group: int) -> tuple[Array, Array]:
+    """Masks of support and query; a client without one of them uses all for both."""
+    draws = jax.random.uniform(key, (mask.shape[0] // group,)) < query
+    chosen = jnp.repeat(draws, group)
+    both = (mask & chosen).any() & (mask & ~chosen).any()
+    return jnp.where(both, mask & ~chosen, mask), jnp.where(both, mask & chosen, mask)
+
+
+def _shared_step(grads: Tree, spaces: Columns, lr: Array, hparams: Tree) -> Tree:
+    """The delta of one step on the shared parts."""
+
+    def descend(leaf, scaled):
+        if not rows.is_table(leaf):
+            return -lr * leaf
+        values = -scaled * leaf.values
+        return rows.Rows(ids=spaces[leaf.space], values=values, space=leaf.space)
+
+    delta = {}
+    for name, part in grads.items():
+        scaled = lr * hparams["item_lr_scale"] if name == "item" else lr
+        delta[name] = jax.tree.map(
+            lambda x, scaled=scaled: descend(x, scaled), part, is_leaf=rows.is_table
+        )
+    return delta
+
+
 def _ids_by_space(shared: Tree, pairs: Columns) -> Columns:
-    """Rows will come in the order of the pairs: to a model their numbers are `None`."""
+    """Ids of the rows, in the order of the pairs, for each table's space."""
     return {
         leaf.space: pairs[leaf.space]
         for leaf in jax.tree.leaves(shared, is_leaf=rows.is_table)
@@ -143,20 +144,20 @@ def _lifted(lift: Callable[..., Tree], shared: Tree, frozen: Tree, items: Array)
     lifted = jax.eval_shape(lambda: lift(shared, frozen))
     read = {name: part for name, part in shared.items() if name not in lifted}
     (table,) = (part for name, part in lifted.items() if name not in shared)
-    # All clients of a chunk start from the same parameters: the way to all items is
-    # taken once for them, and each goes its own way back alone.
-    whole = 2 * len(items) >= table.values.shape[0]
+    # All clients of a chunk start from the same parameters, so the vectors of all items
+    # are computed once for them; only the gradients are per client.
+    every = 2 * len(items) >= table.values.shape[0]
 
     def vectors(read: Tree) -> Tree:
-        found = lift({**shared, **read}, frozen, items=None if whole else items)
-        new = {name: part for name, part in found.items() if name not in shared}
-        return rows.gather(new, {"item": items if whole else None})
+        lifted = lift({**shared, **read}, frozen, items=None if every else items)
+        new = {name: part for name, part in lifted.items() if name not in shared}
+        return rows.gather(new, {"item": items if every else None})
 
-    new, pull = jax.vjp(vectors, read)
-    kept = {name: part for name, part in shared.items() if name not in read}
+    new, transposed = jax.vjp(vectors, read)
+    unread = {name: part for name, part in shared.items() if name not in read}
 
-    def back(grads: Tree) -> Tree:
-        others = {name: grads[name] for name in kept}
-        return {**others, **pull({name: grads[name] for name in new})[0]}
+    def pull(grads: Tree) -> Tree:
+        others = {name: grads[name] for name in unread}
+        return {**others, **transposed({name: grads[name] for name in new})[0]}
 
-    return {**kept, **new}, back
+    return {**unread, **new}, pull

@@ -1,4 +1,4 @@
-"""How many local steps a client takes."""
+"""The number of local steps of a client."""
 
 from collections.abc import Callable
 
@@ -12,12 +12,12 @@ Steps = Callable[[Array], Array]
 def local_steps(
     batch_size: int, epochs: int = 1, pairs: int = 1, group: int = 1
 ) -> Steps:
-    """Steps of `local_update` on so many examples; batches of padding are none.
+    """Steps of `local_update` by the number of examples, without batches of padding.
 
     Args:
         batch_size: pairs of a batch.
-        epochs: passes a round.
-        pairs: of an example: a positive and its negatives.
+        epochs: passes over the pairs in a round.
+        pairs: pairs of an example: a positive and its negatives.
         group: consecutive pairs that stay together.
 
     Returns:

@@ -1,23 +1,82 @@
-"""Error feedback: what a codec left out is added to the next message."""
+"""Feedback: the next message makes up for the loss. Also the base of all settings."""
 
-from fedjax_rec.codecs import memory
-from fedjax_rec.core.arrays import Tree, struct
-from fedjax_rec.core.messages import MessageTransform, Sender
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any, Literal
+
+from etils import epy
+
+from fedjax_rec.core.context import Context
+from fedjax_rec.core.optimizers import check_numbers
+
+with epy.lazy_imports():
+    from fedjax_rec.codecs import leaves, memory
+    from fedjax_rec.core import messages
+
+Feedback = Literal["none", "ef", "ef21"]
 
 
-def error_feedback(codec: MessageTransform) -> MessageTransform:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Codec:
+    """Base of the settings. A codec of your own needs `link`, or else `plain`.
+
+    Attributes:
+        feedback: `ef` adds the part of a delta that was not sent to the client's next
+            delta (`error_feedback`); `ef21` sends the difference from an estimate that
+            the server has, too (`ef21`).
+    """
+
+    feedback: Feedback = "none"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def link(self) -> leaves.Link:
+        """The codec of a vector, which can stand in a chain."""
+        raise ValueError(
+            f"{type(self).__name__} encodes whole matrices or rows, so that it cannot "
+            "follow another codec in `then`"
+        )
+
+    def plain(self) -> messages.MessageTransform:
+        """The codec of a delta, without feedback."""
+        return leaves.leafwise(self.link())
+
+    def build(self, context: Context) -> messages.MessageTransform:
+        """The codec of a delta; it depends on no fact about the experiment."""
+        del context
+        around = {"none": lambda codec: codec, "ef": error_feedback, "ef21": ef21}
+        return around[self.feedback](self.plain())
+
+
+def check_fields(settings: Any) -> None:
+    """Raises a ValueError for a field with a value that its type does not allow.
+
+    Literals have their choices, sizes (int) are at least 1, and a codec in `then` has
+    no feedback, which belongs to the codec that starts the chain.
+    """
+    hints = typing.get_type_hints(type(settings))
+    sizes = tuple(name for name, hint in hints.items() if hint in (int, int | None))
+    check_numbers(settings, sizes)
+    for name, value in vars(settings).items():
+        choices = typing.get_args(hints[name])
+        if typing.get_origin(hints[name]) is Literal and value not in choices:
+            raise ValueError(f"{name}={value!r}: expected one of {choices}")
+        if name == "then" and value is not None and value.feedback != "none":
+            raise ValueError(
+                f"then.feedback={value.feedback!r}: feedback belongs to the codec that "
+                "starts the chain; set then.feedback='none'"
+            )
+
+
+def error_feedback(codec: messages.MessageTransform) -> messages.MessageTransform:
     """Sends `C(delta + e)` and keeps `e' = delta + e - C(delta + e)`.
 
-    What has been decoded so far plus what is kept is the sum of all deltas. The
-    residual of a row waits until the client touches that row again. It goes with codecs
-    that contract; a stochastic one that magnifies (`random_k(unbiased=True)`) makes the
-    residual grow without bound.
-
-    Args:
-        codec: of any kind; its own state is kept beside the residual.
-
-    Returns:
-        A codec whose state is shaped like the shared parameters.
+    The sum of all decoded messages plus the residual is the sum of all deltas. The
+    residual of a row waits until the client touches that row again. The codec should
+    contract: with a stochastic one that magnifies, the residual grows without bound.
 
     References:
         Seide et al., 1-Bit Stochastic Gradient Descent, Interspeech 2014. Karimireddy
@@ -25,10 +84,10 @@ def error_feedback(codec: MessageTransform) -> MessageTransform:
         ICML 2019.
     """
 
-    def init(shared: Tree) -> Tree:
+    def init(shared):
         return {"residual": memory.zeros(shared), "inner": codec.init(shared)}
 
-    def encode(delta: Tree, state: Tree, sender: Sender) -> tuple[Tree, Tree]:
+    def encode(delta, state, sender):
         residual = state["residual"]
         wanted = memory.plus(delta, memory.read(residual, delta))
         message, inner = codec.encode(wanted, state["inner"], sender)
@@ -36,57 +95,39 @@ def error_feedback(codec: MessageTransform) -> MessageTransform:
         residual = memory.write(residual, memory.plus(wanted, decoded, -1))
         return message, {"residual": residual, "inner": inner}
 
-    return MessageTransform(init, encode, codec.decode, codec.every_row)
+    return messages.MessageTransform(
+        init, encode, codec.decode, every_row=codec.every_row
+    )
 
 
-@struct
-class Known:
-    """A message and what the server knows without it.
-
-    Attributes:
-        sent: the message; what goes over the wire.
-        estimate: the server's copy of the client's estimate, the sum of all its earlier
-            messages.
-    """
-
-    sent: Tree
-    estimate: Tree
-
-
-def ef21(codec: MessageTransform) -> MessageTransform:
+def ef21(codec: messages.MessageTransform) -> messages.MessageTransform:
     """Sends `c = C(delta - g)`; both sides then hold `g' = g + c`, which is decoded.
 
-    Of a table the rows that the client touches take part in a round; the estimate of
-    other rows waits. Of a row that the codec leaves out nothing is decoded.
-
-    Args:
-        codec: one that contracts.
-
-    Returns:
-        A codec whose state is shaped like the shared parameters.
+    In a table, only the rows that the client touches take part in a round; the estimate
+    of other rows waits. Rows that the codec leaves out are not decoded. The codec
+    should contract.
 
     References:
         Richtarik et al., EF21: A New, Simpler, Theoretically Better, and Practically
         Faster Error Feedback, NeurIPS 2021.
     """
 
-    def init(shared: Tree) -> Tree:
+    def init(shared):
         return {"estimate": memory.zeros(shared), "inner": codec.init(shared)}
 
-    def encode(delta: Tree, state: Tree, sender: Sender) -> tuple[Tree, Tree]:
+    def encode(delta, state, sender):
         estimate = memory.read(state["estimate"], delta)
         wanted = memory.plus(delta, estimate, -1)
         sent, inner = codec.encode(wanted, state["inner"], sender)
         decoded = codec.decode(sent)
-        known = memory.aligned(estimate, decoded, codec.every_row)
-        message = Known(sent=sent, estimate=known)
-        estimate = memory.plus(
-            estimate, memory.aligned(decoded, estimate, codec.every_row)
-        )
-        new = memory.write(state["estimate"], estimate)
+        estimated = memory.aligned(estimate, decoded, codec.every_row)
+        change = memory.aligned(decoded, estimate, codec.every_row)
+        new = memory.write(state["estimate"], memory.plus(estimate, change))
+        # The server has its own copy of the estimate, which holds no `Field`.
+        message = {"sent": sent, "estimate": estimated}
         return message, {"estimate": new, "inner": inner}
 
-    def decode(message: Known) -> Tree:
-        return memory.plus(codec.decode(message.sent), message.estimate)
+    def decode(message):
+        return memory.plus(codec.decode(message["sent"]), message["estimate"])
 
-    return MessageTransform(init, encode, decode, codec.every_row)
+    return messages.MessageTransform(init, encode, decode, every_row=codec.every_row)

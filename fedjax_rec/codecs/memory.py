@@ -1,11 +1,12 @@
-"""What a client remembers of the shared parameters, read and written by rows.
+"""Client state that is shaped like the shared parameters, read and written by rows.
 
-The memory of a table is `[I, d]`. A message reads and writes only the rows it touches;
-what the client remembers of others stays. So a codec may be handed no more than the
-rows its delta touches, and a round never copies a whole memory.
+The memory of a table is `[I, d]`. A message reads and writes only the rows that it
+touches, and the memory of other rows waits. A codec may therefore receive only those
+rows, and a round never copies a whole memory.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,56 +21,51 @@ class Memory:
 
     Attributes:
         tree: with a `Table` for each table, or, inside a round, the `Rows` of it that
-            the delta at hand touches, in the delta's order.
+            the delta touches, in the delta's order.
     """
 
     tree: Tree
 
 
 def zeros(shared: Tree) -> Memory:
-    """Nothing remembered yet."""
+    """The memory before a client's first message."""
     return Memory(tree=jax.tree.map(jnp.zeros_like, shared))
 
 
 def read(memory: Memory, delta: Tree) -> Tree:
     """The memory in the form of a delta: of tables the rows that `delta` touches."""
 
-    def leaf(kept, change):
-        if rows.is_table(kept):
-            values = kept.values.at[change.ids].get(mode="fill", fill_value=0)
-            return dataclasses.replace(change, values=values)
-        if rows.is_rows(kept):
-            return dataclasses.replace(change, values=kept.values)
-        return kept
+    def leaf(memory, change):
+        if rows.is_table(memory):
+            return _rows_of(memory, change)
+        if rows.is_rows(memory):
+            return dataclasses.replace(change, values=memory.values)
+        return memory
 
     return jax.tree.map(leaf, memory.tree, delta, is_leaf=_is_leaf)
 
 
 def write(memory: Memory, delta: Tree) -> Memory:
-    """The memory with the leaves and rows of `delta` in the place of its own."""
+    """The memory with its leaves and touched rows replaced by those of `delta`."""
 
-    def leaf(kept, change):
-        if rows.is_table(kept):
-            new = change.values.astype(kept.values.dtype)
-            values = kept.values.at[change.ids].set(new, mode="drop")
-            return dataclasses.replace(kept, values=values)
-        if rows.is_rows(kept):
-            values = change.values.astype(kept.values.dtype)
-            return dataclasses.replace(kept, values=values)
-        return change.astype(kept.dtype)
+    def leaf(memory, change):
+        if rows.is_table(memory):
+            return _with_rows(memory, change)
+        if rows.is_rows(memory):
+            values = change.values.astype(memory.values.dtype)
+            return dataclasses.replace(memory, values=values)
+        return change.astype(memory.dtype)
 
     return Memory(tree=jax.tree.map(leaf, memory.tree, delta, is_leaf=_is_leaf))
 
 
-def aligned(delta: Tree, at: Tree, every_row: bool = False) -> Tree:
-    """`delta` in the rows of `at` and in their order; zero in rows it does not touch.
-
-    Of both every row comes once.
+def aligned(delta: Tree, target: Tree, every_row: bool = False) -> Tree:
+    """`delta` in the rows of `target` and their order; zero in rows it does not touch.
 
     Args:
-        delta: some rows.
-        at: others, or the same.
-        every_row: they are the same, and where both are `ordered` nothing is looked up.
+        delta: every row once.
+        target: every row once.
+        every_row: both touch the same rows; no row is looked up if both are `ordered`.
     """
 
     def leaf(change, wanted):
@@ -77,67 +73,82 @@ def aligned(delta: Tree, at: Tree, every_row: bool = False) -> Tree:
             return change
         if every_row and change.ordered and wanted.ordered:
             return dataclasses.replace(wanted, values=change.values)
-        place = rows.places_of(wanted.ids, change)
-        values = change.values.at[place].get(mode="fill", fill_value=0)
+        source = rows.places_of(wanted.ids, change)
+        values = change.values.at[source].get(mode="fill", fill_value=0)
         return dataclasses.replace(wanted, values=values)
 
-    return jax.tree.map(leaf, delta, at, is_leaf=rows.is_rows)
+    return jax.tree.map(leaf, delta, target, is_leaf=rows.is_rows)
+
+
+def map_values(fn: Callable[..., Array], delta: Tree, *others: Tree) -> Tree:
+    """`fn` of the numbers of deltas that touch the same rows in the same order."""
+
+    def leaf(x, *xs):
+        if rows.is_rows(x):
+            values = fn(x.values, *(other.values for other in xs))
+            return dataclasses.replace(x, values=values)
+        return fn(x, *xs)
+
+    return jax.tree.map(leaf, delta, *others, is_leaf=rows.is_rows)
 
 
 def plus(a: Tree, b: Tree, scale: float = 1.0) -> Tree:
     """`a + scale * b` of two deltas that touch the same rows in the same order."""
-
-    def leaf(x, y):
-        if rows.is_rows(x):
-            return dataclasses.replace(x, values=x.values + scale * y.values)
-        return x + scale * y
-
-    return jax.tree.map(leaf, a, b, is_leaf=rows.is_rows)
+    return map_values(lambda x, y: x + scale * y, a, b)
 
 
 def take(states: Tree, clients: Array, deltas: Tree) -> Tree:
-    """What a codec needs of the states of many clients to encode a delta of each.
+    """The part of many clients' states that a codec needs to encode their deltas.
 
     Args:
         states: leaves `[N, ...]`.
-        clients: `[V]` int32; past the end where there is none.
+        clients: `[V]` int32; past the end if absent.
         deltas: `[V, ...]`, every row of a client's table once.
 
     Returns:
-        States `[V, ...]` whose memories are those of the touched rows alone.
+        States `[V, ...]`, with memories of the touched rows only.
     """
 
     def part(state):
         if not isinstance(state, Memory):
             return trees.take(state, clients)
-        leaves = jax.tree.map(leaf, state.tree, deltas, is_leaf=_is_leaf)
-        return Memory(tree=leaves)
+        return Memory(tree=jax.tree.map(leaf, state.tree, deltas, is_leaf=_is_leaf))
 
-    def leaf(kept, change):
-        if not rows.is_table(kept):
-            return trees.take(kept, clients)
-        at = kept.values.at[clients[:, None], change.ids]
-        values = at.get(mode="fill", fill_value=0)
-        return dataclasses.replace(change, values=values)
+    def leaf(memory, change):
+        if not rows.is_table(memory):
+            return trees.take(memory, clients)
+        return _rows_of(memory, change, clients[:, None])
 
     return jax.tree.map(part, states, is_leaf=_is_memory)
 
 
 def put(states: Tree, clients: Array, new: Tree) -> Tree:
-    """`states` with what `take` took of them replaced by `new`."""
+    """`states` with the part that `take` returned replaced by `new`."""
 
-    def part(state, some):
+    def part(state, new):
         if not isinstance(state, Memory):
-            return trees.put(state, clients, some)
-        return Memory(tree=jax.tree.map(leaf, state.tree, some.tree, is_leaf=_is_leaf))
+            return trees.put(state, clients, new)
+        return Memory(tree=jax.tree.map(leaf, state.tree, new.tree, is_leaf=_is_leaf))
 
-    def leaf(kept, some):
-        if not rows.is_table(kept):
-            return trees.put(kept, clients, some)
-        at = kept.values.at[clients[:, None], some.ids]
-        return dataclasses.replace(kept, values=at.set(some.values, mode="drop"))
+    def leaf(memory, new):
+        if not rows.is_table(memory):
+            return trees.put(memory, clients, new)
+        return _with_rows(memory, new, clients[:, None])
 
     return jax.tree.map(part, states, new, is_leaf=_is_memory)
+
+
+def _rows_of(table: rows.Table, change: rows.Rows, *clients: Array) -> rows.Rows:
+    """The rows of `table` that `change` touches."""
+    touched = table.values.at[(*clients, change.ids)]
+    return dataclasses.replace(change, values=touched.get(mode="fill", fill_value=0))
+
+
+def _with_rows(table: rows.Table, change: rows.Rows, *clients: Array) -> rows.Table:
+    """`table` with the rows of `change` in place of its own."""
+    new = change.values.astype(table.values.dtype)
+    values = table.values.at[(*clients, change.ids)].set(new, mode="drop")
+    return dataclasses.replace(table, values=values)
 
 
 def _is_leaf(leaf: Tree) -> bool:

@@ -1,159 +1,210 @@
-"""Quantizers: every number in a few bits, and a scale a bucket."""
+"""Quantizers: every number in a few bits, with a scale for each bucket of numbers."""
 
-import jax
-import jax.numpy as jnp
+from __future__ import annotations
 
-from fedjax_rec.codecs import buckets, trits
-from fedjax_rec.codecs.links import Count, Parts, Quantizer, clear
-from fedjax_rec.codecs.wire import floats, unsigned
-from fedjax_rec.core.arrays import Array
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+from etils import epy
+
+from fedjax_rec.codecs.feedback import Codec, Feedback
+
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+
+    from fedjax_rec.codecs import leaves, wire
 
 
-def qsgd(bits: int = 4, bucket: int | None = 512, norm: str = "l2") -> Quantizer:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Float32(Codec):
+    """Sends numbers as they are, 32 bits each."""
+
+    def link(self) -> leaves.Link:
+        return _written("float32")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BF16(Codec):
+    """Rounds to the nearest bfloat16: 16 bits, a relative error of at most 2^-8."""
+
+    def link(self) -> leaves.Link:
+        return _written("bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockInt(Codec):
+    """Rounds to evenly spaced levels up to each block's largest magnitude.
+
+    The error of a number is at most half a level, `max / (2^bits - 2)`.
+
+    Attributes:
+        bits: bits of a number, 2 to 16; usually 8 or 4.
+        block: numbers that share a scale of 32 bits.
+
+    References:
+        Dettmers, 8-Bit Approximations for Parallelism in Deep Learning, ICLR 2016.
+    """
+
+    bits: int = 8
+    block: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_bits(self.bits)
+
+    def link(self) -> leaves.Link:
+        levels = 2 ** (self.bits - 1) - 1
+
+        def nearest(values, buckets, count, key):
+            scales = jnp.abs(buckets).max(1)
+            level = jnp.round(buckets * _inverse(scales, levels)[:, None])
+            return scales, level.reshape(-1)[: len(values)] + levels
+
+        return _leveled(nearest, levels, self.block, self.bits)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QSGD(Codec):
     """Stochastic uniform quantization: unbiased, in levels of `norm / s`.
 
     `s = 2^(bits - 1) - 1` levels on each side; `x / norm s` is rounded to one of its
     two neighbours with the probabilities that keep its mean. With the 2-norm,
-    `E ||Q(x) - x||^2 <= min(m / s^2, sqrt(m) / s) ||x||^2` in buckets of `m`. Levels go
-    in fixed width, where the paper codes them by Elias: at 4 bits that gains little.
+    `E ||Q(x) - x||^2 <= min(m / s^2, sqrt(m) / s) ||x||^2` in buckets of `m`. Levels
+    have a fixed width; the paper codes them by Elias.
 
-    Args:
-        bits: of a number, at least 2.
-        bucket: numbers that share a norm (32 bits); `None` for all.
-        norm: `l2`, or `max`, with which the levels lie closer.
-
-    Raises:
-        ValueError: for fewer than 2 or more than 16 bits, or another norm.
+    Attributes:
+        bits: bits of a number, 2 to 16.
+        norm: `max` has closer levels than `l2`.
+        bucket: numbers that share a norm of 32 bits; `None` for all.
 
     References:
         Alistarh et al., QSGD: Communication-Efficient SGD via Gradient Quantization and
         Encoding, NeurIPS 2017.
     """
-    if not 2 <= bits <= 16:
-        raise ValueError(f"qsgd takes 2 to 16 bits a number, got {bits}")
-    if norm not in ("l2", "max"):
-        raise ValueError(f"norm is 'l2' or 'max', got {norm!r}")
-    buckets.check(bucket)
-    levels = 2 ** (bits - 1) - 1
 
-    def encode(values: Array, count: Count, key: Array) -> Parts:
-        cut = buckets.cut(values, bucket)
-        scale = _l2(cut) if norm == "l2" else jnp.abs(cut).max(1)
-        code = _stochastic(values, cut, scale, levels, key)
-        return {
-            "scales": floats(scale, buckets.number(count, bucket)),
-            "levels": unsigned(code, count, bits),
-        }
+    bits: int = 4
+    norm: Literal["l2", "max"] = "l2"
+    bucket: int | None = 512
 
-    def decode(parts: Parts, n: int, count: Count) -> Array:
-        level = parts["levels"].values.astype(jnp.float32) - levels
-        return _scaled(level, parts["scales"].values / levels, bucket, count)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_bits(self.bits)
 
-    return Quantizer(encode, decode)
+    def link(self) -> leaves.Link:
+        levels = 2 ** (self.bits - 1) - 1
+
+        def random(values, buckets, count, key):
+            scales = _l2(buckets) if self.norm == "l2" else jnp.abs(buckets).max(1)
+            return scales, _stochastic(values, buckets, scales, levels, key)
+
+        return _leveled(random, levels, self.bucket, self.bits)
 
 
-def terngrad(clip: float | None = None) -> Quantizer:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TernGrad(Codec):
     """Stochastic -1, 0 or 1 times the largest magnitude; five to a byte, 1.6 bits each.
 
     Unbiased unless clipped.
 
-    Args:
-        clip: numbers beyond so many standard deviations are cut there; 2.5 in the
-            paper.
+    Attributes:
+        clip: numbers beyond `clip` standard deviations are cut there; 2.5 in the
+            paper, `None` for no clipping.
 
     References:
         Wen et al., TernGrad: Ternary Gradients to Reduce Communication in Distributed
         Deep Learning, NeurIPS 2017.
     """
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip is a positive number of deviations, got {clip}")
 
-    def encode(values: Array, count: Count, key: Array) -> Parts:
-        if clip is not None:
-            real = jnp.maximum(jnp.asarray(count, jnp.float32), 1)
-            mean = values.sum() / real
-            variance = jnp.square(clear(values - mean, count)).sum() / real
-            bound = clip * jnp.sqrt(variance)
-            values = jnp.clip(values, -bound, bound)
-        cut = buckets.cut(values, None)
-        scale = jnp.abs(cut).max(1, initial=0)
-        code = _stochastic(values, cut, scale, 1, key)
-        return {
-            "scale": floats(scale, 1),
-            "trits": unsigned(trits.pack(code), trits.number(count), 8),
-        }
+    clip: float | None = None
 
-    def decode(parts: Parts, n: int, count: Count) -> Array:
-        level = trits.unpack(parts["trits"].values, n).astype(jnp.float32) - 1
-        return _scaled(level, parts["scale"].values, None, count)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(
+                f"clip={self.clip}: expected a positive number of standard deviations, "
+                "or None"
+            )
 
-    return Quantizer(encode, decode)
+    def link(self) -> leaves.Link:
+        def random(values, buckets, count, key):
+            if self.clip is not None:
+                real = jnp.maximum(jnp.asarray(count, jnp.float32), 1)
+                mean = values.sum() / real
+                squares = jnp.square(leaves.clear(values - mean, count))
+                bound = self.clip * jnp.sqrt(squares.sum() / real)
+                values = jnp.clip(values, -bound, bound)
+                buckets = values[None]
+            scale = jnp.abs(buckets).max(1, initial=0)
+            return scale, _stochastic(values, buckets, scale, 1, key)
+
+        return _leveled(random, 1, None, None)
 
 
-def block_int(bits: int = 8, block: int = 64) -> Quantizer:
-    """Nearest of evenly spaced levels up to each block's largest magnitude.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sign(Codec):
+    """Signs times a scale, one bit a number; a zero counts as positive.
 
-    The error of a number is at most half a level, `max / (2^bits - 2)`.
+    With the scale `mean`, `||x||_1 / m`, the error is the least that signs allow:
+    `||x - C(x)||^2 = ||x||^2 - ||x||_1^2 / m`. With `projection`, `||x||^2 / ||x||_1`,
+    `<x, C(x)> = ||x||^2`: the projection on `x` is kept, at the price of a larger
+    error.
 
-    Args:
-        bits: of a number, 2 to 16; usually 8 or 4.
-        block: numbers that share a scale of 32 bits.
-
-    Raises:
-        ValueError: for other bits, or an empty block.
+    Attributes:
+        scale: `mean` or `projection`.
+        bucket: `m`, numbers that share a scale of 32 bits; `None` for all.
 
     References:
-        Dettmers, 8-Bit Approximations for Parallelism in Deep Learning, ICLR 2016.
+        Bernstein et al., signSGD, ICML 2018. Karimireddy et al., Error Feedback Fixes
+        SignSGD and other Gradient Compression Schemes, ICML 2019 (`mean`).
     """
-    if not 2 <= bits <= 16:
-        raise ValueError(f"block_int takes 2 to 16 bits a number, got {bits}")
-    buckets.check(block)
-    levels = 2 ** (bits - 1) - 1
 
-    def encode(values: Array, count: Count, key: Array) -> Parts:
-        del key
-        cut = buckets.cut(values, block)
-        scale = jnp.abs(cut).max(1)
-        level = jnp.round(cut * _inverse(scale, levels)[:, None])
-        code = buckets.uncut(level, len(values)) + levels
-        return {
-            "scales": floats(scale, buckets.number(count, block)),
-            "levels": unsigned(code, count, bits),
-        }
+    scale: Literal["mean", "projection"] = "mean"
+    bucket: int | None = None
+    feedback: Feedback = "ef"
 
-    def decode(parts: Parts, n: int, count: Count) -> Array:
-        level = parts["levels"].values.astype(jnp.float32) - levels
-        return _scaled(level, parts["scales"].values / levels, block, count)
+    def link(self) -> leaves.Link:
+        def signs(values, buckets, count, key):
+            b, m = buckets.shape
+            l1 = jnp.abs(buckets).sum(1)
+            if self.scale == "mean":
+                real = jnp.clip(count - jnp.arange(b) * m, 0, m).astype(jnp.float32)
+                return l1 / jnp.maximum(real, 1), values >= 0
+            # Relative to the mean magnitude, so that small squares do not vanish.
+            mean = jnp.where(l1 > 0, l1, 1) / m
+            squares = jnp.square(buckets / mean[:, None]).sum(1)
+            return squares * mean / m, values >= 0
 
-    return Quantizer(encode, decode)
+        return _leveled(signs, 0.5, self.bucket, 1)
 
 
-def _l2(cut: Array) -> Array:
-    """`[b]`, without overflow or underflow of the squares."""
-    largest = jnp.abs(cut).max(1, initial=0)
-    unit = cut * _inverse(largest, 1)[:, None]
-    return largest * jnp.sqrt(jnp.square(unit).sum(1))
+_POWERS = (1, 3, 9, 27, 81)
 
 
-def _inverse(scale: Array, levels: int) -> Array:
-    return jnp.where(scale > 0, levels / jnp.where(scale > 0, scale, 1), 0)
+def pack_trits(values: jax.Array) -> jax.Array:
+    """Numbers 0, 1, 2 `[n]`, five to a byte: `[ceil(n / 5)]` int32 below 3^5 = 243.
+
+    >>> pack_trits(jnp.array([2, 0, 1, 0, 0, 2])).tolist()
+    [11, 2]
+    """
+    values = values.astype(jnp.int32)
+    padded = jnp.pad(values, (0, -len(values) % 5)).reshape(-1, 5)
+    return (padded * jnp.array(_POWERS)).sum(1)
 
 
-def _stochastic(
-    values: Array, cut: Array, scale: Array, levels: int, key: Array
-) -> Array:
-    """`[n]` in 0 to `2 levels`: each number rounded up or down at random."""
-    exact = buckets.uncut(cut * _inverse(scale, levels)[:, None], len(values))
-    level = jnp.floor(exact + dither(key, len(values)))
-    return jnp.clip(level, -levels, levels) + levels
+def unpack_trits(packed: jax.Array, n: int) -> jax.Array:
+    """The first `n` of the numbers that `pack_trits` packed."""
+    packed = packed.astype(jnp.int32)[:, None]
+    return (packed // jnp.array(_POWERS) % 3).reshape(-1)[:n]
 
 
-def dither(key: Array, n: int) -> Array:
+def dither(key: jax.Array, n: int) -> jax.Array:
     """`[n]` uniform in (0, 1), of 24 bits; the first numbers do not depend on `n`.
 
     A hash of the place and of two words drawn from the key (the finalizer of
-    MurmurHash3, twice keyed): rounding asks for even and independent odds, not for
-    secrecy, and Threefry itself took four times as long as all the rest of `qsgd`.
+    MurmurHash3, twice keyed): rounding needs even and independent odds, not secrecy,
+    and Threefry took four times as long as the rest of QSGD.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     h = jnp.arange(n, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) + first
@@ -163,6 +214,81 @@ def dither(key: Array, n: int) -> Array:
     return ((h >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
 
 
-def _scaled(level: Array, scales: Array, size: int | None, count: Count) -> Array:
-    cut = buckets.cut(level, size) * scales[:, None]
-    return clear(buckets.uncut(cut, len(level)), count)
+def _check_bits(bits: int) -> None:
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits={bits}: expected 2 to 16 bits a number")
+
+
+def _written(code: str) -> leaves.Link:
+    def encode(values, count, key, place):
+        return {"values": wire.floats(values, count, code)}
+
+    def decode(sent, n, count):
+        return leaves.clear(sent["values"].values.astype(jnp.float32), count)
+
+    return leaves.Link(encode, decode)
+
+
+def _cut(values: jax.Array, size: int | None) -> jax.Array:
+    """`[n]` as buckets `[b, size]`, zeros at the end; `None` is one bucket.
+
+    The shape of a bucket does not depend on `n`, so that neither does the order in
+    which its numbers are added.
+    """
+    if size is None:
+        return values[None]
+    return jnp.pad(values, (0, -len(values) % size)).reshape(-1, size)
+
+
+def _leveled(
+    quantize: Callable[..., tuple[jax.Array, jax.Array]],
+    levels: float,
+    size: int | None,
+    bits: int | None,
+) -> leaves.Link:
+    """Sends a scale for each bucket, and the numbers in evenly spaced levels.
+
+    Args:
+        quantize: `(values [n], buckets [b, size], count, key) -> (scales [b], code
+            [n])`; a code of 0 is decoded as `-scale`, one of `2 levels` as `scale`.
+        levels: levels on each side of zero; a half for two levels in all.
+        size: numbers that share a scale; `None` for all.
+        bits: bits of a code; `None` for five codes in a byte.
+    """
+
+    def encode(values, count, key, place):
+        key = jax.random.fold_in(key, place)
+        scales, code = quantize(values, _cut(values, size), count, key)
+        number = 1 if size is None else -(-count // size)
+        if bits is None:
+            code, count = pack_trits(code), -(-count // 5)
+        code = wire.unsigned(code, count, bits or 8)
+        return {"scales": wire.floats(scales, number), "levels": code}
+
+    def decode(sent, n, count):
+        code, scales = sent["levels"].values, sent["scales"].values / levels
+        level = code if bits is not None else unpack_trits(code, n)
+        buckets = _cut(level.astype(jnp.float32) - levels, size) * scales[:, None]
+        return leaves.clear(buckets.reshape(-1)[:n], count)
+
+    return leaves.Link(encode, decode)
+
+
+def _l2(buckets: jax.Array) -> jax.Array:
+    """`[b]`, without overflow or underflow of the squares."""
+    largest = jnp.abs(buckets).max(1, initial=0)
+    unit = buckets * _inverse(largest, 1)[:, None]
+    return largest * jnp.sqrt(jnp.square(unit).sum(1))
+
+
+def _inverse(scale: jax.Array, levels: int) -> jax.Array:
+    return jnp.where(scale > 0, levels / jnp.where(scale > 0, scale, 1), 0)
+
+
+def _stochastic(
+    values: jax.Array, buckets: jax.Array, scale: jax.Array, levels: int, key: jax.Array
+) -> jax.Array:
+    """`[n]` in 0 to `2 levels`: each number rounded up or down at random."""
+    exact = (buckets * _inverse(scale, levels)[:, None]).reshape(-1)[: len(values)]
+    level = jnp.floor(exact + dither(key, len(values)))
+    return jnp.clip(level, -levels, levels) + levels

@@ -1,4 +1,4 @@
-"""The k largest of a vector and where they are, without sorting.
+"""The k largest numbers of a vector, found without sorting.
 
 The threshold is found by a few passes that only count. Sets of places are words of 32
 bits, in which the j-th place is found by counting bits.
@@ -29,35 +29,32 @@ class Places(NamedTuple):
     """Ascending places in a vector.
 
     Attributes:
-        at: `[slots]` int32; the vector's length beyond `count`.
+        index: `[slots]` int32; the vector's length beyond `count`.
         count: int32 scalar.
     """
 
-    at: Array
+    index: Array
     count: Array
 
 
 def magnitude(values: Array) -> Array:
-    """What `largest` orders by; NaN comes first, so that it is sent, and seen.
+    """The order of `largest`; NaN comes first, so that it is sent and noticed.
 
-    Subnormal numbers count as zero: compilers differ in whether they are.
+    Subnormal numbers count as zero, since compilers differ in whether they are.
     """
     size = jnp.where(jnp.isnan(values), jnp.inf, jnp.abs(values))
     return jnp.where(size < _float(jnp.int32(_NORMAL)), 0, size)
 
 
 def largest(order: Array, k: Array | int, slots: int) -> Places:
-    """Where the `k` largest are; of equal ones the first.
+    """Places of the `k` largest numbers; of equal ones the first.
 
     Args:
-        order: `[n]` float32, as `magnitude` gives it.
-        k: how many, at most `slots`.
-        slots: room for them.
+        order: `[n]` float32, from `magnitude`.
+        k: number of places, at most `slots`.
+        slots: static size of the result.
 
-    Returns:
-        Their places.
-
-    >>> largest(jnp.array([3.0, 9.0, 3.0, 7.0, 3.0]), 3, 4).at.tolist()
+    >>> largest(jnp.array([3.0, 9.0, 3.0, 7.0, 3.0]), 3, 4).index.tolist()
     [0, 1, 3, 5]
     """
     k, n = jnp.asarray(k, jnp.int32), len(order)
@@ -67,20 +64,20 @@ def largest(order: Array, k: Array | int, slots: int) -> Places:
     words = pack(order >= _float(high))
     between = pack((order >= _float(low)) & (_bits(order) < high))
     wanted = k - above
-    at = places(between, _FEW, n).at
-    few = order.at[at].get(mode="fill", fill_value=-1)
+    index = places(between, _FEW, n).index
+    few = order.at[index].get(mode="fill", fill_value=-1)
     least = jnp.sort(few, descending=True)[jnp.clip(wanted - 1, 0, _FEW - 1)]
     equal = (few == least).astype(jnp.int32)
     left = wanted - (few > least).sum()
-    kept = (few > least) | ((equal > 0) & (running_sum(equal, _FEW) <= left))
-    kept &= (at < n) & (wanted > 0)
-    bit = jnp.uint32(1) << (at & 31).astype(jnp.uint32)
-    some = words.at[at >> 5].add(jnp.where(kept, bit, 0), mode="drop")
-    # More than a few are all equal, or none is wanted. A loop of one turn or none:
-    # unlike `cond` it stays one under `vmap`.
+    chosen = (few > least) | ((equal > 0) & (running_sum(equal, _FEW) <= left))
+    chosen &= (index < n) & (wanted > 0)
+    bit = jnp.uint32(1) << (index & 31).astype(jnp.uint32)
+    added = words.at[index >> 5].add(jnp.where(chosen, bit, 0), mode="drop")
+    # More than a few are all equal, or none is wanted. Unlike `cond`, a loop of one
+    # turn or none remains one under `vmap`.
     crowded = (_set_bits(between).sum() > _FEW).astype(jnp.int32)
     words = jax.lax.fori_loop(
-        0, crowded, lambda _, some: words | _first(between, wanted), some
+        0, crowded, lambda _, added: words | _first(between, wanted), added
     )
     return places(words, slots, n)
 
@@ -88,10 +85,11 @@ def largest(order: Array, k: Array | int, slots: int) -> Places:
 def _bracket(order: Array, k: Array) -> tuple[Array, Array, Array]:
     """Bits of two numbers around the `k`-th largest, and how many reach the upper.
 
-    At least `k` reach the lower, fewer the upper. A pass tries two numbers between
-    them: those a sample suggests; then, by interpolation of the counts' logarithm, one
-    on either side of `k`; every third time those that cut the bits in three, as
-    insurance. In the end there are no more than a few between them, or all are equal.
+    At least `k` numbers reach the lower bound, fewer the upper one. A pass tries two
+    cuts between them: first those that a sample suggests; then, by interpolation of the
+    counts' logarithm, one on either side of `k`; in every third pass those that cut the
+    bits in three, as insurance. In the end at most a few numbers are left between the
+    bounds, or all of these are equal.
     """
     n = len(order)
     guesses = _guesses(order, k)
@@ -99,7 +97,7 @@ def _bracket(order: Array, k: Array) -> tuple[Array, Array, Array]:
     blocks = blocks.reshape(-1, min(n, _BLOCK))
 
     def reach(cuts: Array) -> Array:
-        """How many reach each of two ascending numbers: two counts in one sum."""
+        """How many numbers reach each of two ascending cuts: two counts in one sum."""
         low, high = _float(cuts)
         both = jnp.where(blocks >= high, 4097.0, jnp.where(blocks >= low, 1.0, 0.0))
         both = both.sum(1).astype(jnp.int32)
@@ -116,21 +114,22 @@ def _bracket(order: Array, k: Array) -> tuple[Array, Array, Array]:
         aim = jnp.maximum(jnp.stack([k + off, k - off]), 0.25)
         top, bottom = jnp.log(reach_low + 0.5), jnp.log(reach_high + 0.5)
         part = jnp.clip((top - jnp.log(aim)) / (top - bottom), 0, 1)
-        tried = _bits(_float(low) + (_float(high) - _float(low)) * part)
+        cuts = _bits(_float(low) + (_float(high) - _float(low)) * part)
         third = (high - low) // 3
-        tried = jnp.where(i % 3 == 2, jnp.stack([low + third, high - third]), tried)
-        tried = jnp.where(i == 0, guesses, tried)
-        tried = jnp.clip(tried, low + 1, high - 1)
-        tried = jnp.stack([tried.min(), tried.max()])
-        first, second = reach(tried)
-        # `low` is the last of low, tried, tried that k reach; `high` the one after.
-        one, two = first >= k, second >= k
+        cuts = jnp.where(i % 3 == 2, jnp.stack([low + third, high - third]), cuts)
+        cuts = jnp.where(i == 0, guesses, cuts)
+        cuts = jnp.clip(cuts, low + 1, high - 1)
+        cuts = jnp.stack([cuts.min(), cuts.max()])
+        first, second = reach(cuts)
+        # `low` becomes the last of low and the cuts that `k` numbers reach, and `high`
+        # the one after it.
+        lower, upper = first >= k, second >= k
         return (
             i + 1,
-            jnp.where(two, tried[1], jnp.where(one, tried[0], low)),
-            jnp.where(two, second, jnp.where(one, first, reach_low)),
-            jnp.where(two, high, jnp.where(one, tried[1], tried[0])),
-            jnp.where(two, reach_high, jnp.where(one, second, first)),
+            jnp.where(upper, cuts[1], jnp.where(lower, cuts[0], low)),
+            jnp.where(upper, second, jnp.where(lower, first, reach_low)),
+            jnp.where(upper, high, jnp.where(lower, cuts[1], cuts[0])),
+            jnp.where(upper, reach_high, jnp.where(lower, second, first)),
         )
 
     end = _bits(order.max()) + 1
@@ -149,10 +148,10 @@ def _guesses(order: Array, k: Array) -> Array:
     off = 3 * jnp.sqrt(rank) + 1
     ranks = jnp.stack([rank + off, rank - off])
 
-    def bit(i, found):
-        tried = found | (jnp.int32(1 << 30) >> i)
-        reach = (sample >= _float(tried)[:, None]).astype(jnp.float32).sum(1)
-        return jnp.where(reach >= ranks, tried, found)
+    def bit(i, guesses):
+        raised = guesses | (jnp.int32(1 << 30) >> i)
+        reach = (sample >= _float(raised)[:, None]).astype(jnp.float32).sum(1)
+        return jnp.where(reach >= ranks, raised, guesses)
 
     return jax.lax.fori_loop(0, _GUESSED, bit, jnp.zeros(2, jnp.int32))
 
@@ -174,7 +173,7 @@ def pack(mask: Array) -> Array:
 
 
 def places(words: Array, slots: int, length: int) -> Places:
-    """Where the set bits of `words` `[w]` are, as far as there is room."""
+    """Places of the set bits of `words` `[w]`, as many as there is room for."""
     counts = _set_bits(words)
     ends = running_sum(counts, length)
     starts = ends - counts
@@ -184,9 +183,9 @@ def places(words: Array, slots: int, length: int) -> Places:
     word = running_sum(begun, len(words)) - 1
     bit = _nth_bit(words[word], rank - starts[word])
     count = jnp.minimum(ends[-1], slots)
-    at = jnp.where(rank < count, word * 32 + bit, length)
-    # Else the compiler computes them again inside every gather and scatter.
-    return Places(jax.lax.optimization_barrier(at), count)
+    index = jnp.where(rank < count, word * 32 + bit, length)
+    # Without the barrier, the compiler computes them again in every gather and scatter.
+    return Places(jax.lax.optimization_barrier(index), count)
 
 
 def _set_bits(words: Array) -> Array:
@@ -199,17 +198,17 @@ def _first(words: Array, wanted: Array) -> Array:
     before = running_sum(counts, 32 * len(words)) - counts
     left = jnp.clip(wanted - before, 0, counts)
     end = _nth_bit(words, left)
-    kept = words & ((jnp.uint32(1) << end.astype(jnp.uint32)) - 1)
-    return jnp.where(left == counts, words, kept)
+    lower = words & ((jnp.uint32(1) << end.astype(jnp.uint32)) - 1)
+    return jnp.where(left == counts, words, lower)
 
 
 def _nth_bit(words: Array, n: Array) -> Array:
     """Place of the set bit with `n` set ones below it, by halving the word."""
-    at = jnp.zeros_like(n)
+    bit = jnp.zeros_like(n)
     for half in (16, 8, 4, 2, 1):
         low = _set_bits(words & jnp.uint32((1 << half) - 1))
         up = n >= low
         n = jnp.where(up, n - low, n)
         words = jnp.where(up, words >> half, words)
-        at = jnp.where(up, at + half, at)
-    return at
+        bit = jnp.where(up, bit + half, bit)
+    return bit

@@ -1,149 +1,264 @@
-"""Sparsifiers: some entries or rows go, the others count as zero."""
+"""Sparsifiers: some numbers or rows are sent, the others count as zero."""
 
-import jax
-import jax.numpy as jnp
+from __future__ import annotations
 
-from fedjax_rec.codecs.links import Count, Parts, RowStage, Stage
-from fedjax_rec.codecs.select import Places, largest, magnitude, pack, places
-from fedjax_rec.codecs.share import Share, share
-from fedjax_rec.codecs.wire import coded_ids, unsigned
-from fedjax_rec.core.arrays import Array
+import dataclasses
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+from etils import epy
+
+from fedjax_rec.codecs.feedback import Codec, Feedback
+from fedjax_rec.codecs.quantize import Float32
+
+with epy.lazy_imports():
+    import jax
+    import jax.numpy as jnp
+
+    from fedjax_rec.codecs import leaves, select, wire
+    from fedjax_rec.core import messages, rows
 
 
-def top_k(fraction: float) -> Stage:
-    """The largest entries by magnitude: `k = ceil(fraction n)` of them, of equals the
-    first.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TopK(Codec):
+    """Sends the `k = ceil(fraction n)` largest numbers by magnitude.
 
-    `||x - C(x)||^2 <= (1 - k / n) ||x||^2`. Within one leaf by `leafwise`, among all
-    leaves together by `joined`.
+    Of equal numbers the first are sent. `||x - C(x)||^2 <= (1 - k / n) ||x||^2`.
 
-    Args:
-        fraction: of the real entries, in (0, 1].
+    Attributes:
+        fraction: `k / n`, in [1e-4, 1], of a client's real numbers.
+        scope: the `k` largest of each `leaf`, or of `all` leaves together.
+        then: codec of the numbers that are sent; `None` for float32.
 
     References:
         Stich et al., Sparsified SGD with Memory, NeurIPS 2018.
     """
-    return largest_share(share(fraction), fraction)
+
+    fraction: float = 0.1
+    scope: Literal["leaf", "all"] = "leaf"
+    then: Codec | None = None
+    feedback: Feedback = "ef"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(self.fraction)
+
+    def link(self) -> leaves.Link:
+        return largest(share(self.fraction), self.fraction, self.then)
+
+    def plain(self) -> messages.MessageTransform:
+        return leaves.SCOPES[self.scope](self.link())
 
 
-def largest_share(kept: Share, most: float) -> Stage:
-    """As `top_k`, with a share that may be traced but is never more than `most`."""
-    room = share(most)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Threshold(Codec):
+    """Sends the numbers of at least `least` in magnitude; of too many the largest.
 
-    def keep(values: Array, count: Count) -> Places:
-        slots = room.of(len(values))
-        return largest(magnitude(values), kept.of(count), slots)
-
-    return _by_ids(keep, room)
-
-
-def threshold(least: float, most: float = 1.0) -> Stage:
-    """Entries of at least `least` in magnitude; of too many the largest.
-
-    Args:
+    Attributes:
         least: positive.
-        most: share of the entries there is room for.
-
-    Raises:
-        ValueError: if `least` is not positive: zeros would be sent, padding too.
+        most: share of a client's numbers there is room for, in [1e-4, 1].
+        then: codec of the numbers that are sent; `None` for float32.
 
     References:
         Strom, Scalable Distributed DNN Training Using Commodity GPU Cloud Computing,
         Interspeech 2015.
     """
-    if not least > 0:
-        raise ValueError(f"a threshold is positive, got {least}")
-    room = share(most)
 
-    def keep(values: Array, count: Count) -> Places:
-        slots = room.of(len(values))
-        enough = ~(jnp.abs(values) < least)  # NaN is sent, and so seen
-        if most == 1:
-            return places(pack(enough), slots, len(values))
-        k = jnp.minimum(enough.sum(), room.of(count))
-        return largest(magnitude(values), k, slots)
+    least: float = 1e-3
+    most: float = 1.0
+    then: Codec | None = None
+    feedback: Feedback = "ef"
 
-    return _by_ids(keep, room)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.least > 0:
+            raise ValueError(
+                f"least={self.least}: expected a positive threshold, since zeros would "
+                "be sent otherwise"
+            )
+        share(self.most)
+
+    def link(self) -> leaves.Link:
+        room = share(self.most)
+
+        def keep(values: jax.Array, count: leaves.Count) -> select.Places:
+            slots = room.of(len(values))
+            enough = ~(jnp.abs(values) < self.least)  # sends NaN, so that it is seen
+            if self.most == 1:
+                return select.places(select.pack(enough), slots, len(values))
+            k = jnp.minimum(enough.sum(), room.of(count))
+            return select.largest(select.magnitude(values), k, slots)
+
+        return _by_ids(keep, room, self.then)
 
 
-def random_k(fraction: float, unbiased: bool = True) -> Stage:
-    """An entry at random of each of `k` even strata; a 32-bit seed goes for ids.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomK(Codec):
+    """Sends a random number of each of `k` even strata, and a 32-bit seed for the ids.
 
-    The `n` entries are cut into `k = ceil(fraction n)` runs of `w`, `n / k` rounded
-    down or up. One of each costs `O(k)` to draw, a uniform set of `k` costs `O(n)`;
-    each entry still goes with probability `1 / w`, and the variance is no larger:
-    `E ||x - C(x)||^2 = sum_i (w_i - 1) x_i^2 <= (ceil(n / k) - 1) ||x||^2`.
+    The `n` numbers are cut into `k = ceil(fraction n)` runs of `w`, `n / k` rounded
+    down or up. Drawing one of each costs `O(k)`, a uniform set of `k` `O(n)`; each
+    number is sent with probability `1 / w` in either case, and the variance is no
+    larger: `E ||x - C(x)||^2 = sum_i (w_i - 1) x_i^2 <= (ceil(n / k) - 1) ||x||^2`.
 
-    Args:
-        fraction: `k / n`, of the real entries, in (0, 1].
-        unbiased: multiply by `w`. Under error feedback leave it off: what is
-            magnified there grows without bound.
+    Numbers are multiplied by `w`, which is unbiased, unless there is feedback, under
+    which the residual would grow without bound.
+
+    Attributes:
+        fraction: `k / n`, in [1e-4, 1], of a client's real numbers.
+        then: codec of the numbers that are sent; `None` for float32.
 
     References:
         Wangni et al., Gradient Sparsification for Communication-Efficient Distributed
         Optimization, NeurIPS 2018 (random sparsification, not stratified).
     """
-    part = share(fraction)
 
-    def drawn(seed: Array, n: int, count: Count) -> tuple[Array, Array]:
-        """`(at [k slots], w [k slots])`."""
-        k = part.of(count)
-        least = jnp.maximum(k, 1)
-        stratum = jnp.arange(part.of(n), dtype=jnp.int32)
-        width, longer = count // least, count % least
-        start = stratum * width + jnp.minimum(stratum, longer)
-        width = width + (stratum < longer)
-        bits = jax.random.bits(jax.random.key(seed), stratum.shape, jnp.uint32) >> 8
-        uniform = bits.astype(jnp.float32) * 2.0**-24
-        chosen = start + jnp.minimum((uniform * width).astype(jnp.int32), width - 1)
-        return jnp.where(stratum < k, chosen, n), width
+    fraction: float = 0.1
+    then: Codec | None = None
 
-    def encode(values: Array, count: Count, key: Array):
-        seed = jax.random.bits(key, (), jnp.uint32)
-        at, _ = drawn(seed, len(values), count)
-        kept = values.at[at].get(mode="fill", fill_value=0)
-        return {"seed": unsigned(seed[None], 1, 32)}, kept, part.of(count)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(self.fraction)
 
-    def passed(parts: Parts, n: int, count: Count):
-        return part.of(n), part.of(count)
+    def link(self) -> leaves.Link:
+        part, then = share(self.fraction), _link(self.then)
 
-    def decode(parts: Parts, values: Array, n: int, count: Count) -> Array:
-        at, width = drawn(parts["seed"].values[0], n, count)
-        values = values * width if unbiased else values
-        return jnp.zeros(n).at[at].set(values, mode="drop")
+        def drawn(
+            seed: jax.Array, n: int, count: leaves.Count
+        ) -> tuple[jax.Array, jax.Array]:
+            """`(places [k slots], w [k slots])`."""
+            k = part.of(count)
+            least = jnp.maximum(k, 1)
+            stratum = jnp.arange(part.of(n), dtype=jnp.int32)
+            width, longer = count // least, count % least
+            start = stratum * width + jnp.minimum(stratum, longer)
+            width = width + (stratum < longer)
+            bits = jax.random.bits(jax.random.key(seed), stratum.shape, jnp.uint32)
+            uniform = (bits >> 8).astype(jnp.float32) * 2.0**-24
+            step = jnp.minimum((uniform * width).astype(jnp.int32), width - 1)
+            return jnp.where(stratum < k, start + step, n), width
 
-    return Stage(encode, passed, decode)
+        def encode(values, count, key, place):
+            seed = jax.random.bits(jax.random.fold_in(key, place), (), jnp.uint32)
+            places, _ = drawn(seed, len(values), count)
+            chosen = values.at[places].get(mode="fill", fill_value=0)
+            return {
+                "seed": wire.unsigned(seed[None], 1, 32),
+                "then": then.encode(chosen, part.of(count), key, place + 1),
+            }
+
+        def decode(sent, n, count):
+            values = then.decode(sent["then"], part.of(n), part.of(count))
+            places, width = drawn(sent["seed"].values[0], n, count)
+            values = values * width if self.feedback == "none" else values
+            return jnp.zeros(n).at[places].set(values, mode="drop")
+
+        return leaves.Link(encode, decode)
 
 
-def row_top_k(fraction: float) -> RowStage:
-    """Of a table the touched rows with the largest norms; dense leaves go whole.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowTopK(Codec):
+    """Sends the touched rows of a table with the largest norms, and dense leaves whole.
 
-    Args:
-        fraction: of the client's touched rows, in (0, 1].
+    Attributes:
+        fraction: share of a client's touched rows, in [1e-4, 1].
+        then: codec of the rows that are sent, and of dense leaves; `None` for float32.
     """
-    part = share(fraction)
 
-    def select(values: Array, count: Array, key: Array) -> Places:
-        del key
-        squares = jnp.square(values).sum(1)
-        return largest(magnitude(squares), part.of(count), part.of(len(values)))
+    fraction: float = 0.1
+    then: Codec | None = None
+    feedback: Feedback = "ef"
 
-    return RowStage(select)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(self.fraction)
+
+    def plain(self) -> messages.MessageTransform:
+        part, codec = share(self.fraction), leaves.leafwise(_link(self.then))
+
+        def chosen(leaf):
+            if not rows.is_rows(leaf):
+                return leaf
+            leaf, num_rows, count = leaves.in_order(leaf)
+            r = len(leaf.ids)
+            squares = jnp.square(leaf.values.astype(jnp.float32)).reshape(r, -1).sum(1)
+            order = select.magnitude(squares)
+            index = select.largest(order, part.of(count), part.of(r)).index
+            ids = leaf.ids.at[index].get(mode="fill", fill_value=num_rows)
+            values = leaf.values.at[index].get(mode="fill", fill_value=0)
+            return dataclasses.replace(leaf, ids=ids, values=values)
+
+        def encode(delta, state, sender):
+            delta = jax.tree.map(chosen, delta, is_leaf=rows.is_rows)
+            return codec.encode(delta, state, sender)
+
+        return codec._replace(encode=encode, every_row=False)
 
 
-def _by_ids(keep, room: Share) -> Stage:
-    def encode(values: Array, count: Count, key: Array):
-        del key
-        found = keep(values, count)
-        kept = values.at[found.at].get(mode="fill", fill_value=0)
-        return {"ids": coded_ids(found.at, found.count)}, kept, found.count
+class Share(NamedTuple):
+    """A fraction `over / under`; both may be traced.
 
-    def passed(parts: Parts, n: int, count: Count):
-        return room.of(n), parts["ids"].count
+    In floating point `ceil(0.1 * 10)` can be 2, and differ between a static and a
+    traced count.
+    """
 
-    def decode(parts: Parts, values: Array, n: int, count: Count) -> Array:
-        ids = parts["ids"]
-        at = jnp.where(jnp.arange(len(ids.values)) < ids.count, ids.values, n)
-        return jnp.zeros(n).at[at].set(values, mode="drop")
+    over: jax.Array | int
+    under: jax.Array | int
 
-    return Stage(encode, passed, decode)
+    def of(self, count: leaves.Count) -> Any:
+        """`ceil(count * over / under)`, an int if all three are, for any int32 count.
+
+        >>> share(0.1).of(10), share(0.1).of(11)
+        (1, 2)
+        """
+        quotient, remainder = count // self.under, count % self.under
+        top = remainder * self.over + self.under - 1
+        return quotient * self.over + top // self.under
+
+
+def share(fraction: float) -> Share:
+    """The nearest fraction with a denominator of at most 10,000.
+
+    Raises:
+        ValueError: `fraction` is not in [1e-4, 1].
+    """
+    if not 1e-4 <= fraction <= 1:
+        raise ValueError(f"a share must be between 0.0001 and 1, got {fraction}")
+    exact = Fraction(fraction).limit_denominator(10_000)
+    return Share(exact.numerator, exact.denominator)
+
+
+def largest(part: Share, most: float, then: Any) -> leaves.Link:
+    """The link of `TopK`, with a share that may be traced and is at most `most`."""
+    room = share(most)
+
+    def keep(values: jax.Array, count: leaves.Count) -> select.Places:
+        slots = room.of(len(values))
+        return select.largest(select.magnitude(values), part.of(count), slots)
+
+    return _by_ids(keep, room, then)
+
+
+def _link(then: Any) -> leaves.Link:
+    return (then or Float32()).link()
+
+
+def _by_ids(keep: Callable[..., Any], room: Share, then: Any) -> leaves.Link:
+    next_link = _link(then)
+
+    def encode(values, count, key, place):
+        places, number = keep(values, count)
+        chosen = values.at[places].get(mode="fill", fill_value=0)
+        return {
+            "ids": wire.coded_ids(places, number),
+            "then": next_link.encode(chosen, number, key, place + 1),
+        }
+
+    def decode(sent, n, count):
+        ids = sent["ids"]
+        values = next_link.decode(sent["then"], room.of(n), ids.count)
+        places = jnp.where(jnp.arange(len(ids.values)) < ids.count, ids.values, n)
+        return jnp.zeros(n).at[places].set(values, mode="drop")
+
+    return leaves.Link(encode, decode)

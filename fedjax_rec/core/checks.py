@@ -25,6 +25,7 @@ def check_ranges(settings: Any, **ranges: str) -> None:
 def check_choices(settings: Any, **choices: Any) -> None:
     """Raises a ValueError unless fields have one of the values of their `Literal`."""
     for name, literal in choices.items():
-        value, allowed = getattr(settings, name), get_args(literal)
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r}, expected {' or '.join(allowed)}")
+        value, (*others, last) = getattr(settings, name), get_args(literal)
+        if value not in (*others, last):
+            expected = f"{', '.join(others)} or {last}"
+            raise ValueError(f"{name}={value!r}, expected {expected}")

@@ -1,8 +1,8 @@
-"""Count sketches of trees: linear, and inner products survive them (layer 0).
+"""Count sketches of trees: linear, and inner products survive them.
 
-Every number of a tree, by its place in the flattened shared parameters, is added with a
+Each number of a tree, by its place in the flattened shared parameters, is added with a
 random sign to one of `columns` buckets, in each of `repeats` rows with hashes of their
-own. Sketches add up like the trees they are of.
+own. The sketch of a sum is the sum of the sketches.
 
 References:
     Charikar, Chen and Farach-Colton, Finding Frequent Items in Data Streams, ICALP
@@ -21,61 +21,58 @@ from fedjax_rec.core.arrays import Array, Tree
 
 
 def size_of(shared: Tree) -> int:
-    """Numbers of the shared parameters."""
+    """Number of shared parameters."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(shared))
 
 
 def sketch(delta: Tree, lengths: Sequence[int], repeats: int, columns: int) -> Array:
-    """`[repeats, columns]`, of one client's delta.
+    """Sketch `[repeats, columns]` of one client's delta.
 
     Args:
-        delta: dense leaves and `rows.Rows`, whose repeated ids add up.
+        delta: dense leaves and `rows.Rows`; repeated ids add up.
         lengths: `table_lengths` of the shared parameters.
         repeats: rows of the sketch.
-        columns: buckets of each.
+        columns: buckets in each row.
     """
     leaves = jax.tree.leaves(delta, is_leaf=rows.is_rows)
-    found, first = jnp.zeros(()), 0
+    total, first = jnp.zeros(()), 0
     for leaf, length in zip(leaves, lengths, strict=True):
         values, places, size = _places(leaf, length)
-        for repeat in range(repeats):
-            at, sign = _hash(places + first, repeat, columns)
-            row = jnp.zeros(columns, values.dtype).at[at].add(sign * values)
-            found += jnp.zeros((repeats, columns), values.dtype).at[repeat].set(row)
+        total += sketch_of_places(places + first, values, repeats, columns)
         first += size
-    return found
+    return total
 
 
-def estimate(found: Array, size: int) -> Array:
-    """`[size]`: every number, as the median over the sketch's rows has it."""
-    repeats, columns = found.shape
+def estimate(sketch: Array, size: int) -> Array:
+    """Every number `[size]`, the median of its estimates by the sketch's rows."""
+    repeats, columns = sketch.shape
     every = jnp.arange(size, dtype=jnp.uint32)
 
     def row(repeat: int) -> Array:
-        at, sign = _hash(every, repeat, columns)
-        return sign * found[repeat, at]
+        bucket, sign = _hash(every, repeat, columns)
+        return sign * sketch[repeat, bucket]
 
     return jnp.median(jnp.stack([row(repeat) for repeat in range(repeats)]), axis=0)
 
 
 def sketch_of_places(places: Array, values: Array, repeats: int, columns: int) -> Array:
-    """The sketch of some numbers `values` `[k]` at `places` `[k]`."""
+    """Sketch of numbers `values` `[k]` at `places` `[k]`."""
 
     def row(repeat: int) -> Array:
-        at, sign = _hash(places.astype(jnp.uint32), repeat, columns)
-        return jnp.zeros(columns, values.dtype).at[at].add(sign * values)
+        bucket, sign = _hash(places.astype(jnp.uint32), repeat, columns)
+        return jnp.zeros(columns, values.dtype).at[bucket].add(sign * values)
 
     return jnp.stack([row(repeat) for repeat in range(repeats)])
 
 
 def _places(leaf: Any, length: int) -> tuple[Array, Array, int]:
-    """Values and places of a leaf's numbers, flat, and how many the whole leaf has."""
+    """Values and places of a leaf's numbers, and the size of the whole leaf."""
     if not rows.is_rows(leaf):
         every = jnp.arange(leaf.size, dtype=jnp.uint32)
         return leaf.reshape(-1), every, leaf.size
     values = leaf.values.reshape(len(leaf.ids), -1)
     width = values.shape[1]
-    # Padding names rows past the table's end, where values may be anything.
+    # Padding names rows past the table's end, with any values.
     values = jnp.where((leaf.ids < length)[:, None], values, 0)
     places = leaf.ids.astype(jnp.uint32)[:, None] * width
     places += jnp.arange(width, dtype=jnp.uint32)

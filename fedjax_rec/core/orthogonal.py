@@ -1,9 +1,11 @@
-"""Small orthogonal factors without LAPACK, whose batches hang or crawl in programs.
+"""Small orthogonal factors without LAPACK, since its batches hang or are slow.
 
 With a thread for each of two CPU devices, a program of `jnp.linalg.qr` over clients was
-seen to wait for ever; on accelerators batches of small factorizations go one by one.
-What is here is a few products, and goes with `vmap` like everything else.
+seen to deadlock; on accelerators batches of small factorizations run one by one. These
+functions consist of a few products, and batch under `vmap`.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +14,19 @@ import numpy as np
 from fedjax_rec.core.arrays import Array
 
 _SWEEPS = 10
-"""Over all pairs of axes; convergence is quadratic from about the fifth on."""
+"""Sweeps over all pairs of axes; they converge quadratically from about the fifth."""
 
 
 def orthonormal_columns(x: Array) -> Array:
-    """The columns of `x` `[n, r]` by Gram and Schmidt, twice over, in their order.
+    """Orthonormalizes columns in order, by Gram and Schmidt applied twice.
 
     A column that depends on those before it becomes zero.
 
     Args:
-        x: few columns; work grows as `n r^2`.
+        x: `[n, r]` with few columns; work grows as `n r^2`.
 
     Returns:
-        `[n, r]`; for a `x` of independent normal entries, uniform over all such.
+        `[n, r]`; uniform over all such if `x` has independent normal entries.
     """
     for j in range(x.shape[1]):
         column, before = x[:, j], x[:, :j]
@@ -32,18 +34,29 @@ def orthonormal_columns(x: Array) -> Array:
         for _ in range(2):
             column = column - before @ (before.T @ column)
         left = jnp.linalg.norm(column)
-        some = left > 1e-5 * size  # else it is rounding
-        x = x.at[:, j].set(jnp.where(some, column / jnp.where(some, left, 1), 0))
+        new = left > 1e-5 * size  # else it is rounding
+        x = x.at[:, j].set(jnp.where(new, column / jnp.where(new, left, 1), 0))
     return x
+
+
+def random_rows(key: Array, rank: int, width: int, dtype: Any = None) -> Array:
+    """`[rank, width]` orthonormal rows, uniform over all such.
+
+    Raises:
+        ValueError: `rank` is not in 1 to `width`.
+    """
+    if not 1 <= rank <= width:
+        raise ValueError(f"rank={rank}: expected 1 to {width}, the width of a row")
+    return orthonormal_columns(jax.random.normal(key, (width, rank), dtype)).T
 
 
 def leading_axes(matrix: Array, rank: int) -> Array:
     """The `rank` first right singular vectors, by subspace iteration.
 
-    Ten iterations on `rank + 8` directions, whose best combinations are taken: exact
-    up to rounding where that is all there are, or where the singular values fall by
-    half within them; what is left out of a matrix without any structure is a few
-    percent more than it had to be.
+    Takes the best combinations of `rank + 8` directions after ten iterations: exact up
+    to rounding if there are no more directions, or if the singular values fall by half
+    within them. For a matrix without structure the remainder is a few percent larger
+    than the least one.
 
     Args:
         matrix: `[n, d]`.
@@ -70,7 +83,7 @@ def leading_axes(matrix: Array, rank: int) -> Array:
 def symmetric_axes(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, the largest first, and eigenvectors, by Jacobi's rotations.
 
-    Half of all axes are rotated at once against the other half, who meet whom as in a
+    Half of all axes are rotated at once against the other half, in the pairs of a
     round-robin tournament. For small matrices: at 64 axes LAPACK is 40 times faster.
 
     Args:
@@ -84,7 +97,7 @@ def symmetric_axes(matrix: Array) -> tuple[Array, Array]:
     """
     d = matrix.shape[0]
     odd = d % 2
-    # An axis more, that nothing turns, makes their number even.
+    # One more axis, which no rotation turns, makes their number even.
     matrix = jnp.pad(matrix, ((0, odd), (0, odd)))
     n, half = d + odd, (d + odd) // 2
     if n == 0:
@@ -96,9 +109,9 @@ def symmetric_axes(matrix: Array) -> tuple[Array, Array]:
     front, back = np.arange(half), np.arange(half, n)
 
     def turn(rows_: Array, cos: Array, sin: Array) -> Array:
-        one, two = rows_[:half], rows_[half:]
+        upper, lower = rows_[:half], rows_[half:]
         cos, sin = cos[:, None], sin[:, None]
-        return jnp.concatenate([cos * one - sin * two, sin * one + cos * two])
+        return jnp.concatenate([cos * upper - sin * lower, sin * upper + cos * lower])
 
     def step(_, state):
         s, axes = state

@@ -1,8 +1,8 @@
-"""Row tables: a client reads and sends only the rows it touches (layer 0).
+"""Row tables: a client reads and sends only the rows it touches.
 
-A client that saw 40 of 100,000 items needs 40 rows. `gather` hands it a small table,
-`Rows` is what it sends back, and `scatter_add` is how the server takes it in. Padding
-ids equal the number of rows of the table and are dropped.
+A client that saw 40 of 100,000 items needs 40 rows. `gather` makes a small table of
+them, the client sends `Rows`, and the server adds these by `scatter_add`. Padding ids
+equal the number of rows of the table and are dropped.
 """
 
 import dataclasses
@@ -32,15 +32,14 @@ class Table:
 
 @struct
 class Rows:
-    """Some rows of a table, to be added to it. Repeated ids add up.
+    """Rows to be added to a table. Repeated ids add up.
 
     Attributes:
         ids: `[R]` int32; padding equals the table's length.
         values: `[R, ...]`.
         space: as in `Table`.
-        num_rows: the table's length, where a reader has to tell padding by itself.
-        ordered: whether ids are known to ascend, each once, and padding, of zeros, to
-            come last.
+        num_rows: the table's length, for readers that have to recognise padding.
+        ordered: ids ascend, each once, and padding comes last with zeros.
     """
 
     ids: Array
@@ -76,7 +75,7 @@ def lookup(table: Table, ids: Array | None) -> Array:
 
 
 def map_tables(fn, tree: Tree, *rest: Tree) -> Tree:
-    """Applies `fn` to every `Table` of `tree` (and its partners); keeps the rest."""
+    """Applies `fn` to every `Table` of `tree` (and of `rest`); keeps other leaves."""
     return jax.tree.map(
         lambda leaf, *others: fn(leaf, *others) if is_table(leaf) else leaf,
         tree,
@@ -121,10 +120,10 @@ def gather(tree: Tree, ids: Mapping[str, Array | None]) -> Tree:
     """
 
     def restrict(table: Table) -> Table:
-        at = ids[table.space]
-        if at is None:
+        index = ids[table.space]
+        if index is None:
             return table
-        values = table.values.at[at].get(mode="clip")
+        values = table.values.at[index].get(mode="clip")
         return dataclasses.replace(table, values=values)
 
     return map_tables(restrict, tree)
@@ -134,7 +133,7 @@ def first_occurrence(ids: Array, num_rows: int) -> Array:
     """For each position the first position that holds the same id.
 
     Small tables take one scatter into a buffer of `num_rows`; large ones one sort of
-    packed (id, position) words, so that the cost never follows the catalog's size.
+    packed (id, position) words, so that the cost does not grow with the catalog.
 
     Args:
         ids: `[R]` int32 in `[0, num_rows]`.
@@ -168,14 +167,14 @@ def first_occurrence(ids: Array, num_rows: int) -> Array:
 def merge_repeats(rows: Rows, num_rows: int) -> Rows:
     """The same rows, each once with the sum of its values, in ascending order.
 
-    As in `first_occurrence`, the cost never follows the catalog's size.
+    As in `first_occurrence`, the cost does not grow with the catalog.
 
     Args:
         rows: `ids` `[R]`, `values` `[R, ...]`.
         num_rows: length of the table; the padding id.
 
     Returns:
-        Rows with `num_rows` and `ordered`; as many, the rest padding.
+        `[R]` rows with `num_rows` and `ordered`, padded at the end.
 
     >>> import jax.numpy as jnp
     >>> merged = merge_repeats(Rows(ids=jnp.array([7, 3, 7, 9]), values=jnp.ones(4)), 9)
@@ -185,18 +184,18 @@ def merge_repeats(rows: Rows, num_rows: int) -> Rows:
     if rows.ordered:
         return dataclasses.replace(rows, num_rows=num_rows)
     ids = jnp.where(rows.ids < num_rows, rows.ids, num_rows)
-    place = places_in_order(ids, num_rows)
+    index = places_in_order(ids, num_rows)
     return dataclasses.replace(
         rows,
-        ids=jnp.full_like(ids, num_rows).at[place].set(ids, mode="drop"),
-        values=jnp.zeros_like(rows.values).at[place].add(rows.values, mode="drop"),
+        ids=jnp.full_like(ids, num_rows).at[index].set(ids, mode="drop"),
+        values=jnp.zeros_like(rows.values).at[index].add(rows.values, mode="drop"),
         num_rows=num_rows,
         ordered=True,
     )
 
 
 def places_in_order(ids: Array, num_rows: int) -> Array:
-    """How many smaller ids there are among `ids`, each counted once.
+    """Rank of each id among the distinct `ids`.
 
     Args:
         ids: `[R]` int32 in `[0, num_rows]`, repeated or not.
@@ -212,28 +211,28 @@ def places_in_order(ids: Array, num_rows: int) -> Array:
     id_bits, position_bits = int(num_rows).bit_length(), max(r - 1, 1).bit_length()
     if num_rows <= 16 * r or id_bits + position_bits > 32:
         touched = jnp.zeros(num_rows + 1, jnp.int32).at[ids].set(1)
-        place = (running_sum(touched, num_rows + 1) - 1)[ids]
+        rank = (running_sum(touched, num_rows + 1) - 1)[ids]
     else:
         position = jnp.arange(r, dtype=jnp.uint32)
         packed = jax.lax.sort((ids.astype(jnp.uint32) << position_bits) | position)
         sorted_ids = packed >> position_bits
         new = jnp.concatenate([jnp.zeros(1, bool), sorted_ids[1:] != sorted_ids[:-1]])
         position = (packed & ((1 << position_bits) - 1)).astype(jnp.int32)
-        place = jnp.zeros(r, jnp.int32).at[position].set(running_sum(new, r))
-    return jnp.where(ids < num_rows, place, r)
+        rank = jnp.zeros(r, jnp.int32).at[position].set(running_sum(new, r))
+    return jnp.where(ids < num_rows, rank, r)
 
 
 def places_of(ids: Array, rows: Rows) -> Array:
-    """Where each of `ids` stands among `rows`, as far as it does.
+    """Positions of `ids` among `rows`.
 
-    As in `first_occurrence`, the cost never follows the catalog's size.
+    As in `first_occurrence`, the cost does not grow with the catalog.
 
     Args:
         ids: `[Q]` int32; padding is `rows.num_rows`.
         rows: `[R]`, each once, with `num_rows`.
 
     Returns:
-        `[Q]` int32; `R` for padding and for what is not there.
+        `[Q]` int32; `R` for padding and for absent ids.
 
     >>> rows = Rows(ids=jnp.array([3, 7, 9]), values=jnp.ones(3), num_rows=9)
     >>> places_of(jnp.array([7, 2, 9, 3]), rows).tolist()
@@ -241,16 +240,16 @@ def places_of(ids: Array, rows: Rows) -> Array:
     """
     (r,), num_rows = rows.ids.shape, rows.num_rows
     assert num_rows is not None
-    here = jnp.arange(r, dtype=jnp.int32)
+    position = jnp.arange(r, dtype=jnp.int32)
     if num_rows <= 16 * r:
-        place = jnp.full(num_rows, r, jnp.int32).at[rows.ids].set(here, mode="drop")
-        return place.at[ids].get(mode="fill", fill_value=r)
-    own, source = rows.ids, here
+        table = jnp.full(num_rows, r, jnp.int32).at[rows.ids].set(position, mode="drop")
+        return table.at[ids].get(mode="fill", fill_value=r)
+    ascending = rows.ids
     if not rows.ordered:
-        own, source = jax.lax.sort((own, here), num_keys=1)
-    at = jnp.searchsorted(own, ids, method="scan_unrolled")
-    found = (ids < num_rows) & (own.at[at].get(mode="clip") == ids)
-    return jnp.where(found, source.at[at].get(mode="clip"), r)
+        ascending, position = jax.lax.sort((ascending, position), num_keys=1)
+    index = jnp.searchsorted(ascending, ids, method="scan_unrolled")
+    present = (ids < num_rows) & (ascending.at[index].get(mode="clip") == ids)
+    return jnp.where(present, position.at[index].get(mode="clip"), r)
 
 
 def scatter_add(table: Array, rows: Rows, scale: Array | None = None) -> Array:

@@ -1,4 +1,4 @@
-"""Running sums as products (layer 0)."""
+"""Running sums as matrix products."""
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +8,18 @@ from fedjax_rec.core.arrays import Array
 
 _BLOCK = 32
 _EXACT = 1 << 24
-"""Up to here float32 counts exactly."""
+"""Below it float32 counts exactly."""
 
 
 def running_sum(counts: Array, most: int) -> Array:
     """`jnp.cumsum` of whole numbers: sums of blocks, then of the blocks before.
 
-    On a CPU three to four times as fast, where a compiler makes of a scan many passes
-    over strided halves.
+    On a CPU three to four times as fast, since a scan is compiled to many passes over
+    strided halves.
 
     Args:
         counts: `[n]`, not negative.
-        most: what they cannot sum up to more than; from 2^24 on it is `jnp.cumsum`.
+        most: upper bound of their sum; from 2^24 on `jnp.cumsum` is used.
 
     Returns:
         `[n]` int32.

@@ -146,18 +146,13 @@ def lay_out(
     single = partition.user_of_client is not None
     if also_excluded and not single:
         raise ValueError(
-            "negative_pool='not_interacted' needs one client per user; the partition "
-            f"{partition.name!r} mixes users. Use partition 'per_user', or the pool "
-            "'not_train'."
+            "negative_pool='not_interacted' needs one client per user, not partition "
+            f"{partition.name!r}. Use 'per_user', or the pool 'not_train'."
         )
     # Within a client by user, then in the order of train (time).
     order = np.lexsort((np.arange(len(train)), train.user, partition.client))
     client = partition.client[order]
-    columns = {
-        "item": train.item[order],
-        "user": train.user[order],
-        "rating": train.rating[order],
-    }
+    columns = {n: getattr(train, n)[order] for n in ("item", "user", "rating")}
     size = np.bincount(client, minlength=partition.num_clients)
     pool = None if pool is None else np.unique(pool)
     owner, user, item = _exclusions(train, partition, also_excluded, pool)
@@ -171,19 +166,15 @@ def lay_out(
         starts = np.flatnonzero(new)
         columns["exclude_start"] = starts[group] - _offsets(exclude_size)[client]
         columns["exclude_size"] = np.bincount(group)[group]
-    arrays: Any = {
+    fields: Any = {
         "interactions": _ragged(columns, size),
         "exclude": _ragged({"item": item}, exclude_size),
         "pool": None if pool is None else pool.astype(np.int32),
         "buckets": np.zeros(partition.num_clients, np.int32),
+        "num_items": train.num_items,
+        "num_users": train.num_users,
     }
-    data = ClientData(
-        **arrays,
-        num_items=train.num_items,
-        num_users=train.num_users,
-        widths=(),
-        exclude_widths=(),
-    )
+    data = ClientData(**fields, widths=(), exclude_widths=())
     return in_buckets(data, max_buckets, width_cost)
 
 

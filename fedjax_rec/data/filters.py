@@ -33,8 +33,7 @@ def require_history(data: Interactions, minimum: int) -> Interactions:
     if longest < max(minimum, 1):
         raise FileError(
             f"{data.name}: no user has {max(minimum, 1)} interactions, the longest "
-            f"history has {longest}",
-            fix="Lower min_interactions or min_rating",
+            f"history has {longest}. Lower min_interactions or min_rating"
         )
     empty = counts == 0
     short = ~empty & (counts < minimum)
@@ -104,8 +103,8 @@ def subset(
     inside &= counts[data.user] >= min_interactions
     if not inside.any():
         raise ValueError(
-            f"no interactions of {data.name!r} are left with top_items={top_items}, "
-            f"first_users={first_users}, min_interactions={min_interactions}"
+            f"top_items={top_items}, first_users={first_users} and min_interactions="
+            f"{min_interactions} leave no interactions of {data.name!r}"
         )
     result = _drop_unused(_drop_unused(data.take(inside), "user"), "item")
     notes = {

@@ -129,10 +129,8 @@ def make_interactions(
         ("item", item, len(items.ids)),
     ):
         if n and not (column.min() >= 0 and column.max() < size):
-            raise ValueError(
-                f"{label} indices lie in [{column.min()}, {column.max()}], expected "
-                f"[0, {size})"
-            )
+            actual = f"[{column.min()}, {column.max()}]"
+            raise ValueError(f"{label} indices lie in {actual}, expected [0, {size})")
     order = np.lexsort((position, timestamp, item, user))
     pair_user, pair_item = user[order], item[order]
     last = np.ones(n, bool)

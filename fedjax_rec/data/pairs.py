@@ -86,11 +86,7 @@ def explicit_pairs() -> Callable[[Columns, Array], Columns]:
 
     def draw(examples: Columns, key: Array) -> Columns:
         del key
-        return {
-            "item": examples["item"],
-            "user": examples["user"],
-            "label": examples["rating"],
-            "mask": examples["mask"],
-        }
+        columns = {name: examples[name] for name in ("item", "user", "mask")}
+        return {**columns, "label": examples["rating"]}
 
     return draw

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fedjax_rec.data import folders
 from fedjax_rec.data.filters import require_history
@@ -20,13 +20,6 @@ _LOG = logging.getLogger(__name__)
 _FIX = "Pass another cache=, or set FEDJAX_REC_CACHE"
 
 
-class _Request(NamedTuple):
-    entry: Path
-    inputs: Inputs
-    options: dict[str, Any]
-    origin: dict[str, Any]
-
-
 def load(
     source: str,
     *,
@@ -40,8 +33,8 @@ def load(
     """Loads the interactions of a data set.
 
     The first call parses the files and writes them into the cache, one record per user;
-    later calls with the same files and options read them from there. A file whose
-    content has changed is prepared again.
+    later calls with the same files and options read them from there. A file with
+    changed content is prepared again.
 
     Args:
         source: A name in `sources.SOURCES`.
@@ -60,7 +53,7 @@ def load(
     Raises:
         FileError: The source, an option, a folder or the content of a file is wrong.
     """
-    request = _find(
+    entry, inputs, options, origin = _find(
         source,
         dir=dir,
         cache=cache,
@@ -69,9 +62,8 @@ def load(
         progress=progress,
         **options,
     )
-    entry = request.entry
     if not entry.exists():
-        parsed = SOURCES[source].parse(request.inputs, request.options)
+        parsed = SOURCES[source].parse(inputs, options)
         interactions = require_history(parsed, min_interactions)
         _LOG.info("%s: prepared; counts %s", source, dict(interactions.notes))
         with temporary(cache_root(cache), _FIX) as folder:
@@ -80,7 +72,7 @@ def load(
                 folder,
                 source,
                 entry.name,
-                origin=request.origin,
+                origin=origin,
                 progress=progress,
             )
             publish(written.parent, entry)
@@ -94,7 +86,7 @@ def locate(source: str, **options: Any) -> Path:
     the files, the options, and the record format. The arguments and errors are those of
     `load`.
     """
-    return _find(source, **options).entry
+    return _find(source, **options)[0]
 
 
 def _find(
@@ -106,7 +98,8 @@ def _find(
     download: bool = False,
     progress: bool = False,
     **options: Any,
-) -> _Request:
+) -> tuple[Path, Inputs, dict[str, Any], dict[str, Any]]:
+    """Returns the cache entry, the files, the options, and the identity of the data."""
     if source not in SOURCES:
         raise FileError(f"unknown source {source!r}", expected=", ".join(SOURCES))
     spec = SOURCES[source]
@@ -123,7 +116,7 @@ def _find(
     }
     config = hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:20]
     entry = root / builder.builder_name(source) / config
-    return _Request(entry, inputs, options, origin)
+    return entry, inputs, options, origin
 
 
 def _files(

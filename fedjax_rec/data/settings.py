@@ -1,4 +1,4 @@
-"""Data of an experiment, as settings that load nothing heavy when imported."""
+"""Data of an experiment as settings, which are cheap to import."""
 
 from __future__ import annotations
 

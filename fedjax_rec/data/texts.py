@@ -1,11 +1,17 @@
-"""Items (and users) as texts for a language model."""
+"""Items (and users) as texts for a language model, and free notes about them."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from string import Formatter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedjax_rec.data.interactions import Entities, Interactions
+from fedjax_rec.data.sources.columns import ANY_ID, Column, identifiers
+from fedjax_rec.data.sources.files import InputFile
+from fedjax_rec.data.sources.tables import open_table
+from fedjax_rec.storage.errors import FileError
 
 DEFAULT_TEMPLATES: dict[str, str] = {
     "movielens-100k": "{title}[. Genres: {genres}]",
@@ -19,6 +25,12 @@ DEFAULT_TEMPLATES: dict[str, str] = {
 # Spellings of a missing genre.
 _NONE = ("unknown", "(no genres listed)")
 _BRACKETS = re.compile(r"(\[\[|\]\]|\[|\])")
+
+_NOTE_NAMES = ("text", "note", "notes", "description", "summary")
+_ID_NAMES = ("item", "item_id", "itemId", "id")
+
+# Pairs of id and text, and a function from the index of a pair to its line.
+_Read = tuple[list[tuple[str, str]], Callable[[int], int]]
 
 
 class _Field(NamedTuple):
@@ -175,3 +187,81 @@ def _listed(value: str, limit: int | None) -> str:
         if name:
             values.setdefault(name.casefold(), name)
     return ", ".join([*values.values()][:limit])
+
+
+def load_notes(path: str | Path) -> dict[str, str]:
+    """Reads raw item ids and texts from a CSV (or TSV) with a header, or JSON lines.
+
+    A CSV has a column for the item (`item`, `item_id`, `movieId`, `id`, ...) and one
+    for the text (`text`, `note`, `description`, `summary`; with two columns, the other
+    one). A line of a `.jsonl` file is an object such as `{"item": "7", "text": "..."}`.
+    Line breaks and runs of spaces inside a text become one space.
+
+    Args:
+        path: The file, in UTF-8; the suffix `.jsonl` or `.ndjson` means JSON lines.
+
+    Raises:
+        FileError: The content is malformed; the message names the line.
+    """
+    file = InputFile.read(path)
+    json_lines = file.label.lower().endswith((".jsonl", ".ndjson"))
+    pairs, line = _json_lines(file) if json_lines else _table(file)
+    notes: dict[str, str] = {}
+    for row, (item, text) in enumerate(pairs):
+        if item in notes:
+            message = f"item {item!r} a second time"
+            raise file.error(message, "one text per item", line=line(row))
+        notes[item] = " ".join(text.split())
+    return notes
+
+
+def _table(file: InputFile) -> _Read:
+    table = open_table(file)
+    names = table.names
+    item = names.index("id") if "id" in names else table.require("item")
+    texts = [index for index, name in enumerate(names) if name.lower() in _NOTE_NAMES]
+    if not texts and len(names) == 2:
+        texts = [1 - item]
+    if not texts:
+        table.refuse_header(
+            f"one of {', '.join(_NOTE_NAMES)} for the text", "Rename the column"
+        )
+    columns = [
+        Column("item", item, identifiers, ANY_ID),
+        Column("text", texts[0], list, "a text"),
+    ]
+    return list(zip(*table.read(columns), strict=True)), table.line
+
+
+def _json_lines(file: InputFile) -> _Read:
+    pairs, lines = [], []
+    # str.splitlines would also split inside a JSON string, at \u2028 and others.
+    for line, text in enumerate(file.text().split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            entry = json.loads(text)
+        except json.JSONDecodeError as error:
+            expected = 'one object per line, such as {"item": "7", "text": "..."}'
+            raise file.error(f"no JSON ({error})", expected, line=line) from error
+        if not isinstance(entry, dict):
+            raise _lacks(entry, "an object", file, line)
+        item, note = _first(entry, _ID_NAMES), _first(entry, _NOTE_NAMES)
+        # bool is an int in Python, but not an identifier.
+        if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
+            raise _lacks(entry, f"an id under {' or '.join(_ID_NAMES)}", file, line)
+        if not isinstance(note, str):
+            raise _lacks(entry, f"a text under {' or '.join(_NOTE_NAMES)}", file, line)
+        pairs.append((str(item), note))
+        lines.append(line)
+    return pairs, lines.__getitem__
+
+
+def _first(entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((entry[name] for name in names if name in entry), None)
+
+
+def _lacks(entry: Any, expected: str, file: InputFile, line: int) -> FileError:
+    text = json.dumps(entry)
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    return file.error(shown, expected, line=line)

@@ -224,10 +224,12 @@ def decide_lift(
     Raises:
         ValueError: `execution.encode="once"`, and it is not exact.
     """
-    if recipe.model.lift is None:
-        return False, ()
     encode = experiment.execution.encode
     reasons = list(recipe.local.per_client)
+    if recipe.model.lift is None:
+        if encode != "once":
+            return False, ()
+        reasons = reasons or ["this system encodes no texts"]
     if not recipe.aggregator.linear and not reasons:
         reasons.append("the aggregation rule reads each client's delta")
     if recipe.transform is not None:

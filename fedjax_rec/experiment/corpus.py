@@ -10,8 +10,7 @@ from fedjax_rec.core import packing
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.notes import load_notes
-from fedjax_rec.data.texts import default_template, item_texts
+from fedjax_rec.data.texts import default_template, item_texts, load_notes
 from fedjax_rec.experiment.settings import BackboneConfig
 from fedjax_rec.storage.cache import cache_root
 

@@ -41,6 +41,24 @@ _RULES = {
     "by_participation": "contrib.by_participation:ByParticipation",
 }
 
+_CODECS = {
+    "float32": "codecs.quantize:Float32",
+    "bf16": "codecs.quantize:BF16",
+    "block_int": "codecs.quantize:BlockInt",
+    "qsgd": "codecs.quantize:QSGD",
+    "rotated_qsgd": "codecs.rotate:RotatedQSGD",
+    "terngrad": "codecs.quantize:TernGrad",
+    "drive": "codecs.rotate:Drive",
+    "sign": "codecs.quantize:Sign",
+    "top_k": "codecs.sparsify:TopK",
+    "row_top_k": "codecs.sparsify:RowTopK",
+    "random_k": "codecs.sparsify:RandomK",
+    "threshold": "codecs.sparsify:Threshold",
+    "dgc": "codecs.dgc:DGC",
+    "svd": "codecs.low_rank:SVD",
+    "power_sgd": "codecs.low_rank:PowerSGD",
+}
+
 SLOTS: dict[str, dict[str, str]] = {
     "data": {
         "synthetic": "data.settings:SyntheticData",
@@ -113,7 +131,8 @@ SLOTS: dict[str, dict[str, str]] = {
     "wrapper.then": {"scaffold": "wrappers.scaffold:Scaffold"},
     "aggregation": _RULES,
     "aggregation.then": _RULES,
-    "codec": {},
+    "codec": _CODECS,
+    "codec.then": _CODECS,
     "attack": {
         "sign_flip": "attacks.spoil:SignFlip",
         "noise": "attacks.spoil:Noise",

@@ -164,10 +164,7 @@ def make_presence(
 
 
 def available(
-    presence: Presence,
-    able: np.ndarray,
-    cohort_size: int,
-    over_selection: float = 1.0,
+    presence: Presence, able: np.ndarray, cohort_size: int, over_selection: float = 1.0
 ) -> Sampler:
     """Uniform over the clients that are available at the round's hour.
 

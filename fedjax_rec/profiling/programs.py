@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fedjax_rec.profiling.stages import stage_of
 
 CONTROL = ("while", "conditional", "call", "async-start", "async-done", "async-update")
-"""Operations that consist of others, which their time is counted for."""
+"""Prefixes of operations that consist of others, which count for their time."""
 
 COLLECTIVE = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective")
 """Prefixes of operations in which devices exchange data, and wait for the slowest."""
@@ -32,6 +32,11 @@ class Operation(NamedTuple):
     opcode: str
     kind: str
     stage: str
+
+    @property
+    def control(self) -> bool:
+        """Whether it consists of other operations, which a trace has, too."""
+        return self.opcode.startswith(CONTROL)
 
 
 class Programs(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jax.profiler import ProfileData
 
-from fedjax_rec.profiling.programs import CONTROL, Programs, read_programs
+from fedjax_rec.profiling.programs import Operation, Programs, read_programs
 from fedjax_rec.profiling.stages import EVALUATION_HERE, ROUNDS_HERE
 from fedjax_rec.profiling.window import MARK
 
@@ -31,9 +31,7 @@ class Ran(NamedTuple):
         end: nanoseconds.
         program: name of the program, or "".
         name: name within the program.
-        kind: JAX's name, such as `dot_general`.
-        stage: see `stages.stage_of`; "" if the trace names none.
-        control: whether it consists of others, which are in the trace, too.
+        operation: its description, guessed from the name if the trace has none.
     """
 
     device: str
@@ -41,9 +39,7 @@ class Ran(NamedTuple):
     end: float
     program: str
     name: str
-    kind: str
-    stage: str
-    control: bool
+    operation: Operation
 
 
 class Trace(NamedTuple):
@@ -87,7 +83,7 @@ def read_trace(path: str | Path) -> Trace:
             for event in line.events:
                 span = event.start_ns, event.start_ns + event.duration_ns
                 if accelerator:
-                    ran.append(_operation(event, device, programs, dict(event.stats)))
+                    ran.append(_ran(event, device, programs, dict(event.stats)))
                 elif event.name == MARK:
                     window = span
                 elif event.name in host:
@@ -104,23 +100,18 @@ def _on_cpu(event: Any, programs: Programs) -> Iterator[Ran]:
     stats = dict(event.stats)
     if "hlo_op" in stats:
         device = f"CPU:{stats.get('device_ordinal', 0)}"
-        yield _operation(event, device, programs, stats)
+        yield _ran(event, device, programs, stats)
 
 
-def _operation(event: Any, device: str, programs: Programs, stats: dict) -> Ran:
+def _ran(event: Any, device: str, programs: Programs, stats: dict) -> Ran:
     program = str(stats.get("hlo_module", ""))
     name = str(stats.get("hlo_op") or _FIRST_NAME.findall(event.name + "_")[0])
-    described = programs.find(stats.get("program_id"), program, name)
-    return Ran(
-        device=device,
-        start=event.start_ns,
-        end=event.start_ns + event.duration_ns,
-        program=program,
-        name=name,
-        kind=described.kind if described else re.sub(r"[.\d]+$", "", name),
-        stage=described.stage if described else "",
-        control=described.opcode in CONTROL if described else name.startswith(CONTROL),
-    )
+    operation = programs.find(stats.get("program_id"), program, name)
+    if operation is None:
+        kind = re.sub(r"[.\d]+$", "", name)
+        operation = Operation(kind, kind, "")
+    end = event.start_ns + event.duration_ns
+    return Ran(device, event.start_ns, end, program, name, operation)
 
 
 def summarise_trace(trace: Trace, devices: int, rounds: int) -> dict[str, Any]:
@@ -155,13 +146,13 @@ def summarise_trace(trace: Trace, devices: int, rounds: int) -> dict[str, Any]:
     spans: dict[str, list] = defaultdict(list)
     leaves: dict[str, list] = defaultdict(list)
     parts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    has_stages = any(r.stage for r in ran)
+    has_stages = any(r.operation.stage for r in ran)
     for r in ran:
         span = max(r.start, begin), min(r.end, end)
         spans[r.device].append(span)
-        if not r.control:
+        if not r.operation.control:
             leaves[r.device].append(span)
-            parts[_part(r, has_stages)][r.kind] += (span[1] - span[0]) / 1e9
+            parts[_part(r, has_stages)][r.operation.kind] += (span[1] - span[0]) / 1e9
     count = max(devices, len(spans))
     total = (end - begin) * count
     busy = {name: covered(device_spans) for name, device_spans in spans.items()}
@@ -222,4 +213,5 @@ def _part(ran: Ran, has_stages: bool) -> str:
     """The stage of an operation, else its program, else its name."""
     if not has_stages:
         return ran.name
-    return ran.stage or f"other, in {ran.program.removeprefix('jit_') or 'no program'}"
+    program = ran.program.removeprefix("jit_") or "no program"
+    return ran.operation.stage or f"other, in {program}"

@@ -8,11 +8,7 @@ from fedjax_rec.evaluation.protocol import main_cutoff
 from fedjax_rec.runs.folder import Run
 from fedjax_rec.runs.plain import flat
 
-BASELINES = {
-    "popularity": "popularity",
-    "random": "random",
-    "draw_count": "draw count",
-}
+BASELINES = {"popularity": "popularity", "random": "random", "draw_count": "draw count"}
 """Rankers without a model, by name in a result, with their labels."""
 
 

@@ -11,11 +11,7 @@ from fedjax_rec.report.comparison import (
     protocol_of,
     rows_of,
 )
-from fedjax_rec.report.words import (
-    backbone_in_words,
-    costs_in_words,
-    seconds_in_words,
-)
+from fedjax_rec.report.words import backbone_in_words, costs_in_words, seconds_in_words
 from fedjax_rec.runs.folder import Run
 from fedjax_rec.runs.plain import differences
 

@@ -8,6 +8,7 @@ is sealed with the hashes of its files before it is renamed.
 
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,12 +24,9 @@ from fedjax_rec.storage.errors import FileError, writable
 
 _STATE, _PROGRESS = "state", "progress"
 _UNFINISHED = ".orbax-checkpoint-tmp"
-_SYSTEM_ERRORS = (
-    "No space left on device",
-    "File too large",
-    "Permission denied",
-    "Disk quota exceeded",
-    "Read-only file system",
+_SYSTEM_ERROR = re.compile(
+    "No space left on device|File too large|Permission denied|Disk quota exceeded|"
+    "Read-only file system"
 )
 
 
@@ -251,8 +249,8 @@ def _reason(error: BaseException) -> str:
     """The system's message, which TensorStore puts into a longer one."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    messages = (text for text in _SYSTEM_ERRORS if text in str(error))
-    return next(messages, _first_line(error))
+    message = _SYSTEM_ERROR.search(str(error))
+    return message[0] if message else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

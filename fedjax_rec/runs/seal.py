@@ -1,6 +1,6 @@
 """Seals: hashes of the files in a folder, written when the folder is complete.
 
-They reveal changed bytes, and folders of which a killed process removed a part.
+They reveal changed bytes, and folders that a killed process removed in part.
 """
 
 import json

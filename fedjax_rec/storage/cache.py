@@ -1,4 +1,4 @@
-"""The cache on disk, and values in it whose arrays are memory maps."""
+"""The cache on disk, and values in it, with arrays as memory maps."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def keep(root: Path, key: str, make: Callable[[], Any], limit: int = 16 << 30) -
     value = make()
     try:
         with temporary(root) as folder:
-            _write(value, folder / key)
+            (folder / key).mkdir()
+            with (folder / key / _REST).open("wb") as file:
+                _Writer(file, folder / key).dump(value)
             publish(folder / key, root / key, replace=True)  # replaces a damaged entry
         _trim(root, key, limit)
     except (FileError, OSError) as error:
@@ -68,12 +70,6 @@ def recall(root: Path, key: str) -> Any:
             return _Reader(file, folder).load()
     except (OSError, EOFError, ValueError, pickle.UnpicklingError):
         return None
-
-
-def _write(value: Any, folder: Path) -> None:
-    folder.mkdir()
-    with (folder / _REST).open("wb") as file:
-        _Writer(file, folder).dump(value)
 
 
 def _trim(root: Path, newest: str, limit: int) -> None:

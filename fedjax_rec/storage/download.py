@@ -64,14 +64,11 @@ def fetch(download: Download, folder: Path, *, progress: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(target) as partial:
         _copy(download.url, partial, progress)
-        check_digest(
-            partial,
-            md5,
-            "md5",
-            file=download.url,
-            fix="Try again; if the error persists, the publisher may have changed the "
-            "file: download it by hand, inspect it, and pass dir=",
+        fix = (
+            "Try again; if it persists, the publisher may have changed the file: "
+            "download it by hand, inspect it, and pass dir="
         )
+        check_digest(partial, md5, "md5", file=download.url, fix=fix)
     _md5_file(target).write_text(md5 + "\n")
     _LOG.info("downloaded %s (MD5 %s)", download.url, md5)
     return target
@@ -103,18 +100,14 @@ def _md5_file(target: Path) -> Path:
 
 def _published_md5(download: Download) -> str:
     if download.md5_url is None:
-        raise FileError(
-            "no checksum is known",
-            file=download.url,
-            fix="Download it by hand and pass dir=",
-        )
+        fix = "Download it by hand and pass dir="
+        raise FileError("no checksum is known", file=download.url, fix=fix)
     with _opened(download.md5_url) as reply:
         text = reply.read(4096).decode("ascii", "replace")
     match = re.search(r"\b[0-9a-fA-F]{32}\b", text)
     if match is None:
-        raise FileError(
-            f"{text[:60]!r}", file=download.md5_url, expected="an MD5 of 32 digits"
-        )
+        expected = "an MD5 of 32 digits"
+        raise FileError(f"{text[:60]!r}", file=download.md5_url, expected=expected)
     return match[0].lower()
 
 
@@ -135,9 +128,6 @@ def _opened(url: str) -> Iterator[Any]:
             yield reply
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise Unreachable(
-            f"cannot be downloaded ({reason})",
-            file=url,
-            fix="Without a network, download it on another machine and pass dir= the "
-            "folder or the zip",
-        ) from error
+        message = f"cannot be downloaded ({reason})"
+        fix = "Without a network, download it elsewhere and pass dir= the folder or zip"
+        raise Unreachable(message, file=url, fix=fix) from error

@@ -63,11 +63,9 @@ def locked(path: Path, *, wait: bool = False, fix: str = "") -> Iterator[bool]:
             held = acquire(file)
         except BlockingIOError:
             if not wait:
-                raise FileError(
-                    "is being written by another process",
-                    file=folder,
-                    fix="Wait for it, or choose another folder",
-                ) from None
+                advice = "Wait for it, or choose another folder"
+                message = "is being written by another process"
+                raise FileError(message, file=folder, fix=advice) from None
             _LOG.info("%s: waiting for another process", folder)
             held = acquire(file, wait=True)
         yield held

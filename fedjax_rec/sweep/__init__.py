@@ -1,1 +1,1 @@
-"""Sweeps: points of a grid or a sample, run together where they share shapes."""
+"""Sweeps: points of a grid or a sample, run together if they share shapes."""

@@ -1,4 +1,4 @@
-"""Points in processes of their own: what a process is given, and what it hands back."""
+"""Points in processes of their own: the input of a process, and its result."""
 
 import concurrent.futures
 import math
@@ -9,18 +9,18 @@ from pathlib import Path
 from fedjax_rec.sweep.grouping import groups_of
 from fedjax_rec.sweep.store import Point
 
-Told = list[tuple[str, str]]
-"""`(point's name, error or "")`."""
+Done = Callable[[str, str], None]
+"""`(point's name, error or "")`, called when a point is done."""
 
 
 def tasks_of(points: Sequence[Point], workers: int) -> list[list[Point]]:
-    """Parts for at least `workers` processes, where there are as many points.
+    """Parts for at least `workers` processes, if there are as many points.
 
-    Points that share a program stay together as far as that allows, those of one seed
-    first of all.
+    Points that share a program stay together as far as possible, first those of one
+    seed.
 
     Args:
-        points: to be run.
+        points: points to run.
         workers: processes at a time.
     """
     groups = [
@@ -35,65 +35,67 @@ def tasks_of(points: Sequence[Point], workers: int) -> list[list[Point]]:
     return tasks
 
 
-def work(points: list[Point], folder: Path, memory: int) -> Told:
-    """Runs points in a fresh process, and tells what became of them."""
+def work(points: list[Point], folder: Path, memory: int) -> list[tuple[str, str]]:
+    """Runs points in a fresh process; returns the arguments of `Done` for each."""
     from fedjax_rec.runs.session import set_up_jax
     from fedjax_rec.sweep.run_points import Listener, run_points
 
     set_up_jax(points[0].experiment.execution.dtype, devices=1)
-    told: Told = []
-    listener = Listener(point_done=lambda name, error: told.append((name, error)))
+    outcomes: list[tuple[str, str]] = []
+    listener = Listener(point_done=lambda *outcome: outcomes.append(outcome))
     run_points(points, folder, listener, memory)
-    return told
+    return outcomes
 
 
-def died(points: Sequence[Point], error: BaseException) -> Told:
-    """What is told of points whose process ended before it told anything."""
-    reason = str(error).strip().splitlines()[:1]
-    text = f"its process ended: {type(error).__name__}: {''.join(reason)}"
-    return [(point.name, text) for point in points]
+def report(points: Sequence[Point], result: Callable, done: Done) -> None:
+    """Calls `done` for the points of a task.
+
+    Args:
+        points: points of the task.
+        result: returns the result of `work`, or raises if its process died.
+        done: callback.
+    """
+    try:
+        outcomes = result()
+    except Exception as error:
+        reason = "".join(str(error).strip().splitlines()[:1])
+        text = f"its process ended: {type(error).__name__}: {reason}"
+        outcomes = [(point.name, text) for point in points]
+    for outcome in outcomes:
+        done(*outcome)
 
 
 def run_in_processes(
-    points: Sequence[Point],
-    folder: Path,
-    done: Callable[[str, str], None],
-    memory: int,
-    jobs: int,
+    points: Sequence[Point], folder: Path, done: Done, memory: int, jobs: int
 ) -> None:
     """Runs points in `jobs` processes of this machine.
 
     Args:
-        points: to be run.
-        folder: of the sweep.
-        done: is told each point's name, and its error or "".
-        memory: bytes that all processes together may take for points beside one
-            another; 0 is half of what is free.
+        points: points to run.
+        folder: folder of the sweep.
+        done: callback.
+        memory: bytes for points side by side in all processes; 0 is half of the free
+            memory.
         jobs: processes at a time.
     """
-    tasks = tasks_of(points, jobs)
-    share = _share(memory, jobs)
+    share = max(1, (memory or _free_bytes() // 2) // jobs)
     context = multiprocessing.get_context("spawn")  # JAX has threads: no fork
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running = {pool.submit(work, task, folder, share): task for task in tasks}
+        running = {
+            pool.submit(work, task, folder, share): task
+            for task in tasks_of(points, jobs)
+        }
         try:
             for future in concurrent.futures.as_completed(running):
-                try:
-                    told = future.result()
-                except Exception as error:
-                    told = died(running[future], error)
-                for name, error in told:
-                    done(name, error)
+                report(running[future], future.result, done)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _share(memory: int, jobs: int) -> int:
-    if memory:
-        return max(1, memory // jobs)
+def _free_bytes() -> int:
     import jax
 
     from fedjax_rec.sweep.memory import free_bytes
 
-    return max(1, free_bytes(jax.local_devices()[0]) // 2 // jobs)
+    return free_bytes(jax.local_devices()[0])

@@ -1,4 +1,4 @@
-"""Which points share a program: all but seeds and scalars of the recipe is equal."""
+"""Points that share a program: equal up to seeds and scalars of the recipe."""
 
 import copy
 import dataclasses
@@ -20,7 +20,7 @@ class DiffersError(Exception):
     """Points need different recipes.
 
     Attributes:
-        outcomes: `[P]`; those with one outcome may share a recipe.
+        outcomes: `[P]`; points with equal outcomes may share a recipe.
     """
 
     def __init__(self, field: str, outcomes: Sequence[Any]):
@@ -29,12 +29,12 @@ class DiffersError(Exception):
 
 
 class Several:
-    """A number with a value for each point, which only a program may calculate with.
+    """A number with one value per point, on which only a program may do arithmetic.
 
     A recipe is built once for all points with these in place of numbers. One that is
     passed on into `Recipe.hparams` has no part in the program's shape. A branch on it
-    (`if self.proximal`) holds as long as all points take it the same way; arithmetic
-    would bake a value into the program, and is refused.
+    (`if self.proximal`) is valid if all points take it the same way; arithmetic would
+    make a value part of the program, and is refused.
     """
 
     def __init__(self, field: str, values: Sequence[float]):
@@ -92,7 +92,7 @@ def groups_of(experiments: Sequence[Experiment]) -> list[list[int]]:
     return list(groups.values())
 
 
-def data_of(experiment: Experiment) -> str:
+def data_key(experiment: Experiment) -> str:
     """A key that is equal for experiments with the same data."""
     return json.dumps(plain(experiment.data), sort_keys=True)
 
@@ -102,24 +102,23 @@ def common_recipe(
 ) -> Callable[[Experiment, Context], Recipe]:
     """`recipe_of` of `experiment.build` for all points of a group.
 
-    Raises (when it is called):
-        DiffersError: a field that differs is not just a scalar of the recipe.
+    When called, it raises a `DiffersError` if a field that differs is not only a scalar
+    of the recipe.
     """
     algorithms = [experiment.algorithm for experiment in experiments]
-    varied = {}
-    for name in scalar_fields(algorithms[0]):
-        values = [_get(algorithm, name) for algorithm in algorithms]
-        if len(set(values)) > 1:
-            varied[name] = Several(name, values)
+    values = {
+        name: [_get(algorithm, name) for algorithm in algorithms]
+        for name in scalar_fields(algorithms[0])
+    }
+    varied = {n: Several(n, v) for n, v in values.items() if len(set(v)) > 1}
 
     def recipe_of(experiment: Experiment, context: Context) -> Recipe:
         probe = algorithms[0]
         for name, several in varied.items():
             probe = _with(probe, name, several)
         try:
-            recipe = make_recipe(
-                dataclasses.replace(experiment, algorithm=probe), context
-            )
+            probed = dataclasses.replace(experiment, algorithm=probe)
+            recipe = make_recipe(probed, context)
         except TypeError as error:
             if not varied:
                 raise

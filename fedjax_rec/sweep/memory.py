@@ -11,27 +11,11 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.simulation.round import train_client
 from fedjax_rec.simulation.side_by_side import resident_data
 from fedjax_rec.simulation.simulation import Simulation
-from fedjax_rec.storage.errors import UserError
 
 CPU_MOST = 8
 """Points of one `vmap` on a CPU: measured no faster beyond, see docs/sweeps.md."""
 ACCELERATOR_MOST = 256
 """Points of one `vmap` on an accelerator; each keeps two files open."""
-
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
-
-
-def read_bytes(text: str) -> int:
-    """`4G` in bytes.
-
-    >>> read_bytes("1.5k")
-    1536
-    """
-    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([kmg]?)(i?b)?", text.strip().lower())
-    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if size < 1:
-        raise UserError(f"--memory {text}: expected bytes such as 500M or 4G")
-    return size
 
 
 def free_bytes(device: Any) -> int:

@@ -1,4 +1,4 @@
-"""How far a sweep is: one bar over all rounds of all points, or lines in a log."""
+"""Progress of a sweep: one bar over all rounds of all points, or lines in a log."""
 
 import sys
 import time
@@ -6,14 +6,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fedjax_rec.cli.progress import is_screen
+from fedjax_rec.runs.session import is_screen
 
 
 class SweepProgress:
     """Shows rounds and points on stderr.
 
     Args:
-        rounds: of each point that is to run, by name.
+        rounds: number of rounds of each point that runs, by name.
         enabled: whether anything is shown.
     """
 
@@ -29,11 +29,11 @@ class SweepProgress:
         )
         self._rounds, self._started = rounds, time.monotonic()
         self._seen = dict.fromkeys(rounds, 0)
-        self._points, self._failed, self._said = 0, 0, 0.0
+        self._points, self._failed, self._printed = 0, 0, 0.0
         self._describe()
 
     def say(self, text: str) -> None:
-        """A sentence that stays."""
+        """Shows a sentence, which stays on the screen."""
         if not self._bar.disable:
             self._bar.write(text, file=sys.stderr)
         elif self._log:
@@ -43,16 +43,16 @@ class SweepProgress:
         """Takes an event of a point."""
         if event["event"] != "round":
             return
-        # A point that runs again, alone, is not counted twice.
+        # A point that runs a second time is not counted twice.
         if event["round"] > self._seen[name]:
             self._seen[name] = event["round"]
             self._bar.update(1)
-        if self._log and time.monotonic() - self._said > 10:
+        if self._log and time.monotonic() - self._printed > 10:
             total = sum(self._seen.values())
             self._line(f"{total:,} of {sum(self._rounds.values()):,} rounds")
 
     def point_done(self, name: str, error: str) -> None:
-        """A point has its result, or an error."""
+        """Takes the end of a point, with its error or ""."""
         self._points += 1
         self._failed += bool(error)
         self._bar.update(self._rounds[name] - self._seen[name])
@@ -64,7 +64,7 @@ class SweepProgress:
             self._line(f"{name} is done: {self._counts()}")
 
     def close(self) -> None:
-        """Leaves what is shown as it is."""
+        """Stops updating the display, and leaves it on the screen."""
         self._bar.close()
 
     def _counts(self) -> str:
@@ -75,6 +75,6 @@ class SweepProgress:
         self._bar.set_description_str(self._counts())
 
     def _line(self, text: str) -> None:
-        self._said = time.monotonic()
-        seconds = self._said - self._started
+        self._printed = time.monotonic()
+        seconds = self._printed - self._started
         print(f"[{seconds:6.1f} s] {text}", file=sys.stderr, flush=True)

@@ -1,10 +1,10 @@
-"""Runs points into their folders: together where they share a program, else in turn."""
+"""Runs points into their folders: together if they share a program, else in turn."""
 
 import concurrent.futures
 import contextlib
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,31 @@ from fedjax_rec.report.write import write_result
 from fedjax_rec.runs import tracking
 from fedjax_rec.runs.folder import RunFolder, open_run, plain
 from fedjax_rec.runs.session import versions
-from fedjax_rec.simulation.lanes import Lanes, lay_out
-from fedjax_rec.simulation.points import Points, point_bytes
-from fedjax_rec.simulation.simulation import Event, Simulation
+from fedjax_rec.simulation.baselines import rank_baselines
+from fedjax_rec.simulation.layout import Layout, arrange
+from fedjax_rec.simulation.loop import Event
+from fedjax_rec.simulation.side_by_side import SideBySide
+from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.sweep.grouping import (
     DiffersError,
     common_recipe,
-    data_of,
+    data_key,
     groups_of,
     scalars_of,
 )
-from fedjax_rec.sweep.memory import most_points
+from fedjax_rec.sweep.memory import most_points, point_bytes
 from fedjax_rec.sweep.store import Point
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listener:
-    """Who is told what happens; all do nothing by default.
+    """Callbacks for the progress of a sweep, all empty by default.
 
     Attributes:
-        say: a sentence on how points are run.
+        say: `(sentence)` about how points run.
         round_done: `(point's name, event)`.
         point_done: `(point's name, error or "")`.
-        block_done: called after all points that ran side by side are done.
+        block_done: called when all points that ran side by side are done.
     """
 
     say: Callable[[str], None] = lambda text: None
@@ -56,14 +58,14 @@ def run_points(
     memory: int = 0,
     data: Mapping[str, Interactions] | None = None,
 ) -> None:
-    """Runs points; what one of them meets does not end the others.
+    """Runs points; an error of one of them does not end the others.
 
     Args:
-        points: of any groups.
-        folder: of the sweep.
-        listener: is told of everything.
-        memory: bytes that points beside one another may take; 0 is half of the free.
-        data: what is loaded already, by `data_of`.
+        points: points of any groups.
+        folder: folder of the sweep.
+        listener: callbacks.
+        memory: bytes for points side by side; 0 is half of the free memory.
+        data: data that are loaded already, by `data_key`.
     """
     data = dict(data or {})
     waiting = [
@@ -72,42 +74,39 @@ def run_points(
     ]
     while waiting:
         group = waiting.pop(0)
-        first = group[0].experiment
+        first, simulation = group[0].experiment, None
         try:
-            if data_of(first) not in data:
-                data = {data_of(first): first.data.load()}  # one data set at a time
-            loaded = data[data_of(first)]
-            if len(group) == 1 or not _fits_one_device(first):
-                for point in group:
-                    try:
-                        _alone(point, loaded, folder, listener)
-                    except Exception as error:
-                        listener.point_done(point.name, _told(error))
-                continue
-            try:
-                recipe = common_recipe([point.experiment for point in group])
-                alone = dataclasses.replace(first, mesh=MeshConfig(devices=1))
-                simulation = build(alone, data=loaded, recipe_of=recipe)
-            except DiffersError as differs:
-                parts: dict[Any, list[Point]] = {}
-                for point, outcome in zip(group, differs.outcomes, strict=True):
-                    parts.setdefault(outcome, []).append(point)
-                waiting = [*parts.values(), *waiting]
-                continue
+            if data_key(first) not in data:
+                data = {data_key(first): first.data.load()}  # one data set at a time
+            loaded = data[data_key(first)]
+            if len(group) > 1 and _fits_one_device(first):
+                simulation = build(
+                    dataclasses.replace(first, mesh=MeshConfig(devices=1)),
+                    data=loaded,
+                    recipe_of=common_recipe([point.experiment for point in group]),
+                )
+        except DiffersError as differs:
+            parts: dict[Any, list[Point]] = {}
+            for point, outcome in zip(group, differs.outcomes, strict=True):
+                parts.setdefault(outcome, []).append(point)
+            waiting = [*parts.values(), *waiting]
         except Exception as error:
             for point in group:
-                listener.point_done(point.name, _told(error))
-            continue
-        _together(group, simulation, loaded, folder, listener, memory)
+                listener.point_done(point.name, _reason(error))
+        else:
+            if simulation is None:
+                _run_in_turn(group, loaded, folder, listener)
+            else:
+                _run_together(group, simulation, loaded, folder, listener, memory)
 
 
 def _fits_one_device(experiment: Experiment) -> bool:
-    """Whether a run asks for no more than a device, so that points can share one."""
-    whole = experiment.mesh.model == experiment.mesh.items == 1
-    return whole and experiment.store.location in ("auto", "device")
+    """Whether a run needs only one device, so that points can share it."""
+    one_part = experiment.mesh.model == experiment.mesh.items == 1
+    return one_part and experiment.store.location in ("auto", "device")
 
 
-def _together(
+def _run_together(
     group: list[Point],
     simulation: Simulation,
     data: Interactions,
@@ -115,103 +114,124 @@ def _together(
     listener: Listener,
     memory: int,
 ) -> None:
-    done: set[str] = set()
+    """Runs a group as one program; in turn if that fails."""
+    unfinished = dict(enumerate(group))
     seeds = [point.experiment.seed for point in group]
+    scalars = [scalars_of(simulation.recipe, point.experiment) for point in group]
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
         devices = jax.local_devices()
-        each = point_bytes(simulation)
-        most = most_points(each, devices, memory)
-        blocks = lay_out(
-            seeds,
-            devices=min(len(devices), len(group)),
-            most=most,
-            # One lane cannot fill an accelerator; on a CPU it overfills the cache.
-            seeds_at_once=devices[0].platform != "cpu",
-        )
-        shape = blocks[0].points.shape
-        listener.say(
-            f"{len(group)} points as one program, in blocks of {shape[0]} device(s) x "
-            f"{shape[1]} seed(s) x {shape[2]} setting(s), {len(blocks)} in turn; about "
-            f"{each / 2**20:,.1f} MiB a point, room for {most} on a device"
-        )
-        # Baselines know no setting: once a seed, compiled while the rounds compile.
+        layouts = _layouts(simulation, seeds, devices, memory, listener.say)
+        # Baselines depend on the seed only, and compile while the rounds compile.
         distinct = list(dict.fromkeys(seeds))
         keys = [jax.random.key(seed) for seed in distinct]
-        ranked = pool.submit(simulation.baselines_of, keys)
-        programs = Points(simulation, shape, devices)
-        for block in blocks:
-            for i, history, files in _rounds(block, group, programs, folder, listener):
-                found = ranked.result()[distinct.index(seeds[i])]
-                files.append(
-                    {"event": "baselines", "round": simulation.rounds, **found}
-                )
-                result = simulation.outcome(history, found)
-                _finish(group[i], simulation, result, files)
-                done.add(group[i].name)
-                listener.point_done(group[i].name, "")
+        ranked = pool.submit(
+            rank_baselines, simulation.evaluator, simulation.rounds, keys
+        )
+
+        def baselines_of(i: int) -> dict[str, Any]:
+            return ranked.result()[distinct.index(seeds[i])]
+
+        programs = SideBySide(simulation, layouts[0].index.shape, devices)
+        for layout in layouts:
+            points = {int(i): group[i] for i in layout.index[layout.real]}
+            events = programs.events(layout, seeds, scalars)
+            for i in _write(points, simulation, events, baselines_of, folder, listener):
+                del unfinished[i]
             listener.block_done()
     except Exception as error:
-        rest = [point for point in group if point.name not in done]
         listener.say(
-            f"the common program failed ({_short(error)}): its {len(rest)} points run "
-            "one by one"
+            f"the common program failed ({_short(error)}): its {len(unfinished)} "
+            "points run one by one"
         )
-        for point in rest:
-            try:
-                _alone(point, data, folder, listener)
-            except Exception as own:
-                listener.point_done(point.name, _told(own))
+        _run_in_turn(unfinished.values(), data, folder, listener)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _rounds(
-    block: Lanes,
-    group: list[Point],
-    programs: Points,
+def _layouts(
+    simulation: Simulation, seeds: list[int], devices: list[Any], memory: int, say
+) -> list[Layout]:
+    """The layouts of a group, as many points at once as fit."""
+    each = point_bytes(simulation)
+    most = most_points(each, devices, memory)
+    layouts = arrange(
+        seeds,
+        devices=min(len(devices), len(seeds)),
+        most=most,
+        # One row cannot fill an accelerator; on a CPU it overfills the cache.
+        seeds_at_once=devices[0].platform != "cpu",
+    )
+    shape = layouts[0].index.shape
+    say(
+        f"{len(seeds)} points as one program, in blocks of {shape[0]} device(s) x "
+        f"{shape[1]} seed(s) x {shape[2]} setting(s), {len(layouts)} in turn; about "
+        f"{each / 2**20:,.1f} MiB a point, room for {most} on a device"
+    )
+    return layouts
+
+
+def _run_in_turn(
+    points: Iterable[Point], data: Interactions, folder: Path, listener: Listener
+) -> None:
+    for point in points:
+        try:
+            simulation = build(point.experiment, data=data)
+            events = ((0, event) for event in simulation.events())
+            baselines_of = lambda i, sim=simulation: sim.baselines()  # noqa: E731
+            list(_write({0: point}, simulation, events, baselines_of, folder, listener))
+        except Exception as error:
+            listener.point_done(point.name, _reason(error))
+
+
+def _write(
+    points: Mapping[int, Point],
+    simulation: Simulation,
+    events: Iterable[tuple[int, Event]],
+    baselines_of: Callable[[int], dict[str, Any]],
     folder: Path,
     listener: Listener,
-) -> Iterator[tuple[int, list[Event], RunFolder]]:
-    """Runs a block; then each point's position, events and open folder."""
-    recipe = programs.simulation.recipe
-    here = [int(i) for i in block.points[block.real]]
-    history: dict[int, list[Event]] = {i: [] for i in here}
-    seeds = [point.experiment.seed for point in group]
-    scalars = [scalars_of(recipe, point.experiment) for point in group]
+) -> Iterator[int]:
+    """Writes points into their folders as they run.
+
+    Args:
+        points: the points, by position.
+        simulation: simulation of one of them.
+        events: `(position, event)` as they happen.
+        baselines_of: `(position) -> baselines`, called after the last event.
+        folder: folder of the sweep.
+        listener: callbacks.
+
+    Yields:
+        The position of each point when its result is written.
+    """
     software = versions()
+    history: dict[int, list[Event]] = {i: [] for i in points}
     with contextlib.ExitStack() as stack:
         folders = {
-            i: stack.enter_context(_open(group[i], folder, software, listener.say))
-            for i in here
+            i: stack.enter_context(_open(point, folder, software, listener.say))
+            for i, point in points.items()
         }
-        for i, event in programs.events(block, seeds, scalars):
+        for i, event in events:
             history[i].append(event)
             folders[i].append(event)
-            listener.round_done(group[i].name, event)
-        for i in here:
-            yield i, history[i], folders[i]
-
-
-def _alone(point: Point, data: Interactions, folder: Path, listener: Listener) -> None:
-    simulation = build(point.experiment, data=data)
-    history: list[Event] = []
-    with _open(point, folder, versions(), listener.say) as files:
-
-        def listen(event: Event) -> None:
-            history.append(event)
-            files.append(event)
-            listener.round_done(point.name, event)
-
-        result = simulation.run(listen)
-        _finish(point, simulation, result, files)
-    listener.point_done(point.name, "")
+            listener.round_done(points[i].name, event)
+        for i, point in points.items():
+            baselines = baselines_of(i)
+            event = {"event": "baselines", "round": simulation.rounds, **baselines}
+            folders[i].append(event)
+            result = simulation.outcome(history[i], baselines)
+            result = record(point.experiment, simulation, result)
+            write_result(folders[i], result, draw=False)
+            listener.point_done(point.name, "")
+            yield i
 
 
 @contextlib.contextmanager
 def _open(
     point: Point, folder: Path, software: dict[str, Any], say: Callable[[str], None]
 ) -> Iterator[RunFolder]:
+    """The folder of a point, with its trackers."""
     config = plain(point.experiment)
     with contextlib.ExitStack() as stack:
         files = stack.enter_context(open_run(folder / point.name, config, software))
@@ -221,21 +241,13 @@ def _open(
         yield files
 
 
-def _finish(
-    point: Point,
-    simulation: Simulation,
-    result: dict[str, Any],
-    files: RunFolder,
-) -> None:
-    write_result(files, record(point.experiment, simulation, result), draw=False)
-
-
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
 
 
-def _told(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f" ({Path(frame[0].filename).name}:{frame[0].lineno})" if frame else ""
-    return _short(error) + where
+def _reason(error: BaseException) -> str:
+    """An error in one line, with the line of code that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    places = [f" ({Path(frame.filename).name}:{frame.lineno})" for frame in frames]
+    return _short(error) + "".join(places)

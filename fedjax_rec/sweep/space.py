@@ -1,8 +1,9 @@
-"""What a sweep tries: grids and samples, read from the command line."""
+"""Grids and samples of a sweep, read from the command line."""
 
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -31,8 +32,9 @@ class Axis:
 
     Attributes:
         field: dotted name.
-        values: in the order given.
-        geometric: whether neighbours stand in one ratio, so that plots take logarithms.
+        values: values in the order given.
+        geometric: the values are a geometric progression, so that plots take
+            logarithms.
     """
 
     field: str
@@ -47,9 +49,9 @@ class Draw:
     Attributes:
         field: dotted name.
         kind: `log` (the logarithm is uniform), `uniform`, `choice`.
-        low: of `log` and `uniform`.
-        high: of `log` and `uniform`; whole numbers include it.
-        values: of `choice`.
+        low: lower end of `log` and `uniform`.
+        high: upper end of `log` and `uniform`; whole numbers include it.
+        values: values of `choice`.
         whole: whether values are whole numbers.
     """
 
@@ -77,12 +79,13 @@ def parse_grid(experiments: Sequence[Experiment], text: str) -> Axis:
     """Reads `FIELD=VALUES`.
 
     Args:
-        experiments: one of them has the field; `name` chooses among several.
+        experiments: experiments; one of them has the field, and `name` chooses among
+            several.
         text: `algorithm.client-lr=0.01,0.1,1`, `seed=0:5` (0 to 4),
             `algorithm.client-lr=log:1e-3:1:7` or `linear:0:1:5`.
 
     Raises:
-        UserError: there is no such field, or a value is not right.
+        UserError: there is no such field, or a value is not valid.
     """
     name, field, form = _read(experiments, "--grid", text, GRID_FORMS)
     hint = field.hint
@@ -114,7 +117,7 @@ def parse_grid(experiments: Sequence[Experiment], text: str) -> Axis:
 
 
 def _value(name: str, field: Field, text: str) -> Any:
-    """A value; of a part, the name of its kind, which has to exist."""
+    """A value; for a part, the name of its kind, which has to exist."""
     if field.slot is None:
         return read_value(name, field.hint, [text])
     return registry.name_of(read_kind(name, field, text))
@@ -124,7 +127,7 @@ def parse_sample(experiments: Sequence[Experiment], text: str) -> Draw:
     """Reads `FIELD=DISTRIBUTION`: `log:1e-3:1`, `uniform:0:1`, `choice:a,b`.
 
     Raises:
-        UserError: no such field, or no distribution of its values.
+        UserError: there is no such field, or no such distribution.
     """
     name, field, form = _read(experiments, "--sample", text, SAMPLE_FORMS)
     hint = field.hint
@@ -153,7 +156,7 @@ def grid_settings(axes: Sequence[Axis]) -> list[dict[str, Any]]:
 def sampled_settings(
     draws: Sequence[Draw], count: int, seed: int
 ) -> list[dict[str, Any]]:
-    """`count` samples; the first ones do not depend on how many are asked for."""
+    """`count` samples; the first ones do not depend on `count`."""
     return [
         {
             d.field: d.sample(np.random.default_rng([seed, i, j]))
@@ -164,7 +167,7 @@ def sampled_settings(
 
 
 def check_fields(axes: Sequence[Axis], draws: Sequence[Draw]) -> None:
-    """Raises a UserError where a field is named twice."""
+    """Raises a UserError if a field is named twice."""
     fields = [part.field for part in (*axes, *draws)]
     for field in fields:
         if fields.count(field) > 1:
@@ -172,7 +175,7 @@ def check_fields(axes: Sequence[Axis], draws: Sequence[Draw]) -> None:
 
 
 def names_axis(experiments: Sequence[Experiment]) -> Axis:
-    """All of several experiments."""
+    """The axis of several experiments, by name."""
     return Axis(field="name", values=tuple(e.name for e in experiments))
 
 
@@ -187,8 +190,8 @@ def _read(experiments, flag, text, forms) -> tuple[str, Field, str]:
         fields = fields_of(experiment)
         del fields["name"]
         try:
-            found = find(fields, name, form.split(","))
-            return found, fields[found], form
+            path = find(fields, name, form.split(","))
+            return path, fields[path], form
         except UserError as error:
             errors.append(error)
     raise UserError(f"{flag} {text}: {errors[0]}")
@@ -204,6 +207,20 @@ def _range(text, kind, hint, numbers, flag="--grid"):
             f"{flag} {text}: expected {above}, got {text_of(low)} and {text_of(high)}"
         )
     return low, high
+
+
+def read_bytes(text: str) -> int:
+    """Reads `--memory`.
+
+    >>> read_bytes("1.5k")
+    1536
+    """
+    units = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([kmg]?)(i?b)?", text.strip().lower())
+    size = int(float(match[1]) * units[match[2]]) if match else 0
+    if size < 1:
+        raise UserError(f"--memory {text}: expected bytes such as 500M or 4G")
+    return size
 
 
 def _geometric(values: Sequence[Any]) -> bool:

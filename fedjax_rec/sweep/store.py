@@ -1,4 +1,4 @@
-"""A sweep's folder: `sweep.json`, a run folder a point, tables; read at any moment."""
+"""A sweep's folder: `sweep.json`, a run folder per point, tables; always readable."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from fedjax_rec.runs.folder import (
     RESULT,
     Run,
     RunFolder,
-    differences,
+    check_same,
     plain,
     read_run,
 )
@@ -24,6 +24,8 @@ from fedjax_rec.storage.errors import UserError, writable
 from fedjax_rec.storage.locks import locked
 
 SWEEP = "sweep.json"
+WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
+"""Status of a point."""
 _FIX = "Choose another --output"
 
 
@@ -32,10 +34,10 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        name: of its folder in the sweep's.
-        values: what it changes in the base, by field.
-        experiment: what it runs.
-        track: who is told of it beside its folder, of `tracking.KINDS`.
+        name: name of its folder.
+        values: changed values of the base, by field.
+        experiment: the experiment with these values.
+        track: trackers that receive its events, names of `tracking.KINDS`.
     """
 
     name: str
@@ -45,17 +47,16 @@ class Point:
 
 
 class SweepFolder:
-    """The folder of a sweep and what it says of each point.
+    """The folder of a sweep, and the status of each point.
 
     Args:
-        path: made where absent.
-        bases: the experiments that points change; where there are several, a point's
-            value of `name` says which.
+        path: the folder, created if absent.
+        bases: the experiments that points change; a point's value of `name` chooses
+            among several.
 
     Attributes:
-        points: name to `{"values", "status", "error"}`; the status is `waiting`,
-            `finished` or `failed`.
-        geometric: fields whose values were laid out in one ratio.
+        points: name to `{"values", "status", "error"}`.
+        geometric: fields with values in geometric progression.
 
     Raises:
         UserError: the folder holds something else, or a sweep of another base.
@@ -67,52 +68,41 @@ class SweepFolder:
         self.geometric: list[str] = []
         self._names: dict[str, str] = {}
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; expected a folder. Choose another")
-        found = path / SWEEP
-        if not found.exists():
-            inside = [p.name for p in path.iterdir()] if path.is_dir() else []
-            inside = sorted(n for n in inside if not n.startswith("."))
-            if inside:
+            raise UserError(f"{path} is a file; expected a folder. {_FIX}")
+        if (path / SWEEP).exists():
+            self._read(path / SWEEP)
+        elif path.is_dir():
+            names = sorted(p.name for p in path.iterdir() if p.name[0] != ".")
+            if names:
                 raise UserError(
-                    f"{path} holds {', '.join(inside[:3])} and no sweep; expected an "
-                    "empty folder or a sweep's. Choose another --output"
+                    f"{path} holds {', '.join(names[:3])} and no sweep; expected an "
+                    f"empty folder or a sweep's. {_FIX}"
                 )
-            return
+
+    def _read(self, path: Path) -> None:
         try:
-            told = json.loads(found.read_text(encoding="utf-8"))
-            self.points, before = dict(told["points"]), told["bases"]
-            self.geometric = list(told["geometric"])
-            values = {name: one["values"] for name, one in self.points.items()}
-            self._names = {_in_any_order(v): name for name, v in values.items()}
+            content = json.loads(path.read_text(encoding="utf-8"))
+            self.points, bases = dict(content["points"]), content["bases"]
+            self.geometric = list(content["geometric"])
+            for name, entry in self.points.items():
+                self._names[_in_any_order(entry["values"])] = name
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{found} cannot be read ({error}). Choose another --output"
-            ) from error
-        changes = differences(before, plain(self._bases))
-        if changes:
-            lines = "\n".join(f"  {line}" for line in changes)
-            raise UserError(
-                f"{path} holds a sweep of another config:\n{lines}\n"
-                "Choose another --output"
-            )
+            raise UserError(f"{path} cannot be read ({error}). {_FIX}") from error
+        problem = "holds a sweep of another config"
+        check_same(self.path, problem, bases, plain(self._bases), _FIX)
 
     def add(self, values: Mapping[str, Any]) -> Point:
-        """The point of these values, checked; on disk with the next `save`.
+        """The point with these values, checked; on disk with the next `save`.
 
-        Fields that come in another order than before are the same point.
+        The order of the fields makes no difference.
         """
         name = self._names.setdefault(_in_any_order(values), point_name(values))
-        point = Point(
-            name=name,
-            values=dict(values),
-            experiment=self.experiment(values),
-        )
-        told = {"values": dict(values), "status": "waiting"}
-        self.points.setdefault(point.name, told)
-        return point
+        experiment = self.experiment(values)
+        self.points.setdefault(name, {"values": dict(values), "status": WAITING})
+        return Point(name=name, values=dict(values), experiment=experiment)
 
     def experiment(self, values: Mapping[str, Any]) -> Experiment:
-        """What a point of these values runs, checked."""
+        """The experiment of a point with these values, checked."""
         base = self._bases[values.get("name", next(iter(self._bases)))]
         return with_values(base, values)
 
@@ -125,56 +115,51 @@ class SweepFolder:
         folder = self.path / point.name
         if not (folder / CONFIG).exists():
             return False
-        run = read_run(folder)
-        changes = differences(run.config, plain(point.experiment))
-        if changes:
-            raise UserError(
-                f"{folder} holds another run ({'; '.join(changes[:3])}). "
-                "Choose another --output"
-            )
+        config = read_run(folder).config
+        check_same(folder, "holds another run", config, plain(point.experiment), _FIX)
         return (folder / RESULT).exists()
 
-    def tell(self, name: str, status: str, error: str = "") -> None:
-        """Records what became of a point."""
+    def set_status(self, name: str, status: str, error: str = "") -> None:
+        """Records the status of a point, in memory."""
         entry = {"values": self.points[name]["values"], "status": status}
         self.points[name] = {**entry, "error": error} if error else entry
-        self.save()
+
+    def with_status(self, status: str) -> dict[str, dict[str, Any]]:
+        """The points with a status, by name."""
+        return {
+            n: entry for n, entry in self.points.items() if entry["status"] == status
+        }
 
     def save(self) -> None:
-        """Writes `sweep.json`, whole or not at all."""
-        told = {
+        """Writes `sweep.json`, completely or not at all."""
+        content = {
             "bases": plain(self._bases),
             "geometric": self.geometric,
             "points": self.points,
         }
-        self.writer().write_json(SWEEP, told)
+        self.writer().write_json(SWEEP, content)
 
     def writer(self) -> RunFolder:
-        """Writes files into the folder, each whole or not at all."""
+        """Writes files into the folder, each completely or not at all."""
         with writable(self.path, _FIX):
             self.path.mkdir(parents=True, exist_ok=True)
         return RunFolder(self.path)
 
     def fields(self) -> list[str]:
-        """Every field that some point changes, in the order they came."""
-        return list(
-            dict.fromkeys(f for told in self.points.values() for f in told["values"])
-        )
+        """Every field that some point changes, in order of appearance."""
+        points = self.points.values()
+        return list(dict.fromkeys(f for entry in points for f in entry["values"]))
 
     def runs(self) -> list[Run]:
         """The finished points."""
-        return [
-            read_run(self.path / name)
-            for name, told in self.points.items()
-            if told["status"] == "finished"
-        ]
+        return [read_run(self.path / name) for name in self.with_status(FINISHED)]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps a second sweep out of the folder.
 
         Raises:
-            UserError: another process is at it.
+            UserError: another process holds the lock.
         """
         with locked(self.path / ".lock", fix=_FIX):
             yield
@@ -185,7 +170,7 @@ def _in_any_order(values: Mapping[str, Any]) -> str:
 
 
 def point_name(values: Mapping[str, Any]) -> str:
-    """The folder of a point.
+    """The name of a point's folder.
 
     >>> point_name({"algorithm.client_lr": 0.1, "seed": 3})
     'client_lr=0.1,seed=3'
@@ -197,11 +182,10 @@ def point_name(values: Mapping[str, Any]) -> str:
     ]
     name = ",".join(parts) or "base"
     safe = re.sub(r"[^\w.+=,-]+", "-", name)
-    exact = all(
-        not isinstance(v, float) or float(text_of(v)) == v for v in values.values()
-    )
+    floats = [value for value in values.values() if isinstance(value, float)]
+    exact = all(float(text_of(value)) == value for value in floats)
     if safe == name and len(name) <= 150 and exact:
         return name
-    # Names that were changed or cut could meet; the hash keeps them apart.
+    # Names that were changed or cut could collide without the hash.
     digest = hashlib.sha256(json.dumps(plain(values)).encode()).hexdigest()[:8]
     return f"{safe[:140]}-{digest}"

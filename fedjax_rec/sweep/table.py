@@ -1,4 +1,4 @@
-"""What a sweep found: a row a setting, mean and interval over its seeds."""
+"""Tables of a sweep: a row per setting, mean and interval over its seeds."""
 
 import csv
 import io
@@ -13,13 +13,19 @@ from fedjax_rec.experiment.fields import text_of, value_of
 from fedjax_rec.report.tables import Table, say
 from fedjax_rec.runs.folder import Run
 
+LEGEND = (
+    "Best: by mean validation {metric}; test metrics do not choose it. ± is half the "
+    "95 % interval of the mean over seeds (Student's t)."
+)
+
 
 class Spread(NamedTuple):
     """A mean over seeds with half the width of its 95 % interval.
 
     Attributes:
-        mean: over the seeds.
-        half: Student's t of `n - 1` degrees times the standard error; `None` for one.
+        mean: mean over the seeds.
+        half: Student's t of `n - 1` degrees times the standard error; `None` for one
+            seed.
     """
 
     mean: float
@@ -30,16 +36,16 @@ class Spread(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A row: runs that differ by seed alone.
+    """A row: runs that differ by seed only.
 
     Attributes:
-        values: of the swept fields but the seed.
-        runs: the finished ones.
-        failed: how many are not.
-        val: by metric.
-        test: by metric.
-        diverged: runs whose loss was not finite.
-        sent: megabytes that all clients sent in a run, `None` where no run told.
+        values: values of the swept fields, without the seed.
+        runs: finished runs.
+        failed: number of failed runs.
+        val: validation metrics, by name.
+        test: test metrics, by name.
+        diverged: number of runs with a loss that was not finite.
+        sent: megabytes that all clients sent in a run, or `None` if unknown.
     """
 
     values: dict[str, Any]
@@ -67,15 +73,13 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def settings_of(
-    runs: Sequence[Run],
-    fields: Sequence[str],
-    failed: Sequence[Mapping[str, Any]] = (),
+    runs: Sequence[Run], fields: Sequence[str], failed: Sequence[Mapping[str, Any]] = ()
 ) -> list[Setting]:
     """Rows in the order of their first runs.
 
     Args:
-        runs: finished.
-        fields: the swept ones.
+        runs: finished runs.
+        fields: swept fields.
         failed: configs of points without a result.
     """
     fields = [field for field in fields if field != "seed"]
@@ -83,71 +87,87 @@ def settings_of(
     def key(config: Mapping[str, Any]) -> tuple:
         return tuple(value_of(config, field) for field in fields)
 
+    lost = [key(config) for config in failed]
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         groups.setdefault(key(run.config), []).append(run)
-    lost = [key(config) for config in failed]
     for values in lost:
         groups.setdefault(values, [])
     return [
         Setting(
             values=dict(zip(fields, values, strict=True)),
-            runs=found,
+            runs=group,
             failed=lost.count(values),
-            val=_spreads(found, "val"),
-            test=_spreads(found, "test"),
-            diverged=sum(
-                "loss_not_finite_since_round" in (r.result or {}) for r in found
-            ),
-            sent=_sent(found),
+            val=_spreads(group, "val"),
+            test=_spreads(group, "test"),
+            diverged=sum(bool(r.part("loss_not_finite_since_round")) for r in group),
+            sent=_sent(group),
         )
-        for values, found in groups.items()
+        for values, group in groups.items()
     ]
+
+
+def _spreads(runs: Sequence[Run], part: str) -> dict[str, Spread]:
+    """The metrics that are finite in all runs."""
+    metrics = [run.part("metrics", part) for run in runs]
+    columns = {
+        name: [values.get(name) for values in metrics]
+        for name in dict.fromkeys(name for values in metrics for name in values)
+    }
+    return {
+        name: spread([float(x) for x in column])
+        for name, column in columns.items()
+        if all(x is not None and math.isfinite(x) for x in column)
+    }
+
+
+def _sent(runs: Sequence[Run]) -> Spread | None:
+    sent = [run.part("costs").get("up_bytes") for run in runs]
+    if not sent or None in sent:
+        return None
+    return spread([float(x) / 1e6 for x in sent])
 
 
 def selection_metric(runs: Sequence[Run]) -> str:
     """The validation metric that settings are compared by; empty without one."""
     for run in runs:
-        chosen = (run.result or {})["protocol"]["selection"]
-        known = ((run.result or {})["metrics"].get("val")) or {}
-        if chosen in known:
+        chosen, metrics = run.part("protocol")["selection"], run.part("metrics", "val")
+        if chosen in metrics:
             return chosen
-        ranks = [name for name in known if name.startswith("ndcg@") and "/" not in name]
+        ranks = [n for n in metrics if n.startswith("ndcg@") and "/" not in n]
         if ranks:
             return "ndcg@10" if "ndcg@10" in ranks else ranks[0]
     return ""
 
 
 def best_of(settings: Sequence[Setting], metric: str) -> int | None:
-    """Position of the setting with the best mean validation; the test has no say.
+    """Position of the setting with the best mean validation.
 
-    Only settings with as many finished seeds as any are compared, and none that
-    diverged.
+    Only settings that have the largest number of finished seeds and did not diverge are
+    compared. Test metrics play no part.
     """
     most = max((len(s.runs) for s in settings), default=0)
-    known = [
+    values = [
         (s.val[metric].mean, -i)
         for i, s in enumerate(settings)
         if metric in s.val and len(s.runs) == most and not s.diverged
     ]
-    return -max(known)[1] if known else None
+    return -max(values)[1] if values else None
 
 
 def sent_differs(settings: Sequence[Setting]) -> bool:
-    """Whether some settings send more than others, so that bytes are worth telling."""
+    """Whether some settings send more than others, so that bytes belong in tables."""
     sent = [s.sent.mean for s in settings if s.sent is not None]
     return len(sent) > 1 and max(sent) > 1.01 * min(sent)
 
 
 def columns_of(settings: Sequence[Setting], metric: str) -> list[tuple[str, str]]:
     """`(part, metric)` of the columns to read; the CSV has all."""
-    known = {name for s in settings for name in s.test}
-    columns = [("val", metric)] if metric else []
-    if sent_differs(settings):
-        columns.insert(0, ("sent", "MB"))
-    wanted = [metric, "exposure@10", "hr@10", "ndcg@10", "auc", "rmse"]
-    wanted = [name for name in dict.fromkeys(wanted) if name in known]
-    return columns + [("test", name) for name in wanted[:4]]
+    present = {name for s in settings for name in s.test}
+    columns = [("sent", "MB")] if sent_differs(settings) else []
+    columns += [("val", metric)] if metric else []
+    wanted = dict.fromkeys([metric, "exposure@10", "hr@10", "ndcg@10", "auc", "rmse"])
+    return columns + [("test", name) for name in wanted if name in present][:4]
 
 
 def cells_of(
@@ -159,29 +179,13 @@ def cells_of(
         seeds += f" ({setting.failed} failed)"
     if setting.diverged:
         seeds += f" ({setting.diverged} diverged)"
-    values = [text_of(value) for value in setting.values.values()]
-    found = [_cell(setting, part, name) for part, name in columns]
-    return ["best" if best else "", *values, seeds, *found]
-
-
-def _cell(setting: Setting, part: str, name: str) -> str:
-    if part == "sent":
-        return "-" if setting.sent is None else f"{setting.sent.mean:,.1f}"
-    return str(getattr(setting, part).get(name, "-"))
-
-
-def headings(settings: Sequence[Setting], columns: Sequence[tuple[str, str]]):
-    """Of `cells_of`."""
-    fields = [
-        f.removeprefix("algorithm.") for f in (settings[0].values if settings else ())
-    ]
-    return ["", *fields, "seeds", *(f"{part} {name.upper()}" for part, name in columns)]
-
-
-LEGEND = (
-    "Best: by mean validation {metric}; its test stands beside it and had no say. ± is "
-    "half the 95 % interval of the mean over seeds (Student's t)."
-)
+    cells = ["best" if best else "", *map(text_of, setting.values.values()), seeds]
+    for part, name in columns:
+        if part != "sent":
+            cells.append(str(getattr(setting, part).get(name, "-")))
+        else:
+            cells.append("-" if setting.sent is None else f"{setting.sent.mean:,.1f}")
+    return cells
 
 
 def table_of(
@@ -195,12 +199,13 @@ def table_of(
         most: largest number of columns after the settings; `None` is no limit.
     """
     columns = columns_of(settings, metric)[:most]
-    marks = [i == best_of(settings, metric) for i in range(len(settings))]
-    rows = zip(settings, marks, strict=True)
+    best = best_of(settings, metric)
+    fields = [f.removeprefix("algorithm.") for s in settings[:1] for f in s.values]
+    names = [f"{part} {name.upper()}" for part, name in columns]
     return Table(
-        headings=headings(settings, columns),
-        rows=[cells_of(setting, columns, mark) for setting, mark in rows],
-        styles=["bold" if mark else "" for mark in marks],
+        headings=["", *fields, "seeds", *names],
+        rows=[cells_of(s, columns, i == best) for i, s in enumerate(settings)],
+        styles=["bold" if i == best else "" for i in range(len(settings))],
         label_width=0,
     )
 
@@ -218,7 +223,7 @@ def markdown(settings: Sequence[Setting], title: str, metric: str) -> str:
 
 
 def as_csv(settings: Sequence[Setting], metric: str) -> str:
-    """Everything: `best`, fields, counts, then mean and half-width of every metric."""
+    """All columns: `best`, fields, counts, mean and half-width of every metric."""
     names = [
         (part, name)
         for part in ("val", "test")
@@ -226,35 +231,15 @@ def as_csv(settings: Sequence[Setting], metric: str) -> str:
     ]
     best, text = best_of(settings, metric), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    fields = list(settings[0].values) if settings else []
-    heads = [f"{p}.{n}{end}" for p, n in names for end in ("", ".half95")]
-    known = ["finished", "failed", "diverged", "sent_mb", "sent_mb.half95"]
-    writer.writerow(["best", *fields, *known, *heads])
+    fields = [field for s in settings[:1] for field in s.values]
+    counts = ["finished", "failed", "diverged"]
+    columns = ["sent_mb", *(f"{part}.{name}" for part, name in names)]
+    heads = [column + end for column in columns for end in ("", ".half95")]
+    writer.writerow(["best", *fields, *counts, *heads])
     for i, setting in enumerate(settings):
         counts = [len(setting.runs), setting.failed, setting.diverged]
-        counts += ["" if x is None else x for x in setting.sent or ("", "")]
-        found = [getattr(setting, part).get(name) for part, name in names]
-        cells = [c for s in found for c in (s or ("", ""))]
-        cells = ["" if c is None else c for c in cells]
+        spreads = [getattr(setting, part).get(name) for part, name in names]
+        cells = [x for pair in (setting.sent, *spreads) for x in pair or ("", "")]
+        cells = ["" if x is None else x for x in cells]
         writer.writerow([int(i == best), *setting.values.values(), *counts, *cells])
     return text.getvalue()
-
-
-def _sent(runs: Sequence[Run]) -> Spread | None:
-    costs = [(run.result or {}).get("costs") or {} for run in runs]
-    sent = [cost.get("up_bytes") for cost in costs]
-    known = [float(x) / 1e6 for x in sent if x is not None]
-    return spread(known) if known and len(known) == len(sent) else None
-
-
-def _spreads(runs: Sequence[Run], part: str) -> dict[str, Spread]:
-    metrics = [
-        ((run.result or {}).get("metrics") or {}).get(part) or {} for run in runs
-    ]
-    names = dict.fromkeys(name for known in metrics for name in known)
-    found = {}
-    for name in names:
-        values = [known.get(name) for known in metrics]
-        if all(v is not None and math.isfinite(v) for v in values):
-            found[name] = spread([float(v) for v in values])  # pyright: ignore[reportArgumentType]
-    return found

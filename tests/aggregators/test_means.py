@@ -1,10 +1,11 @@
-"""Means and sums of deltas by hand."""
+"""Means and the sum of deltas by hand."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aggregators.cohorts import built
 
-from fedjax_rec.aggregators import means
+from fedjax_rec.aggregators.means import Mean, Sum
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders
 
@@ -20,20 +21,22 @@ BIAS = [[1, 2, 3], [3, 0, 0], [8, 8, 8]]
 WEIGHTS = [1, 3, 4]
 
 
-def finished(aggregator, clients=(0, 1, 2)):
-    at = np.asarray(clients)
+def finished(settings, clients=(0, 1, 2)):
+    chosen, aggregator = np.asarray(clients), built(settings)
     deltas = {
         "item": rows.Rows(
-            ids=jnp.asarray(IDS)[at], values=jnp.asarray(VALUES, jnp.float32)[at]
+            ids=jnp.asarray(IDS)[chosen],
+            values=jnp.asarray(VALUES, jnp.float32)[chosen],
         ),
-        "bias": jnp.asarray(BIAS, jnp.float32)[at],
+        "bias": jnp.asarray(BIAS, jnp.float32)[chosen],
     }
-    acc = aggregator.init(SHARED, len(at))
-    weights = jnp.asarray(WEIGHTS, jnp.float32)[at]
-    slots = jnp.arange(len(at))
-    senders = Senders(slots=slots, ids=slots, loss=jnp.zeros(len(at)))
+    acc = aggregator.init(SHARED, len(chosen))
+    weights = jnp.asarray(WEIGHTS, jnp.float32)[chosen]
+    slots = jnp.arange(len(chosen))
+    senders = Senders(slots=slots, ids=slots, loss=jnp.zeros(len(chosen)))
     acc = aggregator.update(acc, deltas, weights, senders)
     delta, state, info = aggregator.finish(acc, aggregator.start(SHARED), SHARED)
+    assert aggregator.linear
     assert state == ()
     assert info == {}
     assert delta["item"].space == "item"
@@ -41,53 +44,59 @@ def finished(aggregator, clients=(0, 1, 2)):
 
 
 # Sums over clients: row 0 is 1 (10, 20) + 3 (30, 40), row 1 is 3 (5, 6), row 2 is
-# 1 (1 + 3, 2 + 4); row 3 nobody touched.
+# 1 (1 + 3, 2 + 4); row 3 is untouched.
 @pytest.mark.parametrize(
-    ("aggregator", "item", "bias"),
+    ("settings", "item", "bias"),
     [
         (
-            means.weighted_mean(),
+            Mean(),
             [[100 / 8, 140 / 8], [15 / 8, 18 / 8], [4 / 8, 6 / 8], [0, 0]],
             [(1 + 9 + 32) / 8, (2 + 32) / 8, (3 + 32) / 8],
         ),
         (
-            means.weighted_mean(uniform=True),
+            Mean(weights="uniform"),
             [[40 / 3, 60 / 3], [5 / 3, 6 / 3], [4 / 3, 6 / 3], [0, 0]],
             [12 / 3, 10 / 3, 11 / 3],
         ),
         (
             # Row 0 was touched by both (weights 1 and 3), row 1 by client 1, row 2
             # twice by client 0, which is still one client.
-            means.per_row_mean(),
+            Mean(per_row=True),
             [[100 / 4, 140 / 4], [15 / 3, 18 / 3], [4 / 1, 6 / 1], [0, 0]],
             [(1 + 9 + 32) / 8, (2 + 32) / 8, (3 + 32) / 8],
         ),
         (
-            means.per_row_mean(uniform=True),
+            Mean(weights="uniform", per_row=True),
             [[40 / 2, 60 / 2], [5, 6], [4, 6], [0, 0]],
             [12 / 3, 10 / 3, 11 / 3],
         ),
-        (means.total(), [[40, 60], [5, 6], [4, 6], [0, 0]], [12, 10, 11]),
+        (Sum(), [[40, 60], [5, 6], [4, 6], [0, 0]], [12, 10, 11]),
     ],
     ids=["weighted", "uniform", "per row", "per row uniform", "sum"],
 )
-def test_by_hand(aggregator, item, bias):
-    got_item, got_bias = finished(aggregator)
+def test_by_hand(settings, item, bias):
+    got_item, got_bias = finished(settings)
     np.testing.assert_allclose(got_item, item, rtol=1e-6)
     np.testing.assert_allclose(got_bias, bias, rtol=1e-6)
 
 
-def test_a_client_alone_is_its_own_mean():
-    for aggregator in (means.weighted_mean(), means.per_row_mean()):
-        item, bias = finished(aggregator, clients=(1,))
+def test_a_single_client_is_its_own_mean():
+    for settings in (Mean(), Mean(per_row=True)):
+        item, bias = finished(settings, clients=(1,))
         np.testing.assert_allclose(item, [[30, 40], [5, 6], [0, 0], [0, 0]], rtol=1e-6)
         np.testing.assert_allclose(bias, BIAS[1], rtol=1e-6)
 
 
-def test_padding_weighs_nothing_per_row_but_its_client_counts_elsewhere():
+def test_padding_has_no_weight_per_row_but_its_client_counts_elsewhere():
     # Client 2 sent only padding: it dilutes the plain mean and no row of the other.
-    with_it, without = (finished(means.per_row_mean(), c) for c in ((0, 1, 2), (0, 1)))
+    per_row = Mean(per_row=True)
+    with_it, without = (finished(per_row, c) for c in ((0, 1, 2), (0, 1)))
     np.testing.assert_array_equal(with_it[0], without[0])
-    diluted, plain = (finished(means.weighted_mean(), c) for c in ((0, 1, 2), (0, 1)))
+    diluted, plain = (finished(Mean(), c) for c in ((0, 1, 2), (0, 1)))
     np.testing.assert_allclose(diluted[0], plain[0] / 2, rtol=1e-6)
     assert plain[0].max() > 0
+
+
+def test_unknown_weights_are_refused():
+    with pytest.raises(ValueError, match="weights='rows', expected examples or"):
+        Mean(weights="rows")  # pyright: ignore[reportArgumentType]

@@ -5,15 +5,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import FedAvg
+from fedjax_rec.aggregators.means import Mean
+from fedjax_rec.algorithms.fedavg import FedAvg
 from fedjax_rec.core import rows
+from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import ClientResult
+from fedjax_rec.core.optimizers import (
+    SGD,
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedYogi,
+)
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, PerUser
 from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.round import client_key, make_algorithm
+from fedjax_rec.simulation.round import client_key, federated
 
 ITEMS, SIZES, NEGATIVES, RATE = 30, [1, 2, 9, 5, 3, 9], 2, 2.0
 USERS = len(SIZES)
@@ -43,6 +52,20 @@ PARTS = {
 }
 
 
+def averaged(**fields):
+    """The recipe of a FedAvg with the weighted mean of the paper."""
+    context = Context(
+        num_items=ITEMS,
+        num_users=USERS,
+        num_clients=USERS,
+        cohort_size=USERS,
+        dtype=jnp.dtype("float32"),
+        examples=np.asarray(SIZES),
+    )
+    recipe = FedAvg(**fields).build(context)
+    return recipe._replace(aggregator=Mean().build(context.with_recipe(recipe)))
+
+
 class Run:
     """A recipe with everybody in its cohort."""
 
@@ -50,7 +73,7 @@ class Run:
         self.recipe = recipe
         self.data = make_client_data(TRAIN, part, max_buckets=1)
         n = self.data.num_clients
-        algorithm = make_algorithm(recipe, (n,))
+        algorithm = federated(recipe, (n,))
         self.state = algorithm.init(ROOT)
         personal = initial_personal(recipe, ROOT, n)
         ids = jnp.arange(n, dtype=jnp.int32)
@@ -70,7 +93,7 @@ def pairs_of(run):
     def draw(client):
         key = client_key(ROOT, jnp.int32(0), client)
         first, _, _ = jax.random.split(key, 3)
-        return run.recipe.draw(run.data.examples(client, 0), first)
+        return run.recipe.local.draw(run.data.examples(client, 0), first)
 
     found = []
     for client in range(run.data.num_clients):
@@ -98,19 +121,18 @@ def mean_bce_gradient(users, items, pairs):
 # items). Uniform weights would not.
 @pytest.mark.parametrize("users", ["table", "personal"])
 def test_one_full_batch_step_is_centralized_sgd(users):
-    config = FedAvg(
+    recipe = averaged(
         users=users,
         dim=4,
-        aggregation="examples",
-        client_lr=RATE,
+        client_optimizer=SGD(lr=RATE),
         batch_size=4096,
         negatives=NEGATIVES,
         init_scale=0.5,
     )
     mixed = users == "table"
-    run = Run(config.build(num_items=ITEMS, num_users=USERS), PARTS[users])
+    run = Run(recipe, PARTS[users])
     data, state, personal = run.data, run.state, run.cohort.personal
-    new, cohort, told = run.round()
+    new, cohort, metrics = run.round()
     assert len(set(data.interactions.size.tolist())) > 2  # weights matter
     pairs = pairs_of(run)
     pooled = [np.concatenate(column) for column in zip(*pairs, strict=True)]
@@ -122,7 +144,7 @@ def test_one_full_batch_step_is_centralized_sgd(users):
     got = np.asarray(new.shared["item"].values)
     np.testing.assert_allclose(got, items - RATE * item_gradient, atol=2e-6)
     assert np.abs(RATE * item_gradient).max() > 0.01
-    assert float(told["loss"]) == pytest.approx(loss, rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
     if mixed:
         expected = vectors - RATE * user_gradient
         np.testing.assert_allclose(new.shared["user"].values, expected, atol=2e-6)
@@ -166,25 +188,21 @@ def yogi(delta, m, v, t):
     return corrected(m, v, t), m, v
 
 
-SERVERS = {
-    "sgd": (lambda delta, m, v, t: (LR * delta, m, v), 0, 0),
-    "momentum": (momentum, 0, 0),
-    "adagrad": (adagrad, 0, 0.1),
-    "adam": (adam, 0, 0),
-    "yogi": (yogi, 1e-6, 1e-6),
-}
+# Optimizer, its step by hand, and the initial `m` and `v`.
+SERVERS = [
+    (SGD(lr=LR), lambda delta, m, v, t: (LR * delta, m, v), 0, 0),
+    (FedAvgM(lr=LR, momentum=BETA), momentum, 0, 0),
+    (FedAdagrad(lr=LR, tau=TAU), adagrad, 0, 0.1),
+    (FedAdam(lr=LR, momentum=BETA, tau=TAU), adam, 0, 0),
+    (FedYogi(lr=LR, momentum=BETA, tau=TAU), yogi, 1e-6, 1e-6),
+]
 
 
-@pytest.mark.parametrize("name", SERVERS)
-def test_two_rounds_of_each_server_by_hand(name):
-    recipe = FedAvg(
-        dim=2,
-        aggregation="examples",
-        server_optimizer=name,
-        server_lr=LR,
-        server_momentum=BETA,
-        server_tau=TAU,
-    ).build(num_items=ITEMS, num_users=USERS)
+@pytest.mark.parametrize(
+    ("optimizer", "step_of", "m", "v"), SERVERS, ids=lambda x: type(x).__name__
+)
+def test_two_rounds_of_each_server_by_hand(optimizer, step_of, m, v):
+    recipe = averaged(dim=2, server_optimizer=optimizer)
     target = np.random.default_rng(3).normal(size=(ITEMS, 2)).astype(np.float32)
 
     def towards(params, frozen, examples, hparams, key):
@@ -200,12 +218,11 @@ def test_two_rounds_of_each_server_by_hand(name):
 
     run = Run(recipe._replace(client_update=towards), PARTS["personal"])
     expected = np.asarray(run.state.shared["item"].values, np.float64)
-    rule, m, v = SERVERS[name]
     sizes = np.array(SIZES)
     share = (sizes**2).sum() / sizes.sum()  # of the difference, in the weighted mean
     for t in (1, 2):
         run.state, _, _ = run.round()
-        step, m, v = rule(share * (target - expected), m, v, t)
+        step, m, v = step_of(share * (target - expected), m, v, t)
         expected = expected + step
         np.testing.assert_allclose(
             run.state.shared["item"].values, expected, rtol=2e-5, atol=2e-5

@@ -7,9 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
-from fedjax_rec import CodecConfig, CohortConfig, Experiment, FedAvg, build
-from fedjax_rec.aggregators import means
 from fedjax_rec.aggregators.scaffold import scaffold
 from fedjax_rec.clients.control import (
     CONTROL,
@@ -17,6 +14,9 @@ from fedjax_rec.clients.control import (
     controlled_update,
     with_control,
 )
+
+from fedjax_rec import CodecConfig, CohortConfig, Experiment, FedAvg, build
+from fedjax_rec.aggregators import means
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.clients.steps import local_steps
 from fedjax_rec.core import rows

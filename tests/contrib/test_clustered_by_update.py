@@ -4,8 +4,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-import two_tastes as tastes
-from two_tastes import EVERYBODY, USERS, wrap
 
 from fedjax_rec.contrib.clustered_by_update import SKETCH, ClusteredByUpdate
 from fedjax_rec.contrib.split_by_update import CENTERS
@@ -16,6 +14,8 @@ from fedjax_rec.wrappers.clustered_by_profile import (
     clustered_by_profile,
     group_by_profile,
 )
+from tests import two_tastes as tastes
+from tests.two_tastes import EVERYBODY, USERS, wrap
 
 ODD = np.arange(USERS) % 2
 

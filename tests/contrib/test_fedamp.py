@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import two_tastes as tastes
-from two_tastes import EVERYBODY, ITEMS, USERS, wrap
 
 from fedjax_rec.aggregators import means
 from fedjax_rec.contrib.fedamp import NUMBER, FedAMP
 from fedjax_rec.contrib.message_passing import message_passing, squared_distances
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import ClientResult, Model, Params, Recipe, Senders
+from tests import two_tastes as tastes
+from tests.two_tastes import EVERYBODY, ITEMS, USERS, wrap
 
 
 def flat(shared):

@@ -8,6 +8,7 @@ import pytest
 from fedjax_rec.core.orthogonal import (
     leading_axes,
     orthonormal_columns,
+    random_rows,
     symmetric_axes,
 )
 
@@ -61,3 +62,17 @@ def test_columns_keep_their_span_and_those_that_depend_become_zero():
     )
     assert not q[:, 2].any()
     assert not np.asarray(orthonormal_columns(jnp.zeros((4, 2)))).any()
+
+
+def test_random_rows_are_orthonormal_and_point_everywhere():
+    key = jax.random.key(0)
+    sample = jax.vmap(lambda k: random_rows(k, 2, 3))(jax.random.split(key, 2000))
+    product = np.asarray(sample @ sample.transpose(0, 2, 1))
+    np.testing.assert_allclose(product, np.tile(np.eye(2), (2000, 1, 1)), atol=1e-5)
+    # A uniform projection onto 2 of 3 dimensions is 2/3 of the identity in the mean;
+    # an entry's standard error over 2,000 of them is below .01.
+    projection = np.asarray(sample.transpose(0, 2, 1) @ sample).mean(0)
+    np.testing.assert_allclose(projection, np.eye(3) * 2 / 3, atol=0.04)
+    np.testing.assert_allclose(np.asarray(sample).mean(0), 0, atol=0.06)
+    with pytest.raises(ValueError, match="rank=4: expected 1 to 3"):
+        random_rows(key, 4, 3)

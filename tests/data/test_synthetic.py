@@ -173,8 +173,8 @@ def test_limits_are_sentences():
     ("options", "message"),
     [
         ({"num_users": 0}, "num_users=0"),
-        ({"num_interactions": 3001}, "3000 distinct pairs"),
-        ({"num_tastes": 61}, "at most num_items=60"),
+        ({"num_interactions": 3001}, "at most 3000, the number of distinct pairs"),
+        ({"num_tastes": 61}, "at most 60, the number of items"),
         ({"concentration": 0}, "concentration=0"),
         ({"item_exponent": -1}, "item_exponent=-1"),
         ({"explore": 1.5}, "explore=1.5"),

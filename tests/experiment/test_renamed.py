@@ -12,47 +12,174 @@ from fedjax_rec.experiment.names import find
 from fedjax_rec.experiment.renamed import new_class, new_spelling
 from fedjax_rec.storage.errors import UserError
 
-FIELDS = """
-name data.num_users data.num_items data.num_interactions data.num_tastes data.seed
-split.kind split.ties split.val split.test split.last split.seed partition.kind
-partition.num_clients partition.label partition.alpha partition.exponent
-partition.shards_per_client partition.attribute partition.seed algorithm.dim
-algorithm.client_lr algorithm.item_lr_scale algorithm.batch_size
-algorithm.local_epochs algorithm.negatives algorithm.init_scale backbone.name
-backbone.path backbone.or_tiny backbone.dtype backbone.max_tokens backbone.template
-backbone.notes backbone.shuffle_texts backbone.cache codec.name codec.fraction
-codec.bits codec.least codec.rank codec.columns codec.momentum codec.feedback
-aggregation.rule aggregation.share aggregation.q aggregation.lipschitz
-aggregation.tilt aggregation.groups aggregation.group_rate aggregation.power
-aggregation.beta aggregation.longest aggregation.temperature aggregation.step
-aggregation.guidance.examples aggregation.guidance.similarity
-aggregation.guidance.norm aggregation.guidance.agreement
-aggregation.guidance.staleness aggregation.guidance.loss_drop
-aggregation.guidance.outlier aggregation.guidance.temperature attack.kind attack.share
-attack.scale attack.knows attack.item attack.toward attack.popular attack.seed
-profile.source profile.clip profile.seed cohort.sampling cohort.size
-cohort.over_selection cohort.rounds_per_day cohort.time_zones cohort.trace
-cohort.devices cohort.device_seed protocol.candidates protocol.num_candidates
-protocol.candidate_seed protocol.max_users protocol.negative_pool protocol.ties
-protocol.evaluated protocol.selection protocol.cutoffs protocol.watch protocol.preset
-execution.examples_per_chunk execution.max_buckets execution.user_chunk
-execution.encode execution.prefix_cache execution.dtype mesh.devices mesh.model
-mesh.items population.store population.folder population.keep rounds eval_every seed
-algorithm.model algorithm.users algorithm.client_optimizer algorithm.proximal
-algorithm.control algorithm.clusters algorithm.clustered_by algorithm.warm_rounds
-algorithm.personalized algorithm.amp_sigma algorithm.amp_mixing algorithm.aggregation
-algorithm.server_optimizer algorithm.server_lr algorithm.server_momentum
-algorithm.server_tau algorithm.adapter algorithm.layers algorithm.rank algorithm.alpha
-algorithm.targets algorithm.bottleneck algorithm.prefix algorithm.hidden
-algorithm.history algorithm.history_heads algorithm.id_residual algorithm.personal
-algorithm.loss algorithm.user_lr algorithm.user_l2 algorithm.shared_steps
-algorithm.query algorithm.fixed algorithm.lora_aggregation algorithm.ranks
-algorithm.rank_shares algorithm.adapter_lr_scale algorithm.feedback algorithm.item_l2
-algorithm.init algorithm.weighting data.source data.dir data.cache
-data.min_interactions data.top_items data.first_users data.download data.items_file
-data.user data.item data.rating data.timestamp data.delimiter data.encoding
-data.min_rating
-""".split()
+FIELDS = [
+    "name",
+    "data.num_users",
+    "data.num_items",
+    "data.num_interactions",
+    "data.num_tastes",
+    "data.seed",
+    "split.kind",
+    "split.ties",
+    "split.val",
+    "split.test",
+    "split.last",
+    "split.seed",
+    "partition.kind",
+    "partition.num_clients",
+    "partition.label",
+    "partition.alpha",
+    "partition.exponent",
+    "partition.shards_per_client",
+    "partition.attribute",
+    "partition.seed",
+    "algorithm.dim",
+    "algorithm.client_lr",
+    "algorithm.item_lr_scale",
+    "algorithm.batch_size",
+    "algorithm.local_epochs",
+    "algorithm.negatives",
+    "algorithm.init_scale",
+    "backbone.name",
+    "backbone.path",
+    "backbone.or_tiny",
+    "backbone.dtype",
+    "backbone.max_tokens",
+    "backbone.template",
+    "backbone.notes",
+    "backbone.shuffle_texts",
+    "backbone.cache",
+    "codec.name",
+    "codec.fraction",
+    "codec.bits",
+    "codec.least",
+    "codec.rank",
+    "codec.columns",
+    "codec.momentum",
+    "codec.feedback",
+    "aggregation.rule",
+    "aggregation.share",
+    "aggregation.q",
+    "aggregation.lipschitz",
+    "aggregation.tilt",
+    "aggregation.groups",
+    "aggregation.group_rate",
+    "aggregation.power",
+    "aggregation.beta",
+    "aggregation.longest",
+    "aggregation.temperature",
+    "aggregation.step",
+    "aggregation.guidance.examples",
+    "aggregation.guidance.similarity",
+    "aggregation.guidance.norm",
+    "aggregation.guidance.agreement",
+    "aggregation.guidance.staleness",
+    "aggregation.guidance.loss_drop",
+    "aggregation.guidance.outlier",
+    "aggregation.guidance.temperature",
+    "attack.kind",
+    "attack.share",
+    "attack.scale",
+    "attack.knows",
+    "attack.item",
+    "attack.toward",
+    "attack.popular",
+    "attack.seed",
+    "profile.source",
+    "profile.clip",
+    "profile.seed",
+    "cohort.sampling",
+    "cohort.size",
+    "cohort.over_selection",
+    "cohort.rounds_per_day",
+    "cohort.time_zones",
+    "cohort.trace",
+    "cohort.devices",
+    "cohort.device_seed",
+    "protocol.candidates",
+    "protocol.num_candidates",
+    "protocol.candidate_seed",
+    "protocol.max_users",
+    "protocol.negative_pool",
+    "protocol.ties",
+    "protocol.evaluated",
+    "protocol.selection",
+    "protocol.cutoffs",
+    "protocol.watch",
+    "protocol.preset",
+    "execution.examples_per_chunk",
+    "execution.max_buckets",
+    "execution.user_chunk",
+    "execution.encode",
+    "execution.prefix_cache",
+    "execution.dtype",
+    "mesh.devices",
+    "mesh.model",
+    "mesh.items",
+    "population.store",
+    "population.folder",
+    "population.keep",
+    "rounds",
+    "eval_every",
+    "seed",
+    "algorithm.model",
+    "algorithm.users",
+    "algorithm.client_optimizer",
+    "algorithm.proximal",
+    "algorithm.control",
+    "algorithm.clusters",
+    "algorithm.clustered_by",
+    "algorithm.warm_rounds",
+    "algorithm.personalized",
+    "algorithm.amp_sigma",
+    "algorithm.amp_mixing",
+    "algorithm.aggregation",
+    "algorithm.server_optimizer",
+    "algorithm.server_lr",
+    "algorithm.server_momentum",
+    "algorithm.server_tau",
+    "algorithm.adapter",
+    "algorithm.layers",
+    "algorithm.rank",
+    "algorithm.alpha",
+    "algorithm.targets",
+    "algorithm.bottleneck",
+    "algorithm.prefix",
+    "algorithm.hidden",
+    "algorithm.history",
+    "algorithm.history_heads",
+    "algorithm.id_residual",
+    "algorithm.personal",
+    "algorithm.loss",
+    "algorithm.user_lr",
+    "algorithm.user_l2",
+    "algorithm.shared_steps",
+    "algorithm.query",
+    "algorithm.fixed",
+    "algorithm.lora_aggregation",
+    "algorithm.ranks",
+    "algorithm.rank_shares",
+    "algorithm.adapter_lr_scale",
+    "algorithm.feedback",
+    "algorithm.item_l2",
+    "algorithm.init",
+    "algorithm.weighting",
+    "data.source",
+    "data.dir",
+    "data.cache",
+    "data.min_interactions",
+    "data.top_items",
+    "data.first_users",
+    "data.download",
+    "data.items_file",
+    "data.user",
+    "data.item",
+    "data.rating",
+    "data.timestamp",
+    "data.delimiter",
+    "data.encoding",
+    "data.min_rating",
+]
 """Every field of version 0.1."""
 
 VALUES = {
@@ -102,12 +229,34 @@ VALUES = {
 }
 """Every value of version 0.1 that names a kind now."""
 
-CLASSES = """
-AggregationConfig AttackConfig BackboneConfig build CodecConfig CohortConfig CsvData
-DeviceClass Execution Experiment FedAvg FedFM FedMF FedNCF FileData Guidance MeshConfig
-PartitionConfig paper_compat PFedRec PopulationConfig ProfileConfig Protocol Simulation
-SplitConfig SyntheticData
-""".split()
+CLASSES = [
+    "AggregationConfig",
+    "AttackConfig",
+    "BackboneConfig",
+    "build",
+    "CodecConfig",
+    "CohortConfig",
+    "CsvData",
+    "DeviceClass",
+    "Execution",
+    "Experiment",
+    "FedAvg",
+    "FedFM",
+    "FedMF",
+    "FedNCF",
+    "FileData",
+    "Guidance",
+    "MeshConfig",
+    "PartitionConfig",
+    "paper_compat",
+    "PFedRec",
+    "PopulationConfig",
+    "ProfileConfig",
+    "Protocol",
+    "Simulation",
+    "SplitConfig",
+    "SyntheticData",
+]
 """Every public name of version 0.1."""
 
 

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fedjax_rec.experiment.aggregation import boosted_item, most_popular
+from fedjax_rec.experiment.codec import Name
+from fedjax_rec.experiment.profiles import make_profiles
 
 import fedjax_rec
 from fedjax_rec import (
@@ -27,10 +30,7 @@ from fedjax_rec import (
     build,
 )
 from fedjax_rec.experiment import profiles as experiment_profiles
-from fedjax_rec.experiment.aggregation import boosted_item, most_popular
 from fedjax_rec.experiment.build import check
-from fedjax_rec.experiment.codec import Name
-from fedjax_rec.experiment.profiles import make_profiles
 
 SMALL = Experiment(
     name="small",

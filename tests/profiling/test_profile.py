@@ -6,7 +6,7 @@ import pytest
 
 from fedjax_rec.aggregators import weighted_mean
 from fedjax_rec.core.contracts import Aggregator, Senders
-from fedjax_rec.profiling.programs import EXCHANGE, read_programs
+from fedjax_rec.profiling.programs import EXCHANGE, Operation, read_programs
 from fedjax_rec.profiling.stages import (
     AGGREGATION,
     EVALUATION,
@@ -71,7 +71,8 @@ def test_a_recording_that_cannot_begin_says_so_and_lets_the_run_go_on(tmp_path):
 
 
 def ran(device, start, end, stage="", kind="add", control=False, name="add.1"):
-    return Ran(device, start, end, "jit_run", name, kind, stage, control)
+    operation = Operation("while" if control else "fusion", kind, stage)
+    return Ran(device, start, end, "jit_run", name, operation)
 
 
 def test_a_trace_is_added_up_by_hand():
@@ -189,7 +190,7 @@ def test_a_real_trace_names_the_stages_of_its_operations(recorded):
     assert 0 < summary["busy"] <= 1
     assert sum(part["fraction"] for part in summary["parts"]) < 1
     # The loop's body runs 20 times.
-    assert sum(r.kind == "dot_general" for r in trace.ran) == 20
+    assert sum(r.operation.kind == "dot_general" for r in trace.ran) == 20
 
 
 def test_operations_are_described_as_the_compiler_describes_them(recorded):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fedjax_rec.simulation.leak import count_draws
 
 import fedjax_rec
 from fedjax_rec import PFedRec
@@ -14,7 +15,6 @@ from fedjax_rec.core import rows
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.synthetic import synthetic
-from fedjax_rec.simulation.leak import count_draws
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
 

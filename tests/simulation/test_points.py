@@ -10,6 +10,8 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fedjax_rec.simulation.lanes import lay_out
+from fedjax_rec.simulation.points import Points, point_bytes
 
 from fedjax_rec import (
     BackboneConfig,
@@ -25,8 +27,6 @@ from fedjax_rec import (
     SyntheticData,
     build,
 )
-from fedjax_rec.simulation.lanes import lay_out
-from fedjax_rec.simulation.points import Points, point_bytes
 from fedjax_rec.simulation.personal import make_one_round, many_rounds
 from fedjax_rec.simulation.round import make_algorithm
 

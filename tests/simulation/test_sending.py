@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fedjax_rec.codecs.serialize import serialize
+from fedjax_rec.experiment.codec import CodecConfig, with_codec
+from fedjax_rec.simulation.sending import CODEC, PROFILE, leave, own, send
 
 from fedjax_rec import FedAvg, PFedRec, SyntheticData
-from fedjax_rec.codecs.serialize import serialize
 from fedjax_rec.core import rows
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import PerUser
-from fedjax_rec.experiment.codec import CodecConfig, with_codec
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
-from fedjax_rec.simulation.sending import CODEC, PROFILE, leave, own, send
 
 USERS, ITEMS = 12, 20
 KEY = jax.random.key(3)

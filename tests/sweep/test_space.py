@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from fedjax_rec.sweep.fields import field_type, value_of, with_values
 
 from fedjax_rec import Experiment, FedAvg, FedFM, SyntheticData
 from fedjax_rec.storage.errors import UserError
-from fedjax_rec.sweep.fields import field_type, value_of, with_values
 from fedjax_rec.sweep.space import (
     check_fields,
     grid_settings,

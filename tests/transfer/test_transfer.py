@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fedjax_rec.experiment.backbone import load_texts
 
 from fedjax_rec import (
     BackboneConfig,
@@ -26,7 +27,6 @@ from fedjax_rec.core.rows import Table
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.splits import LeaveLast
 from fedjax_rec.evaluation.targets import make_targets
-from fedjax_rec.experiment.backbone import load_texts
 from fedjax_rec.experiment.build import build
 from fedjax_rec.models.two_tower import VECTORS
 from fedjax_rec.runs.folder import read_run

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import two_tastes as tastes
-from two_tastes import EVERYBODY, wrap
 
 from fedjax_rec.aggregators import clusters, means
 from fedjax_rec.core import rows, stacks
 from fedjax_rec.core.contracts import Params, Senders
 from fedjax_rec.simulation.round import client_key, federated
 from fedjax_rec.wrappers.ifca import CLUSTER, IFCA
+from tests import two_tastes as tastes
+from tests.two_tastes import EVERYBODY, wrap
 
 
 def test_clients_of_two_tastes_part_and_each_model_is_its_clusters_mean():

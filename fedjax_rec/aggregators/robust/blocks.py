@@ -67,7 +67,7 @@ def by_block(
 
 
 def weighted_sums(factors: Array, xs: Sequence[Array]) -> list[Array]:
-    """`sum_c factors_c x_c` `[b, p]`, with factors `[C, b]`, for each `x` `[C, b, p]`."""
+    """`sum_c factors_c x_c` `[b, p]` for each `x` `[C, b, p]`, with factors `[C, b]`."""
     if factors.shape[1] > 1:
         return [(factors[:, :, None].astype(x.dtype) * x).sum(0) for x in xs]
     return [fold.dot(factors[:, 0].astype(x.dtype), x[:, 0])[None] for x in xs]

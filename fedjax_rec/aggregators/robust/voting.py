@@ -69,9 +69,9 @@ def check_cohort(rule: str, cohort_size: int, share: float, each: int) -> None:
     f = int(share * cohort_size + 1e-4)
     if cohort_size < each * f + 3:
         raise ValueError(
-            f"{rule} with share {share:g} assumes f = {f} attackers among {cohort_size} "
-            f"clients, and needs at least {each} f + 3 = {each * f + 3}: enlarge the "
-            "cohort or lower share"
+            f"{rule} with share {share:g} assumes f = {f} attackers among "
+            f"{cohort_size} clients, and needs at least {each} f + 3 = {each * f + 3}: "
+            "enlarge the cohort or lower share"
         )
 
 

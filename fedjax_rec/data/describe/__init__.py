@@ -13,13 +13,9 @@ from fedjax_rec.data.synthetic import LIMITS
 __all__ = ["Description", "describe", "plot", "to_text"]
 
 _QUANTILES = {
-    "smallest": 0.0,
-    "10 %": 0.1,
-    "median": 0.5,
-    "90 %": 0.9,
-    "99 %": 0.99,
+    "smallest": 0.0, "10 %": 0.1, "median": 0.5, "90 %": 0.9, "99 %": 0.99,
     "largest": 1.0,
-}
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -54,14 +54,9 @@ def _draw_sizes(axes, d: Description) -> None:
     axes.stairs(heights, edges, baseline=None, color="tab:blue")
     axes.axhline(d.size_mean, color="0.4", ls="--", lw=1)
     axes.annotate(
-        f"mean {d.size_mean:,.0f}",
-        (1, d.size_mean),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        color="0.4",
-    )
+        f"mean {d.size_mean:,.0f}", (1, d.size_mean), (0, 3), ha="right", color="0.4",
+        xycoords=("axes fraction", "data"), textcoords="offset points",
+    )  # fmt: skip
     axes.set(
         title=f"Sizes (Gini {d.size_gini:.2f})",
         xlabel="clients, largest first",

@@ -11,14 +11,6 @@ from fedjax_rec.data.partition.units import (
 )
 
 __all__ = [
-    "IID",
-    "ByAttribute",
-    "Dirichlet",
-    "Drift",
-    "Partition",
-    "PerUser",
-    "QuantitySkew",
-    "Shards",
-    "Unit",
-    "labels_of",
-]
+    "IID", "ByAttribute", "Dirichlet", "Drift", "Partition", "PerUser", "QuantitySkew",
+    "Shards", "Unit", "labels_of",
+]  # fmt: skip

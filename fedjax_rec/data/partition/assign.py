@@ -63,7 +63,7 @@ def assign_dirichlet(
     """Clients draw label mixtures `q ~ Dir(alpha p)` and take units by them in turn.
 
     `p` are the shares of the labels. A label without units left drops out of the
-    mixtures; a client whose labels are all used up draws from the remaining units. Hsu
+    mixtures; a client without any label left draws from the remaining units. Hsu
     et al. fill one client after another, which leaves the remainders to the last ones.
 
     The turns are a `scan` with one step per unit, about a microsecond each on a CPU.

@@ -152,7 +152,7 @@ class Drift:
         alpha: Concentration of the mixtures, as in `Dirichlet`.
         strength: 0 for no drift, 1 for final mixtures independent of the first.
         label: Column of the labels, see `labels_of`; empty for the genre.
-        unit: `interaction`, the default because a user who stays on one client cannot
+        unit: `interaction`, the default because a user on a single client cannot
             drift; with `user`, each client recruits users of one label early and of
             another late, at their first interaction.
         seed: Seed of the assignment.

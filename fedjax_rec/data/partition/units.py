@@ -86,7 +86,7 @@ class Units(NamedTuple):
 
 
 def units_of(train: Interactions, unit: Unit, num_clients: int, seed: int) -> Units:
-    """Returns the users who have interactions, or the interactions, as units.
+    """Returns the users with interactions, or the interactions, as units.
 
     Raises:
         ValueError: There are fewer units than clients.
@@ -134,7 +134,7 @@ class PerUser:
 class ByAttribute:
     """One client per value of a user attribute: the cross-silo setting.
 
-    Clients are numbered by the sorted values of the users who have interactions, so no
+    Clients are numbered by the sorted values of the users with interactions, so no
     client is empty. A value is the complete string, including any `|`.
 
     Attributes:

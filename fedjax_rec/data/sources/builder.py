@@ -153,7 +153,7 @@ def _read_records(builder: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     source = builder.as_data_source(
         split="train", deserialize_method=decode.DeserializeMethod.RAW_BYTES
     )
-    # The class is created at import, where a type checker cannot see it.
+    # The class is created at import, invisible to a type checker.
     parse = getattr(example_parser.tf_example_pb2, "Example").FromString  # noqa: B009
     users: list[int] = []
     lengths: list[int] = []

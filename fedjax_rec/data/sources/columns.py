@@ -59,7 +59,7 @@ class Timestamps:
     """Converter of numbers or ISO 8601 dates (in UTC, to seconds) to int64.
 
     Attributes:
-        truncated: Number of values whose fraction was cut off.
+        truncated: Number of values with a fraction, which was cut off.
     """
 
     def __init__(self):

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import zipfile
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from fedjax_rec.storage.errors import FileError
 
@@ -35,9 +35,16 @@ class InputFile:
         try:
             return cls(str(path), path.read_bytes())
         except OSError as error:
-            raise FileError(
-                f"cannot be read ({error.strerror})", file=path, fix=fix
-            ) from error
+            message = f"cannot be read ({error.strerror})"
+            raise FileError(message, file=path, fix=fix) from error
+
+    def error(
+        self, message: str, expected: str, fix: str = "", line: int | None = None
+    ) -> FileError:
+        """Returns an error about this file."""
+        return FileError(
+            message, file=self.label, line=line, expected=expected, fix=fix
+        )
 
     def text(self, *encodings: str) -> str:
         """Decodes the content with the first of `encodings` (default UTF-8) that fits.
@@ -47,52 +54,30 @@ class InputFile:
                 does not exist.
         """
         encodings = encodings or ("utf-8",)
+        expected = f"text encoded as {' or '.join(encodings)}"
         if not self.data.strip():
-            raise FileError(
-                "an empty file",
-                file=self.label,
-                expected="rows of data",
-                fix="Copy or download it again",
-            )
+            fix = "Copy or download it again"
+            raise self.error("an empty file", "rows of data", fix)
         utf16 = self.data[:2] in (b"\xff\xfe", b"\xfe\xff")
         wide = encodings[0].lower().replace("_", "-").startswith(("utf-16", "utf-32"))
         if not wide and (utf16 or b"\0" in self.data):
-            raise self._undecodable(
-                "UTF-16 text, or no text at all",
-                self.data.partition(b"\0")[0],
-                encodings,
-                "Convert it to UTF-8, or pass encoding='utf-16' if that is it",
-            )
-        failure = None
+            line = self.data.partition(b"\0")[0].count(b"\n") + 1
+            fix = "Convert it to UTF-8, or pass encoding='utf-16' if that is it"
+            raise self.error("UTF-16 text, or no text at all", expected, fix, line)
+        line, byte, cause = 1, 0, None
         for encoding in encodings:
             try:
                 return self.data.decode(encoding).removeprefix("\ufeff")
             except LookupError as error:
-                raise FileError(
-                    f"unknown encoding {encoding!r}",
-                    file=self.label,
-                    fix="Use a name that Python knows, such as 'utf-8' or 'latin-1'",
-                ) from error
+                fix = "Use a name that Python knows, such as 'utf-8' or 'latin-1'"
+                message = f"unknown encoding {encoding!r}"
+                raise FileError(message, file=self.label, fix=fix) from error
             except UnicodeDecodeError as error:
-                failure = error
-        assert failure is not None
-        raise self._undecodable(
-            f"byte 0x{self.data[failure.start]:02x}, which is not {encodings[-1]}",
-            self.data[: failure.start],
-            encodings,
-            "If it is older Western text, pass encoding='latin-1'",
-        ) from failure
-
-    def _undecodable(
-        self, message: str, before: bytes, encodings: Sequence[str], fix: str
-    ) -> FileError:
-        return FileError(
-            message,
-            file=self.label,
-            line=before.count(b"\n") + 1,
-            expected=f"text encoded as {' or '.join(encodings)}",
-            fix=fix,
-        )
+                line, byte = self.data[: error.start].count(b"\n") + 1, error.start
+                cause = error
+        message = f"byte 0x{self.data[byte]:02x}, which is not {encodings[-1]}"
+        fix = "If it is older Western text, pass encoding='latin-1'"
+        raise self.error(message, expected, fix, line) from cause
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +96,17 @@ class Folder:
 
     def read(self, name: str) -> InputFile:
         """Reads the file called `name`."""
+        fix = "Copy or download it again"
+        if self.path.is_dir():
+            return InputFile.read(self.path / name, fix)
+        label = f"{self.path}:{self.prefix}{name}"
         try:
-            if self.path.is_dir():
-                path = self.path / name
-                return InputFile(str(path), path.read_bytes())
             with zipfile.ZipFile(self.path) as archive:
-                member = self.prefix + name
-                return InputFile(f"{self.path}:{member}", archive.read(member))
+                return InputFile(label, archive.read(self.prefix + name))
         except (OSError, zipfile.BadZipFile, RuntimeError) as error:
             # zipfile raises RuntimeError for a member that needs a password.
-            raise FileError(
-                f"cannot be read ({error})",
-                file=f"{self.path}/{self.prefix}{name}",
-                fix="Copy or download it again",
-            ) from error
+            message = f"cannot be read ({error})"
+            raise FileError(message, file=label, fix=fix) from error
 
     def read_all(
         self, required: Sequence[str], optional: Sequence[str] = ()
@@ -174,20 +156,15 @@ def _folders(path: Path) -> list[Folder]:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.namelist() if not m.endswith("/")]
     except (OSError, zipfile.BadZipFile) as error:
-        raise FileError(
-            f"a file that is no readable zip ({error})",
-            file=path,
-            expected="a folder or a zip",
-            fix="Pass the folder that holds the data, or download the zip again",
-        ) from error
+        message = f"a file that is no readable zip ({error}); expected a folder or zip"
+        fix = "Pass the folder that holds the data, or download the zip again"
+        raise FileError(message, file=path, fix=fix) from error
     by_parent: dict[str, list[str]] = {}
-    for member in members:
-        parent, name = PurePosixPath(member).parent.as_posix(), Path(member).name
-        by_parent.setdefault("" if parent == "." else parent + "/", []).append(name)
+    for member in sorted(members):
+        parent, slash, name = member.rpartition("/")
+        by_parent.setdefault(parent + slash, []).append(name)
     parents = sorted(by_parent, key=lambda parent: (parent.count("/"), parent))
-    return [
-        Folder(path, parent, tuple(sorted(by_parent[parent]))) for parent in parents
-    ]
+    return [Folder(path, parent, tuple(by_parent[parent])) for parent in parents]
 
 
 def _neighbour(path: Path, matches: Matches) -> Path | None:

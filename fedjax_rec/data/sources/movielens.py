@@ -16,7 +16,6 @@ from pathlib import Path
 
 from fedjax_rec.data.filters import require_history
 from fedjax_rec.data.interactions import Entities, Interactions, make_interactions
-from fedjax_rec.data.sources.catalog import read_catalog
 from fedjax_rec.data.sources.columns import (
     INTEGER_ID,
     TIMESTAMP,
@@ -26,10 +25,9 @@ from fedjax_rec.data.sources.columns import (
     floats,
 )
 from fedjax_rec.data.sources.files import InputFile, open_folder
-from fedjax_rec.data.sources.source import Inputs, Options, Source
+from fedjax_rec.data.sources.source import Inputs, Options, Source, read_catalog
 from fedjax_rec.data.sources.tables import Table, open_table
 from fedjax_rec.storage.download import Download
-from fedjax_rec.storage.errors import FileError
 
 # The original files are Latin-1, many copies UTF-8. Accented Latin-1 text is hardly
 # ever valid UTF-8, so trying UTF-8 first distinguishes them.
@@ -38,14 +36,9 @@ _RATINGS = ("user", "item", "rating", "timestamp")
 
 # Codes in the README of MovieLens 1M. A language model reads the words.
 _AGES = {
-    "1": "Under 18",
-    "18": "18-24",
-    "25": "25-34",
-    "35": "35-44",
-    "45": "45-49",
-    "50": "50-55",
-    "56": "56+",
-}
+    "1": "Under 18", "18": "18-24", "25": "25-34", "35": "35-44", "45": "45-49",
+    "50": "50-55", "56": "56+",
+}  # fmt: skip
 _OCCUPATIONS = (
     "other", "academic/educator", "artist", "clerical/admin", "college/grad student",
     "customer service", "doctor/health care", "executive/managerial", "farmer",
@@ -60,28 +53,27 @@ def _parse_100k(inputs: Inputs, options: Options) -> Interactions:
     names = genres.read([Column("genre", 0, list, "a name")])[0]
     items = _items_100k(inputs["u.item"], names)
     columns = ("id", "age", "gender", "occupation", "zip_code")
-    users = read_catalog(_table(inputs["u.user"], "|", *columns), strict=True).entities
+    users, _ = read_catalog(_table(inputs["u.user"], "|", *columns), strict=True)
     table = _table(inputs["u.data"], "\t", *_RATINGS)
     ratings = _read_ratings(table, users, items, ("u.user", "u.item"), ML_100K.name)
     if "u.info" in inputs:
         total = len(ratings) + ratings.notes["duplicates_merged"]
-        _check_info(inputs["u.info"], total, table.label)
+        _check_info(inputs["u.info"], inputs["u.data"], total)
     return ratings
 
 
 def _items_100k(file: InputFile, genres: list[str]) -> Entities:
     before = ("id", "title", "release_date", "video_release_date", "imdb_url")
     table = _table(file, "|", *before, *genres)
-    items = read_catalog(table, title_index=1, strict=True).entities
+    items, _ = read_catalog(table, title_index=1, strict=True)
     flags = table.read(
         [
             Column(f"flag of genre {genre}", index, _flags, "0 or 1")
             for index, genre in enumerate(genres, len(before))
         ]
     )
-    names = [
-        "|".join(itertools.compress(genres, row)) for row in zip(*flags, strict=True)
-    ]
+    rows = zip(*flags, strict=True)
+    names = ["|".join(itertools.compress(genres, row)) for row in rows]
     dates = items.attributes["release_date"]
     attributes = {"genres": names, "release_date": dates}
     return dataclasses.replace(items, attributes=attributes)
@@ -93,47 +85,41 @@ def _flags(values: list[str]) -> list[bool]:
     return [value == "1" for value in values]
 
 
-def _check_info(info: InputFile, ratings: int, label: str) -> None:
+def _check_info(info: InputFile, data: InputFile, ratings: int) -> None:
     """Compares the number of ratings with `u.info`, which reveals a truncated file."""
     expected = re.search(r"(\d+) ratings", info.text(*_ENCODINGS))
     if expected and int(expected[1]) != ratings:
-        raise FileError(
-            f"{ratings} ratings",
-            file=label,
-            expected=f"{expected[1]}, as u.info says",
-            fix="The file is incomplete or from another version: copy it again",
-        )
+        fix = "The file is incomplete or from another version: copy it again"
+        promised = f"{expected[1]}, as u.info says"
+        raise data.error(f"{ratings} ratings", promised, fix)
 
 
 def _parse_1m(inputs: Inputs, options: Options) -> Interactions:
     users = _users_1m(inputs["users.dat"])
     movies = _table(inputs["movies.dat"], "::", "id", "title", "genres")
-    items = read_catalog(movies, title_index=1, strict=True).entities
+    items, _ = read_catalog(movies, title_index=1, strict=True)
     table = _table(inputs["ratings.dat"], "::", *_RATINGS)
     return _read_ratings(table, users, items, ("users.dat", "movies.dat"), ML_1M.name)
 
 
 def _users_1m(file: InputFile) -> Entities:
     table = _table(file, "::", "id", "gender", "age", "occupation", "zip_code")
-    users = read_catalog(table, strict=True).entities
+    users, _ = read_catalog(table, strict=True)
     jobs = {str(code): name for code, name in enumerate(_OCCUPATIONS)}
     attributes = dict(users.attributes)
     for column, names in (("age", _AGES), ("occupation", jobs)):
         codes = attributes[column]
         unknown = next((row for row, code in enumerate(codes) if code not in names), -1)
         if unknown >= 0:
-            raise FileError(
-                f"{column} {codes[unknown]!r} of user {users.ids[unknown]}",
-                file=file.label,
-                expected=f"one of {', '.join(names)}",
-            )
+            message = f"{column} {codes[unknown]!r} of user {users.ids[unknown]}"
+            raise file.error(message, f"one of {', '.join(names)}")
         attributes[column] = [names[code] for code in codes]
     return Entities(ids=users.ids, attributes=attributes)
 
 
 def _parse_latest(inputs: Inputs, options: Options) -> Interactions:
     movies = _open(inputs["movies.csv"], "movieId", "title", "genres")
-    items = read_catalog(movies, title_index=1, strict=True).entities
+    items, _ = read_catalog(movies, title_index=1, strict=True)
     genres = items.attributes["genres"]
     attributes = {"genres": ["" if g == "(no genres listed)" else g for g in genres]}
     if "tags.csv" in inputs:
@@ -174,13 +160,8 @@ def _open(file: InputFile, *names: str) -> Table:
     """Opens a CSV file that must have these columns."""
     table = open_table(file, delimiter=",")
     if table.names != names:
-        raise FileError(
-            f"the header {','.join(table.names)}",
-            file=file.label,
-            line=1,
-            expected=",".join(names),
-            fix="For your own files, use the source 'csv'",
-        )
+        header, fix = ",".join(table.names), "For your own files, use the source 'csv'"
+        raise file.error(f"the header {header}", ",".join(names), fix, line=1)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Description of a source: how its files are found, parsed and downloaded."""
+"""Description of a source, and the functions that several sources share."""
 
 import dataclasses
 import hashlib
@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.data.interactions import Interactions
+import numpy as np
+
+from fedjax_rec.data.interactions import Entities, Interactions
+from fedjax_rec.data.sources.columns import ANY_ID, INTEGER_ID, Column, Vocabulary
 from fedjax_rec.data.sources.files import InputFile, open_folder
+from fedjax_rec.data.sources.tables import Table
 from fedjax_rec.storage.download import Download
 from fedjax_rec.storage.errors import FileError
 
@@ -99,12 +103,8 @@ def find_table(
     folder = open_folder(path, expected, lambda names: bool(candidates(names)))
     name, *ambiguous = candidates(folder.names)
     if ambiguous:
-        raise FileError(
-            ", ".join([name, *ambiguous]),
-            file=path,
-            expected=expected,
-            fix=f"Choose one, for example file={name!r}",
-        )
+        names, fix = ", ".join([name, *ambiguous]), f"Choose one, such as file={name!r}"
+        raise FileError(names, file=path, expected=expected, fix=fix)
     inputs = {"interactions": folder.read(name)}
     for role, table in tables.items():
         if table is None and sidecars is not None:
@@ -126,3 +126,60 @@ def _sidecar(name: str, names: Sequence[str], suffix: str) -> str | None:
             return stem + suffix
     others = [other for other in names if other.endswith(suffix)]
     return others[0] if len(others) == 1 else None
+
+
+def read_catalog(
+    table: Table,
+    *,
+    id_index: int = 0,
+    title_index: int | None = None,
+    strict: bool = False,
+) -> tuple[Entities, int]:
+    """Reads a table of users or items; the other columns become attributes.
+
+    Args:
+        table: The table.
+        id_index: Index of the column of identifiers.
+        title_index: Index of the column of titles, or `None` if there is none.
+        strict: Whether identifiers must be distinct whole numbers. Otherwise the first
+            row of a repeated identifier counts.
+
+    Returns:
+        The users or items in the order of the table, and the number of repeated rows.
+    """
+    vocabulary = Vocabulary(integer=strict)
+    expected = INTEGER_ID if strict else ANY_ID
+    columns = [
+        Column(name, index, list, "a text")
+        for index, name in enumerate(table.names)
+        if index != id_index
+    ]
+    codes, *texts = table.read([Column("id", id_index, vocabulary, expected), *columns])
+    # Codes count up from 0, so a row is new if its code exceeds all earlier ones.
+    new = np.diff(np.maximum.accumulate(codes), prepend=-1) > 0
+    if strict and not new.all():
+        row = int(np.argmin(new))
+        message = f"id {vocabulary.ids[codes[row]]!r} a second time"
+        raise table.error(row, message, "one line for each id")
+    if not new.all():
+        texts = [[t for t, keep in zip(c, new, strict=True) if keep] for c in texts]
+    values = {c.index: v for c, v in zip(columns, texts, strict=True)}
+    titles = None if title_index is None else values.pop(title_index)
+    attributes = {table.names[index]: v for index, v in values.items()}
+    entities = Entities(ids=vocabulary.ids, titles=titles, attributes=attributes)
+    return entities, int((~new).sum())
+
+
+def extend(entities: Entities, ids: Sequence[str]) -> Entities:
+    """Appends further `ids` with empty texts.
+
+    Args:
+        entities: The known users or items.
+        ids: All identifiers, beginning with those of `entities`.
+    """
+    blank = [""] * (len(ids) - len(entities.ids))
+    return Entities(
+        ids=ids,
+        titles=None if entities.titles is None else [*entities.titles, *blank],
+        attributes={name: [*v, *blank] for name, v in entities.attributes.items()},
+    )

@@ -53,7 +53,7 @@ class Table(NamedTuple):
         delimiter: `,`, a tab, `::` or `|`.
         names: Column names, without a type such as RecBole's `:token`.
         skip: Number of header rows.
-        types: Column name to type, for columns whose header has one.
+        types: Column name to type, for columns that have one.
     """
 
     text: str
@@ -95,13 +95,8 @@ class Table(NamedTuple):
 
     def refuse_header(self, expected: str, fix: str = "") -> NoReturn:
         """Raises a `FileError` about the column names."""
-        raise FileError(
-            f"the columns {', '.join(self.names)}",
-            file=self.label,
-            line=1,
-            expected=expected,
-            fix=fix,
-        )
+        names = ", ".join(self.names)
+        raise self.error(-self.skip, f"the columns {names}", expected, fix)
 
     def error(self, row: int, message: str, expected: str, fix: str = "") -> FileError:
         """Returns the error about row number `row`, from 0 after the header."""
@@ -150,20 +145,28 @@ class Table(NamedTuple):
                     raise self._bad_value(column, values, start) from error
             start += len(rows)
         if not start and not allow_no_rows:
-            raise FileError(
-                "a header and no rows",
-                file=self.label,
-                expected="at least one row of data",
-            )
+            expected = "at least one row of data"
+            raise FileError("a header and no rows", file=self.label, expected=expected)
         return [_join(converted) for converted in blocks]
 
     def _blocks(self) -> Iterator[list[list[str]]]:
-        reader = itertools.islice(_rows(self.text, self.delimiter), self.skip, None)
+        start, rows = 0, []
+        reader = _rows(self.text, self.delimiter)
         try:
-            while rows := list(itertools.islice(reader, _BLOCK_ROWS)):
-                yield rows
+            for row in itertools.islice(reader, self.skip, None):
+                rows.append(row)
+                if len(rows) == _BLOCK_ROWS:
+                    yield rows
+                    start, rows = start + len(rows), []
         except csv.Error as error:
-            raise self._broken_quoting() from error
+            raise self.error(
+                start + len(rows),
+                f"broken quoting ({error})",
+                "fields quoted as in RFC 4180",
+                "Close the quote, and double quotes inside a quoted field",
+            ) from error
+        if rows:
+            yield rows
 
     def _check_width(self, rows: list[list[str]], start: int) -> None:
         for offset, row in enumerate(rows):
@@ -190,20 +193,6 @@ class Table(NamedTuple):
                     "Repair or remove the line",
                 )
         raise AssertionError(f"{column.name}: a block failed, but none of its values")
-
-    def _broken_quoting(self) -> FileError:
-        row = -self.skip
-        try:
-            for _ in _rows(self.text, self.delimiter):
-                row += 1
-        except csv.Error as error:
-            return self.error(
-                row,
-                f"broken quoting ({error})",
-                "fields quoted as in RFC 4180",
-                "Close the quote, and double quotes inside a quoted field",
-            )
-        raise AssertionError("a row failed, but not when it was read again")
 
 
 def open_table(
@@ -235,13 +224,9 @@ def open_table(
     choices = (delimiter,) if delimiter else DELIMITERS
     delimiter = max(choices, key=line.count)
     if delimiter not in line:
-        raise FileError(
-            f"{line[:80]!r}",
-            file=label,
-            line=1,
-            expected=f"columns separated by {' or '.join(map(repr, choices))}",
-            fix="Pass delimiter='...' for another one",
-        )
+        expected = f"columns separated by {' or '.join(map(repr, choices))}"
+        fix = "Pass delimiter='...' for another one"
+        raise file.error(f"{line[:80]!r}", expected, fix, line=1)
     try:
         fields = next(_rows(line, delimiter))
     except csv.Error as error:
@@ -252,13 +237,9 @@ def open_table(
     names = tuple(name for name, _ in pairs)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise FileError(
-            f"the column {', '.join(repeated)} more than once",
-            file=label,
-            line=1,
-            expected="a header of different names",
-            fix="If the first line is data already, pass header=False",
-        )
+        message = f"the column {', '.join(repeated)} more than once"
+        fix = "If the first line is data already, pass header=False"
+        raise file.error(message, "a header of different names", fix, line=1)
     types = {name: kind for name, kind in pairs if kind}
     return Table(text, label, delimiter, names, 1, types)
 

@@ -1,4 +1,4 @@
-"""Sources whose columns are found by name: `csv` and RecBole's atomic files (`amazon`).
+"""Sources with columns found by name: `csv` and RecBole's atomic files (`amazon`).
 
 The interactions may name users and items that no other table lists. These are kept,
 with empty texts, and counted.
@@ -18,7 +18,6 @@ import numpy as np
 
 from fedjax_rec.data.filters import require_history, require_rating
 from fedjax_rec.data.interactions import Entities, Interactions, make_interactions
-from fedjax_rec.data.sources.catalog import Catalog, extend, read_catalog
 from fedjax_rec.data.sources.columns import (
     ANY_ID,
     NUMBER,
@@ -29,7 +28,15 @@ from fedjax_rec.data.sources.columns import (
     floats,
     identifiers,
 )
-from fedjax_rec.data.sources.source import Inputs, Options, Source, find_table
+from fedjax_rec.data.sources.files import InputFile
+from fedjax_rec.data.sources.source import (
+    Inputs,
+    Options,
+    Source,
+    extend,
+    find_table,
+    read_catalog,
+)
 from fedjax_rec.data.sources.tables import DELIMITERS, Table, open_table
 
 _OPTIONS = (
@@ -41,9 +48,10 @@ _LISTS = ("genre", "genres", "category", "categories", "class", "tag", "tags")
 
 
 class _Known(NamedTuple):
-    """Users or items: their table, and all identifiers found so far."""
+    """Users or items of a table, its repeated rows, and all identifiers so far."""
 
-    catalog: Catalog
+    entities: Entities
+    repeated: int
     vocabulary: Vocabulary
 
 
@@ -53,14 +61,8 @@ def _find_csv(path: Path, options: Options) -> Inputs:
 
 
 def _parse_csv(inputs: Inputs, options: Options) -> Interactions:
-    header = options.get("header", True)
-    table = open_table(
-        inputs["interactions"],
-        options.get("encoding", "utf-8"),
-        options.get("delimiter"),
-        header=header,
-    )
-    if not header:
+    table = _open(inputs["interactions"], options, options.get("delimiter"))
+    if not options.get("header", True):
         roles = ("user", "item", "rating", "timestamp")
         options = {**dict(zip(roles, table.names, strict=False)), **options}
     return _read_rows(table, inputs, options, CSV.name)
@@ -78,22 +80,26 @@ def _parse_atomic(inputs: Inputs, options: Options) -> Interactions:
     `timestamp`), or one user per row (`user_id`, `item_id_list`, `item_id`: the history
     in order, and the item after it).
     """
-    encoding = options.get("encoding", "utf-8")
-    table = open_table(inputs["interactions"], encoding, "\t")
+    table = _open(inputs["interactions"], options, "\t")
     read = _read_histories if _HISTORY in table.names else _read_rows
     return read(table, inputs, options, AMAZON.name)
+
+
+def _open(file: InputFile, options: Options, delimiter: str | None = None) -> Table:
+    encoding, header = options.get("encoding", "utf-8"), options.get("header", True)
+    return open_table(file, encoding, delimiter, header=header)
 
 
 def _read_rows(
     table: Table, inputs: Inputs, options: Options, name: str
 ) -> Interactions:
     """Reads a table with one interaction per row."""
-    users, items = _known("user", inputs, options), _known("item", inputs, options)
+    known = {role: _known(role, inputs, options) for role in ("user", "item")}
     clock = Timestamps()
     columns = []
     for role, convert, expected, required in (
-        ("user", users.vocabulary, ANY_ID, True),
-        ("item", items.vocabulary, ANY_ID, True),
+        ("user", known["user"].vocabulary, ANY_ID, True),
+        ("item", known["item"].vocabulary, ANY_ID, True),
         ("rating", floats(), NUMBER, False),
         ("timestamp", clock, TIMESTAMP, False),
     ):
@@ -104,29 +110,28 @@ def _read_rows(
     values = table.read(columns)
     arrays = {column.name: v for column, v in zip(columns, values, strict=True)}
     notes = {"timestamps_truncated": clock.truncated} if clock.truncated else {}
-    return _assemble(arrays, users, items, options, name, notes)
+    return _assemble(arrays, known, options, name, notes)
 
 
 def _read_histories(
     table: Table, inputs: Inputs, options: Options, name: str
 ) -> Interactions:
     """Reads a table with one user per row; the position in the history is the clock."""
-    users, items = _known("user", inputs, options), _known("item", inputs, options)
-    user_index = table.require("user", options.get("user"))
-    item_index = table.require("item", options.get("item"))
-    user, histories, last = table.read(
-        [
-            Column("user", user_index, users.vocabulary, ANY_ID),
-            Column(_HISTORY, table.names.index(_HISTORY), _split, ANY_ID),
-            Column("item", item_index, identifiers, ANY_ID),
-        ]
-    )
+    known = {role: _known(role, inputs, options) for role in ("user", "item")}
+    users, items = known["user"].vocabulary, known["item"].vocabulary
+    indices = [table.require(role, options.get(role)) for role in known]
+    columns = [
+        Column("user", indices[0], users, ANY_ID),
+        Column("item", indices[1], identifiers, ANY_ID),
+        Column(_HISTORY, table.names.index(_HISTORY), _split, ANY_ID),
+    ]
+    user, last, histories = table.read(columns)
     _, first = np.unique(user, return_index=True)
     if len(first) < len(user):
         row = int(np.setdiff1d(np.arange(len(user)), first)[0])
         raise table.error(
             row,
-            f"user {users.vocabulary.ids[user[row]]!r} a second time",
+            f"user {users.ids[user[row]]!r} a second time",
             "one line per user, with the complete history",
             "A file with a line for every prefix is for training: use the test one",
         )
@@ -135,29 +140,28 @@ def _read_histories(
     starts = np.cumsum(lengths) - lengths
     arrays = {
         "user": np.repeat(user, lengths),
-        "item": items.vocabulary(flat),
+        "item": items(flat),
         "timestamp": np.arange(len(flat)) - np.repeat(starts, lengths),
     }
-    return _assemble(arrays, users, items, options, name, {})
+    return _assemble(arrays, known, options, name, {})
 
 
 def _assemble(
     arrays: dict[str, Any],
-    users: _Known,
-    items: _Known,
+    known: dict[str, _Known],
     options: Options,
     name: str,
     notes: dict[str, int],
 ) -> Interactions:
     """Merges, filters and counts the interactions of parsed columns."""
     entities = {}
-    for role, (catalog, vocabulary) in (("users", users), ("items", items)):
-        listed, ids = len(catalog.entities.ids), vocabulary.ids
-        if catalog.repeated:
-            notes[f"{role}_rows_repeated"] = catalog.repeated
-        if listed and len(ids) > listed:
-            notes[f"{role}_without_metadata"] = len(ids) - listed
-        entities[role] = extend(catalog.entities, ids)
+    for role, (listed, repeated, vocabulary) in known.items():
+        further = len(vocabulary.ids) - len(listed.ids)
+        if repeated:
+            notes[f"{role}s_rows_repeated"] = repeated
+        if listed.ids and further:
+            notes[f"{role}s_without_metadata"] = further
+        entities[f"{role}s"] = extend(listed, vocabulary.ids)
     interactions = make_interactions(**arrays, **entities, name=name, notes=notes)
     if options.get("min_rating") is not None:
         interactions = require_rating(interactions, options["min_rating"])
@@ -166,18 +170,12 @@ def _assemble(
 
 def _known(role: str, inputs: Inputs, options: Options) -> _Known:
     """Reads the table of users or items, if there is one."""
-    catalog = Catalog(Entities(ids=()))
-    if f"{role}s" in inputs:
-        header = options.get("header", True)
-        encoding = options.get("encoding", "utf-8")
-        table = open_table(inputs[f"{role}s"], encoding, header=header)
-        catalog = _read_entities(table, role, options.get(role), header)
-    return _Known(catalog, Vocabulary(catalog.entities.ids))
-
-
-def _read_entities(table: Table, role: str, name: str | None, header: bool) -> Catalog:
-    index = _id_index(table, role, name) if header else 0
-    title = table.find("title") if header else 1
+    if f"{role}s" not in inputs:
+        return _Known(Entities(ids=()), 0, Vocabulary())
+    table = _open(inputs[f"{role}s"], options)
+    index, title = 0, 1
+    if options.get("header", True):
+        index, title = _id_index(table, role, options.get(role)), table.find("title")
     if role == "user":
         title = None  # a user's name is an attribute, not a text to recommend by
     entities, repeated = read_catalog(table, id_index=index, title_index=title)
@@ -185,7 +183,8 @@ def _read_entities(table: Table, role: str, name: str | None, header: bool) -> C
         column: _join_list(column, table.types.get(column, ""), values)
         for column, values in entities.attributes.items()
     }
-    return Catalog(dataclasses.replace(entities, attributes=attributes), repeated)
+    entities = dataclasses.replace(entities, attributes=attributes)
+    return _Known(entities, repeated, Vocabulary(entities.ids))
 
 
 def _id_index(table: Table, role: str, name: str | None) -> int:

@@ -11,11 +11,6 @@ from fedjax_rec.data.splits.settings import (
 from fedjax_rec.data.splits.split import Split
 
 __all__ = [
-    "ColdItems",
-    "ColdUsers",
-    "GlobalTime",
-    "LeaveLast",
-    "LeaveOneOut",
-    "Ratio",
+    "ColdItems", "ColdUsers", "GlobalTime", "LeaveLast", "LeaveOneOut", "Ratio",
     "Split",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Splits as settings, which load nothing heavy when imported."""
+"""Splits as settings, which are cheap to import."""
 
 from __future__ import annotations
 
@@ -46,10 +46,8 @@ class LeaveOneOut:
 
     def __post_init__(self):
         if self.ties not in ("file_order", "reverse_file_order"):
-            raise ValueError(
-                f"ties={self.ties!r} is unknown; expected 'file_order' or "
-                "'reverse_file_order'"
-            )
+            expected = "'file_order' or 'reverse_file_order'"
+            raise ValueError(f"ties={self.ties!r} is unknown; expected {expected}")
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -83,9 +81,7 @@ class LeaveLast:
 
     def __post_init__(self):
         if self.count < 1:
-            raise ValueError(
-                f"count={self.count}: hold out at least one interaction per user"
-            )
+            raise ValueError(f"count={self.count}, expected 1 or more")
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -175,7 +171,7 @@ class GlobalTime:
         """Splits `data`.
 
         Raises:
-            ValueError: Equal timestamps leave nothing for train.
+            ValueError: Equal timestamps leave train empty.
         """
         n = len(data)
         times = np.sort(data.timestamp)
@@ -184,10 +180,9 @@ class GlobalTime:
         val_from = int(times[-min(held_out + round(n * self.val), n)]) if n else 0
         if not n or val_from == times[0]:
             raise ValueError(
-                f"global_time found {len(np.unique(times))} distinct timestamps in {n} "
-                f"interactions and cannot cut off val={self.val} and test={self.test} "
-                "without emptying train. Lower the shares, or use ratio with "
-                "by='random'."
+                f"{len(np.unique(times))} distinct timestamps in {n} interactions: "
+                f"val={self.val} and test={self.test} would leave nothing for train. "
+                "Lower them, or use Ratio with by='random'."
             )
         return split_by(
             data,
@@ -268,9 +263,7 @@ class ColdUsers:
     def __post_init__(self):
         check_shares(self.val, self.test)
         if not 0 < self.query < 1:
-            raise ValueError(
-                f"query={self.query} must lie between 0 and 1, both excluded"
-            )
+            raise ValueError(f"query={self.query}, expected between 0 and 1, exclusive")
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.

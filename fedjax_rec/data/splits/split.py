@@ -129,7 +129,7 @@ def draw(
         kind: `items` or `users`, for the error message.
 
     Raises:
-        ValueError: The shares leave nothing to train on.
+        ValueError: The shares leave train empty.
     """
     num_test, num_val = max(round(len(pool) * test), 1), round(len(pool) * val)
     if num_test + num_val >= len(pool):

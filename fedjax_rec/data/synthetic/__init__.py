@@ -50,7 +50,7 @@ def synthetic(
     explore: float = 0.05,
     drift: float = 0.1,
 ) -> Interactions:
-    """Generates users with mixed tastes who choose items of these tastes.
+    """Generates users with mixed tastes, and items that they choose by taste.
 
     A user has a mixture `m ~ Dir(concentration)` of tastes. An item has a taste,
     sometimes a second one, and a weight `rank ** -item_exponent`. Each interaction
@@ -149,22 +149,17 @@ def _rate(
 def _check_sizes(
     num_users: int, num_items: int, num_interactions: int, num_tastes: int
 ) -> None:
-    if min(num_users, num_items, num_interactions, num_tastes) < 1:
-        raise ValueError(
-            f"num_users={num_users}, num_items={num_items}, num_interactions="
-            f"{num_interactions}, num_tastes={num_tastes}: expected all at least 1"
-        )
-    if num_interactions > num_users * num_items:
-        raise ValueError(
-            f"num_interactions={num_interactions}, but {num_users} users and "
-            f"{num_items} items have {num_users * num_items} distinct pairs. Ask for "
-            "fewer interactions, or more users or items."
-        )
-    if num_tastes > num_items:
-        raise ValueError(
-            f"num_tastes={num_tastes}, expected at most num_items={num_items}, so that "
-            "every taste has an item. Lower num_tastes."
-        )
+    pairs = num_users * num_items
+    for name, value, most, reason in (
+        ("num_users", num_users, num_users, ""),
+        ("num_items", num_items, num_items, ""),
+        ("num_interactions", num_interactions, pairs, ", the number of distinct pairs"),
+        ("num_tastes", num_tastes, num_items, ", the number of items"),
+    ):
+        if value < 1:
+            raise ValueError(f"{name}={value}, expected at least 1")
+        if value > most:
+            raise ValueError(f"{name}={value}, expected at most {most}{reason}")
 
 
 def _check_options(
@@ -174,13 +169,12 @@ def _check_options(
     explore: float,
     drift: float,
 ) -> None:
-    if not concentration > 0 or min(item_exponent, user_exponent) < 0:
-        raise ValueError(
-            f"concentration={concentration}, item_exponent={item_exponent}, "
-            f"user_exponent={user_exponent}: expected a concentration above 0 and "
-            "exponents of 0 or more"
-        )
-    if not (0 <= explore <= 1 and 0 <= drift <= 1):
-        raise ValueError(
-            f"explore={explore}, drift={drift}: expected shares from 0 to 1"
-        )
+    for name, value, valid, expected in (
+        ("concentration", concentration, concentration > 0, "a number above 0"),
+        ("item_exponent", item_exponent, item_exponent >= 0, "0 or more"),
+        ("user_exponent", user_exponent, user_exponent >= 0, "0 or more"),
+        ("explore", explore, 0 <= explore <= 1, "a share from 0 to 1"),
+        ("drift", drift, 0 <= drift <= 1, "a share from 0 to 1"),
+    ):
+        if not valid:
+            raise ValueError(f"{name}={value}, expected {expected}")

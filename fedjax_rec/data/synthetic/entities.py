@@ -27,49 +27,41 @@ _TEMPLATES = (
 )
 _NUMERALS = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
 
-# Name of a taste to its nouns, adjectives and places. No word belongs to two tastes.
-_TASTE_WORDS = {
-    "Fantasy": (
-        "Ember Dragon Crown Wizard Oath Sword Rune Throne Griffin Prophecy",
-        "Northern Enchanted Ancient Shattered Emerald Mythic Runed Elven Fabled Cursed",
-        "Reach Kingdom Citadel Vale Keep Moor Tower Glade Realm Dominion",
-    ),
-    "Noir": (
-        "Detective Alibi Cipher Witness Suspect Revolver Ledger Informer Killer Motive",
-        "Midnight Crooked Smoky Silent Guilty Shadowed Cold Unsolved Missing Dead",
-        "Alley Precinct Harbor Backstreet Motel Courtroom Pier District Cellar Casino",
-    ),
-    "Space": (
-        "Star Comet Android Signal Starship Orbit Nebula Colony Astronaut Photon",
-        "Quantum Stellar Galactic Lunar Cosmic Interstellar Robotic Zero Binary Solar",
-        "Station Galaxy Horizon Outpost Planet Void Asteroid Frontier Moonbase Rift",
-    ),
-    "Romance": (
-        "Kiss Letter Bride Promise Heart Waltz Rose Sweetheart Wedding Embrace",
-        "Tender Forbidden Summer Secret Longing Velvet Gentle Blushing Devoted Starlit",
-        "Garden Ballroom Cottage Paris Orchard Balcony Vineyard Seaside Chapel Lagoon",
-    ),
-    "War": (
-        "Soldier Battalion Trench General Sniper Siege Medic Regiment Bugle Bayonet",
-        "Last Fallen Iron Marching Armoured Burning Wounded Decorated Muddy Valiant",
-        "Front Bunker Beachhead Bridge Battlefield Barracks Ridge Garrison Fort Line",
-    ),
-    "Nature": (
-        "Wolf River Whale Fern Eagle Glacier Otter Seed Coral Migration",
-        "Wild Green Blooming Untamed Migrating Feathered Rooted Tidal Mossy Frozen",
-        "Forest Savanna Reef Wetland Canopy Tundra Delta Meadow Canyon Rainforest",
-    ),
-    "Music": (
-        "Song Drummer Ballad Guitar Chorus Rhythm Melody Symphony Encore Trumpet",
-        "Electric Acoustic Jazzy Syncopated Loud Harmonic Sung Soulful Tuned Bluesy",
-        "Stage Studio Jukebox Opera Bandstand Festival Rehearsal Hall Club Choir",
-    ),
-    "Comedy": (
-        "Clown Neighbour Prank Uncle Roommate Goose Sandwich Dentist Boss Mishap",
-        "Silly Awkward Clumsy Ridiculous Bumbling Giggling Absurd Goofy Hapless Wacky",
-        "Office Diner Rooftop Campsite Carpool Circus Laundromat Suburb Canteen Zoo",
-    ),
-}
+# Each taste: name, nouns, adjectives, places. No word belongs to two tastes.
+_TASTES = """
+Fantasy
+Ember Dragon Crown Wizard Oath Sword Rune Throne Griffin Prophecy
+Northern Enchanted Ancient Shattered Emerald Mythic Runed Elven Fabled Cursed
+Reach Kingdom Citadel Vale Keep Moor Tower Glade Realm Dominion
+Noir
+Detective Alibi Cipher Witness Suspect Revolver Ledger Informer Killer Motive
+Midnight Crooked Smoky Silent Guilty Shadowed Cold Unsolved Missing Dead
+Alley Precinct Harbor Backstreet Motel Courtroom Pier District Cellar Casino
+Space
+Star Comet Android Signal Starship Orbit Nebula Colony Astronaut Photon
+Quantum Stellar Galactic Lunar Cosmic Interstellar Robotic Zero Binary Solar
+Station Galaxy Horizon Outpost Planet Void Asteroid Frontier Moonbase Rift
+Romance
+Kiss Letter Bride Promise Heart Waltz Rose Sweetheart Wedding Embrace
+Tender Forbidden Summer Secret Longing Velvet Gentle Blushing Devoted Starlit
+Garden Ballroom Cottage Paris Orchard Balcony Vineyard Seaside Chapel Lagoon
+War
+Soldier Battalion Trench General Sniper Siege Medic Regiment Bugle Bayonet
+Last Fallen Iron Marching Armoured Burning Wounded Decorated Muddy Valiant
+Front Bunker Beachhead Bridge Battlefield Barracks Ridge Garrison Fort Line
+Nature
+Wolf River Whale Fern Eagle Glacier Otter Seed Coral Migration
+Wild Green Blooming Untamed Migrating Feathered Rooted Tidal Mossy Frozen
+Forest Savanna Reef Wetland Canopy Tundra Delta Meadow Canyon Rainforest
+Music
+Song Drummer Ballad Guitar Chorus Rhythm Melody Symphony Encore Trumpet
+Electric Acoustic Jazzy Syncopated Loud Harmonic Sung Soulful Tuned Bluesy
+Stage Studio Jukebox Opera Bandstand Festival Rehearsal Hall Club Choir
+Comedy
+Clown Neighbour Prank Uncle Roommate Goose Sandwich Dentist Boss Mishap
+Silly Awkward Clumsy Ridiculous Bumbling Giggling Absurd Goofy Hapless Wacky
+Office Diner Rooftop Campsite Carpool Circus Laundromat Suburb Canteen Zoo
+"""
 _PLAIN_ADJECTIVES = "Great Little New Old Long Second Other Lost First Final Open Quiet"
 
 # Syllables of the invented words of further tastes.
@@ -134,7 +126,7 @@ def make_items(
     num_items = len(taste)
     recency = np.arange(1.0, len(_ERAS) + 1)
     era = rng.choice(len(_ERAS), num_items, p=recency / recency.sum())
-    # Makers of a taste are those whose number has its remainder; the first make most.
+    # Makers of a taste have numbers of its remainder; the first ones make most.
     per_taste = 2 + int((num_items / num_tastes) ** 0.5 / 2)
     rank = (per_taste * rng.random(num_items) ** 2).astype(np.int64)
     keeps = rng.random(num_items) < 0.8
@@ -170,9 +162,10 @@ def vocabularies(num_tastes: int) -> list[Vocabulary]:
     >>> [v.name for v in vocabularies(9)][-2:]
     ['Comedy', 'Babalic']
     """
+    lines = _TASTES.strip().split("\n")
     english = [
-        Vocabulary(name, *(tuple(group.split()) for group in groups))
-        for name, groups in _TASTE_WORDS.items()
+        Vocabulary(lines[i], *(tuple(line.split()) for line in lines[i + 1 : i + 4]))
+        for i in range(0, len(lines), 4)
     ]
     invented = [_invented(index) for index in range(num_tastes - len(english))]
     return [*english, *invented][:num_tastes]

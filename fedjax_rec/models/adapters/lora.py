@@ -75,31 +75,28 @@ class LoRA:
             Federated and Efficient Fine-Tuning of Foundation Models, ACL 2025 (`base`).
         """
         scale, rank = self.alpha / self.rank, self.rank
+        of_a, of_b, of_base = backbone.LORA_A, backbone.LORA_B, backbone.LORA_BASE
 
-        def init(key, backbone, num_layers, dtype):
-            paths = sites.matching(self.targets, backbone.sites, "targets")
+        def init(key, model, num_layers, dtype):
+            paths = sites.matching(self.targets, model.sites, "targets")
             keys = jax.random.split(key, len(paths))
             a, b, c = {}, {}, {}
             for path, path_key in zip(paths, keys, strict=True):
-                fan_in, fan_out = backbone.sites[path]
+                fan_in, fan_out = model.sites[path]
                 shape, bound = (num_layers, fan_in, rank), fan_in**-0.5
                 a[path] = jax.random.uniform(path_key, shape, dtype, -bound, bound)
                 b[path] = jnp.zeros((num_layers, rank, fan_out), dtype)
                 c[path] = jnp.zeros((num_layers, fan_in, fan_out), dtype)
-            return {
-                backbone.LORA_A: a,
-                backbone.LORA_B: b,
-                **({backbone.LORA_BASE: c} if base else {}),
-            }
+            return {of_a: a, of_b: b, **({of_base: c} if base else {})}
 
         def linear(params, path, x, y):
-            if path not in params[backbone.LORA_A]:
+            if path not in params[of_a]:
                 return y
-            a = params[backbone.LORA_A][path].astype(x.dtype)
-            b = params[backbone.LORA_B][path].astype(x.dtype)
+            a = params[of_a][path].astype(x.dtype)
+            b = params[of_b][path].astype(x.dtype)
             change = (x @ a) @ b
             if base:
-                change = change + x @ params[backbone.LORA_BASE][path].astype(x.dtype)
+                change = change + x @ params[of_base][path].astype(x.dtype)
             return y + (scale * change).astype(y.dtype)
 
         return backbone.Adapter(init, linear, sites.same_block, sites.no_prefix)

@@ -94,7 +94,17 @@ def lora_rule(
     Returns:
         An aggregator. Its accumulator holds a dense `[layers, in, out]` for each
         adapted map. Its `init` raises a ValueError if a group is missing.
+
+    Raises:
+        ValueError: `inner` treats clients differently than a mean does, such as a
+            robust rule, which LoRA's groups would bypass.
     """
+    if not inner.linear:
+        raise ValueError(
+            f"wrapper={type(settings).__name__} sets LoRA's groups to weighted means, "
+            "which would bypass an aggregation rule that reads each client's delta or "
+            "loss: use a mean as aggregation, or FedIT without ranks as wrapper"
+        )
     mixed, norms = bool(settings.ranks), settings.norms
 
     def init(shared: Tree, cohort_size: int) -> FactorSums:

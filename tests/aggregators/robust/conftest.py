@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aggregators.cohorts import built
 
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Senders
+from fedjax_rec.core.contracts import Aggregator, Senders
 
 I, D = 5, 2  # noqa: E741
 
@@ -28,9 +29,9 @@ def sent(x, touched):
     ids = np.full((clients, I + 2), I)
     values = np.full((clients, I + 2, D), 1e9)
     for c in range(clients):
-        mine = rng.permutation(np.flatnonzero(touched[c]))
-        at = np.sort(rng.permutation(I + 2)[: len(mine)])
-        ids[c, at], values[c, at] = mine, item[c, mine]
+        real = rng.permutation(np.flatnonzero(touched[c]))
+        places = np.sort(rng.permutation(I + 2)[: len(real)])
+        ids[c, places], values[c, places] = real, item[c, real]
     ids, values = jnp.asarray(ids, jnp.int32), jnp.asarray(values, x.dtype)
     return {"item": rows.Rows(ids=ids, values=values), "w": jnp.asarray(x[:, I * D :])}
 
@@ -42,14 +43,14 @@ def jitted(function, static):
 
 @pytest.fixture
 def fold():
-    """`(aggregator, x, weights, ...) -> (delta [P], state, info)`.
+    """`(rule, x, weights, ...) -> (delta [P], state, info)`.
 
-    `x` is `[C, P]` with `P = I D + 4`, the item table first, then the dense leaf.
+    `rule` is settings or an aggregator; `x` is `[C, P]` with `P = I D + 4`, the item table first, then the dense leaf.
     Each group of clients has an accumulator of its own; in the end they are added up.
     """
 
     def run(
-        aggregator,
+        rule,
         x,
         weights=None,
         *,
@@ -59,6 +60,7 @@ def fold():
         slots=None,
         jit=True,
     ):
+        aggregator = rule if isinstance(rule, Aggregator) else built(rule)
         x = np.asarray(x)
         c = len(x)
         weights = np.ones(c) if weights is None else np.asarray(weights)
@@ -72,13 +74,13 @@ def fold():
         state = aggregator.start(shared) if state is None else state
         total = None
         for group in [np.arange(c)] if groups is None else groups:
-            at = np.asarray(group)
+            chosen = np.asarray(group)
             acc = aggregator.init(shared, max(c, int(slots.max()) + 1))
-            part = jax.tree.map(lambda leaf, at=at: leaf[at], deltas)
-            where = jnp.asarray(slots[at], jnp.int32)
-            senders = Senders(slots=where, ids=where, loss=jnp.zeros(len(at)))
-            some = jnp.asarray(weights[at], x.dtype)
-            acc = update(aggregator.begin(acc, state), part, some, senders)
+            part = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], deltas)
+            ids = jnp.asarray(slots[chosen], jnp.int32)
+            senders = Senders(slots=ids, ids=ids, loss=jnp.zeros(len(chosen)))
+            sizes = jnp.asarray(weights[chosen], x.dtype)
+            acc = update(aggregator.begin(acc, state), part, sizes, senders)
             total = acc if total is None else jax.tree.map(jnp.add, total, acc)
         delta, new, info = finish(total, state, shared)
         item = np.asarray(delta["item"].values).reshape(-1)

@@ -7,13 +7,14 @@ For every set of `n - f` honest deltas of mean `m`, whatever the other `f` are,
 import numpy as np
 import pytest
 
-from fedjax_rec.aggregators.robust.coordinates import (
-    coordinate_median,
-    trimmed_mean,
+from fedjax_rec.aggregators.means import Mean
+from fedjax_rec.aggregators.robust.krum import Krum
+from fedjax_rec.aggregators.robust.medians import (
+    GeometricMedian,
+    Median,
+    TrimmedMean,
 )
-from fedjax_rec.aggregators.robust.geometric import geometric_median
-from fedjax_rec.aggregators.robust.krum import krum
-from fedjax_rec.aggregators.robust.mixing import mixed
+from fedjax_rec.aggregators.robust.mixing import NNM
 
 P, N = 14, 13
 
@@ -36,20 +37,20 @@ def mixed_kappa(f, kappa):
 
 # Table 1 and lemma 1 of the paper; its Krum counts n - f nearest with the client.
 BOUNDS = {
-    "median": (lambda share: coordinate_median(), median_kappa),
-    "trimmed": (lambda share: trimmed_mean(share=share), trimmed_kappa),
-    "geometric": (lambda share: geometric_median(steps=400), median_kappa),
-    "krum": (lambda share: krum(share=share, variant="one_more"), krum_kappa),
+    "median": (lambda share: Median(), median_kappa),
+    "trimmed": (lambda share: TrimmedMean(share=share), trimmed_kappa),
+    "geometric": (lambda share: GeometricMedian(steps=400), median_kappa),
+    "krum": (lambda share: Krum(share=share, variant="one_more"), krum_kappa),
     "mixed median": (
-        lambda share: mixed(coordinate_median(), share=share),
+        lambda share: NNM(share=share),
         lambda f: mixed_kappa(f, median_kappa(f)),
     ),
     "mixed trimmed": (
-        lambda share: mixed(trimmed_mean(share=share), share=share),
+        lambda share: NNM(then=TrimmedMean(share=share), share=share),
         lambda f: mixed_kappa(f, trimmed_kappa(f)),
     ),
     "mixed geometric": (
-        lambda share: mixed(geometric_median(steps=400), share=share),
+        lambda share: NNM(then=GeometricMedian(steps=400), share=share),
         lambda f: mixed_kappa(f, median_kappa(f)),
     ),
 }
@@ -89,14 +90,12 @@ def test_a_rule_stays_within_its_bound(name, f, fold):
 
 def test_the_mean_has_no_bound(fold):
     """The attackers of these tests do break a rule that is not robust."""
-    from fedjax_rec.aggregators import AGGREGATORS
-
     rng = np.random.default_rng(0)
     honest = rng.normal(size=(N - 3, P))
     variance = np.square(honest - honest.mean(0)).sum(1).mean()
     errors = {}
     for name, false in attacks(honest, 3, rng):
         x = np.concatenate([honest, false]).astype(np.float32)
-        got, _, _ = fold(AGGREGATORS["uniform"](), x)
+        got, _, _ = fold(Mean(weights="uniform"), x)
         errors[name] = np.square(got - honest.mean(0)).sum() / variance
     assert errors["far"] > 1e4

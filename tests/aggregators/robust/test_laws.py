@@ -4,40 +4,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from aggregators.cohorts import built
 
-from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.aggregators.robust.ballots import Ballots, ballot_bytes
-from fedjax_rec.aggregators.robust.bulyan import bulyan
-from fedjax_rec.aggregators.robust.clipping import centered_clipping
-from fedjax_rec.aggregators.robust.coordinates import (
-    coordinate_median,
-    trimmed_mean,
+from fedjax_rec.aggregators.robust.bulyan import Bulyan
+from fedjax_rec.aggregators.robust.clipping import CenteredClipping, NormBound
+from fedjax_rec.aggregators.robust.krum import Krum, MultiKrum
+from fedjax_rec.aggregators.robust.medians import (
+    GeometricMedian,
+    Median,
+    TrimmedMean,
 )
-from fedjax_rec.aggregators.robust.geometric import geometric_median
-from fedjax_rec.aggregators.robust.krum import krum, multi_krum
-from fedjax_rec.aggregators.robust.mixing import mixed
-from fedjax_rec.aggregators.robust.norm_bound import norm_bound
+from fedjax_rec.aggregators.robust.mixing import NNM
 
 I, D, P = 5, 2, 14  # noqa: E741
 RULES = {
-    "median": coordinate_median(),
-    "trimmed": trimmed_mean(share=0.2),
-    "geometric": geometric_median(steps=300),
-    "krum": krum(share=0.2),
-    "multi-krum": multi_krum(share=0.2),
-    "bulyan": bulyan(share=0.2),
-    "clipping": centered_clipping(),
-    "norm bound": norm_bound(first=3.0),
-    "mixed trimmed": mixed(trimmed_mean(share=0.2), share=0.2),
-    "median of voters": coordinate_median(voting="voters"),
-    "trimmed of voters": trimmed_mean(share=0.2, voting="voters"),
-    "geometric of voters": geometric_median(steps=300, voting="voters"),
-    "trimmed diluted": trimmed_mean(share=0.2, voting="diluted"),
-    "krum of voters": krum(share=0.2, voting="voters"),
-    "bulyan of voters": bulyan(share=0.2, voting="voters"),
-    "clipping of voters": centered_clipping(voting="voters"),
-    "mixed of voters": mixed(trimmed_mean(share=0.2, voting="voters"), share=0.2),
-    "bound of voters": norm_bound(first=3.0, voting="voters"),
+    "median": Median(),
+    "trimmed": TrimmedMean(share=0.2),
+    "geometric": GeometricMedian(steps=300),
+    "krum": Krum(share=0.2),
+    "multi-krum": MultiKrum(share=0.2),
+    "bulyan": Bulyan(share=0.2),
+    "clipping": CenteredClipping(),
+    "norm bound": NormBound(first=3.0),
+    "mixed trimmed": NNM(then=TrimmedMean(share=0.2), share=0.2),
+    "median of voters": Median(voting="voters"),
+    "trimmed of voters": TrimmedMean(share=0.2, voting="voters"),
+    "geometric of voters": GeometricMedian(steps=300, voting="voters"),
+    "trimmed diluted": TrimmedMean(share=0.2, voting="diluted"),
+    "krum of voters": Krum(share=0.2, voting="voters"),
+    "bulyan of voters": Bulyan(share=0.2, voting="voters"),
+    "clipping of voters": CenteredClipping(voting="voters"),
+    "mixed of voters": NNM(then=TrimmedMean(share=0.2, voting="voters"), share=0.2),
+    "bound of voters": NormBound(first=3.0, voting="voters"),
 }
 # Those whose parts others have as well.
 SLOW = {"bulyan of voters", "mixed of voters", "krum of voters", "trimmed diluted"}
@@ -144,30 +144,30 @@ def test_nobody_moves_nothing_and_changes_no_state(name, fold):
 @pytest.mark.parametrize(
     "rule",
     [
-        trimmed_mean(share=0),
-        multi_krum(share=0),
-        bulyan(share=0),
-        mixed(coordinate_median(), share=0),
-        centered_clipping(radius=1e6),
-        norm_bound(bound=1e6),
-        geometric_median(smoothing=1e6, steps=1),
+        TrimmedMean(share=0),
+        MultiKrum(share=0),
+        Bulyan(share=0),
+        NNM(share=0),
+        CenteredClipping(radius=1e6),
+        NormBound(bound=1e6),
+        GeometricMedian(smoothing=1e6, steps=1),
     ],
     ids=["trimmed", "multi-krum", "bulyan", "mixed", "clipping", "bound", "geometric"],
 )
 def test_without_assumed_attackers_a_rule_is_the_uniform_mean(rule, weights, fold):
     x, touched = cohort(7, 9)
     got, _, _ = fold(rule, x, weights, touched=touched)
-    want, _, _ = fold(AGGREGATORS["uniform"](), x, weights, touched=touched)
+    want, _, _ = fold(Mean(weights="uniform"), x, weights, touched=touched)
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_diluted_without_assumed_attackers_is_the_uniform_mean_and_voters_per_row(fold):
     x, touched = cohort(8)
-    diluted = trimmed_mean(share=0, voting="diluted")
-    by_voters = trimmed_mean(share=0, voting="voters")
-    for rule, mean in [(diluted, "uniform"), (by_voters, "per_row_uniform")]:
+    diluted = TrimmedMean(share=0, voting="diluted")
+    by_voters = TrimmedMean(share=0, voting="voters")
+    for rule, per_row in [(diluted, False), (by_voters, True)]:
         got, _, _ = fold(rule, x, touched=touched)
-        want, _, _ = fold(AGGREGATORS[mean](), x, touched=touched)
+        want, _, _ = fold(Mean(weights="uniform", per_row=per_row), x, touched=touched)
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -179,9 +179,9 @@ def three_tenths_trimmed(votes):
 @pytest.mark.parametrize(
     ("rule", "row"),
     [
-        (coordinate_median(voting="voters"), lambda v: np.median(v, 0)),
+        (Median(voting="voters"), lambda v: np.median(v, 0)),
         (
-            trimmed_mean(share=0.3, voting="voters"),
+            TrimmedMean(share=0.3, voting="voters"),
             three_tenths_trimmed,
         ),
     ],
@@ -202,10 +202,10 @@ def test_only_those_who_touched_a_row_vote_on_it(rule, row, fold):
     np.testing.assert_allclose(got[I * D :], row(x[here][:, I * D :]), rtol=1e-5)
 
 
-def test_a_row_has_its_own_geometric_median(fold):
+def test_a_row_has_its_own_GeometricMedian(fold):
     """Weiszfeld's fixed point: unit vectors to the voters cancel."""
     x, touched = cohort(10, 13)
-    rule = geometric_median(voting="voters", steps=2000)
+    rule = GeometricMedian(voting="voters", steps=2000)
     got, _, _ = fold(rule, x, touched=touched)
     for i in range(I):
         votes = x[touched[:, i]][:, i * D : i * D + D]
@@ -226,7 +226,7 @@ def test_the_buffer_takes_the_bytes_that_are_stated(name):
         "user": rows.Table(values=jnp.zeros((4, 3)), space="user", per_row=False),
         "w": jnp.zeros((2, 5)),
     }
-    acc = RULES[name].init(shared, 11)
+    acc = built(RULES[name]).init(shared, 11)
     assert isinstance(acc, Ballots)
     some = "voters" in name or "diluted" in name
     measured = sum(leaf.nbytes for leaf in jax.tree.leaves(acc))
@@ -238,7 +238,7 @@ def test_the_buffer_takes_the_bytes_that_are_stated(name):
 def test_a_fold_with_a_bound_takes_no_memory_in_the_cohort_but_two_numbers_a_client():
     shared = {"w": jnp.zeros((100, 7))}
     sizes = [
-        sum(x.nbytes for x in jax.tree.leaves(norm_bound().init(shared, c)))
+        sum(x.nbytes for x in jax.tree.leaves(built(NormBound()).init(shared, c)))
         for c in (10, 1000)
     ]
     assert sizes[1] - sizes[0] == 990 * 2 * 4

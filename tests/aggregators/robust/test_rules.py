@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 
-from fedjax_rec.aggregators.robust.bulyan import bulyan
-from fedjax_rec.aggregators.robust.clipping import centered_clipping
-from fedjax_rec.aggregators.robust.coordinates import (
-    coordinate_median,
-    trimmed_mean,
+from fedjax_rec.aggregators.robust.bulyan import Bulyan
+from fedjax_rec.aggregators.robust.clipping import CenteredClipping, NormBound
+from fedjax_rec.aggregators.robust.krum import Krum, MultiKrum
+from fedjax_rec.aggregators.robust.medians import (
+    GeometricMedian,
+    Median,
+    TrimmedMean,
 )
-from fedjax_rec.aggregators.robust.geometric import geometric_median
-from fedjax_rec.aggregators.robust.krum import krum, multi_krum
-from fedjax_rec.aggregators.robust.mixing import mixed
-from fedjax_rec.aggregators.robust.norm_bound import norm_bound
+from fedjax_rec.aggregators.robust.mixing import NNM
 
 P = 14
 
@@ -76,53 +75,53 @@ def numpy_multi_krum(x, f, near, chosen):
 
 # Each with 11 or 12 clients present, of whom floor(0.2 n) = 2 are assumed attackers.
 CASES = {
-    "median": (coordinate_median(), lambda x, f, n: np.median(x, 0)),
-    "trimmed": (trimmed_mean(share=0.2), lambda x, f, n: numpy_trimmed(x, f)),
+    "median": (Median(), lambda x, f, n: np.median(x, 0)),
+    "trimmed": (TrimmedMean(share=0.2), lambda x, f, n: numpy_trimmed(x, f)),
     "geometric": (
-        geometric_median(steps=5),
+        GeometricMedian(steps=5),
         lambda x, f, n: numpy_weiszfeld(x, np.ones(n), 5, 1e-6),
     ),
     "krum": (
-        krum(share=0.2),
+        Krum(share=0.2),
         lambda x, f, n: x[numpy_krum_scores(x, f, n - f - 2).argmin()],
     ),
     "krum one more": (
-        krum(share=0.2, variant="one_more"),
+        Krum(share=0.2, variant="one_more"),
         lambda x, f, n: x[numpy_krum_scores(x, f, n - f - 1).argmin()],
     ),
     "krum unsquared": (
-        krum(share=0.2, variant="unsquared"),
+        Krum(share=0.2, variant="unsquared"),
         lambda x, f, n: x[numpy_krum_scores(x, f, n - f - 2, 1).argmin()],
     ),
     "multi-krum": (
-        multi_krum(share=0.2),
+        MultiKrum(share=0.2),
         lambda x, f, n: numpy_multi_krum(x, f, n - f - 2, n - f),
     ),
     "multi-krum of 3": (
-        multi_krum(share=0.2, chosen=3),
+        MultiKrum(share=0.2, chosen=3),
         lambda x, f, n: numpy_multi_krum(x, f, n - f - 2, 3),
     ),
-    "bulyan": (bulyan(share=0.2), lambda x, f, n: numpy_bulyan(x, f)),
+    "bulyan": (Bulyan(share=0.2), lambda x, f, n: numpy_bulyan(x, f)),
     "clipping": (
-        centered_clipping(radius=2.0, steps=3),
+        CenteredClipping(radius=2.0, steps=3),
         lambda x, f, n: numpy_clipping(x, 2.0, 3),
     ),
     "clipping median": (
-        centered_clipping(),
+        CenteredClipping(),
         lambda x, f, n: numpy_clipping(x, None, 1),
     ),
     "norm bound": (
-        norm_bound(bound=2.0),
+        NormBound(bound=2.0),
         lambda x, f, n: (
             x * np.minimum(1, 2 / np.linalg.norm(x, axis=1))[:, None]
         ).mean(0),
     ),
     "mixed trimmed": (
-        mixed(trimmed_mean(share=0.2), share=0.2),
+        NNM(then=TrimmedMean(share=0.2), share=0.2),
         lambda x, f, n: numpy_trimmed(numpy_nnm(x, f), f),
     ),
     "mixed median": (
-        mixed(coordinate_median(), share=0.2),
+        NNM(share=0.2),
         lambda x, f, n: np.median(numpy_nnm(x, f), 0),
     ),
 }
@@ -147,12 +146,12 @@ def test_against_byzfl(f, fold):
     n = 15
     share = f / n
     pairs = [
-        (byzfl.Median(), coordinate_median()),
-        (byzfl.TrMean(f), trimmed_mean(share=share)),
-        (byzfl.GeometricMedian(0.1, 6), geometric_median(steps=6, smoothing=0.1)),
-        (byzfl.Krum(f), krum(share=share, variant="one_more")),
-        (byzfl.MultiKrum(f), multi_krum(share=share, variant="one_more")),
-        (byzfl.CenteredClipping(L=3, tau=2.5), centered_clipping(radius=2.5, steps=3)),
+        (byzfl.Median(), Median()),
+        (byzfl.TrMean(f), TrimmedMean(share=share)),
+        (byzfl.GeometricMedian(0.1, 6), GeometricMedian(steps=6, smoothing=0.1)),
+        (byzfl.Krum(f), Krum(share=share, variant="one_more")),
+        (byzfl.MultiKrum(f), MultiKrum(share=share, variant="one_more")),
+        (byzfl.CenteredClipping(L=3, tau=2.5), CenteredClipping(radius=2.5, steps=3)),
     ]
     for seed in range(4):
         x = cohort(seed, n, far=f)
@@ -163,13 +162,13 @@ def test_against_byzfl(f, fold):
             np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
         near = byzfl.NNM(f)(x.astype(np.float64))
         for reference, rule in [
-            (byzfl.TrMean(f), trimmed_mean(share=share)),
-            (byzfl.Median(), coordinate_median()),
+            (byzfl.TrMean(f), TrimmedMean(share=share)),
+            (byzfl.Median(), Median()),
         ]:
-            got, _, _ = fold(mixed(rule, share=share), x)
+            got, _, _ = fold(NNM(then=rule, share=share), x)
             np.testing.assert_allclose(got, reference(near), rtol=2e-4, atol=2e-5)
         clipped = byzfl.Clipping(2.0)(x.astype(np.float64)).mean(0)
-        got, _, _ = fold(norm_bound(bound=2.0), x)
+        got, _, _ = fold(NormBound(bound=2.0), x)
         np.testing.assert_allclose(got, clipped, rtol=2e-4, atol=2e-5)
 
 
@@ -178,11 +177,11 @@ def test_krum_by_hand(fold):
     x = np.zeros((6, P), np.float32)
     x[:, 0] = [0, 1, 2, 4, 8, 30]
     # 0: 1 + 4 + 16; 1: 1 + 1 + 9; 2: 1 + 4 + 4; 4: 4 + 9 + 16; 8: 16 + 36 + 49; far.
-    got, _, info = fold(krum(share=0.17), x)
+    got, _, info = fold(Krum(share=0.17), x)
     assert got[0] == 2
     assert float(info["krum_score"]) == 9
     # Multi-Krum takes all but one: those with scores up to 101.
-    got, _, info = fold(multi_krum(share=0.17), x)
+    got, _, info = fold(MultiKrum(share=0.17), x)
     assert got[0] == 3
     assert float(info["krum_score"]) == 101
 
@@ -190,13 +189,13 @@ def test_krum_by_hand(fold):
 def test_geometric_median_by_examples_is_that_of_repeated_clients(fold):
     x = cohort(3, 6)
     weights = np.array([1, 3, 2, 1, 1, 2.0])
-    got, _, _ = fold(geometric_median(examples=True), x, weights)
-    want, _, _ = fold(geometric_median(), np.repeat(x, weights.astype(int), 0))
+    got, _, _ = fold(GeometricMedian(examples=True), x, weights)
+    want, _, _ = fold(GeometricMedian(), np.repeat(x, weights.astype(int), 0))
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_clipping_starts_from_the_last_aggregate(fold):
-    rule = centered_clipping(radius=1.5)
+    rule = CenteredClipping(radius=1.5)
     x, y = cohort(0, 9), cohort(1, 9)
     first, state, info = fold(rule, x)
     norms = np.linalg.norm(x, axis=1)
@@ -206,7 +205,7 @@ def test_clipping_starts_from_the_last_aggregate(fold):
 
 
 def test_the_bound_follows_the_median_of_the_norms(fold):
-    rule = norm_bound(momentum=0.25)
+    rule = NormBound(momentum=0.25)
     x, y, z = cohort(0, 9), cohort(1, 8), cohort(2, 9)
     got, state, info = fold(rule, x)
     bound = np.median(np.linalg.norm(x, axis=1))
@@ -237,14 +236,24 @@ def test_the_bound_follows_the_median_of_the_norms(fold):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: trimmed_mean(share=0.5), "below 0.5"),
-        (lambda: trimmed_mean(share=-0.1), "at least 0"),
-        (lambda: bulyan(share=0.25), "below 0.25"),
-        (lambda: geometric_median(steps=0), "steps must be"),
-        (lambda: krum(variant="nearest"), "blanchard, one_more or unsquared"),  # pyright: ignore[reportArgumentType]
-        (lambda: multi_krum(chosen=0), "chosen must be"),
-        (lambda: centered_clipping(radius=-1), "radius not negative"),
-        (lambda: norm_bound(bound=0), "must be positive"),
+        (lambda: TrimmedMean(share=0.5), r"share=0\.5, expected .* in \[0, 0\.5\)"),
+        (lambda: TrimmedMean(share=-0.1), r"share=-0\.1"),
+        (lambda: TrimmedMean(attackers=0.5), r"attackers=0\.5"),
+        (lambda: Median(share=np.nan), "share=nan"),
+        (lambda: Bulyan(share=0.25), r"share=0\.25, expected .* in \[0, 0\.25\)"),
+        (lambda: GeometricMedian(steps=0), r"steps=0, expected .* in \[1, inf\)"),
+        (lambda: GeometricMedian(smoothing=0.0), r"smoothing=0\.0"),
+        (
+            lambda: Krum(variant="nearest"),  # pyright: ignore[reportArgumentType]
+            "expected blanchard, one_more or unsquared",
+        ),
+        (lambda: MultiKrum(chosen=0), "chosen=0"),
+        (lambda: CenteredClipping(radius=-1), "radius=-1"),
+        (lambda: CenteredClipping(steps=0), "steps=0"),
+        (lambda: NormBound(bound=0), r"bound=0, expected .* in \(0, inf\)"),
+        (lambda: NormBound(first=0), "first=0"),
+        (lambda: NormBound(momentum=1.0), r"momentum=1\.0"),
+        (lambda: NNM(share=0.5), r"share=0\.5"),
     ],
 )
 def test_bad_parameters_are_refused(make, message):
@@ -254,8 +263,8 @@ def test_bad_parameters_are_refused(make, message):
 
 def test_small_cohorts_and_wrong_rules_are_refused_before_any_compute(fold):
     with pytest.raises(ValueError, match="needs at least 2 f \\+ 3 = 5"):
-        fold(krum(share=0.25), cohort(0, 4))
+        fold(Krum(share=0.25), cohort(0, 4))
     with pytest.raises(ValueError, match="needs at least 4 f \\+ 3 = 7"):
-        fold(bulyan(share=0.2), cohort(0, 6))
-    with pytest.raises(ValueError, match="folds them as they come"):
-        fold(mixed(norm_bound()), cohort(0, 6))
+        fold(Bulyan(share=0.2), cohort(0, 6))
+    with pytest.raises(ValueError, match="NNM needs a rule that keeps the"):
+        fold(NNM(then=NormBound()), cohort(0, 6))

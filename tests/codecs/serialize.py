@@ -1,8 +1,7 @@
 """The reference serializer: a message as bytes, and back, in NumPy on the host.
 
-It is what `wire.num_bits` claims to count, and no more: simulations never call it. The
-receiver knows the codec and the shapes of the shared parameters. Of counts it learns
-those of `ids` from the wire; all others follow from these.
+`wire.num_bits` counts its bits. The receiver knows the codec and the shapes of the
+shared parameters. The counts of `ids` are on the wire; all others follow from them.
 """
 
 import dataclasses
@@ -10,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from fedjax_rec.codecs.wire import RICE_TRIED, fields, is_field
+from fedjax_rec.codecs.wire import RICE_OFFSETS, fields, is_field
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.messages import Field
 
@@ -32,15 +31,15 @@ def deserialize(data: bytes, like: Tree) -> Tree:
     """Reads a message back.
 
     Args:
-        data: what `serialize` gave.
-        like: a message of the same codec and shapes: of `ids` only how many there is
-            room for is read, of other fields also the count.
+        data: bytes from `serialize`.
+        like: a message of the same codec and shapes, for the structure, the length of
+            `values`, and the count of fields other than `ids`.
 
     Returns:
-        A message with values from the wire, zeros in unused room.
+        A message with values from the wire, and zeros beyond their count.
 
     Raises:
-        ValueError: if the bytes end before the message, or go on after it.
+        ValueError: the bytes end before the message, or go on after it.
     """
     stream = _Stream(np.unpackbits(np.frombuffer(data, np.uint8)))
     read = jax.tree.map(
@@ -71,11 +70,11 @@ class _Stream:
         return int(_from_binary(self.take(width)[None])[0]) if width else 0
 
     def unary(self) -> int:
-        """The zeros before the next one."""
-        found = 0
+        """Number of zeros before the next one."""
+        zeros = 0
         while not self.take(1)[0]:
-            found += 1
-        return found
+            zeros += 1
+        return zeros
 
     def gamma(self) -> int:
         extra = self.unary()
@@ -126,8 +125,8 @@ def _write_ids(ids: list[int]) -> list[int]:
         (_GAMMA, 0, [bit for g in gaps for bit in _gamma(g + 1)]),
     ]
     mean = sum(gaps) // max(len(gaps), 1)
-    for more in RICE_TRIED:
-        b = max(0, max(mean, 1).bit_length() - 1 + more)
+    for offset in RICE_OFFSETS:
+        b = max(0, max(mean, 1).bit_length() - 1 + offset)
         coded = [x for g in gaps for x in [0] * (g >> b) + [1] + _number(g, b)]
         ways.append((_RICE, b, coded))
     way, parameter, body = min(ways, key=lambda w: len(w[2]))

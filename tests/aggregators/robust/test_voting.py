@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedjax_rec.aggregators.robust.ballots import assumed_attackers
-from fedjax_rec.aggregators.robust.breakdown import (
+from fedjax_rec.aggregators.robust.medians import TrimmedMean
+from fedjax_rec.aggregators.robust.voting import (
+    assumed_attackers,
     broken_probability,
+    few_tolerate,
     majority_tolerates,
     row_report,
 )
-from fedjax_rec.aggregators.robust.coordinates import trimmed_mean
 
 
 def test_floor_of_a_share_in_float32():
@@ -34,7 +35,7 @@ def test_binomial_tails(share):
 def test_a_report_by_hand():
     """Rows of 0, 1, 2, 3 and 5 voters under a median; each an attacker with 1/10.
 
-    One or two voters: one attacker breaks the row. Three stand one, five stand two.
+    One or two voters: one attacker breaks the row. Three withstand one, five two.
     """
     report = row_report(
         [jnp.array([0, 1, 2]), jnp.array([3, 5])], majority_tolerates, 0.1, 5
@@ -50,19 +51,32 @@ def test_a_report_by_hand():
 
 
 def test_a_rule_reports_the_rows_it_voted_on(fold):
-    """Trimming a quarter stands one attacker among four to seven voters."""
+    """Trimming a quarter withstands one attacker among four to seven voters."""
     touched = np.zeros((7, 5), bool)
     touched[:6, 0] = touched[:4, 1] = touched[:3, 2] = touched[6, 4] = True
     x = np.ones((7, 14), np.float32)
-    rule = trimmed_mean(share=0.25, voting="voters")
+    rule = TrimmedMean(share=0.25, voting="voters")
     _, _, info = fold(rule, x, touched=touched)
     assert float(info["touched_rows"]) == 4
     assert float(info["fragile_rows"]) == 2
     tails = stats.binom.sf([1, 1, 0, 0], [6, 4, 3, 1], 0.25)
     np.testing.assert_allclose(info["broken_rows"], tails.sum(), rtol=1e-5)
-    fewer = trimmed_mean(share=0.25, voting="voters", attackers=0.1)
+    fewer = TrimmedMean(share=0.25, voting="voters", attackers=0.1)
     _, _, info = fold(fewer, x, touched=touched)
     tails = stats.binom.sf([1, 1, 0, 0], [6, 4, 3, 1], 0.1)
     np.testing.assert_allclose(info["broken_rows"], tails.sum(), rtol=1e-5)
-    _, _, info = fold(trimmed_mean(share=0.25), x, touched=touched)
+    _, _, info = fold(TrimmedMean(share=0.25), x, touched=touched)
     assert "touched_rows" not in info
+
+
+def test_krum_and_bulyan_by_hand():
+    voters = np.arange(16)
+    # 2 f + 3 <= v and f <= .4 v: three of nine, but two of eight; six of fifteen.
+    want = [0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
+    assert few_tolerate(0.4, 2)(voters).tolist() == want
+    assert few_tolerate(0.4, 2)(jnp.arange(16)).tolist() == want
+    want = [0] * 7 + [1] * 4 + [2] * 4 + [3]
+    assert (
+        few_tolerate(0.24, 4)(voters).tolist()
+        == np.minimum(want, (voters * 0.24).astype(int)).tolist()
+    )
