@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
+import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -191,6 +192,10 @@ def _read(experiments, flag, text, forms) -> tuple[str, Field, str]:
         del fields["name"]
         try:
             path = find(fields, name, form.split(","))
+            if typing.get_origin(fields[path].hint) is tuple:
+                raise UserError(
+                    f"{shown(path)} takes several values; expected a field of one"
+                )
             return path, fields[path], form
         except UserError as error:
             errors.append(error)
