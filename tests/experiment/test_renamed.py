@@ -1,4 +1,4 @@
-"""Every spelling of version 0.1 is valid still, or refused with the present one named."""
+"""Spellings of version 0.1 are valid still, or refused with the present one named."""
 
 import re
 
