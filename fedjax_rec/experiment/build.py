@@ -68,13 +68,10 @@ def build(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
     )
     lifted, why_lifted = decide_lift(recipe, context, experiment)
-    notes = recipe.notes
+    notes = dict(recipe.notes)
     if "backbone" in notes:
         bits = group_bits(recipe, prepared.holdings, num_items)
-        notes = {
-            **notes,
-            "backbone": {**notes["backbone"], "once": lifted, "message_bits": bits},
-        }
+        notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     location = choose_location(experiment.store, recipe, clients, mesh)
     folder = None
