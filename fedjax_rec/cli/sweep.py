@@ -6,7 +6,12 @@ from typing import Literal
 
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import check_data, load_configs, named_config
+from fedjax_rec.cli.config_file import (
+    check_data,
+    in_flags,
+    load_configs,
+    named_config,
+)
 from fedjax_rec.storage.errors import UserError
 
 HELP = """\
@@ -123,4 +128,7 @@ def main(args: list[str]) -> int:
     from fedjax_rec.sweep.runner import sweep
 
     name = bases[0].name if len(bases) == 1 else Path(path).stem
-    return sweep(options, bases, config.grid, name)
+    try:
+        return sweep(options, bases, config.grid, name)
+    except UserError as error:
+        raise UserError(in_flags(error)) from error

@@ -1,12 +1,23 @@
-"""Which points share a program, and what tells them apart."""
+"""Points that share a program, and values that keep them apart."""
 
 import dataclasses
 from typing import Any
 
+import numpy as np
 import optax
 import pytest
 
-from fedjax_rec import Experiment, FedAvg, FedMF, PFedRec, SplitConfig
+from fedjax_rec import (
+    Adam,
+    Experiment,
+    FedAdam,
+    FedAvg,
+    FedMF,
+    PFedRec,
+    Ratio,
+)
+from fedjax_rec.core.context import Context
+from fedjax_rec.experiment.fields import with_values
 from fedjax_rec.sweep.grouping import (
     DiffersError,
     Several,
@@ -15,33 +26,39 @@ from fedjax_rec.sweep.grouping import (
     scalars_of,
 )
 
-SIZES = {"num_items": 5, "num_users": 4}
+CONTEXT = Context(
+    num_items=5,
+    num_users=4,
+    num_clients=4,
+    cohort_size=4,
+    dtype=np.float32,
+    examples=np.ones(4),
+)
 
 
 def experiments(algorithm, field, values):
     base = Experiment(name="base", algorithm=algorithm)
-    return [
-        dataclasses.replace(
-            base, algorithm=dataclasses.replace(algorithm, **{field: value})
-        )
-        for value in values
-    ]
+    return [with_values(base, {f"algorithm.{field}": value}) for value in values]
+
+
+def recipe_of(points):
+    return common_recipe(points)(points[0], CONTEXT)
 
 
 def test_seeds_and_scalars_share_a_group_and_nothing_else_does():
     base = Experiment(name="base", algorithm=PFedRec())
-    found = groups_of(
+    groups = groups_of(
         [
             base,
             dataclasses.replace(base, seed=1),
             dataclasses.replace(base, algorithm=PFedRec(client_lr=1.0)),
             dataclasses.replace(base, algorithm=PFedRec(dim=8)),
             dataclasses.replace(base, rounds=7),
-            dataclasses.replace(base, split=SplitConfig(seed=1)),
+            dataclasses.replace(base, split=Ratio(seed=1)),
             dataclasses.replace(base, algorithm=FedMF()),
         ]
     )
-    assert found == [[0, 1, 2], [3], [4], [5], [6]]
+    assert groups == [[0, 1, 2], [3], [4], [5], [6]]
 
 
 @pytest.mark.parametrize(
@@ -49,15 +66,15 @@ def test_seeds_and_scalars_share_a_group_and_nothing_else_does():
     [
         (PFedRec(), "client_lr", (0.1, 1.0)),
         (PFedRec(), "item_lr_scale", (0.0, 1.0)),
-        (FedAvg(server_optimizer="adam"), "server_tau", (0.1, 0.2)),
-        (FedAvg(client_optimizer="adam"), "client_lr", (0.1, 0.2)),
+        (FedAvg(server_optimizer=FedAdam()), "server_optimizer.tau", (0.1, 0.2)),
+        (FedAvg(client_optimizer=Adam()), "client_optimizer.lr", (0.1, 0.2)),
         (FedAvg(), "proximal", (0.1, 0.2)),  # both take the branch of FedProx
         (FedMF(feedback="explicit"), "item_l2", (0.1, 0.2)),
     ],
 )
 def test_scalars_of_a_recipe_are_passed_on(algorithm, field, values):
     points = experiments(algorithm, field, values)
-    recipe = common_recipe(points)(**SIZES)
+    recipe = recipe_of(points)
     assert recipe.hparams[field] == values[0]
     assert [scalars_of(recipe, point)[field] for point in points] == list(values)
 
@@ -65,15 +82,17 @@ def test_scalars_of_a_recipe_are_passed_on(algorithm, field, values):
 @pytest.mark.parametrize(
     ("algorithm", "field", "values", "outcomes"),
     [
-        # FedProx adds a term where its weight is not zero.
+        # FedProx adds a term if its weight is not zero.
         (FedAvg(), "proximal", (0.0, 0.1, 0.2), [False, True, True]),
         # The model keeps this one: it is no scalar of the recipe.
         (PFedRec(), "init_scale", (0.5, 1.0), [0.5, 1.0]),
     ],
 )
-def test_what_decides_the_program_splits_the_points(algorithm, field, values, outcomes):
+def test_values_that_decide_the_program_split_the_points(
+    algorithm, field, values, outcomes
+):
     with pytest.raises(DiffersError) as differs:
-        common_recipe(experiments(algorithm, field, values))(**SIZES)
+        recipe_of(experiments(algorithm, field, values))
     assert differs.value.outcomes == outcomes
 
 
@@ -84,8 +103,8 @@ class Bakes:
     client_lr: float = 0.1
     decay: float = 0.5
 
-    def build(self, **sizes):
-        recipe = FedAvg().build(**sizes)
+    def build(self, context):
+        recipe = FedAvg().build(context)
         half = self.client_lr / 2
         return recipe._replace(
             hparams={"client_lr": self.client_lr, "decay": self.decay},
@@ -94,13 +113,12 @@ class Bakes:
 
 
 def test_arithmetic_before_the_program_is_noticed():
-    points = experiments(Bakes(), "client_lr", (0.1, 0.2))
     with pytest.raises(DiffersError) as differs:
-        common_recipe(points)(**SIZES)
+        recipe_of(experiments(Bakes(), "client_lr", (0.1, 0.2)))
     assert differs.value.outcomes == [0.1, 0.2]
-    # A field that is only passed on is no obstacle beside it.
+    # A field that is only passed on is no obstacle next to it.
     points = experiments(Bakes(), "decay", (0.1, 0.2))
-    assert common_recipe(points)(**SIZES).hparams["decay"] == 0.1
+    assert recipe_of(points).hparams["decay"] == 0.1
 
 
 def test_several_numbers_agree_or_differ():

@@ -4,37 +4,41 @@ import numpy as np
 import pytest
 from fedjax_rec.sweep.fields import field_type, value_of, with_values
 
-from fedjax_rec import Experiment, FedAvg, FedFM, SyntheticData
+from fedjax_rec import Experiment, FedAdam, FedAvg, SyntheticData
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep.space import (
     check_fields,
     grid_settings,
     parse_grid,
     parse_sample,
+    read_bytes,
     sampled_settings,
 )
 
-BASE = Experiment(name="base", data=SyntheticData(), algorithm=FedAvg())
+BASE = Experiment(
+    name="base",
+    data=SyntheticData(),
+    algorithm=FedAvg(server_optimizer=FedAdam()),
+)
+RATE = "algorithm.client_optimizer.lr"
 
 
 @pytest.mark.parametrize(
     ("text", "field", "values", "geometric"),
     [
-        ("algorithm.client-lr=0.01,0.03,0.1", "algorithm.client_lr",
-         (0.01, 0.03, 0.1), True),
-        ("algorithm.client_lr=1,2,3", "algorithm.client_lr", (1.0, 2.0, 3.0), False),
+        ("algorithm.client-optimizer.lr=0.01,0.03,0.1", RATE, (0.01, 0.03, 0.1), True),
+        (f"{RATE}=1,2,3", RATE, (1.0, 2.0, 3.0), False),
         ("seed=0:5", "seed", (0, 1, 2, 3, 4), False),
         ("seed=10:20:5", "seed", (10, 15), False),
         ("rounds=5", "rounds", (5,), False),
-        ("algorithm.client-lr=log:1e-3:1:4", "algorithm.client_lr",
-         (0.001, 0.01, 0.1, 1.0), True),
+        (f"{RATE}=log:1e-3:1:4", RATE, (0.001, 0.01, 0.1, 1.0), True),
         ("algorithm.dim=log:8:32:3", "algorithm.dim", (8, 16, 32), True),
-        ("algorithm.server-momentum=linear:0:0.9:4", "algorithm.server_momentum",
-         (0.0, 0.3, 0.6, 0.9), False),
-        ("algorithm.server-optimizer=sgd,adam", "algorithm.server_optimizer",
-         ("sgd", "adam"), False),
+        ("algorithm.server-optimizer.momentum=linear:0:0.9:4",
+         "algorithm.server_optimizer.momentum", (0.0, 0.3, 0.6, 0.9), False),
+        ("algorithm.server-optimizer=sgd,fedadam", "algorithm.server_optimizer",
+         ("sgd", "fedadam"), False),
         ("backbone.or-tiny=True,False", "backbone.or_tiny", (True, False), False),
-        ("algorithm=FedAvg,fedncf", "algorithm", ("FedAvg", "FedNCF"), False),
+        ("algorithm=FedAvg,fedncf", "algorithm", ("fedavg", "fedncf"), False),
     ],
 )  # fmt: skip
 def test_grids(text, field, values, geometric):
@@ -45,51 +49,55 @@ def test_grids(text, field, values, geometric):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("algorithm.cleint-lr=1", "Did you mean algorithm.client-lr"),
-        ("client-lr=1", "Did you mean algorithm.client-lr"),
-        ("algorithm.adapter=lora", "the experiment (FedAvg) has no field"),
-        ("algorithm.client-lr", "expected FIELD=VALUES"),
-        ("algorithm.client-lr=", "expected FIELD=VALUES"),
-        ("algorithm.client-lr=fast", "expected a number"),
-        ("algorithm.client-lr=0:5", "log:LOW:HIGH:COUNT"),
-        ("algorithm.client-lr=log:1:0.1:3", "expected 0 < LOW < HIGH"),
-        ("algorithm.client-lr=log:0:1:3", "expected 0 < LOW < HIGH"),
-        ("algorithm.client-lr=log:1:2:1", "at least 2 values"),
+        ("algorithm.proxmial=1", "The nearest: --algorithm.proximal"),
+        ("proximal=1", "The nearest: --algorithm.proximal"),
+        ("algorithm.client-lr=1", "is now --algorithm.client-optimizer.lr"),
+        (
+            "algorithm.adapter=lora",
+            "a field of --algorithm fedfm; this algorithm is fedavg",
+        ),
+        (RATE, "expected FIELD=VALUES"),
+        (f"{RATE}=", "expected FIELD=VALUES"),
+        (f"{RATE}=fast", "expected a number"),
+        (f"{RATE}=0:5", "log:LOW:HIGH:COUNT"),
+        (f"{RATE}=log:1:0.1:3", "expected 0 < LOW < HIGH"),
+        (f"{RATE}=log:0:1:3", "expected 0 < LOW < HIGH"),
+        (f"{RATE}=log:1:2:1", "at least 2 values"),
         ("algorithm.model=log:1:2:2", "wants a field that is a number"),
         ("algorithm.model=mfc", "expected one of mf, ncf, scorer. Did you mean mf?"),
-        ("algorithm=FedAgv", "expected one of FedAvg"),
+        ("algorithm=FedAgv", "expected one of fedavg"),
         ("seed=1.5", "expected a whole number"),
         ("seed=5:0", "START:STOP"),
-        ("seed=1,1", "stands there twice"),
-        ("name=a,b", "no field 'name'"),
-        ("protocol.cutoffs=5,10", "is no single value"),
+        ("seed=1,1", "a value occurs twice"),
+        ("name=a,b", "there is no field --name"),
+        ("protocol.cutoffs=5,10", "takes several values; expected a field of one"),
     ],
 )
 def test_grids_that_are_refused(text, expected):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         parse_grid([BASE], text)
-    assert expected in str(told.value)
+    assert expected in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("algorithm.client-lr=0.1", "log:LOW:HIGH; uniform:LOW:HIGH; choice:a,b,c"),
-        ("algorithm.client-lr=log:0:1", "expected 0 < LOW < HIGH"),
-        ("algorithm.client-lr=uniform:2:1", "expected LOW < HIGH"),
+        (f"{RATE}=0.1", "log:LOW:HIGH; uniform:LOW:HIGH; choice:a,b,c"),
+        (f"{RATE}=log:0:1", "expected 0 < LOW < HIGH"),
+        (f"{RATE}=uniform:2:1", "expected LOW < HIGH"),
         ("algorithm.model=choice:mf,nfc", "Did you mean ncf?"),
     ],
 )
 def test_samples_that_are_refused(text, expected):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refused:
         parse_sample([BASE], text)
-    assert expected in str(told.value)
+    assert expected in str(refused.value)
 
 
 def test_samples_follow_their_distribution():
     draws = [
-        parse_sample([BASE], "algorithm.client-lr=log:1e-3:10"),
-        parse_sample([BASE], "algorithm.server-momentum=uniform:0.2:0.8"),
+        parse_sample([BASE], f"{RATE}=log:1e-3:10"),
+        parse_sample([BASE], "algorithm.server-optimizer.momentum=uniform:0.2:0.8"),
         parse_sample([BASE], "algorithm.dim=uniform:2:4"),
         parse_sample([BASE], "algorithm.model=choice:mf,ncf"),
     ]
@@ -111,34 +119,23 @@ def test_samples_follow_their_distribution():
 
 def test_settings_are_a_product_and_a_field_is_swept_once():
     axes = [
-        parse_grid([BASE], "algorithm.client-lr=1,2"),
+        parse_grid([BASE], f"{RATE}=1,2"),
         parse_grid([BASE], "seed=0:2"),
     ]
-    found = [(s["algorithm.client_lr"], s["seed"]) for s in grid_settings(axes)]
-    assert found == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    pairs = [(setting[RATE], setting["seed"]) for setting in grid_settings(axes)]
+    assert pairs == [(1, 0), (1, 1), (2, 0), (2, 1)]
     with pytest.raises(UserError, match="seed is swept twice"):
         check_fields([*axes, axes[1]], [])
 
 
-def test_values_are_put_in_and_checked():
-    changed = with_values(BASE, {"algorithm.dim": 8, "seed": 3, "algorithm": "FedFM"})
-    assert isinstance(changed.algorithm, FedFM)
-    assert (changed.algorithm.dim, changed.seed) == (8, 3)
-    assert with_values(BASE, {"algorithm": "FedAvg"}) == BASE
-    for values, expected in (
-        ({"algorithm.client_lr": -1.0}, "must be finite and not negative"),
-        ({"algorithm.proximal": -1.0}, "algorithm.proximal=-1: proximal must not be"),
-        ({"rounds": 0}, "rounds must be at least 1"),
-        ({"algorithm": "FedMF", "algorithm.proximal": 1.0}, "FedMF has no field"),
-    ):
-        with pytest.raises(UserError, match=expected):
-            with_values(BASE, values)
+@pytest.mark.parametrize(
+    ("text", "size"), [("500M", 500 * 2**20), ("4 GiB", 2**32), ("1.5k", 1536)]
+)
+def test_sizes_of_memory(text, size):
+    assert read_bytes(text) == size
 
 
-def test_fields_are_read_back_from_a_config():
-    assert field_type(BASE, "algorithm.client-lr") == ("algorithm.client_lr", float)
-    config = {"seed": 3, "algorithm": {"type": "FedAvg", "client_lr": 0.5}}
-    assert value_of(config, "seed") == 3
-    assert value_of(config, "algorithm.client_lr") == 0.5
-    assert value_of(config, "algorithm") == "FedAvg"
-    assert value_of(config, "algorithm.rank") is None
+@pytest.mark.parametrize("text", ["lots", "1.2.3", "0", "-1G", ""])
+def test_sizes_of_memory_that_are_refused(text):
+    with pytest.raises(UserError, match="expected bytes such as 500M or 4G"):
+        read_bytes(text)
