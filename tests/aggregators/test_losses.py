@@ -10,6 +10,7 @@ from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.core.contracts import Local
 from tests.aggregators.cohorts import (
     FEDAVG,
+    LOCAL,
     LOSS,
     UNIFORM,
     C,
@@ -52,7 +53,7 @@ def test_q_fedavg(q, weights):
 def test_q_fedavg_takes_lipschitz_from_the_local_rate():
     delta, _, _ = run(QFedAvg().build(context(client_lr=0.25)))
     close(delta, run(QFedAvg(lipschitz=4.0))[0], atol=0)
-    for local, lr in ((Local(), 0.25), (context().recipe.local, 0.0)):
+    for local, lr in ((Local(), 0.25), (LOCAL, 0.0)):
         with pytest.raises(ValueError, match="set lipschitz"):
             QFedAvg().build(context(local=local, client_lr=lr))
 

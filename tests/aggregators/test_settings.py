@@ -6,8 +6,11 @@ import sys
 import typing
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from tests.aggregators.cohorts import SHARED, built
 from tests.aggregators.registry import RULES
 
 ROOT = Path(__file__).parents[2]
@@ -54,10 +57,17 @@ def test_settings_are_immutable_values_with_described_fields(name):
     assert hash(dataclasses.replace(settings)) == hash(settings)
     # Fields are resolved for the command line, without a type checker.
     hints = typing.get_type_hints(type(settings))
-    text = type(settings).__doc__
+    text = type(settings).__doc__ or ""
     for field in dataclasses.fields(settings):
         assert field.kw_only
         assert field.name in hints
         assert f"        {field.name}: " in text
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(settings, field.name, None)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_accumulators_have_one_type_so_that_one_all_reduce_joins_them(name):
+    rule = built(RULES[name])
+    acc = jax.eval_shape(lambda: rule.init(SHARED, 7))
+    assert {leaf.dtype for leaf in jax.tree.leaves(acc)} == {jnp.dtype("float32")}

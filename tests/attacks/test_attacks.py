@@ -98,10 +98,11 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=["flip", "noise", "boost", "own"])
 def test_only_attackers_send_another_delta(attack):
-    honest, facts = delta_of(), {"items": (4, 4)}
+    honest, items = delta_of(), (4, 4)
     for client in (GOOD, ABSENT, 9):
-        same(jax.tree.leaves(encoded(attack, client, **facts)), jax.tree.leaves(honest))
-    transform = attacked(attack, **facts).transform
+        sent = encoded(attack, client, items=items)
+        same(jax.tree.leaves(sent), jax.tree.leaves(honest))
+    transform = attacked(attack, items).transform
     assert transform is not None
     assert (transform.purpose, transform.counted) == (Purpose.ATTACK, False)
     assert transform.init(honest) == ()
@@ -109,7 +110,7 @@ def test_only_attackers_send_another_delta(attack):
     assert not np.array_equal(false["item"].values, honest["item"].values)
     assert not false["item"].ordered
     assert false["item"].num_rows == 6
-    eager = encoded(attack, **facts)
+    eager = encoded(attack, items=items)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), false, eager)
 
 
