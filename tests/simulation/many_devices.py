@@ -14,10 +14,18 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 
 import numpy as np  # noqa: E402
-from mesh_systems import FEW, MORE, PLACES, ROUNDS_ONLY  # noqa: E402
+from mesh_systems import (  # noqa: E402
+    FEW,
+    MORE,
+    PLACES,
+    ROUNDS_ONLY,
+    SIDE_BY_SIDE,
+)
 
 from fedjax_rec import build  # noqa: E402
+from fedjax_rec.simulation.layout import arrange  # noqa: E402
 from fedjax_rec.simulation.resident import Resident  # noqa: E402
+from fedjax_rec.simulation.side_by_side import SideBySide  # noqa: E402
 
 
 def run(experiment, evaluate):
@@ -77,8 +85,27 @@ def difference(a, b):
     return worst
 
 
+def side_by_side(devices):
+    """Events of three experiments, by position."""
+    simulation, seeds = build(SIDE_BY_SIDE), [0, 0, 1]
+    scalars = [
+        {**simulation.recipe.hparams, "client_lr": x} for x in (0.01, 0.02, 0.02)
+    ]
+    layouts = arrange(seeds, devices=devices, most=2, seeds_at_once=False)
+    programs = SideBySide(simulation, layouts[0].index.shape)
+    events = {}
+    for layout in layouts:
+        for position, event in programs.events(layout, seeds, scalars):
+            del event["seconds"], event["event"]
+            events.setdefault(position, []).append(event)
+    return events
+
+
 def main():
     results = {}
+    if sys.argv[1] == "few":
+        one, two = side_by_side(1), side_by_side(2)
+        results["side by side"] = [sorted(one), sorted(two), difference(one, two)]
     for name, (experiment, places) in {"few": FEW, "more": MORE}[sys.argv[1]].items():
         evaluate = name not in ROUNDS_ONLY
         expected, facts = run(experiment, evaluate)

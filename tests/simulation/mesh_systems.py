@@ -87,6 +87,11 @@ FEW = {
 ROUNDS_ONLY = ("fedavg, guided",)
 """Systems whose evaluation is that of others."""
 
+SIDE_BY_SIDE = change(
+    algorithm=FedMF(dim=4, feedback="explicit"), rounds=2, eval_every=2
+)
+"""An experiment of which three run side by side on one and on two devices."""
+
 FM = {
     "algorithm": FedFM(dim=4, negatives=2, user_lr=0.5, batch_size=8),
     "backbone": BackboneConfig(name="tiny"),

@@ -35,6 +35,12 @@ def test_results_are_the_same_wherever_clients_lie(name):
     expect_equal(name, results("few")[name])
 
 
+def test_experiments_side_by_side_are_the_same_on_two_devices():
+    one, two, difference = results("few")["side by side"]
+    assert one == two == [0, 1, 2]
+    assert difference < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MORE)
 def test_results_are_the_same_for_every_registered_part(name):
