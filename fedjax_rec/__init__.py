@@ -38,6 +38,8 @@ def _kinds() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return __dir__()
     location = None
     if not name.startswith("_"):
         location = _PUBLIC.get(name) or _kinds().get(name)

@@ -1,6 +1,6 @@
-"""The laws every registered algorithm, model, aggregator and codec obeys.
+"""Laws that every algorithm, wrapper, aggregation rule, codec and model obeys.
 
-A new entry in a registry is held to them without a new test.
+A new entry of `experiment/registry.py` is tested here without a new test.
 """
 
 import collections
@@ -8,192 +8,240 @@ import dataclasses
 import functools
 import tempfile
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fedjax_rec.aggregators.guided import fm_guided
-from fedjax_rec.algorithms.clustered import clustered
-from fedjax_rec.algorithms.clustered_by_profile import clustered_by_profile
-from fedjax_rec.algorithms.clustered_by_update import clustered_by_update
-from fedjax_rec.algorithms.fedamp import fedamp
-from fedjax_rec.codecs.serialize import deserialize, serialize, to_bits
-from fedjax_rec.experiment.codec import CodecConfig, with_codec
 
-from fedjax_rec.aggregators import AGGREGATORS, fair
-from fedjax_rec.algorithms import (
-    ALGORITHMS,
-    FedAvg,
-    FedFM,
-    FedMF,
-    FedNCF,
-    PFedRec,
+from fedjax_rec import Execution, Experiment, SyntheticData
+from fedjax_rec.aggregators.losses import Agnostic
+from fedjax_rec.aggregators.means import Mean, Sum
+from fedjax_rec.aggregators.robust.medians import (
+    GeometricMedian,
+    Median,
+    TrimmedMean,
 )
-from fedjax_rec.backbones.tiny import tiny
-from fedjax_rec.codecs import CODECS, num_bits
-from fedjax_rec.codecs.wire import is_field
+from fedjax_rec.aggregators.robust.mixing import NNM
+from fedjax_rec.algorithms.fedavg import FedAvg
+from fedjax_rec.algorithms.fedfm import (
+    FedFM,
+    History,
+    Joint,
+    Reconstruction,
+    VectorAndHistory,
+)
+from fedjax_rec.algorithms.fedmf import FedMF
+from fedjax_rec.algorithms.fedncf import FedNCF
+from fedjax_rec.algorithms.pfedrec import PFedRec
+from fedjax_rec.clients.profile import ClientProfile
+from fedjax_rec.codecs.low_rank import PowerSGD
+from fedjax_rec.codecs.sparsify import TopK
+from fedjax_rec.codecs.wire import is_field, num_bits
+from fedjax_rec.contrib.by_participation import ByParticipation
+from fedjax_rec.contrib.by_trend import ByTrend
+from fedjax_rec.contrib.clustered_by_update import ClusteredByUpdate
+from fedjax_rec.contrib.colr import CoLR
+from fedjax_rec.contrib.fedamp import FedAMP
+from fedjax_rec.contrib.guided import Guided
 from fedjax_rec.core import rows
+from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Params, Senders
+from fedjax_rec.core.optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    FedAdagrad,
+    FedAdam,
+    FedAvgM,
+    FedYogi,
+    Momentum,
+)
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.splits import Split
-from fedjax_rec.experiment import backbone as experiment_backbone
+from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.build import decide_lift, make_recipe
+from fedjax_rec.experiment.corpus import Corpus
+from fedjax_rec.experiment.settings import BackboneConfig
+from fedjax_rec.models.adapters.bottleneck import Bottleneck
+from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
+from fedjax_rec.models.adapters.lora import LoRA
+from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
 from fedjax_rec.models.factorization import matrix_factorization
 from fedjax_rec.models.neural_cf import neural_cf
 from fedjax_rec.models.pfedrec import personal_scorer
 from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.round import client_key, make_algorithm
+from fedjax_rec.simulation.round import client_key, federated
+from fedjax_rec.wrappers.clustered_by_profile import ClusteredByProfile
+from fedjax_rec.wrappers.ifca import IFCA
+from fedjax_rec.wrappers.lora.fedex import FedEx
+from fedjax_rec.wrappers.lora.flexlora import FlexLoRA
+from fedjax_rec.wrappers.lora.flora import FLoRA
+from fedjax_rec.wrappers.lora.hetlora import HetLoRA
+from fedjax_rec.wrappers.scaffold import Scaffold
+from tests.codecs.deltas import CONTEXT, sender
+from tests.codecs.every_codec import CODECS
+from tests.codecs.serialize import deserialize, serialize, to_bits
+from tests.small_fedfm import backbone
 
 N, I = 9, 23  # noqa: E741
+SIZES = [1, 2, 3, 3, 5, 8, 9, 12, 1]
 SMALL: dict[str, Any] = {"dim": 4, "batch_size": 8, "negatives": 2}
-
-CONFIGS = {name: cls(**SMALL) for name, cls in ALGORITHMS.items()} | {
-    "fedmf explicit": FedMF(**SMALL, feedback="explicit"),
-    "fedavg two epochs, prox, momentum, yogi": FedAvg(
-        **SMALL,
-        local_epochs=2,
-        proximal=0.1,
-        client_optimizer="momentum",
-        client_lr=0.1,
-        server_optimizer="yogi",
-        server_lr=0.01,
-        aggregation="examples",
-    ),
-    "fedavg adam, ncf, adagrad": FedAvg(
-        **SMALL,
-        model="ncf",
-        client_optimizer="adam",
-        client_lr=0.01,
-        server_optimizer="adagrad",
-        server_lr=0.1,
-        aggregation="uniform",
-    ),
-    "fedavg ncf, scaffold": FedAvg(
-        **SMALL,
-        model="ncf",
-        control="scaffold",
-        aggregation="uniform",
-        local_epochs=2,
-        client_lr=0.1,
-    ),
-    "fedavg user table": FedAvg(**SMALL, users="table", server_optimizer="momentum"),
-    "fedavg scorer, sum, adam": FedAvg(
-        **SMALL,
-        model="scorer",
-        aggregation="sum",
-        server_optimizer="adam",
-        server_lr=0.01,
-    ),
-}
-
 FM: dict[str, Any] = {
     **SMALL,
-    "rank": 2,
-    "bottleneck": 3,
-    "prefix": 2,
-    "history": 4,
-    "client_lr": 0.2,
+    "adapter": LoRA(rank=2),
+    "training": Joint(optimizer=SGD(lr=0.2)),
     "user_lr": 0.2,
 }
-# Of every client's pairs one batch: what training through all items' vectors wants.
+# All pairs of a client in one batch, as training through all items' vectors needs.
 WHOLE: dict[str, Any] = {**FM, "batch_size": 99}
-CONFIGS |= {
-    "fedfm": FedFM(**FM),  # suffix LoRA, several steps
-    "fedfm lifted full lora, bce": FedFM(**WHOLE, layers=0, loss="bce", user_l2=0.1),
-    "fedfm lifted embedding, bpr, shared once": FedFM(
-        **WHOLE, adapter="embedding", loss="bpr", shared_steps="once", local_epochs=3
+
+
+def case(algorithm, **parts):
+    return Experiment(name="laws", data=SyntheticData(), algorithm=algorithm, **parts)
+
+
+def steps(count, **more):
+    return Reconstruction(steps=count, lr=0.2, **more)
+
+
+CASES = {
+    name: case(registry.load("algorithm", name)(**SMALL))
+    for name in registry.SLOTS["algorithm"]
+    if name != "fedfm"
+} | {
+    "fedmf explicit": case(FedMF(**SMALL, feedback="explicit")),
+    "fedavg two epochs, prox, momentum, yogi": case(
+        FedAvg(
+            **SMALL,
+            local_epochs=2,
+            proximal=0.1,
+            client_optimizer=Momentum(lr=0.1),
+            server_optimizer=FedYogi(lr=0.01),
+        ),
+        aggregation=Mean(),
     ),
-    "fedfm lifted bottleneck, ids, per row": FedFM(
-        **WHOLE, adapter="bottleneck", id_residual=True, aggregation="per_row"
+    "fedavg adam, ncf, adagrad": case(
+        FedAvg(
+            **SMALL,
+            model="ncf",
+            client_optimizer=Adam(lr=0.01),
+            server_optimizer=FedAdagrad(lr=0.1),
+        ),
+        aggregation=Mean(weights="uniform"),
     ),
-    "fedfm prefix, momentum": FedFM(
-        **FM, adapter="prefix", client_optimizer="momentum", aggregation="uniform"
+    "fedavg local adagrad": case(FedAvg(**SMALL, client_optimizer=Adagrad())),
+    "fedavg ncf, scaffold": case(
+        FedAvg(**SMALL, model="ncf", local_epochs=2, client_optimizer=SGD(lr=0.1)),
+        aggregation=Mean(weights="uniform"),
+        wrapper=Scaffold(),
     ),
-    "fedfm fedsa": FedFM(**FM, personal=("lora_b",)),
-    "fedfm personal lora": FedFM(**FM, personal=("lora_a", "lora_b")),
-    "fedfm fedex": FedFM(**FM, lora_aggregation="fedex"),
-    "fedfm flora, mixed ranks": FedFM(
-        **FM, lora_aggregation="flora", ranks=(1, 2), aggregation="uniform"
+    "fedavg user table": case(
+        FedAvg(**SMALL, users="table", server_optimizer=FedAvgM())
     ),
-    "fedfm flexlora, mixed ranks, ids": FedFM(
-        **FM,
-        lora_aggregation="flexlora",
-        ranks=(1, 2),
-        id_residual=True,
+    "fedavg scorer, sum, adam": case(
+        FedAvg(**SMALL, model="scorer", server_optimizer=FedAdam()),
+        aggregation=Sum(),
     ),
-    "fedfm scaffold": FedFM(
-        **FM, control="scaffold", local_epochs=2, aggregation="uniform"
+    "fedfm": case(FedFM(**FM)),  # suffix LoRA, several steps
+    "fedfm lifted full lora, bce": case(
+        FedFM(**{**WHOLE, "adapter": LoRA(rank=2, layers=0)}, loss="bce", user_l2=0.1)
     ),
-    "fedfm hetlora, shared once": FedFM(
-        **FM, lora_aggregation="hetlora", ranks=(1, 2), shared_steps="once"
+    "fedfm lifted embedding, bpr, reconstruction": case(
+        FedFM(
+            **{**WHOLE, "adapter": EmbeddingAdapter(rank=2), "training": steps(3)},
+            loss="bpr",
+        )
     ),
-    "fedfm lifted personal head": FedFM(**WHOLE, personal=("head",)),
-    "fedfm lifted history of many users": FedFM(**WHOLE, users="history"),
-    "fedfm both, ids, shared once, query": FedFM(
-        **FM,
-        adapter="embedding",
-        hidden=3,
-        users="both",
-        id_residual=True,
-        shared_steps="once",
-        local_epochs=2,
-        query=0.4,
+    "fedfm lifted bottleneck, ids, per row": case(
+        FedFM(**{**WHOLE, "adapter": Bottleneck(size=3)}, id_residual=True),
+        aggregation=Mean(per_row=True),
+    ),
+    "fedfm prefix, momentum": case(
+        FedFM(
+            **{
+                **FM,
+                "adapter": PrefixTuning(length=2),
+                "training": Joint(optimizer=Momentum(lr=0.2)),
+            }
+        ),
+        aggregation=Mean(weights="uniform"),
+    ),
+    "fedfm fedsa": case(FedFM(**FM, personal=("lora_b",))),
+    "fedfm personal lora": case(FedFM(**FM, personal=("lora_a", "lora_b"))),
+    "fedfm scaffold": case(
+        FedFM(**{**FM, "training": Joint(epochs=2, optimizer=SGD(lr=0.2))}),
+        aggregation=Mean(weights="uniform"),
+        wrapper=Scaffold(),
+    ),
+    "fedfm lifted personal head": case(FedFM(**WHOLE, personal=("head",))),
+    "fedfm lifted history of many users": case(FedFM(**WHOLE, users=History(length=4))),
+    "fedfm both, ids, reconstruction, query": case(
+        FedFM(
+            **{
+                **FM,
+                "adapter": EmbeddingAdapter(rank=2, hidden=3),
+                "training": steps(2, query=0.4),
+            },
+            users=VectorAndHistory(length=4),
+            id_residual=True,
+        )
     ),
 }
-# What a transform makes of the recipe of the same name in CONFIGS.
-TRANSFORMS: dict[str, Any] = {
-    "pfedrec, top-k with feedback": lambda recipe: with_codec(
-        recipe, CodecConfig(name="top_k")
+# Aggregates that the loop over clients below does not compute.
+OTHER_RULES = {
+    "fedfm fedex": case(FedFM(**FM), wrapper=FedEx()),
+    "fedfm flora, mixed ranks": case(
+        FedFM(**FM), wrapper=FLoRA(ranks=(1, 2), weights="uniform")
     ),
-    "fedncf, colr": lambda recipe: with_codec(recipe, CodecConfig(name="colr", rank=2)),
-    "fedfm, power sgd": lambda recipe: with_codec(
-        recipe, CodecConfig(name="power_sgd", rank=1)
+    "fedfm flexlora, mixed ranks, ids": case(
+        FedFM(**FM, id_residual=True), wrapper=FlexLoRA(ranks=(1, 2))
     ),
-    "fedavg, update guided": lambda recipe: recipe._replace(
-        aggregator=fm_guided(N, 1, likeness="update", sketch=64)
+    "fedfm hetlora, reconstruction": case(
+        FedFM(**{**FM, "training": steps(1)}), wrapper=HetLoRA(ranks=(1, 2))
     ),
-    "fedavg, trend": lambda recipe: recipe._replace(aggregator=fair.by_trend(N)),
-    "fedavg, participation": lambda recipe: recipe._replace(
-        aggregator=fair.by_participation(N, longest=2)
+    "pfedrec, top-k with feedback": case(PFedRec(**SMALL), codec=TopK()),
+    "fedncf, colr": case(FedNCF(**SMALL), wrapper=CoLR(rank=2)),
+    "fedfm, power sgd": case(FedFM(**FM), codec=PowerSGD(rank=1)),
+    "fedavg, guided by updates": case(
+        FedAvg(**SMALL), wrapper=Guided(likeness="update", sketch=64)
     ),
-    "fedncf, agnostic": lambda recipe: recipe._replace(
-        aggregator=fair.agnostic(lambda ids: ids % 3, 3)
+    "fedavg, trend": case(FedAvg(**SMALL), aggregation=ByTrend()),
+    "fedavg, participation": case(
+        FedAvg(**SMALL), aggregation=ByParticipation(longest=2)
     ),
-    "fedavg of two clusters": lambda recipe: clustered(recipe, 2),
-    "fedavg of two clusters by update": lambda recipe: clustered_by_update(
-        recipe, 2, warm_rounds=1, sketch=32
+    "fedncf, agnostic": case(FedNCF(**SMALL), aggregation=Agnostic(groups=3)),
+    "fedavg of two clusters": case(FedAvg(**SMALL), wrapper=IFCA()),
+    "fedavg of two clusters by update": case(
+        FedAvg(**SMALL), wrapper=ClusteredByUpdate(warm_rounds=1, sketch=32)
     ),
-    "fedavg of two clusters by profile": lambda recipe: clustered_by_profile(
-        recipe, 2, np.random.default_rng(2).normal(size=(N, 3))
+    "fedavg of two clusters by profile": case(
+        FedAvg(**SMALL),
+        wrapper=ClusteredByProfile(profile=ClientProfile(source="random")),
     ),
-    "fedncf, fedamp": lambda recipe: fedamp(recipe, N, sigma=0.5),
+    "fedncf, fedamp": case(FedNCF(**SMALL), wrapper=FedAMP(sigma=0.5)),
 }
-CONFIGS |= {
-    "pfedrec, top-k with feedback": PFedRec(**SMALL),
-    "fedncf, colr": FedNCF(**SMALL),
-    "fedfm, power sgd": FedFM(**FM),
-    "fedavg, update guided": FedAvg(**SMALL, aggregation="examples"),
-    "fedavg, trend": FedAvg(**SMALL),
-    "fedavg, participation": FedAvg(**SMALL),
-    "fedncf, agnostic": FedNCF(**SMALL),
-    "fedavg of two clusters": FedAvg(**SMALL),
-    "fedavg of two clusters by update": FedAvg(**SMALL),
-    "fedavg of two clusters by profile": FedAvg(**SMALL),
-    "fedncf, fedamp": FedNCF(**SMALL),
+RULES = {name: registry.load("aggregation", name)() for name in registry._RULES} | {
+    "mean, uniform, per row": Mean(weights="uniform", per_row=True),
+    "mixed_median": NNM(then=Median()),
+    "trimmed_mean_of_voters": TrimmedMean(voting="voters"),
+    "geometric_median_of_voters": GeometricMedian(voting="voters"),
+    "median_diluted": Median(voting="diluted"),
+    "trimmed_mean_diluted": TrimmedMean(voting="diluted"),
 }
-# Those whose parts others have as well.
+# Cases whose parts other cases have as well.
 SLOW = {
     "fedfm flora, mixed ranks",
     "fedfm flexlora, mixed ranks, ids",
-    "fedfm hetlora, shared once",
+    "fedfm hetlora, reconstruction",
     "fedfm personal lora",
     "fedfm lifted personal head",
     "fedavg adam, ncf, adagrad",
+    "fedavg local adagrad",
     "fedavg scorer, sum, adam",
     "fedfm prefix, momentum",
     "fedfm fedsa",
@@ -206,7 +254,7 @@ SLOW = {
     "fedavg, participation",
     "fedfm lifted full lora, bce",
     "fedfm fedex",
-    "per_row_uniform",
+    "mean, uniform, per row",
     "by_size",
     "by_effective_number",
     "multi_krum",
@@ -216,14 +264,14 @@ SLOW = {
     "median_diluted",
     "trimmed_mean_diluted",
 }
+EVERY_CASE = CASES | OTHER_RULES
 
 
 @functools.cache
 def interactions():
     rng = np.random.default_rng(0)
-    sizes = [1, 2, 3, 3, 5, 8, 9, 12, 1]
-    user = np.repeat(np.arange(N), sizes)
-    item = np.concatenate([rng.choice(I, s, replace=False) for s in sizes])
+    user = np.repeat(np.arange(N), SIZES)
+    item = np.concatenate([rng.choice(I, s, replace=False) for s in SIZES])
     return make_interactions(
         user=user,
         item=item,
@@ -240,28 +288,11 @@ WORDS = [f"{a}{b}" for a in ("red", "sea", "sun", "oak") for b in ("ship", "man"
 
 
 @functools.cache
-def behind_a_backbone(name):
-    """What a `FedFM` starts from, over a backbone of two narrow layers."""
-    train = interactions()
-    split = Split(train=train, val=train, test=train, name="none", info={})
-
-    def load(config, progress):
-        del config, progress
-        size: dict[str, Any] = {"width": 8, "num_heads": 2, "ffn_width": 8}
-        return *tiny(**size, num_layers=2, vocab_size=64), False
-
-    config: Any = CONFIGS[name]
-    with mock.patch.object(experiment_backbone, "load_model", load):
-        return experiment_backbone.prepare(
-            experiment_backbone.BackboneConfig(cache=cache_folder().name),
-            config,
-            split,
-            pool=None,
-            largest=12,
-            pairs_a_round=1e9,
-            tuned=False,
-            encode="once" if "lifted" in name else "per_client",
-        )
+def corpus() -> Any:
+    """A corpus of the items behind a backbone of two narrow layers."""
+    made: Any = Corpus(BackboneConfig(cache=cache_folder().name), interactions())
+    made._loaded = (*backbone(ffn_width=8), "")
+    return made
 
 
 @functools.cache
@@ -269,30 +300,43 @@ def cache_folder():
     return tempfile.TemporaryDirectory()
 
 
-def setup(name, max_buckets):
-    config: Any = CONFIGS[name]
+@functools.cache
+def setup(name):
+    """The recipe, whether it is lifted, and the partition."""
+    encode: Any = "once" if "lifted" in name else "per_client"
+    experiment = dataclasses.replace(
+        EVERY_CASE[name], execution=Execution(encode=encode)
+    )
     train = interactions()
-    sizes: dict[str, Any] = {"num_items": I, "num_users": N}
-    frozen = ()
-    if isinstance(config, FedFM):
-        prepared = behind_a_backbone(name)
-        sizes |= {"texts": prepared.texts, "lifted": prepared.lifted}
-        frozen = prepared.frozen
-    recipe = TRANSFORMS.get(name, lambda recipe: recipe)(config.build(**sizes))
-    part = PerUser().partition(train)
-    if not recipe.single_user:
-        part = IID(num_clients=4, seed=5).partition(train)
-    data = make_client_data(train, part, max_buckets=max_buckets)
-    return recipe, data, frozen
+    context = Context(
+        num_items=I,
+        num_users=N,
+        num_clients=N,
+        cohort_size=N,
+        dtype=jnp.dtype("float32"),
+        examples=np.asarray(SIZES),
+        split=Split(train=train, val=train, test=train, name="none", info={}),
+        clients=make_client_data(train, PerUser().partition(train), max_buckets=1),
+        corpus=corpus(),
+        lora_base=getattr(experiment.wrapper, "lora_base", False),
+    )
+    recipe = make_recipe(experiment, context)
+    lifted, _ = decide_lift(recipe, context, experiment)
+    partition = PerUser() if recipe.model.single_user else IID(num_clients=4, seed=5)
+    return recipe, lifted, partition.partition(train)
 
 
 class Run:
     """One round as a program, with a count of its traces by the cohort's size."""
 
     def __init__(self, name, max_buckets, chunk):
-        self.recipe, self.data, self.frozen = setup(name, max_buckets)
+        self.recipe, lifted, partition = setup(name)
+        self.frozen = self.recipe.frozen
+        train = interactions()
+        self.data = make_client_data(train, partition, max_buckets=max_buckets)
         self.traces: dict[int, int] = collections.Counter()
-        algorithm = make_algorithm(self.recipe, (chunk,) * len(self.data.widths))
+        chunks = (chunk,) * len(self.data.widths)
+        algorithm = federated(self.recipe, chunks, lifted=lifted)
         self.key = jax.random.key(7)
         self.start = algorithm.init(self.key)
         n = self.data.num_clients
@@ -309,13 +353,13 @@ class Run:
         key = self.key if key is None else key
         state, personal = start or (self.start, self.personal)
         ids = jnp.asarray(ids, jnp.int32)
-        told = {}
+        metrics = {}
         for _ in range(rounds):
             cohort = Cohort(ids=ids, rows=ids, personal=personal)
             rest = (self.data, self.frozen, self.recipe.hparams, key)
-            state, cohort, told = fn(state, cohort, *rest)
+            state, cohort, metrics = fn(state, cohort, *rest)
             personal = cohort.personal
-        return state, personal, told
+        return state, personal, metrics
 
 
 @functools.cache
@@ -345,7 +389,7 @@ def marked(names):
     return [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in names]
 
 
-everybody = pytest.mark.parametrize("name", marked(CONFIGS))
+every_case = pytest.mark.parametrize("name", marked(EVERY_CASE))
 
 
 def added(weight, total, delta):
@@ -359,18 +403,27 @@ def added(weight, total, delta):
     return dataclasses.replace(total, values=values)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # Products of factors are compared in tests/aggregators/lora.
-    marked(
-        n
-        for n, c in CONFIGS.items()
-        if getattr(c, "lora_aggregation", "plain") == "plain" and n not in TRANSFORMS
-    ),
-)
+def mean_of(name) -> Any:
+    """The mean or the sum that joins the deltas of a case."""
+    experiment = CASES[name]
+    algorithm: Any = experiment.algorithm
+    if experiment.aggregation is not None:
+        return experiment.aggregation
+    if name == "fedmf explicit":
+        return Sum()
+    if name.startswith("fedfm"):
+        return Mean()
+    if name.startswith("fedavg"):
+        return Mean(per_row=True)
+    assert algorithm.batch_size == SMALL["batch_size"]
+    return Mean(weights="uniform")
+
+
+@pytest.mark.parametrize("name", marked(CASES))
 def test_a_round_is_a_python_loop_over_clients(name):
     """The engine against clients trained one by one and aggregated in NumPy."""
-    run = base(name)
+    run, rule = base(name), mean_of(name)
+    by_examples = getattr(rule, "weights", "") == "examples"
     recipe, data = run.recipe, run.data
     n = data.num_clients
     state, personal, _ = run(np.arange(n), rounds=1)
@@ -388,8 +441,6 @@ def test_a_round_is_a_python_loop_over_clients(name):
     for client in range(n):
         result = update(jnp.int32(client), at(run.personal, client))
         close(at(personal, client), result.personal, atol=1e-6, rtol=1e-5)
-        aggregation = getattr(CONFIGS[name], "aggregation", None)
-        by_examples = aggregation in ("examples", "per_row")
         weight = float(result.weight) if by_examples else 1.0
         weight_sum += weight
         for part, delta in result.delta.items():
@@ -406,12 +457,12 @@ def test_a_round_is_a_python_loop_over_clients(name):
             seen = touched.setdefault(part, np.zeros(len(table)))
             ids = np.unique(delta.ids)
             seen[ids[ids < len(table)]] += weight
-    if aggregation == "sum" or getattr(CONFIGS[name], "feedback", "") == "explicit":
+    if rule == Sum():
         mean = sums
     else:
         mean = jax.tree.map(lambda x: x / weight_sum, sums)
         for part, seen in touched.items():
-            if aggregation == "per_row":
+            if rule.per_row:
                 mean[part] = rows.Table(
                     values=sums[part].values / np.maximum(seen, 1e-30)[:, None],
                     space=sums[part].space,
@@ -424,7 +475,7 @@ def test_a_round_is_a_python_loop_over_clients(name):
     close(state.shared, expected, atol=2e-5, rtol=1e-4)
 
 
-@everybody
+@every_case
 def test_chunks_order_buckets_and_absent_clients_change_nothing(name):
     run = base(name)
     n = run.data.num_clients
@@ -437,7 +488,7 @@ def test_chunks_order_buckets_and_absent_clients_change_nothing(name):
     close(got[2], expected[2], atol=1e-4, rtol=1e-3)
 
 
-@everybody
+@every_case
 def test_one_trace_same_bits_and_structure(name):
     run = base(name)
     ids = np.arange(run.data.num_clients)
@@ -453,7 +504,7 @@ def test_one_trace_same_bits_and_structure(name):
     # Stopping after a round and going on is the unbroken run, bit for bit.
     once = run(ids, rounds=1)
     same(first, run(ids, rounds=2, start=once[:2]))
-    if run.recipe.negatives:
+    if run.recipe.local.negatives:
         other = run(ids, rounds=3, key=jax.random.key(8))
         assert not np.array_equal(
             jax.tree.leaves(other[0].shared)[0], jax.tree.leaves(first[0].shared)[0]
@@ -469,12 +520,13 @@ def test_one_trace_same_bits_and_structure(name):
         first[0].shared,
         run.start.shared,
     )
-    if getattr(CONFIGS[name], "loss", "bce") != "bce" and "head" in moved:
+    experiment = EVERY_CASE[name]
+    if getattr(experiment.algorithm, "loss", "bce") != "bce" and "head" in moved:
         # Losses that compare a user's items do not see what adds to all of them.
         assert moved["head"].pop("b") < 1e-6
         if "embedding_adapter" in moved:
             assert moved["embedding_adapter"]["up"].pop("b", 0) < 1e-6
-    if getattr(CONFIGS[name], "lora_aggregation", "") == "flora":
+    if isinstance(experiment.wrapper, FLoRA):
         assert max(jax.tree.leaves(moved.pop("lora_b"))) == 0  # it restarts from zero
     assert min(jax.tree.leaves(moved)) > 0
     assert run.traces == {len(ids): 1}  # by all the laws together
@@ -509,9 +561,24 @@ def aggregate(aggregator, groups):
     return aggregator.finish(acc, aggregator.start(SHARED), SHARED)[0]
 
 
-@pytest.mark.parametrize("name", marked(AGGREGATORS))
-def test_aggregators_fold_in_any_grouping_and_ignore_weight_zero(name):
-    aggregator = AGGREGATORS[name]()
+@functools.cache
+def facts():
+    """Ten clients, for rules that read facts about the experiment."""
+    recipe, _, _ = setup("fedavg")
+    return Context(
+        num_items=6,
+        num_users=10,
+        num_clients=10,
+        cohort_size=10,
+        dtype=jnp.dtype("float32"),
+        examples=np.arange(1, 11),
+        recipe=recipe,
+    )
+
+
+@pytest.mark.parametrize("name", marked(RULES))
+def test_rules_fold_in_any_grouping_and_ignore_weight_zero(name):
+    aggregator = RULES[name].build(facts())
     delta, weights = deltas(0, 6), jnp.asarray([1.0, 0.0, 3.0, 2.0, 0.0, 1.0])
     slots = jnp.arange(6)
     whole = aggregate(aggregator, [(delta, weights, slots)])
@@ -558,8 +625,12 @@ CODED["w"] = jnp.zeros((5, 2))
 @functools.cache
 def coded(name):
     """`(encode, decode, states)`, the states after no and after two messages."""
-    codec = CODECS[name]()
-    encode = jax.jit(codec.encode)
+    codec = CODECS[name].build(CONTEXT)
+
+    @jax.jit
+    def encode(delta, state, key):
+        return codec.encode(delta, state, sender(key))
+
     states = [codec.init(CODED)]
     for seed in (1, 2):
         states.append(encode(one_delta(seed), states[-1], jax.random.key(seed))[1])
@@ -567,6 +638,11 @@ def coded(name):
 
 
 codecs = pytest.mark.parametrize("name", CODECS)
+
+
+def test_no_codec_of_the_registry_is_left_out():
+    kinds = {registry.load("codec", name) for name in registry.SLOTS["codec"]}
+    assert {type(settings) for settings in CODECS.values()} == kinds
 
 
 @codecs
@@ -627,7 +703,7 @@ def test_codecs_are_pure_under_jit_and_vmap(name):
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *batch)
 
     def through(delta, state, key):
-        message, state = codec.encode(delta, state, key)
+        message, state = codec.encode(delta, state, sender(key))
         return num_bits(message), codec.decode(message), state
 
     together = jax.jit(jax.vmap(through, (0, None, 0)))(stacked, states[1], keys)

@@ -55,6 +55,28 @@ class TextPath(NamedTuple):
     pair_flops: float
 
 
+def lifted_path(width: int, dim: int) -> TextPath:
+    """The path of lifted parameters, which hold all items' vectors as a table.
+
+    Args:
+        width: length of an embedding, `D`.
+        dim: length of an item's vector, `d`.
+    """
+    return TextPath(
+        name="embedding",
+        tower=cached_tower(width),
+        net=None,
+        projection=jnp.zeros((width, dim)),
+        center=jnp.zeros(width),
+        frozen={},
+        fixed=(),
+        why="",
+        facts={},
+        weight_bytes=0,
+        pair_flops=0.0,
+    )
+
+
 class _Adapted(NamedTuple):
     """The adapter of an algorithm on a backbone.
 

@@ -89,22 +89,32 @@ def apply_flags(
     Raises:
         UserError: there is no such flag or field, or a value is not right.
     """
-    own, chosen = fields_of(options), {}
     for name, values in sorted(flags, key=lambda flag: flag[0].count(".")):
-        field = name.replace("-", "_")
-        part = fields_of(experiment).get(field)
-        if field in own:
-            value = read_value(field, own[field].hint, values)
-            if isinstance(value, tuple):
-                value = (*chosen.get(field, ()), *value)
-            chosen[field] = value
-        elif part is not None and part.slot is not None:
+        kind = name.replace("-", "_")
+        if any(_is_part(owner, kind) for owner in (options, experiment)):
             if len(values) != 1:
                 raise UserError(f"--{name}: expected the name of one kind")
-            experiment = with_values(experiment, {field: values[0]})
-    fields, changes = fields_of(experiment), {}
+            if _is_part(options, kind):
+                options = with_values(options, {kind: values[0]})
+            else:
+                experiment = with_values(experiment, {kind: values[0]})
+    own, fields = fields_of(options), fields_of(experiment)
+    chosen, changes = {}, {}
     for name, values in flags:
-        field = find({**own, **fields}, name, values)
-        if field not in own and fields[field].slot is None:
-            changes[field] = read_value(field, fields[field].hint, values)
+        path = find({**fields, **own}, name, values)
+        field = own.get(path) or fields[path]
+        if field.slot is not None:
+            continue
+        value = read_value(path, field.hint, values)
+        if path not in own:
+            changes[path] = value
+        elif isinstance(value, tuple):
+            chosen[path] = (*chosen.get(path, ()), *value)
+        else:
+            chosen[path] = value
     return with_values(options, chosen), with_values(experiment, changes)
+
+
+def _is_part(settings: object, path: str) -> bool:
+    field = fields_of(settings).get(path)
+    return field is not None and field.slot is not None

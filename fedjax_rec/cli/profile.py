@@ -1,8 +1,7 @@
 """`train --profile`: a trace of some rounds, and its summary in words."""
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,8 @@ from fedjax_rec.profiling.window import Recording, Window, choose_window
 from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.storage.errors import UserError
 
-ROUNDS = 3
-"""Number of profiled rounds if `--profile` has no number."""
 FOLDER, SUMMARY = "profile", "profile.json"
 SHOWN = 5
-
-
-def with_number(args: Sequence[str]) -> list[str]:
-    """The arguments, with a number for `--profile`.
-
-    >>> with_number(["--profile", "--seed", "1"])
-    ['--profile=3', '--seed', '1']
-    """
-    following = [*args[1:], ""]
-    return [
-        f"--profile={ROUNDS}"
-        if arg == "--profile" and not re.fullmatch(r"-?\d+", after)
-        else arg
-        for arg, after in zip(args, following, strict=True)
-    ]
 
 
 def window_of(count: int, done: int, rounds: int, eval_every: int) -> Window:

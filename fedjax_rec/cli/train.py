@@ -9,6 +9,9 @@ from fedjax_rec.cli.config_file import check_data, load_config, named_config
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 
+PROFILED = "3"
+"""Number of rounds for `--profile` without a number."""
+
 HELP = """\
 usage: fedjax-rec train CONFIG [--output DIR] [--overwrite] [--quiet] [--FIELD VALUE]
                         [--track tensorboard,wandb] [--profile [ROUNDS]]
@@ -127,10 +130,7 @@ def main(args: list[str]) -> int:
     """Runs the command."""
     path, rest = named_config(args)
     flags, words = read_arguments(rest)
-    flags = [
-        (name, values or ["3"] if name == "profile" else values)
-        for name, values in flags
-    ]
+    flags = [(n, v or [PROFILED] if n == "profile" else v) for n, v in flags]
     folder = next((values for name, values in flags if name == "resume"), None)
     if folder is not None and len(folder) != 1:
         raise UserError("--resume: expected the folder of a run")

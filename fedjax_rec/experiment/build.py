@@ -68,6 +68,10 @@ def build(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
     )
     lifted, why_lifted = decide_lift(recipe, context, experiment)
+    notes = dict(recipe.notes)
+    if "backbone" in notes:
+        bits = group_bits(recipe, prepared.holdings, num_items)
+        notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     location = choose_location(experiment.store, recipe, clients, mesh)
     folder = None
@@ -98,12 +102,7 @@ def build(
         frozen=recipe.frozen,
         split_tables=experiment.mesh.items > 1,
         lifted=lifted,
-        notes={
-            **recipe.notes,
-            **participants.notes,
-            "message_bits": group_bits(recipe, prepared.holdings, num_items),
-            "encode_once": lifted,
-        },
+        notes={**notes, **participants.notes},
         why=(*recipe.why, *why_lifted, *participants.why),
     )
 

@@ -49,6 +49,10 @@ class Corpus:
             texts = [texts[i] for i in order]
         return texts
 
+    def check_texts(self) -> None:
+        """Raises a ValueError if the texts cannot be made; encodes none of them."""
+        assert len(self.texts) == self.data.num_items
+
     @functools.cached_property
     def tokens(self) -> packing.Lists:
         """The tokens of each text."""

@@ -58,8 +58,12 @@ def not_finite_since(events: Iterable[dict[str, Any]]) -> int | None:
 
 def run_name(experiment: Experiment) -> str:
     """`NAME-ALGORITHM-DATA-sSEED`."""
-    data = experiment.data
-    source = getattr(data, "source", None) or Path(getattr(data, "dir", "") or "").stem
-    kind = type(data).__name__.removesuffix("Data").lower()
     algorithm = type(experiment.algorithm).__name__.lower()
-    return f"{experiment.name}-{algorithm}-{source or kind}-s{experiment.seed}"
+    source = data_name(experiment.data)
+    return f"{experiment.name}-{algorithm}-{source}-s{experiment.seed}"
+
+
+def data_name(data: Any) -> str:
+    """The source of data, the name of their file, or their kind."""
+    source = getattr(data, "source", None) or Path(getattr(data, "dir", "") or "").stem
+    return source or type(data).__name__.removesuffix("Data").lower()

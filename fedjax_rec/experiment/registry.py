@@ -16,6 +16,18 @@ _OPTIMIZERS = {
     "adagrad": "core.optimizers:Adagrad",
 }
 
+_BUFFERED_RULES = {
+    "median": "aggregators.robust.medians:Median",
+    "trimmed_mean": "aggregators.robust.medians:TrimmedMean",
+    "geometric_median": "aggregators.robust.medians:GeometricMedian",
+    "krum": "aggregators.robust.krum:Krum",
+    "multi_krum": "aggregators.robust.krum:MultiKrum",
+    "bulyan": "aggregators.robust.bulyan:Bulyan",
+    "centered_clipping": "aggregators.robust.clipping:CenteredClipping",
+    "nnm": "aggregators.robust.mixing:NNM",
+}
+"""Rules that keep the cohort's deltas, so that another rule can change them before."""
+
 _RULES = {
     "mean": "aggregators.means:Mean",
     "sum": "aggregators.means:Sum",
@@ -27,21 +39,14 @@ _RULES = {
     "tilted": "aggregators.losses:Tilted",
     "q_fedavg": "aggregators.losses:QFedAvg",
     "agnostic": "aggregators.losses:Agnostic",
-    "median": "aggregators.robust.medians:Median",
-    "trimmed_mean": "aggregators.robust.medians:TrimmedMean",
-    "geometric_median": "aggregators.robust.medians:GeometricMedian",
-    "krum": "aggregators.robust.krum:Krum",
-    "multi_krum": "aggregators.robust.krum:MultiKrum",
-    "bulyan": "aggregators.robust.bulyan:Bulyan",
-    "centered_clipping": "aggregators.robust.clipping:CenteredClipping",
+    **_BUFFERED_RULES,
     "norm_bound": "aggregators.robust.clipping:NormBound",
     "majority_vote": "aggregators.robust.majority:MajorityVote",
-    "nnm": "aggregators.robust.mixing:NNM",
     "by_trend": "contrib.by_trend:ByTrend",
     "by_participation": "contrib.by_participation:ByParticipation",
 }
 
-_CODECS = {
+_QUANTIZERS = {
     "float32": "codecs.quantize:Float32",
     "bf16": "codecs.quantize:BF16",
     "block_int": "codecs.quantize:BlockInt",
@@ -49,6 +54,11 @@ _CODECS = {
     "rotated_qsgd": "codecs.rotate:RotatedQSGD",
     "terngrad": "codecs.quantize:TernGrad",
     "drive": "codecs.rotate:Drive",
+}
+"""Codecs for the values that another codec has selected."""
+
+_CODECS = {
+    **_QUANTIZERS,
     "sign": "codecs.quantize:Sign",
     "top_k": "codecs.sparsify:TopK",
     "row_top_k": "codecs.sparsify:RowTopK",
@@ -130,9 +140,9 @@ SLOTS: dict[str, dict[str, str]] = {
     },
     "wrapper.then": {"scaffold": "wrappers.scaffold:Scaffold"},
     "aggregation": _RULES,
-    "aggregation.then": _RULES,
+    "aggregation.then": _BUFFERED_RULES,
     "codec": _CODECS,
-    "codec.then": _CODECS,
+    "codec.then": _QUANTIZERS,
     "attack": {
         "sign_flip": "attacks.spoil:SignFlip",
         "noise": "attacks.spoil:Noise",

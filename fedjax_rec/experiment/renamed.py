@@ -9,12 +9,20 @@ _FIELDS = {
     "split.last": "--split.count",
     "partition.kind": "--partition KIND",
     "codec.name": "--codec KIND",
-    "codec.columns": "--wrapper.columns, of --wrapper fetch_sgd",
-    "codec.momentum": "--wrapper.momentum, of --wrapper fetch_sgd",
+    "codec.columns": "--wrapper.columns of --wrapper fetch_sgd",
+    "codec.momentum": "--wrapper.momentum of --wrapper fetch_sgd",
     "aggregation.rule": "--aggregation KIND",
     "aggregation.group_rate": "--aggregation.rate",
+    "aggregation.guidance.examples": "--wrapper.examples of --wrapper guided",
+    "aggregation.guidance.similarity": "--wrapper.similarity of --wrapper guided",
+    "aggregation.guidance.norm": "--wrapper.norm of --wrapper guided",
+    "aggregation.guidance.agreement": "--wrapper.agreement of --wrapper guided",
+    "aggregation.guidance.staleness": "--wrapper.staleness of --wrapper guided",
+    "aggregation.guidance.loss_drop": "--wrapper.loss-drop of --wrapper guided",
+    "aggregation.guidance.outlier": "--wrapper.outlier of --wrapper guided",
+    "aggregation.guidance.temperature": "--wrapper.temperature of --wrapper guided",
     "attack.kind": "--attack KIND",
-    "profile.source": "--wrapper.profile.source, of --wrapper guided or "
+    "profile.source": "--wrapper.profile.source of --wrapper guided or "
     "clustered_by_profile",
     "profile.clip": "--wrapper.profile.clip",
     "profile.seed": "--wrapper.profile.seed",
@@ -35,10 +43,10 @@ _FIELDS = {
     "algorithm.clusters": "--wrapper ifca --wrapper.clusters",
     "algorithm.clustered_by": "--wrapper ifca, clustered_by_profile or "
     "clustered_by_update",
-    "algorithm.warm_rounds": "--wrapper.warm-rounds, of --wrapper clustered_by_update",
+    "algorithm.warm_rounds": "--wrapper.warm-rounds of --wrapper clustered_by_update",
     "algorithm.personalized": "--wrapper fedamp",
-    "algorithm.amp_sigma": "--wrapper.sigma, of --wrapper fedamp",
-    "algorithm.amp_mixing": "--wrapper.mixing, of --wrapper fedamp",
+    "algorithm.amp_sigma": "--wrapper.sigma of --wrapper fedamp",
+    "algorithm.amp_mixing": "--wrapper.mixing of --wrapper fedamp",
     "algorithm.aggregation": "--aggregation KIND",
     "algorithm.weighting": "--aggregation mean --aggregation.weights",
     "algorithm.layers": "--algorithm.adapter.layers",
@@ -55,8 +63,8 @@ _FIELDS = {
     "algorithm.local_epochs": "--algorithm.training.epochs, or "
     "--algorithm.training.steps of reconstruction",
     "algorithm.lora_aggregation": "--wrapper fedit, fedex, flora, hetlora or flexlora",
-    "algorithm.ranks": "--wrapper.ranks, of a wrapper for LoRA",
-    "algorithm.rank_shares": "--wrapper.rank-shares, of a wrapper for LoRA",
+    "algorithm.ranks": "--wrapper.ranks of a wrapper for LoRA",
+    "algorithm.rank_shares": "--wrapper.rank-shares of a wrapper for LoRA",
 }
 
 _VALUES = {
@@ -140,7 +148,8 @@ def new_spelling(name: str, values: Sequence[str] = ()) -> str | None:
         for ending, kind in (("_of_voters", "voters"), ("_diluted", "diluted")):
             if value.endswith(ending):
                 value = value.removesuffix(ending)
-                voting = f" --aggregation.voting {kind}"
+                then = ".then" if value.startswith("mixed") else ""
+                voting = f" --aggregation{then}.voting {kind}"
         known = _VALUES.get(owner, {}).get(value)
         if known is not None:
             return known + voting

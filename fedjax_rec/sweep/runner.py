@@ -74,10 +74,11 @@ def sweep(
 def _axes_and_draws(
     options: Any, bases: Sequence[Experiment], grid: Sequence[str]
 ) -> tuple[list[space.Axis], list[space.Draw]]:
-    axes = [space.parse_grid(bases, text) for text in options.grid]
-    draws = [space.parse_sample(bases, text) for text in options.sample]
+    variants = space.with_kinds(bases, (*grid, *options.grid, *options.sample))
+    axes = [space.parse_grid(variants, text) for text in options.grid]
+    draws = [space.parse_sample(variants, text) for text in options.sample]
     named = {part.field for part in (*axes, *draws)}
-    defaults = [space.parse_grid(bases, text) for text in grid]
+    defaults = [space.parse_grid(variants, text) for text in grid]
     axes = [axis for axis in defaults if axis.field not in named] + axes
     if len(bases) > 1 and "name" not in named:
         axes.insert(0, space.names_axis(bases))

@@ -1,5 +1,6 @@
 """Grids and samples of a sweep, read from the command line."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -18,6 +19,7 @@ from fedjax_rec.experiment.fields import (
     read_value,
     shown,
     text_of,
+    with_values,
 )
 from fedjax_rec.experiment.names import find
 from fedjax_rec.experiment.settings import Experiment
@@ -74,6 +76,31 @@ class Draw:
         else:
             value = rng.uniform(self.low, self.high)
         return round(value) if self.whole else float(f"{value:.6g}")
+
+
+def with_kinds(
+    experiments: Sequence[Experiment], texts: Sequence[str]
+) -> list[Experiment]:
+    """The experiments, and variants with every swept kind of a part.
+
+    A swept field may belong to a swept kind, as in `codec=sign,top_k`.
+
+    Args:
+        experiments: the experiments that points change.
+        texts: grids and samples.
+    """
+    variants = list(experiments)
+    for text in texts:
+        name, _, form = text.partition("=")
+        path = name.replace("-", "_")
+        for experiment in list(variants):
+            field = fields_of(experiment).get(path)
+            if field is None or field.slot is None:
+                continue
+            for kind in form.removeprefix("choice:").split(","):
+                with contextlib.suppress(UserError):  # `parse_grid` refuses it
+                    variants.append(with_values(experiment, {path: kind.strip()}))
+    return variants
 
 
 def parse_grid(experiments: Sequence[Experiment], text: str) -> Axis:
@@ -177,15 +204,16 @@ def check_fields(axes: Sequence[Axis], draws: Sequence[Draw]) -> None:
 
 def names_axis(experiments: Sequence[Experiment]) -> Axis:
     """The axis of several experiments, by name."""
-    return Axis(field="name", values=tuple(e.name for e in experiments))
+    return Axis(field="name", values=tuple(dict.fromkeys(e.name for e in experiments)))
 
 
 def _read(experiments, flag, text, forms) -> tuple[str, Field, str]:
     name, equals, form = text.partition("=")
     if not equals or not form:
         raise UserError(f"{flag} {text}: expected FIELD=VALUES, VALUES one of {forms}")
-    if name == "name" and len(experiments) > 1:
-        return name, Field(Literal[*names_axis(experiments).values], "", None), form
+    names = names_axis(experiments).values
+    if name == "name" and len(names) > 1:
+        return name, Field(Literal[*names], "", None), form
     errors = []
     for experiment in experiments:
         fields = fields_of(experiment)

@@ -1,22 +1,23 @@
 """Users to rank items for: the source's validation users and the target's."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.algorithms.fedfm import FedFM
+from fedjax_rec.algorithms import text_path
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.data import partition as partitioning
+from fedjax_rec.core.context import Context
 from fedjax_rec.data.clients import ClientData, make_client_data
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.data.splits import Split
-from fedjax_rec.data.splits.last import leave_last
+from fedjax_rec.data.partition import PerUser
+from fedjax_rec.data.splits import LeaveLast, Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
-from fedjax_rec.experiment.backbone import BackboneConfig, load_texts, prepare
-from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.experiment.corpus import Corpus
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.models.two_tower import VECTORS
 from fedjax_rec.simulation.evaluation import take_users
 from fedjax_rec.simulation.simulation import Simulation
@@ -46,11 +47,13 @@ class TargetSplit(NamedTuple):
         split: each user's last interaction is the test; earlier ones are its history.
         users: `[E]` the users that are evaluated, ascending.
         eligible: number of users with a history.
+        corpus: the target's texts and the backbone.
     """
 
     split: Split
     users: np.ndarray
     eligible: int
+    corpus: Corpus
 
 
 def load_target(
@@ -62,18 +65,19 @@ def load_target(
         ValueError: no user has a history, or the texts cannot be made.
         fedjax_rec.storage.errors.FileError: the data cannot be read.
     """
-    split = leave_last(target.data.load(progress))
+    split = LeaveLast().split(target.data.load(progress))
     eligible = np.unique(split.test.user)
     if not len(eligible):
         raise ValueError(
             "no target user has two interactions: a history, and an item to rank"
         )
-    load_texts(_backbone(experiment.backbone, target), split.train)
+    corpus = _corpus(experiment, target, split, progress)
+    corpus.check_texts()
     users = eligible
     if 0 < target.users < len(eligible):
         rng = np.random.default_rng(target.seed)
         users = np.sort(rng.choice(eligible, target.users, replace=False))
-    return TargetSplit(split, users, len(eligible))
+    return TargetSplit(split, users, len(eligible), corpus)
 
 
 def client_data(train: Interactions, users: np.ndarray, window: int) -> ClientData:
@@ -88,7 +92,7 @@ def client_data(train: Interactions, users: np.ndarray, window: int) -> ClientDa
     older = train.take(of_users & ~latest)
     also = (older,) if len(older) else ()
     return make_client_data(
-        part, partitioning.per_user(part), also_excluded=also, max_buckets=1
+        part, PerUser().partition(part), also_excluded=also, max_buckets=1
     )
 
 
@@ -118,48 +122,41 @@ def source_audience(
 
 def target_audience(
     experiment: Experiment,
-    target: Target,
     held: TargetSplit,
     shared: dict[str, Tree],
-    *,
     window: int = 20,
-    progress: bool = False,
 ) -> tuple[Audience, dict[str, Tree]]:
     """The target's users and catalog, and parameters lifted to that catalog.
 
     Args:
         experiment: the source.
-        target: the target.
         held: see `load_target`.
         shared: versions of the source's shared parameters, by name.
         window: see `FewShot`.
-        progress: bars on stderr while texts are encoded.
 
     Returns:
         The audience, and each of `shared` with the table of the target's item vectors
         instead of the parameters that compute them.
     """
     split, algorithm = held.split, experiment.algorithm
-    assert isinstance(algorithm, FedFM)
+    users, items = split.train.num_users, split.train.num_items
+    corpus: Any = held.corpus
+    context = Context(
+        num_items=items,
+        num_users=users,
+        num_clients=users,
+        cohort_size=1,
+        dtype=jnp.dtype("float32"),
+        examples=np.ones(1, int),
+        split=split,
+        corpus=corpus,
+        lora_base=getattr(experiment.wrapper, "lora_base", False),
+    )
     projection = next(iter(shared.values()))["head"]["w"]
     # The target's own axes are not used, and may be fewer.
-    axes = min(algorithm.dim, split.train.num_items, projection.shape[0])
-    prepared = prepare(
-        _backbone(experiment.backbone, target),
-        dataclasses.replace(algorithm, dim=axes),
-        split,
-        pool=None,
-        largest=1,
-        pairs_a_round=0,
-        tuned=False,
-        prefix_cache=experiment.execution.prefix_cache,
-        progress=progress,
-    )
-    recipe = algorithm.build(
-        num_items=split.train.num_items,
-        num_users=split.train.num_users,
-        texts=prepared.texts._replace(projection=projection),
-    )
+    axes = min(algorithm.dim, items, projection.shape[0])
+    path = text_path.choose(dataclasses.replace(algorithm, dim=axes), context)
+    recipe = algorithm.on(path._replace(projection=projection), context)
     assert recipe.model.lift is not None
     lift = jax.jit(recipe.model.lift)
     protocol = target_protocol(experiment)
@@ -167,17 +164,17 @@ def target_audience(
     targets = make_targets(
         positives=(split.test.user[evaluated], split.test.item[evaluated]),
         known=[(split.train.user, split.train.item)],
-        num_users=split.train.num_users,
-        num_items=split.train.num_items,
+        num_users=users,
+        num_items=items,
         protocol=protocol,
     )
     audience = Audience(
         targets=targets,
         data=client_data(split.train, held.users, window),
-        frozen={name: prepared.frozen[name] for name in ("embedding", "history")},
+        frozen={name: path.frozen[name] for name in ("embedding", "history")},
         protocol=protocol,
     )
-    return audience, {name: lift(x, prepared.frozen) for name, x in shared.items()}
+    return audience, {name: lift(x, path.frozen) for name, x in shared.items()}
 
 
 def target_protocol(experiment: Experiment) -> Protocol:
@@ -201,7 +198,13 @@ def shuffled(audience: Audience, lifted: Tree, seed: int) -> tuple[Audience, Tre
     )
 
 
-def _backbone(config: BackboneConfig, target: Target) -> BackboneConfig:
-    return dataclasses.replace(
-        config, template=target.template, notes=target.notes, shuffle_texts=False
+def _corpus(
+    experiment: Experiment, target: Target, split: Split, progress: bool
+) -> Corpus:
+    config = dataclasses.replace(
+        experiment.backbone,
+        template=target.template,
+        notes=target.notes,
+        shuffle_texts=False,
     )
+    return Corpus(config, split.train, experiment.execution.prefix_cache, progress)

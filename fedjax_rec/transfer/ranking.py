@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_rec.algorithms.fedfm import FedFM, ItemTexts
+from fedjax_rec.algorithms import text_path
+from fedjax_rec.algorithms.fedfm import FedFM, Joint
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Tree
+from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Params, Recipe
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.baselines import ScoreFn
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
-from fedjax_rec.models.item_tower import cached_tower
 from fedjax_rec.simulation.evaluation import take_users
 from fedjax_rec.transfer.audiences import Audience
 from fedjax_rec.transfer.config import TUNABLE
@@ -129,23 +130,17 @@ def lifted_recipe(
     width = lifted["history"]["value"].shape[1]
     dim = lifted["common"]["user"].shape[0]
     bare = dataclasses.replace(
-        algorithm,
-        adapter="none",
-        personal=tuple(tune),
-        fixed=(),
-        lora_aggregation="plain",
-        ranks=(),
-        rank_shares=(),
-        control="none",
-        shared_steps="every",
-        query=0.0,
+        algorithm, adapter=None, personal=tuple(tune), fixed=(), training=Joint()
     )
-    texts = ItemTexts(
-        tower=lambda adapter: cached_tower(width),
-        projection=jnp.zeros((width, dim)),
-        center=jnp.zeros(width),
+    context = Context(
+        num_items=num_items,
+        num_users=0,
+        num_clients=0,
+        cohort_size=0,
+        dtype=jnp.dtype("float32"),
+        examples=np.ones(1, int),
     )
-    return bare.build(num_items=num_items, num_users=0, texts=texts)
+    return bare.on(text_path.lifted_path(width, dim), context)
 
 
 def tune_client(
@@ -162,11 +157,11 @@ def tune_client(
     Returns:
         `(shared, own, frozen, examples, steps, lr, key) -> own`.
     """
-    assert recipe.draw is not None
+    assert recipe.local.draw is not None
     group = 1 + algorithm.negatives
     update = local_update(
         recipe.model,
-        recipe.draw,
+        recipe.local.draw,
         (Phase(lambda h: optax.sgd(h["lr"]), names=tune),),
         batch_size=width * group,
         group=group,

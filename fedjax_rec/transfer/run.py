@@ -21,7 +21,7 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.protocol import main_cutoff
 from fedjax_rec.evaluation.summary import summarise
-from fedjax_rec.experiment.build import Experiment
+from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.simulation.simulation import Event, Simulation
 from fedjax_rec.transfer.audiences import (
     Audience,
@@ -35,7 +35,16 @@ from fedjax_rec.transfer.ranking import PerUser, Ranker
 
 
 def check_source(simulation: Simulation, few_shot: FewShot) -> None:
-    """Raises a ValueError if the source has no validation users to choose a rate."""
+    """Checks that the source can be trained, and the rate of local steps be chosen.
+
+    Raises:
+        ValueError: there are several models, or no validation users for the choice.
+    """
+    if simulation.recipe.model.stack is not None:
+        raise ValueError(
+            "the source trains several models, one of which each client has: target "
+            "users have none. Leave out the wrapper"
+        )
     if len(few_shot.lr) > 1 and few_shot.steps and "val" not in simulation.targets:
         raise ValueError(
             f"few_shot.lr={few_shot.lr}: the source's validation chooses among several "
@@ -107,7 +116,6 @@ def transfer(
     listen: Callable[[str, dict[str, float]], None] = lambda name, metrics: None,
     start: Callable[[str, int], None] = lambda stage, users: None,
     advance: Callable[[int], None] = lambda count: None,
-    progress: bool = False,
 ) -> Moved:
     """Chooses the rate of the local steps, encodes the target, and ranks.
 
@@ -121,7 +129,6 @@ def transfer(
         listen: called with each ranker's name and means.
         start: called at the start of a stage with its name and number of rankings.
         advance: called with the number of users ranked since the last call.
-        progress: bars on stderr while texts are encoded.
     """
     options = {"tune": few_shot.tune, "seed": experiment.seed, "advance": advance}
     ranker = Ranker(algorithm=experiment.algorithm, **options)
@@ -139,9 +146,7 @@ def transfer(
     clock.append(time.perf_counter())
     start("encoding the target", 0)
     versions = {"trained": source.trained, "untrained": source.untrained}
-    audience, versions = target_audience(
-        experiment, target, held, versions, window=window, progress=progress
-    )
+    audience, versions = target_audience(experiment, held, versions, window)
     clock.append(time.perf_counter())
     start("ranking", (5 + 2 * len(few_shot.steps)) * len(held.users))
     popular, shuffle_seed = held.split.train.item, target.shuffle_seed

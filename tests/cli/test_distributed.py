@@ -1,54 +1,35 @@
 """Two processes on CPUs, joined by gloo, are one run."""
 
 import json
-import os
-import pathlib
 import shutil
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from fedjax_rec.experiment.population import key_of
 
-from fedjax_rec import build
-from fedjax_rec.cli import main
+from fedjax_rec.cli import main, training
 from fedjax_rec.cli.config_file import load_config
+from fedjax_rec.experiment.prepared import key_of
 from fedjax_rec.simulation.mesh import deal
 from fedjax_rec.storage.cache import recall
 
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = """
-from fedjax_rec import CohortConfig, Execution, Experiment, FedAvg, SyntheticData
+CONFIG = '''
+"""Small."""
+from fedjax_rec import SGD, Execution, Experiment, FedAvg, SyntheticData, Uniform
 
 def get_config():
     return Experiment(
         name="small",
         data=SyntheticData(num_users=60, num_items=80, num_interactions=1500),
-        algorithm=FedAvg(dim=4, negatives=1, client_lr=10.0),
-        cohort=CohortConfig(sampling="uniform", size=30),
+        algorithm=FedAvg(dim=4, negatives=1, client_optimizer=SGD(lr=10.0)),
+        cohort=Uniform(size=30),
         execution=Execution(max_buckets=2),
         rounds=4,
         eval_every=2,
         seed=5,
     )
-"""
-
-
-def start(config, cache, *options):
-    command = [sys.executable, "-m", "fedjax_rec", "train", str(config), *options]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "FEDJAX_REC_CACHE": str(cache)}
-    env["JAX_NUM_CPU_DEVICES"] = "2"
-    return subprocess.Popen(
-        command, env=env, cwd=config.parent, stdout=subprocess.PIPE, stderr=-1
-    )
-
-
-def end(*processes):
-    for process in processes:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err.decode()[-3000:]
+'''
+TWO_DEVICES = "import jax; jax.config.update('jax_num_cpu_devices', 2)"
 
 
 def numbers(tree):
@@ -60,71 +41,95 @@ def numbers(tree):
     return [tree] if isinstance(tree, int | float) else []
 
 
-def spoil(population, data, shares, own):
-    """Overwrites what clients of other shares hold in a kept population's files."""
-    mine = np.zeros(data.num_clients, bool)
-    mine[np.concatenate([deal(data.buckets, shares)[share] for share in own])] = True
-    assert 0 < mine.sum() < len(mine)
+def spoil(prepared, buckets, shares, present):
+    """Overwrites cached data of clients in other shares.
+
+    Args:
+        prepared: the cached data, as memory maps.
+        buckets: size buckets of the clients.
+        shares: number of shares.
+        present: shares that stay as they are.
+
+    Returns:
+        The number of values overwritten.
+    """
+    data = prepared.clients
+    stays = np.zeros(data.num_clients, bool)
+    dealt = deal(buckets, shares)
+    stays[np.concatenate([dealt[share] for share in present])] = True
+    assert 0 < stays.sum() < len(stays)
     spoiled = 0
 
     def write(array, rows=None):
         nonlocal spoiled
         assert isinstance(array, np.memmap)
         assert array.filename is not None
-        there = np.load(array.filename, mmap_mode="r+")
-        rows = np.ones(len(there), bool) if rows is None else rows
-        there[rows] = -(10**6)
-        there.flush()
+        values = np.load(array.filename, mmap_mode="r+")
+        rows = np.ones(len(values), bool) if rows is None else rows
+        values[rows] = -(10**6)
+        values.flush()
         spoiled += rows.sum()
 
     def rows_of(lists, length):
         rows = np.ones(length, bool)
-        for client in np.flatnonzero(mine):
+        for client in np.flatnonzero(stays):
             first = int(lists.offset[client])
             rows[first : first + int(lists.size[client])] = False
         return rows
 
-    for lists in (population.clients.interactions, population.clients.exclude):
+    for lists in (data.interactions, data.exclude):
         for column in lists.columns.values():
             write(column, rows_of(lists, len(column)))
     for column in ("user", "item", "rating", "timestamp", "position"):
-        write(getattr(population.split.train, column))
-    for targets in population.targets.values():
+        write(getattr(prepared.split.train, column))
+    for targets in prepared.targets.values():
         rows = np.ones(len(targets.exclude_items), bool)
-        for at, user in enumerate(targets.user):
-            if mine[population.serving[user]]:
-                first = targets.exclude_offset[at]
-                rows[first : first + targets.exclude_size[at]] = False
+        for index, user in enumerate(targets.user):
+            if stays[prepared.serving[user]]:
+                first = targets.exclude_offset[index]
+                rows[first : first + targets.exclude_size[index]] = False
         write(targets.exclude_items, rows)
     return spoiled
 
 
 def test_two_processes_give_the_numbers_of_one_and_read_their_own_clients(
-    tmp_path, monkeypatch
+    folder, fork, monkeypatch
 ):
-    config = tmp_path / "small.py"
-    config.write_text(CONFIG)
-    caches = [tmp_path / "first", tmp_path / "second"]
-    end(start(config, caches[0], "--output", "runs/one"))
-    # The second process finds nothing but its own clients' data in what was prepared.
+    (folder / "small.py").write_text(CONFIG)
+    caches = [folder / "cache", folder / "second"]
+    made = []
+
+    def build(experiment, *, build=training.build, **options):
+        made.append(build(experiment, **options))
+        return made[0]
+
+    monkeypatch.setattr(training, "build", build)
+    assert main(["train", "small.py", "--output", "runs/one", "--quiet"]) == 0
+    # The second process has no other data than those of its own clients.
     shutil.copytree(caches[0] / "populations", caches[1] / "populations")
     monkeypatch.setenv("FEDJAX_REC_CACHE", str(caches[1]))
-    experiment, _ = load_config(str(config))
-    key = key_of(experiment)
-    data = build(experiment).data
-    kept = recall(caches[1] / "populations", key)
-    assert spoil(kept, data, shares=4, own=(2, 3)) > 10_000
+    experiment, _ = load_config("small.py")
+    prepared = recall(caches[1] / "populations", key_of(experiment))
+    buckets = made[0].data.buckets
+    assert spoil(prepared, buckets, shares=4, present=(2, 3)) > 10_000
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     together = ("--distributed", "--coordinator", f"localhost:{port}", "--processes=2")
-    end(
-        *[
-            start(config, caches[i], *together, f"--process-id={i}", "--output", where)
-            for i, where in enumerate(("runs/two", "runs/never"))
-        ]
-    )
-    runs = tmp_path / "runs"
+    processes = [
+        fork(
+            ["train", "small.py", *together, f"--process-id={i}", "--output", output],
+            folder,
+            TWO_DEVICES,
+            caches[i],
+            f"output-{i}.txt",
+        )
+        for i, output in enumerate(("runs/two", "runs/never"))
+    ]
+    for process in processes:
+        status, output = process.wait()
+        assert status == 0, output[-3000:]
+    runs = folder / "runs"
     assert sorted(p.name for p in runs.iterdir()) == ["one", "two"]
     one, two = (
         json.loads((runs / n / "result.json").read_text()) for n in ("one", "two")
@@ -132,15 +137,13 @@ def test_two_processes_give_the_numbers_of_one_and_read_their_own_clients(
     for part in ("metrics", "baselines", "selected", "data"):
         assert numbers(two[part]) == pytest.approx(numbers(one[part]), abs=1e-5)
     versions = json.loads((runs / "two" / "versions.json").read_text())
-    assert len(versions["devices"]) == 2 * len(
-        json.loads((runs / "one" / "versions.json").read_text())["devices"]
-    )
+    assert len(versions["devices"]) == 4
     lines = [
         (runs / n / "metrics.jsonl").read_text().splitlines() for n in ("one", "two")
     ]
     assert len(lines[0]) == len(lines[1]) == 7
-    for mine, theirs in zip(*(map(json.loads, some) for some in lines), strict=True):
-        assert numbers(theirs) == pytest.approx(numbers(mine), abs=1e-5)
+    for first, second in zip(*(map(json.loads, x) for x in lines), strict=True):
+        assert numbers(second) == pytest.approx(numbers(first), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +158,7 @@ def test_two_processes_give_the_numbers_of_one_and_read_their_own_clients(
         ),
     ],
 )
-def test_what_does_not_tell_where_the_others_are(tmp_path, capsys, options, message):
-    config = tmp_path / "small.py"
-    config.write_text(CONFIG)
-    assert main(["train", str(config), "--distributed", *options]) == 2
-    assert message in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.py"]
+def test_processes_that_cannot_find_one_another(folder, fails, options, message):
+    (folder / "small.py").write_text(CONFIG)
+    assert message in fails("train", "small.py", "--distributed", *options)
+    assert sorted(p.name for p in folder.iterdir()) == ["small.py"]

@@ -1,7 +1,7 @@
-"""Real processes killed with SIGKILL, resumed, and held against an unbroken run.
+"""Real processes killed with SIGKILL, resumed, and compared with an unbroken run.
 
 `-m slow` kills a hundred times at random moments and during saves (half an hour on two
-busy cores); with `-s` it tells what the kills met. `FEDJAX_REC_KILLS` is how many.
+busy cores); with `-s` it shows what the kills met. `FEDJAX_REC_KILLS` is their number.
 """
 
 import collections
@@ -11,9 +11,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -27,26 +24,24 @@ from fedjax_rec.experiment.build import build
 from fedjax_rec.runs.checkpoint import Checkpoints
 from fedjax_rec.runs.folder import read_run
 
-ROOT = Path(__file__).resolve().parents[2]
-
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGKILL"), reason="SIGKILL is not known here"
 )
 
 CONFIG = '''
-    """Small, with many saves."""
-    from fedjax_rec import CohortConfig, Execution, Experiment, FedAvg, SyntheticData
+"""Small, with many saves."""
+from fedjax_rec import Execution, Experiment, FedAdam, FedAvg, SyntheticData, Uniform
 
-    def get_config():
-        return Experiment(
-            name="small",
-            data=SyntheticData(num_users=24, num_items=40, num_interactions=300),
-            algorithm=FedAvg(dim=4, server_optimizer="adam", server_lr=0.01),
-            cohort=CohortConfig(sampling="uniform", size=8),
-            execution=Execution(max_buckets=1),
-            rounds={rounds},
-            eval_every={eval_every},
-        )
+def get_config():
+    return Experiment(
+        name="small",
+        data=SyntheticData(num_users=24, num_items=40, num_interactions=300),
+        algorithm=FedAvg(dim=4, server_optimizer=FedAdam(lr=0.01)),
+        cohort=Uniform(size=8),
+        execution=Execution(max_buckets=1),
+        rounds={rounds},
+        eval_every={eval_every},
+    )
 '''
 
 # The process kills itself in the middle of something, so that the moment is certain.
@@ -80,130 +75,122 @@ class Bench:
     """A folder with a config, in which processes are started.
 
     Args:
-        folder: where.
-        rounds: of the experiment.
-        eval_every: of the experiment.
+        folder: folder of the config and the runs.
+        fork: fixture that starts processes.
+        rounds: number of rounds.
+        eval_every: rounds between evaluations.
     """
 
-    def __init__(self, folder, rounds, eval_every):
-        self.folder = folder
-        text = textwrap.dedent(CONFIG.format(rounds=rounds, eval_every=eval_every))
+    def __init__(self, folder, fork, rounds, eval_every):
+        self.folder, self.fork, self.expected = folder, fork, {}
+        text = CONFIG.format(rounds=rounds, eval_every=eval_every)
         (folder / "small.py").write_text(text)
-        self.env = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "FEDJAX_REC_CACHE": str(folder / "cache"),
-            # Every program, so that a restart compiles nothing.
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        self.experiment, _ = load_config(str(folder / "small.py"))
+        # Every program is cached, so that a restart compiles nothing.
+        self.before = (
+            "import jax, signal\n"
+            f"jax.config.update('jax_compilation_cache_dir', {str(folder / 'xla')!r})\n"
+            "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
+            "def die():\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
 
     def start(self, run, moment=""):
         """A process that begins or resumes `run`, and may die at a `moment`."""
-        there = (self.folder / run / "config.json").exists()
-        args = ["--resume", run] if there else ["small.py", "--output", run]
-        code = (
-            "import os, signal, sys\n"
-            "from fedjax_rec.cli import main\n"
-            "def die():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-            f"{textwrap.dedent(moment)}\n"
-            "sys.exit(main(sys.argv[1:]))\n"
-        )
-        return subprocess.Popen(
-            [sys.executable, "-c", code, "train", *args, "--quiet"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.folder,
-            env=self.env,
-        )
+        begun = (self.folder / run / "config.json").exists()
+        args = ["--resume", run] if begun else ["small.py", "--output", run]
+        lines = [line.removeprefix(" " * 8) for line in moment.splitlines()]
+        before = self.before + "\n".join(lines)
+        return self.fork(["train", *args, "--quiet"], self.folder, before)
 
     def finish(self, run):
-        """Runs to the end without a kill; returns what was printed."""
-        process = self.start(run)
-        shown = process.communicate()[0]
-        assert process.returncode == 0, shown
-        return shown
+        """Runs to the end without a kill; returns the output."""
+        status, output = self.start(run).wait()
+        assert status == 0, output
+        return output
 
     def bytes_of(self, run):
-        """What two runs of one experiment must agree on."""
+        """All that two runs of one experiment must agree on."""
         folder = self.folder / run
         config = json.loads((folder / "config.json").read_text())
-        like = build(load_config(str(self.folder / "small.py"))[0]).snapshot().arrays
+        if not hasattr(self, "like"):
+            self.like = build(self.experiment).snapshot().arrays
         checkpoints = Checkpoints(folder / "checkpoints", config_hash(config))
-        found = checkpoints.restore(like)
+        restored = checkpoints.restore(self.like)
         checkpoints.close()
-        assert found is not None
-        leaves = jax.tree_util.tree_leaves_with_path(found.snapshot.arrays)
+        assert restored is not None
+        leaves = jax.tree_util.tree_leaves_with_path(restored.snapshot.arrays)
         files = ("config.json", "metrics.jsonl", "result.json")
         return {
             **{name: (folder / name).read_bytes() for name in files},
-            "progress": found.snapshot.progress,
+            "progress": restored.snapshot.progress,
             **{jax.tree_util.keystr(k): np.asarray(v).tobytes() for k, v in leaves},
         }
 
 
-def test_killed_and_resumed_equals_unbroken(tmp_path):
-    bench = Bench(tmp_path, rounds=6, eval_every=2)
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, fork):
+    """A bench with an unbroken run `whole`, and all that another one must equal."""
+    bench = Bench(tmp_path_factory.mktemp("kill"), fork, rounds=8, eval_every=2)
     bench.finish("whole")
-    expected = bench.bytes_of("whole")
-    assert len(expected) >= 7
+    bench.expected = bench.bytes_of("whole")
+    assert len(bench.expected) >= 7
+    return bench
+
+
+def test_killed_and_resumed_equals_unbroken(bench):
+    killed = bench.folder / "killed"
     for name, moment in MOMENTS.items():
-        process = bench.start("killed", moment)
-        shown = process.communicate()[0]
-        assert process.returncode == -signal.SIGKILL, f"{name}: {shown}"
-        assert not (tmp_path / "killed/result.json").exists()
+        status, output = bench.start("killed", moment).wait()
+        assert status == -signal.SIGKILL, f"{name}: {output}"
+        assert not (killed / "result.json").exists()
         if name == "while round 4 is saved":
-            names = {p.name for p in (tmp_path / "killed/checkpoints").iterdir()}
+            names = {p.name for p in (killed / "checkpoints").iterdir()}
             assert names == {"2", "4.orbax-checkpoint-tmp"}
     # The last save may have been on its way when the baselines were begun.
     assert "resumed after round" in bench.finish("killed")
-    assert bench.bytes_of("killed") == expected
+    assert bench.bytes_of("killed") == bench.expected
 
 
-def test_a_full_disk_ends_in_words_and_loses_nothing(tmp_path):
+def test_a_full_disk_ends_with_a_message_and_loses_nothing(bench):
     pytest.importorskip("resource")
-    bench = Bench(tmp_path, rounds=8, eval_every=2)
-    bench.finish("whole")
-    lines = (tmp_path / "whole/metrics.jsonl").read_bytes().splitlines(keepends=True)
+    whole = bench.folder / "whole"
+    lines = (whole / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     saved = len(b"".join(lines[:9]))  # six rounds, three evaluations
-    assert saved > (tmp_path / "whole/config.json").stat().st_size  # which comes first
-    full = (
-        "import resource\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({saved + 20}, {saved + 20}))"
-    )
-    process = bench.start("full", full)
-    shown = process.communicate()[0]
-    assert process.returncode == 2
-    assert "Traceback" not in shown
-    assert "full/metrics.jsonl: cannot be written (File too large)" in shown
-    assert "fedjax-rec train --resume full" in shown
-    run = read_run(tmp_path / "full")
+    assert saved > (whole / "config.json").stat().st_size  # written before
+    limit = (saved + 20, saved + 20)
+    full = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, {limit})"
+    status, output = bench.start("full", full).wait()
+    assert status == 2, output
+    assert "Traceback" not in output
+    assert "full/metrics.jsonl: cannot be written (File too large)" in output
+    assert "fedjax-rec train --resume full" in output
+    run = read_run(bench.folder / "full")
     assert run.result is None
     assert [event["round"] for event in run.events] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
     assert "resumed after round 6" in bench.finish("full")
-    assert bench.bytes_of("full") == bench.bytes_of("whole")
+    assert bench.bytes_of("full") == bench.expected
 
 
 def unfinished(folder):
-    """Saves and removals broken off, each told from a later one of its name."""
-    found = set()
+    """Saves and removals broken off, each distinct from a later one of its name."""
+    paths = set()
     for path in folder.glob("checkpoints/*"):
         if "tmp" in path.name or not (path / "seal.json").exists():
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
-                found.add((path.name, stat.st_ino, stat.st_mtime_ns))
-    return found
+                paths.add((path.name, stat.st_ino, stat.st_mtime_ns))
+    return paths
 
 
 def begun(folder):
-    """How many lives came as far as to compute rounds."""
+    """Number of lives that came as far as to compute rounds."""
     timings = folder / "timings.jsonl"
     return timings.read_text().count('"start"') if timings.exists() else 0
 
 
 def met(folder, unfinished_before, begun_before):
-    """What a kill met, in a word."""
+    """The phase that a kill met, in a few words."""
     left = {name for name, *_ in unfinished(folder) - unfinished_before}
     if any("tmp" in name for name in left):
         return "during a save"
@@ -216,22 +203,23 @@ def met(folder, unfinished_before, begun_before):
 
 
 @pytest.mark.slow
-def test_a_hundred_kills(tmp_path):
+def test_a_hundred_kills(tmp_path, fork):
     kills, seed = int(os.environ.get("FEDJAX_REC_KILLS", "100")), 0
-    rng, bench = random.Random(seed), Bench(tmp_path, rounds=400, eval_every=5)
+    folder = tmp_path
+    rng, bench = random.Random(seed), Bench(folder, fork, rounds=400, eval_every=5)
     bench.finish("whole")
     expected = bench.bytes_of("whole")
-    process, started = bench.start("warm"), time.monotonic()
-    while not (tmp_path / "warm/metrics.jsonl").exists():
+    warm, started = bench.start("warm"), time.monotonic()
+    while not Path(folder / "warm/metrics.jsonl").exists():
         time.sleep(0.01)
     ready = time.monotonic() - started  # from here on, rounds are computed
-    process.kill()
-    process.communicate()
-    found, runs, lives = collections.Counter(), 0, 0
+    warm.process.kill()
+    warm.wait()
+    phases, runs, lives = collections.Counter(), 0, 0
     run = "run-0"
-    while sum(found.values()) < kills or (tmp_path / run).exists():
-        before = unfinished(tmp_path / run), begun(tmp_path / run)
-        process, started = bench.start(run), time.monotonic()
+    while sum(phases.values()) < kills or (folder / run).exists():
+        before = unfinished(folder / run), begun(folder / run)
+        life, started = bench.start(run), time.monotonic()
         lives += 1
         kind = rng.random()
         wait_for_save = kind < 0.4
@@ -240,25 +228,25 @@ def test_a_hundred_kills(tmp_path):
         after = rng.uniform(earliest, 1.1 * ready + 3)
         if wait_for_save:
             after = rng.uniform(0, 0.05)
-        enough = sum(found.values()) >= kills
-        while process.poll() is None and not enough:
+        enough = sum(phases.values()) >= kills
+        while life.process.is_alive() and not enough:
             if wait_for_save:
-                new = unfinished(tmp_path / run) - before[0]
-                # A left one that is being removed is none; rounds have to be computed.
-                if new and begun(tmp_path / run) > before[1]:
+                new = unfinished(folder / run) - before[0]
+                # One that is being removed is no save; rounds have to be computed.
+                if new and begun(folder / run) > before[1]:
                     time.sleep(after)
-                    process.kill()
+                    life.process.kill()
             elif time.monotonic() > started + after:
-                process.kill()
+                life.process.kill()
             time.sleep(0.002)
-        shown = process.communicate()[0]
-        if process.returncode == -signal.SIGKILL:
-            found[met(tmp_path / run, *before)] += 1
+        status, output = life.wait()
+        if status == -signal.SIGKILL:
+            phases[met(folder / run, *before)] += 1
             continue
-        assert process.returncode == 0, shown
+        assert status == 0, output
         assert bench.bytes_of(run) == expected
-        shutil.rmtree(tmp_path / run)
+        shutil.rmtree(folder / run)
         runs += 1
         run = f"run-{runs}"
-    print(f"\n{sum(found.values())} kills in {lives} lives of {runs} runs: {found}")
-    assert sum(found.values()) >= kills
+    print(f"\n{sum(phases.values())} kills in {lives} lives of {runs} runs: {phases}")
+    assert sum(phases.values()) >= kills

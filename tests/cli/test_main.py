@@ -85,7 +85,7 @@ from fedjax_rec.cli import main
 
 for args, status in {calls}:
     assert main(args) == status, args
-    heavy = {{"jax", "optax", "flax", "orbax", "tensorflow_datasets"}} & {{*sys.modules}}
+    heavy = {{"jax", "optax", "flax", "orbax"}} & {{*sys.modules}}
     assert not heavy, (args, heavy)
 """
 

@@ -1,13 +1,12 @@
-"""`train --profile` and `--track`: nothing a run computes depends on them."""
+"""`train --profile` and `--track`: no result of a run depends on them."""
 
 import json
-import textwrap
 import types
 
 import jax
 import pytest
 
-from fedjax_rec.cli import main
+from fedjax_rec.cli import main, training
 from fedjax_rec.cli import profile as profiling
 from fedjax_rec.cli.progress import Progress
 from fedjax_rec.cli.waiting import Waiting
@@ -15,18 +14,18 @@ from fedjax_rec.runs import tracking
 from fedjax_rec.runs.writer import RunFolder
 
 CONFIG = '''
-    """Six rounds."""
-    from fedjax_rec import Execution, Experiment, PFedRec, SyntheticData
+"""Six rounds."""
+from fedjax_rec import Execution, Experiment, FedMF, SyntheticData
 
-    def get_config():
-        return Experiment(
-            name="small",
-            data=SyntheticData(num_users=24, num_items=40, num_interactions=300),
-            algorithm=PFedRec(dim=4),
-            execution=Execution(max_buckets=1),
-            rounds=6,
-            eval_every=2,
-        )
+def get_config():
+    return Experiment(
+        name="small",
+        data=SyntheticData(num_users=24, num_items=40, num_interactions=300),
+        algorithm=FedMF(dim=4, feedback="explicit", client_lr=0.01),
+        execution=Execution(max_buckets=1),
+        rounds=6,
+        eval_every=2,
+    )
 '''
 
 
@@ -46,68 +45,71 @@ class Deaf:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, again):
     """A folder with `small.py` and a run `plain` of it."""
     folder = tmp_path_factory.mktemp("profile")
-    (folder / "small.py").write_text(textwrap.dedent(CONFIG))
+    (folder / "small.py").write_text(CONFIG)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("FEDJAX_REC_CACHE", str(folder / "cache"))
+        patch.setattr(training, "build", again)
         assert main(["train", "small.py", "--output", "plain", "--quiet"]) == 0
     return folder
 
 
 @pytest.fixture
 def here(made, monkeypatch):
+    """The working folder."""
     monkeypatch.chdir(made)
     monkeypatch.setenv("FEDJAX_REC_CACHE", str(made / "cache"))
     return made
 
 
-def test_a_profile_changes_nothing_and_tells_the_slowest_stages(here, capsys):
-    kept = jax.config.values["jax_compilation_cache_include_metadata_in_key"]
+def test_a_profile_changes_nothing_and_shows_the_slowest_stages(here, capsys):
+    before = jax.config.values["jax_compilation_cache_include_metadata_in_key"]
     assert main(["train", "small.py", "--profile", "2", "--output", "seen"]) == 0
     for name in ("metrics.jsonl", "result.json", "config.json"):
         assert (here / "seen" / name).read_bytes() == (
             here / "plain" / name
         ).read_bytes()
-    assert jax.config.values["jax_compilation_cache_include_metadata_in_key"] == kept
-    found = json.loads((here / "seen/profile.json").read_text())
-    assert (found["first_round"], found["last_round"]) == (3, 4)
-    assert (found["rounds"], found["evaluations"]) == (2, 1)
-    assert found["stages"]
-    assert 0 < found["busy"] <= 1
-    names = {part["name"] for part in found["parts"]}
+    assert jax.config.values["jax_compilation_cache_include_metadata_in_key"] == before
+    profile = json.loads((here / "seen/profile.json").read_text())
+    assert (profile["first_round"], profile["last_round"]) == (3, 4)
+    assert (profile["rounds"], profile["evaluations"]) == (2, 1)
+    assert profile["stages"]
+    assert 0 < profile["busy"] <= 1
+    names = {part["name"] for part in profile["parts"]}
     stages = {"sampling", "local training", "aggregation", "server update"}
     assert stages | {"gathering clients", "evaluation"} <= names
-    assert found["while"].keys() == {"rounds", "evaluation"}
-    trace = here / "seen" / found["trace"]
+    assert profile["while"].keys() == {"rounds", "evaluation"}
+    trace = here / "seen" / profile["trace"]
     assert trace.stat().st_size
     assert list(trace.parent.glob("*.trace.json.gz"))
-    shown = capsys.readouterr().err
-    assert "profile of rounds 3 to 4 and 1 evaluation:" in shown
-    assert f"busy {found['busy']:.1%} of the time" in shown
-    for part in found["parts"][:5]:
-        assert part["name"] in shown
-    assert "ui.perfetto.dev" in shown
-    assert str(trace.parent.relative_to(here)) in shown
+    output = capsys.readouterr().err
+    assert "profile of rounds 3 to 4 and 1 evaluation:" in output
+    assert f"busy {profile['busy']:.1%} of the time" in output
+    for part in profile["parts"][:5]:
+        assert part["name"] in output
+    assert "ui.perfetto.dev" in output
+    assert str(trace.parent.relative_to(here)) in output
 
 
-def test_a_population_on_the_host_tells_how_long_devices_waited(here, capsys):
-    args = ["--population.store", "host", "--output", "hosted"]
+def test_a_population_on_the_host_shows_how_long_devices_waited(here, capsys):
+    args = ["--store.location", "host", "--output", "hosted"]
     assert main(["train", "small.py", *args]) == 0
-    shown = capsys.readouterr().err
-    assert "waiting " in shown
-    assert "The devices waited " in shown
+    output = capsys.readouterr().err
+    assert "waiting " in output
+    assert "The devices waited " in output
     lines = (here / "hosted/timings.jsonl").read_text().splitlines()
-    told = [line for line in map(json.loads, lines) if line["event"] == "waiting"]
-    assert [line["round"] for line in told] == [2, 4, 6]
+    waits = [line for line in map(json.loads, lines) if line["event"] == "waiting"]
+    assert [line["round"] for line in waits] == [2, 4, 6]
     assert "waiting" not in (here / "hosted/metrics.jsonl").read_text()
     assert "waiting" not in (here / "plain/timings.jsonl").read_text()
 
 
-def test_a_tracker_that_fails_does_not_end_the_run(here, capsys, monkeypatch):
+def test_a_tracker_that_fails_does_not_end_the_run(here, capsys, monkeypatch, again):
     deaf = Deaf()
+    monkeypatch.setattr(training, "build", again)
 
     def start(kinds, folder, config, warn, history=()):
         return tracking.Guard({"deaf": deaf}, warn)
@@ -118,8 +120,8 @@ def test_a_tracker_that_fails_does_not_end_the_run(here, capsys, monkeypatch):
     assert (here / "heard/metrics.jsonl").read_bytes() == (
         here / "plain/metrics.jsonl"
     ).read_bytes()
-    shown = capsys.readouterr().err
-    assert shown.count("deaf failed (ConnectionError: gone)") == 1
+    output = capsys.readouterr().err
+    assert output.count("deaf failed (ConnectionError: gone)") == 1
 
 
 @pytest.mark.parametrize("command", ["train", "sweep"])
@@ -154,10 +156,14 @@ def test_a_profile_of_nothing_is_refused(here, capsys, args, expected):
     assert not (here / "none").exists()
 
 
-def test_a_number_is_not_needed():
-    assert profiling.with_number(["--profile", "7", "a"]) == ["--profile", "7", "a"]
-    assert profiling.with_number(["a", "--profile"]) == ["a", "--profile=3"]
-    assert profiling.with_number(["--profile=2"]) == ["--profile=2"]
+@pytest.mark.parametrize(
+    ("args", "rounds"), [(["--profile", "7"], 7), (["--profile"], 3), ([], 0)]
+)
+def test_a_number_is_not_needed(here, monkeypatch, args, rounds):
+    options = []
+    monkeypatch.setattr(training, "train", lambda _, given: options.append(given))
+    assert main(["train", *args, "small.py", "--seed", "1"]) == 0
+    assert options[0].profile == rounds
 
 
 SUMMARY = {
@@ -172,9 +178,9 @@ SUMMARY = {
 
 
 def test_words_name_the_limits_of_a_backend(tmp_path):
-    shown = profiling.in_words(SUMMARY, tmp_path, warm=False)
-    assert "names no operation" in shown
-    assert "compiling it may be part" in shown
+    output = profiling.in_words(SUMMARY, tmp_path, warm=False)
+    assert "names no operation" in output
+    assert "compiling it may be part" in output
     part = {
         "name": "add.1",
         "fraction": 0.25,
@@ -183,10 +189,10 @@ def test_words_name_the_limits_of_a_backend(tmp_path):
     }
     busy = {"busy": 0.5, "between_operations": 0.125, "stages": False}
     summary = {**SUMMARY, **busy, "while": {}, "parts": [part] * 7}
-    shown = profiling.in_words(summary, tmp_path)
-    assert "busy 50.0% of the time" in shown
-    assert "parts are operations of XLA" in shown
-    assert shown.count("25.0%     12.50 ms a round: add 100%") == 5
+    output = profiling.in_words(summary, tmp_path)
+    assert "busy 50.0% of the time" in output
+    assert "parts are operations of XLA" in output
+    assert output.count("25.0%     12.50 ms a round: add 100%") == 5
 
 
 def test_waiting_is_a_share_of_the_rounds_after_the_first(tmp_path):

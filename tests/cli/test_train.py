@@ -65,12 +65,11 @@ def test_train_shows_the_path_of_a_backbone_and_why(folder, write, fails, shows)
     assert "path suffix: lora in the last 1 of 2 layers; " in output
     assert "items are encoded once a round for all clients (40 texts for" in output
     assert "exact, since each client takes one step of plain SGD" in output
-    result = json.loads((folder / "out/result.json").read_text())
-    facts = result["backbone"]
-    assert result["encode_once"]
+    facts = json.loads((folder / "out/result.json").read_text())["backbone"]
+    assert facts["message_bits"]["lora_a"] == 32 * 128
     assert facts["name"] == "tiny"
     assert not facts["stands_in"]
-    assert (facts["path"], facts["texts"]) == ("suffix", 40)
+    assert (facts["path"], facts["once"], facts["texts"]) == ("suffix", True, 40)
     assert (facts["layers"], facts["width"], facts["adapter_layers"]) == (2, 32, 1)
     # Two maps of one layer, A and B each of 32 times 2.
     assert facts["adapter_parameters"] == 256
@@ -80,7 +79,7 @@ def test_train_shows_the_path_of_a_backbone_and_why(folder, write, fails, shows)
     for args, expected in (
         (["--algorithm.adapter.layers", "3"], "layers=3: tiny has 2 layers"),
         (["--algorithm.dim", "33"], "dim=33: expected at most 32"),
-        (["--algorithm.personal", "haed"], "personal names haed; expected some of"),
+        (["--algorithm.personal", "haed"], "unknown groups: haed; expected some of"),
         (
             ["--execution.encode", "once", "--algorithm.training.epochs", "2"],
             "is not exact: clients take several steps",

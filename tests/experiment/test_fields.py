@@ -127,7 +127,7 @@ def test_kinds_may_follow_one_another():
         ("wrapper", "flexlora+ifca", "--wrapper.then ifca: expected one of scaffold"),
         ("wrapper", "ifca+scaffold", "ifca is not followed by a kind"),
         ("wrapper", "flexlora+", "--wrapper.then : expected one of scaffold"),
-        ("aggregation", "nnm+none", "--aggregation.then none: expected one of mean"),
+        ("aggregation", "nnm+none", "--aggregation.then none: expected one of median"),
         ("algorithm", "none", "--algorithm none: expected one of fedavg"),
     ],
 )

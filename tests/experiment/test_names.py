@@ -70,7 +70,7 @@ def test_a_field_of_a_part_that_is_none():
     assert "clusters is a field of --wrapper ifca, clustered_by_profile" in message
     assert message.endswith("this wrapper is none")
     message = refused("wrapper.xyzzy")
-    assert "wrapper is none; choose one of --wrapper scaffold, ifca" in message
+    assert "wrapper is none; choose --wrapper scaffold, ifca" in message
 
 
 def test_a_name_like_no_other_still_leads_on():

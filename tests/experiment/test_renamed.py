@@ -1,13 +1,15 @@
-"""Every spelling of version 0.1 is valid still, or refused with the present one named."""
+"""Spellings of version 0.1 are valid still, or refused with the present one named."""
 
 import re
 
 import pytest
 
 import fedjax_rec
-from fedjax_rec import Experiment
+from fedjax_rec import Experiment, FedAvg, FedFM
+from fedjax_rec.cli.arguments import apply_flags, read_arguments
+from fedjax_rec.cli.train import Train
 from fedjax_rec.experiment import registry
-from fedjax_rec.experiment.fields import fields_of, read_kind, shown
+from fedjax_rec.experiment.fields import Field, fields_of, read_kind, shown
 from fedjax_rec.experiment.names import find
 from fedjax_rec.experiment.renamed import new_class, new_spelling
 from fedjax_rec.storage.errors import UserError
@@ -260,6 +262,9 @@ CLASSES = [
 """Every public name of version 0.1."""
 
 
+NONE = Field(None, "", None)
+
+
 def names_below(settings, prefix=""):
     """The fields of a dataclass, and of all kinds that its parts may be."""
     names = set()
@@ -294,7 +299,7 @@ def test_fields(name, present):
     if name in present:
         return
     with pytest.raises(UserError) as caught:
-        find(dict.fromkeys(present), shown(name), ["1"])
+        find(dict.fromkeys(present, NONE), shown(name))
     message = str(caught.value)
     assert message.startswith(f"--{shown(name)} is now --")
     assert_valid(message.partition(" is now ")[2], present)
@@ -313,7 +318,10 @@ def test_values(name, value, present):
     else:
         text = new_spelling(name, [value])
     assert text is not None
-    assert_valid(text, present)
+    algorithm = FedFM() if "adapter" in name else FedAvg()
+    base = Experiment(name="x", algorithm=algorithm)
+    flags = read_arguments(text.split()).flags
+    assert apply_flags(flags, Train(), base)[1] is not None
     slot = name.partition(".")[0]
     if slot in registry.SLOTS and not name.startswith("algorithm"):
         # The old value as a kind, too, unless it is the name of one.
