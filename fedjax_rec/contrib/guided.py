@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from etils import epy
 
@@ -86,6 +86,8 @@ class Guided:
     outlier: float = 1.0
     temperature: float = 0.2
     sketch: int = 1024
+
+    brings_rule: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_choices(self, likeness=Likeness)
