@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedjax_rec.aggregators import AGGREGATORS
+from fedjax_rec.aggregators import means
 from fedjax_rec.backbones import load_backbone
 from fedjax_rec.backbones.prefix import build_embeddings, build_prefix
 from fedjax_rec.clients.local import Phase, local_update
@@ -167,7 +167,7 @@ class Ours:
                 batch_size=BATCH,
                 shuffle=False,
             ),
-            aggregator=AGGREGATORS["uniform"](),
+            aggregator=means.weighted_mean(uniform=True),
             server_optimizer=lambda h: optax.sgd(1.0),
             hparams={},
         )

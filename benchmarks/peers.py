@@ -41,7 +41,7 @@ class Ours:
     """The engine: row tables, chunked `vmap`."""
 
     def __init__(self, items, labels, table, users):
-        from fedjax_rec.aggregators import AGGREGATORS
+        from fedjax_rec.aggregators import means
         from fedjax_rec.clients.local import Phase, local_update
         from fedjax_rec.core import rows
         from fedjax_rec.core.contracts import Cohort, Recipe, ServerState
@@ -68,7 +68,7 @@ class Ours:
             client_update=local_update(
                 model, explicit_pairs(), (phase,), batch_size=BATCH, shuffle=False
             ),
-            aggregator=AGGREGATORS["uniform"](),
+            aggregator=means.weighted_mean(uniform=True),
             server_optimizer=lambda h: optax.sgd(1.0),
             hparams={},
         )

@@ -42,7 +42,6 @@ def fold(
     finish: Finish,
     sums: Callable[[Tree, int], Any] = lambda shared, cohort_size: scalar(shared),
     *,
-    like: Callable[[Tree], Tree] = lambda shared: shared,
     start: Callable[[Tree], Tree] = lambda shared: (),
     reads: Callable[[Tree], Any] = lambda state: (),
     linear: bool = False,
@@ -55,14 +54,13 @@ def fold(
             increased sums. It does not change `acc.total`.
         finish: as in `Aggregator`.
         sums: `(shared, cohort_size) -> sums` of no client.
-        like: `(shared)` to zeros like one client's message.
         start: as in `Aggregator`.
         reads: `(state)` to the part of it that `weigh` reads.
         linear: as in `Aggregator`.
     """
 
     def init(shared: Tree, cohort_size: int) -> Fold:
-        total = jax.tree.map(jnp.zeros_like, like(shared))
+        total = jax.tree.map(jnp.zeros_like, shared)
         return Fold(total, sums(shared, cohort_size), reads(start(shared)))
 
     def begin(acc: Fold, state: Tree) -> Fold:

@@ -94,7 +94,16 @@ class QFedAvg:
         Raises:
             ValueError: `lipschitz` is `None`, and local training has no positive rate.
         """
-        q, lipschitz = self.q, self.lipschitz or 1 / _local_rate(context)
+        q, lipschitz, recipe = self.q, self.lipschitz, context.recipe
+        if lipschitz is None:
+            assert recipe is not None
+            rate = recipe.local.rate(recipe.hparams) if recipe.local.rate else 0
+            if not rate > 0:
+                raise ValueError(
+                    "QFedAvg takes lipschitz from the learning rate of the local "
+                    f"steps, and that is {rate}: set lipschitz"
+                )
+            lipschitz = 1 / rate
 
         def weigh(acc, deltas, weights, senders):
             present, n = weights > 0, scale_of(weights, self.weights == "uniform")
@@ -109,18 +118,6 @@ class QFedAvg:
             return fold.divided(acc.total, acc.sums), state, {}
 
         return fold.fold(weigh, finish)
-
-
-def _local_rate(context: Context) -> float:
-    recipe = context.recipe
-    assert recipe is not None
-    rate = recipe.local.rate(recipe.hparams) if recipe.local.rate else 0.0
-    if not rate > 0:
-        raise ValueError(
-            "QFedAvg takes lipschitz from the learning rate of the local steps, and "
-            f"that is {rate}: set lipschitz"
-        )
-    return rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -180,8 +180,8 @@ class FedNova:
         steps, momentum = context.recipe.local.steps, context.recipe.local.momentum
         if steps is None or not 0 <= momentum < 1:
             raise ValueError(
-                "FedNova counts local steps of SGD, with momentum in [0, 1) or without: "
-                "expected such a client optimizer, and no proximal term"
+                "FedNova counts local steps of SGD, with momentum in [0, 1): expected "
+                "such a client optimizer, and no proximal term"
             )
 
         def sums(shared, cohort_size):

@@ -104,10 +104,8 @@ class Boost:
             position = price.argmin()
             ids = sent.ids.at[position].set(item)
             values = sent.values.at[position].set(row.astype(sent.values.dtype))
-            return {
-                **delta,
-                self.table: dataclasses.replace(sent, ids=ids, values=values),
-            }
+            false = dataclasses.replace(sent, ids=ids, values=values)
+            return {**delta, self.table: false}
 
         recipe = transform.attacked(context, self, falsify)
         return recipe._replace(notes={**recipe.notes, "exposed_item": item})

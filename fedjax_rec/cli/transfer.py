@@ -8,7 +8,7 @@ from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
 from fedjax_rec.cli.config_file import check_data, load_config, named_config
 from fedjax_rec.cli.data import data_of
 from fedjax_rec.storage.errors import UserError
-from fedjax_rec.transfer.config import FewShot, Target
+from fedjax_rec.transfer.config import FewShot, Target, check
 
 HELP = """\
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
@@ -73,6 +73,10 @@ def main(args: list[str]) -> int:
         title = f"usage: fedjax-rec transfer {path} [--target NAME] [--FIELD VALUE ...]"
         print(explain.asked(words, options, experiment, title, doc), end="")
         return 0
+    try:
+        check(experiment, options.target)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     check_data(experiment.data)
     check_data(options.target.data, "--target.data.")
     from fedjax_rec.cli.transferring import transfer

@@ -32,7 +32,6 @@ from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.transfer import run as transferring
 from fedjax_rec.transfer.audiences import TargetSplit, load_target, target_protocol
-from fedjax_rec.transfer.config import check
 
 
 def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
@@ -64,7 +63,6 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
             console.print(text, highlight=False, soft_wrap=True)
 
     try:
-        check(experiment, options.target)
         check_experiment(experiment)
         check_folder(path, config, options.overwrite)
     except ValueError as error:

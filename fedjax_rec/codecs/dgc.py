@@ -8,7 +8,7 @@ from typing import Any, Literal
 from etils import epy
 
 from fedjax_rec.codecs.feedback import Codec, check_fields
-from fedjax_rec.codecs.sparsify import Share, largest, share
+from fedjax_rec.codecs.sparsify import Share, share, top_share
 from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
@@ -94,7 +94,7 @@ class DGC:
         return messages.MessageTransform(init, encode, decode)
 
     def _codec(self, part: Share) -> messages.MessageTransform:
-        link = largest(part, max(self.fractions), self.then)
+        link = top_share(part, max(self.fractions), self.then)
         return leaves.SCOPES[self.scope](link)
 
 

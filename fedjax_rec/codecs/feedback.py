@@ -64,10 +64,10 @@ def check_fields(settings: Any) -> None:
         choices = typing.get_args(hints[name])
         if typing.get_origin(hints[name]) is Literal and value not in choices:
             raise ValueError(f"{name}={value!r}: expected one of {choices}")
-        if name == "then" and value is not None and value.feedback != "none":
+        if name == "then" and getattr(value, "feedback", value) not in ("none", None):
             raise ValueError(
-                f"then.feedback={value.feedback!r}: feedback belongs to the codec that "
-                "starts the chain; set then.feedback='none'"
+                f"then={value}: expected a codec with feedback='none', since feedback "
+                "belongs to the codec that starts the chain"
             )
 
 

@@ -45,7 +45,7 @@ class TopK(Codec):
         share(self.fraction)
 
     def link(self) -> leaves.Link:
-        return largest(share(self.fraction), self.fraction, self.then)
+        return top_share(share(self.fraction), self.fraction, self.then)
 
     def plain(self) -> messages.MessageTransform:
         return leaves.SCOPES[self.scope](self.link())
@@ -229,7 +229,7 @@ def share(fraction: float) -> Share:
     return Share(exact.numerator, exact.denominator)
 
 
-def largest(part: Share, most: float, then: Any) -> leaves.Link:
+def top_share(part: Share, most: float, then: Any) -> leaves.Link:
     """The link of `TopK`, with a share that may be traced and is at most `most`."""
     room = share(most)
 

@@ -89,10 +89,5 @@ class ByParticipation:
             return fold.divided(acc.total, jnp.asarray(num_clients)), new, {}
 
         return fold.fold(
-            weigh,
-            finish,
-            zeros,
-            start=start,
-            reads=lambda state: state.weight,
-            linear=True,
+            weigh, finish, zeros, start=start, reads=lambda s: s.weight, linear=True
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from etils import epy
 
@@ -129,25 +129,6 @@ def with_profile(train: contracts.ClientUpdate) -> contracts.ClientUpdate:
     return update
 
 
-class Evidence(NamedTuple):
-    """The messages of a cohort.
-
-    Attributes:
-        ballots: the deltas.
-        sketch: `[C, m]`, a random projection of each delta.
-        profile: `[C, p]`.
-        loss: `[C]`.
-        ids: `[C, 2]` client ids plus one, divided by 65,536, and the remainder: of the
-            deltas' type, since one all-reduce joins arrays of one type.
-    """
-
-    ballots: Ballots
-    sketch: Array
-    profile: Array
-    loss: Array
-    ids: Array
-
-
 class Seen(NamedTuple):
     """The server's state.
 
@@ -170,55 +151,52 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
         zeros = jnp.zeros(num_clients, jnp.int32)
         return Seen(jnp.int32(0), zeros, zeros.astype(fold.scalar(shared).dtype))
 
-    def init(shared: Tree, cohort_size: int) -> Evidence:
-        def zeros(*shape: int) -> Array:
-            return jnp.zeros((cohort_size, *shape), fold.scalar(shared).dtype)
+    def init(shared: Tree, cohort_size: int) -> Ballots:
+        zero = fold.scalar(shared)
+        numbers = {"sketch": settings.sketch, "profile": width, "loss": 1, "ids": 2}
+        zeros = {name: jnp.zeros(size, zero.dtype) for name, size in numbers.items()}
+        return ballots.empty({"delta": shared, **zeros}, cohort_size)
 
-        acc = ballots.empty(shared, cohort_size)
-        return Evidence(acc, zeros(settings.sketch), zeros(width), zeros(), zeros(2))
-
-    def update(acc: Evidence, deltas: Tree, weights: Array, senders) -> Evidence:
-        slots = jnp.where(weights > 0, senders.slots, len(acc.ids))
-        tables = jax.tree.leaves(acc.ballots.deltas, is_leaf=rows.is_table)
+    def update(acc: Ballots, deltas: Tree, weights: Array, senders) -> Ballots:
+        tables = jax.tree.leaves(acc.deltas["delta"], is_leaf=rows.is_table)
         lengths = [x.values.shape[1] if rows.is_table(x) else 0 for x in tables]
 
         def sketch(delta: Tree) -> Array:
             return count_sketch.sketch(delta, lengths, 1, settings.sketch)[0]
 
-        def put(buffer: Array, values: Array) -> Array:
-            return buffer.at[slots].add(values.astype(buffer.dtype), mode="drop")
+        profile = senders.extras[PROFILE] if width else jnp.zeros((len(weights), 0))
+        message = {
+            "delta": deltas,
+            "sketch": jax.vmap(sketch)(deltas),
+            "profile": profile,
+            "loss": senders.loss[:, None],
+            # Of the deltas' type, since one all-reduce joins arrays of one type.
+            "ids": jnp.stack(jnp.divmod(senders.ids + 1, 1 << 16), axis=-1),
+        }
+        return ballots.written(acc, message, weights, senders)
 
-        profile = acc.profile
-        if settings.likeness == "profile":
-            profile = put(profile, senders.extras[PROFILE])
-        return Evidence(
-            ballots.written(acc.ballots, deltas, weights, senders),
-            put(acc.sketch, jax.vmap(sketch)(deltas)),
-            profile,
-            put(acc.loss, senders.loss),
-            put(acc.ids, jnp.stack(jnp.divmod(senders.ids + 1, 1 << 16), axis=-1)),
-        )
-
-    def finish(acc: Evidence, state: Seen, shared: Tree):
-        weight, info = _weigh(settings, acc, state)
-        ids = jnp.where(acc.ballots.voters, _ids(acc), num_clients)
+    def finish(acc: Ballots, state: Seen, shared: Tree):
+        high, low = acc.deltas["ids"].astype(jnp.int32).T
+        ids = (high << 16) + low - 1  # -1 is absent
+        weight, info = _weigh(settings, acc, ids, state)
+        ids = jnp.where(acc.voters, ids, num_clients)
         new = Seen(
             state.round + 1,
             state.last.at[ids].set(state.round + 1, mode="drop"),
-            state.loss.at[ids].set(acc.loss, mode="drop"),
+            state.loss.at[ids].set(acc.deltas["loss"][:, 0], mode="drop"),
         )
         delta = jax.tree.map(
-            lambda x: fold.dot(weight.astype(x.dtype), x), acc.ballots.deltas
+            lambda x: fold.dot(weight.astype(x.dtype), x), acc.deltas["delta"]
         )
-        return delta, new, info
+        return delta, new, {"rejected_clients": acc.rejected, **info}
 
     return contracts.Aggregator(init, update, finish, start)
 
 
-def _weigh(settings: Guided, acc: Evidence, state: Seen) -> tuple[Array, dict]:
+def _weigh(settings: Guided, acc: Ballots, ids: Array, state: Seen):
     """Weights `[C]` with sum one, and the metrics."""
-    present, sketch = acc.ballots.voters, acc.sketch
-    vectors = sketch if settings.likeness == "update" else acc.profile
+    present, sketch, loss = acc.voters, acc.deltas["sketch"], acc.deltas["loss"][:, 0]
+    vectors = sketch if settings.likeness == "update" else acc.deltas["profile"]
     others = present & present[:, None] & ~jnp.eye(len(present), dtype=bool)
     unit = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
     alike = unit @ unit.T
@@ -228,40 +206,31 @@ def _weigh(settings: Guided, acc: Evidence, state: Seen) -> tuple[Array, dict]:
     share /= jnp.maximum(share.sum(1, keepdims=True), 1e-30)
     predicted = _cosine(sketch, share @ sketch)
     total = (sketch * present[:, None]).sum(0)
-    ids = jnp.clip(_ids(acc), 0)
-    last = state.last[ids]
+    last = state.last[jnp.clip(ids, 0)]
     seen = present & (last > 0)
+    count = jnp.maximum(others.sum(1), 1)
     signals = {
-        "similarity": jnp.where(others, alike, 0).sum(1)
-        / jnp.maximum(others.sum(1), 1),
+        "similarity": jnp.where(others, alike, 0).sum(1) / count,
         "norm": jnp.log(jnp.linalg.norm(sketch, axis=1) + 1e-30),
         "agreement": _cosine(sketch, total - sketch),
-        "staleness": jnp.where(seen, state.round + 1 - last, 0).astype(vectors.dtype),
-        "loss_drop": jnp.where(seen, state.loss[ids] - acc.loss, 0),
+        "staleness": jnp.where(seen, state.round + 1 - last, 0).astype(sketch.dtype),
+        "loss_drop": jnp.where(seen, state.loss[jnp.clip(ids, 0)] - loss, 0),
     }
-    logarithm = settings.examples * jnp.log(jnp.maximum(acc.ballots.weights, 1e-30))
+    logarithm = settings.examples * jnp.log(jnp.maximum(acc.weights, 1e-30))
     for name, signal in signals.items():
         if factor := getattr(settings, name):
             logarithm += factor * _deviations(signal, present)
-    if settings.outlier:
-        outlier = jnp.maximum(_deviations(-predicted, present), 0)
-        logarithm -= settings.outlier * outlier
+    outlier = jnp.maximum(_deviations(-predicted, present), 0)
+    logarithm -= settings.outlier * outlier
     weight = jax.nn.softmax(jnp.where(present, logarithm, -jnp.inf))
     weight = jnp.where(present, weight, 0)
     clients = jnp.maximum(present.sum(), 1)
     entropy = -(weight * jnp.log(jnp.maximum(weight, 1e-30))).sum()
-    info: dict[str, Any] = {
+    return weight, {
         "weight_entropy": entropy / jnp.maximum(jnp.log(clients), math.log(2)),
         "profile_prediction": jnp.where(present, predicted, 0).sum() / clients,
         "largest_weight": weight.max() * clients,
     }
-    return weight, info
-
-
-def _ids(acc: Evidence) -> Array:
-    """Client ids `[C]` int32; -1 if absent."""
-    high, low = acc.ids.astype(jnp.int32).T
-    return (high << 16) + low - 1
 
 
 def _cosine(a: Array, b: Array) -> Array:

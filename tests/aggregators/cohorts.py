@@ -27,14 +27,14 @@ def context(
 ) -> Context:
     """Facts about clients with one example each, unless `facts` say otherwise."""
     recipe: Any = SimpleNamespace(local=local, hparams={"client_lr": client_lr})
-    given = {"examples": np.ones(num_clients), "recipe": recipe, **facts}
+    more = {"examples": np.ones(num_clients), "recipe": recipe, **facts}
     return Context(
         num_items=LENGTH,
         num_users=num_clients,
         num_clients=num_clients,
         cohort_size=num_clients,
         dtype="float32",
-        **given,
+        **more,
     )
 
 

@@ -4,8 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import (
+
+from fedjax_rec.aggregators.losses import Agnostic, QFedAvg, Tilted, project
+from fedjax_rec.aggregators.means import Mean
+from fedjax_rec.core.contracts import Local
+from tests.aggregators.cohorts import (
     FEDAVG,
+    LOCAL,
     LOSS,
     UNIFORM,
     C,
@@ -17,10 +22,6 @@ from aggregators.cohorts import (
     run,
     sent,
 )
-
-from fedjax_rec.aggregators.losses import Agnostic, QFedAvg, Tilted, project
-from fedjax_rec.aggregators.means import Mean
-from fedjax_rec.core.contracts import Local
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_q_fedavg(q, weights):
 def test_q_fedavg_takes_lipschitz_from_the_local_rate():
     delta, _, _ = run(QFedAvg().build(context(client_lr=0.25)))
     close(delta, run(QFedAvg(lipschitz=4.0))[0], atol=0)
-    for local, lr in ((Local(), 0.25), (context().recipe.local, 0.0)):
+    for local, lr in ((Local(), 0.25), (LOCAL, 0.0)):
         with pytest.raises(ValueError, match="set lipschitz"):
             QFedAvg().build(context(local=local, client_lr=lr))
 

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import built
 
 from fedjax_rec.aggregators.means import Mean, Sum
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders
+from tests.aggregators.cohorts import built
 
 # Four items; client 0 sent row 2 twice, client 2 only padding (the id 4).
 SHARED = {"item": rows.Table(values=jnp.zeros((4, 2))), "bias": jnp.zeros(3)}

@@ -3,18 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import (
-    FEDAVG,
-    UNIFORM,
-    C,
-    N,
-    close,
-    context,
-    dense,
-    mean,
-    run,
-    sent,
-)
 
 from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.aggregators.weights import (
@@ -26,6 +14,18 @@ from fedjax_rec.aggregators.weights import (
 )
 from fedjax_rec.clients.steps import local_steps
 from fedjax_rec.core.contracts import Local, Senders
+from tests.aggregators.cohorts import (
+    FEDAVG,
+    UNIFORM,
+    C,
+    N,
+    close,
+    context,
+    dense,
+    mean,
+    run,
+    sent,
+)
 
 
 def fednova(steps, momentum=0.0):

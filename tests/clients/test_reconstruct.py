@@ -17,6 +17,16 @@ REAL = 6  # two groups of three; the third is padding
 HPARAMS = {"user_lr": 0.7, "client_lr": 0.3, "item_lr_scale": 2.0}
 
 
+def build(model=None, draw_pairs=None, **options):
+    return reconstruct_update(
+        model or MODEL,
+        draw_pairs or draw,
+        rate=lambda h: h["client_lr"],
+        group=3,
+        **options,
+    )
+
+
 def draw(examples, key):
     del examples, key
     return {
@@ -30,7 +40,7 @@ def draw(examples, key):
 def start():
     rng = np.random.default_rng(0)
     table = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
-    # What the client held before does not matter.
+    # The client starts from zero, whatever it held before.
     user = jnp.asarray([5.0, 6.0, 7.0])
     return Params(shared={"item": rows.Table(values=table)}, personal={"user": user})
 
@@ -54,7 +64,7 @@ def by_hand(table, support, query, steps):
 @pytest.mark.parametrize("steps", [1, 4])
 def test_all_pairs_serve_both(steps):
     params, every = start(), np.arange(REAL)
-    update = reconstruct_update(MODEL, draw, steps=steps, group=3)
+    update = build(steps=steps)
     result = jax.jit(update)(params, (), {}, HPARAMS, jax.random.key(0))
     table = np.asarray(params.shared["item"].values, np.float64)
     user, step, loss = by_hand(table, every, every, steps)
@@ -67,7 +77,7 @@ def test_all_pairs_serve_both(steps):
 
 def test_the_shared_step_sees_the_query_and_the_user_the_support():
     params = start()
-    update = jax.jit(reconstruct_update(MODEL, draw, steps=2, query=0.5, group=3))
+    update = jax.jit(build(steps=2, query=0.5))
     table = np.asarray(params.shared["item"].values, np.float64)
     first, second, every = np.arange(3), np.arange(3, 6), np.arange(6)
     cases = [(second, first, 1), (first, second, 1), (every, every, 2)]
@@ -82,17 +92,15 @@ def test_the_shared_step_sees_the_query_and_the_user_the_support():
         assert gaps[case] < 1e-6
         assert float(result.weight) == cases[case][2]
         seen[case] += 1
-        # What stays with the client was fitted on everything.
+        # The part that the client keeps was fitted on all pairs.
         np.testing.assert_allclose(result.personal["user"], whole, atol=1e-6)
     # Each of the two lies in the query half of the time: 1/4, 1/4, and 1/2 neither.
     assert (np.abs(seen - [15, 15, 30]) < 12).all()
 
 
-def test_nothing_to_train_on_moves_nothing():
+def test_a_client_without_pairs_moves_no_parameter():
     params = start()
-    update = reconstruct_update(
-        MODEL, lambda e, k: {**draw(e, k), "mask": jnp.zeros(9, bool)}, group=3
-    )
+    update = build(draw_pairs=lambda e, k: {**draw(e, k), "mask": jnp.zeros(9, bool)})
     result = jax.jit(update)(params, (), {}, HPARAMS, jax.random.key(0))
     assert float(result.weight) == 0
     assert not np.asarray(result.delta["item"].values).any()
@@ -100,21 +108,21 @@ def test_nothing_to_train_on_moves_nothing():
 
 
 @pytest.mark.parametrize("query", [-0.1, 1.0])
-def test_teaching_error(query):
+def test_shares_of_the_query_that_are_refused(query):
     with pytest.raises(ValueError, match=r"share in \[0, 1\)"):
-        reconstruct_update(MODEL, draw, query=query)
+        build(query=query)
 
 
 def texts_model():
-    """Item vectors `E w`, one by one or lifted, beside a row table."""
+    """Item vectors `E w`, one by one or lifted, and a row table."""
 
     def vectors(params, frozen, batch):
         shared = params.shared
         if "vectors" in shared:
-            found = rows.lookup(shared["vectors"], batch["item"])
+            vectors = rows.lookup(shared["vectors"], batch["item"])
         else:
-            found = frozen[batch["text"]] @ shared["w"]
-        return found + rows.lookup(shared["item"], batch["item"])
+            vectors = frozen[batch["text"]] @ shared["w"]
+        return vectors + rows.lookup(shared["item"], batch["item"])
 
     def loss(params, frozen, batch, key):
         del key
@@ -147,7 +155,7 @@ def test_vectors_computed_once_change_nothing(num_items):
 
     model = texts_model()
     results = [
-        jax.jit(reconstruct_update(m, pairs, steps=2, query=0.5, group=3))(
+        jax.jit(build(m, pairs, steps=2, query=0.5))(
             params, frozen, {}, HPARAMS, jax.random.key(3)
         )
         for m in (model, model._replace(lift=None))

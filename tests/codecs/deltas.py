@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
 from fedjax_rec.core.messages import Sender
 
@@ -24,6 +25,19 @@ def sender(key: jax.Array) -> Sender:
         weight=jnp.ones(()),
         personal={},
     )
+
+
+def coded(settings, x, key=None):
+    """A dense leaf after decoding, and the bits of its message."""
+    codec = settings.plain()
+    client = sender(jax.random.key(0) if key is None else key)
+    message, _ = codec.encode({"w": jnp.asarray(x, jnp.float32)}, (), client)
+    return np.asarray(codec.decode(message)["w"]), int(num_bits(message))
+
+
+def relative_error(x, decoded):
+    """Squared error over the squared norm."""
+    return np.square(decoded - x).sum() / np.square(x).sum()
 
 
 def delta(seed):

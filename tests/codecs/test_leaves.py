@@ -8,7 +8,14 @@ import pytest
 from fedjax_rec.codecs.leaves import in_order, joined, leafwise
 from fedjax_rec.codecs.quantize import QSGD, BlockInt, Float32, Sign, TernGrad
 from fedjax_rec.codecs.rotate import Drive, rotated
-from fedjax_rec.codecs.sparsify import RandomK, RowTopK, Threshold, TopK, largest, share
+from fedjax_rec.codecs.sparsify import (
+    RandomK,
+    RowTopK,
+    Threshold,
+    TopK,
+    share,
+    top_share,
+)
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
 from tests.codecs.deltas import sender
@@ -67,7 +74,7 @@ CHAINS = {
     "random, largest, signs": RandomK(
         fraction=0.4, then=top_k(0.5, Sign(bucket=4, feedback="none"))
     ).plain(),
-    "rotated, largest, joined": joined(rotated(largest(share(0.2), 0.2, QSGD()), 32)),
+    "rotated, largest, joined": joined(rotated(top_share(share(0.2), 0.2, QSGD()), 32)),
     "rows, drive": RowTopK(fraction=0.3, then=Drive(block=16)).plain(),
 }
 

@@ -9,16 +9,9 @@ from scipy import stats
 from fedjax_rec.codecs import quantize
 from fedjax_rec.codecs.quantize import BF16, QSGD, BlockInt, Sign, TernGrad
 from fedjax_rec.codecs.rotate import Drive
-from fedjax_rec.codecs.wire import num_bits
-from tests.codecs.deltas import sender
+from tests.codecs.deltas import coded, relative_error, sender
 
 KEY = jax.random.key(0)
-
-
-def coded(settings, x, key=KEY):
-    codec = settings.plain()
-    message, _ = codec.encode({"w": jnp.asarray(x, jnp.float32)}, (), sender(key))
-    return np.asarray(codec.decode(message)["w"]), int(num_bits(message))
 
 
 def many(settings, x, number=20_000):
@@ -29,10 +22,6 @@ def many(settings, x, number=20_000):
 
     keys = jax.random.split(jax.random.key(1), number)
     return np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
-
-
-def relative_error(x, decoded):
-    return np.square(decoded - x).sum() / np.square(x).sum()
 
 
 STOCHASTIC = {

@@ -8,20 +8,9 @@ from scipy import linalg
 
 from fedjax_rec.codecs.quantize import Float32, Sign
 from fedjax_rec.codecs.rotate import Drive, rotated
-from fedjax_rec.codecs.wire import num_bits
-from tests.codecs.deltas import sender
+from tests.codecs.deltas import coded, relative_error
 
 KEY = jax.random.key(0)
-
-
-def coded(settings, x, key=KEY):
-    codec = settings.plain()
-    message, _ = codec.encode({"w": jnp.asarray(x, jnp.float32)}, (), sender(key))
-    return np.asarray(codec.decode(message)["w"]), int(num_bits(message))
-
-
-def relative_error(x, decoded):
-    return np.square(decoded - x).sum() / np.square(x).sum()
 
 
 @pytest.mark.parametrize("n", [1, 6, 64, 300, 1000])
@@ -54,7 +43,7 @@ def test_drive_keeps_the_projection_and_beats_plain_signs():
     # <x, C(x)> = ||x||^2, the scale's definition, block by block.
     for a, b in zip(np.split(x, 4), np.split(result, 4), strict=True):
         assert a @ b == pytest.approx(a @ a, rel=1e-4)
-    # Of a rotated vector, near Gaussian, signs leave pi / 2 - 1.
+    # Signs of a rotated vector, near Gaussian, leave pi / 2 - 1.
     keys = [jax.random.key(i) for i in range(10)]
     errors = [relative_error(x, coded(Drive(block=256), x, k)[0]) for k in keys]
     error = np.mean(errors)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from aggregators.cohorts import C, close, context, mean, run, sent
 
 from fedjax_rec.contrib.by_participation import ByParticipation
+from tests.aggregators.cohorts import C, close, context, mean, run, sent
 
 
 def test_clients_that_take_part_rarely_count_for_more():

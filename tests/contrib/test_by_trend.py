@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from aggregators.cohorts import FEDAVG, LOSS, N, close, context, mean, run, sent
 
 from fedjax_rec.contrib.by_trend import ByTrend
+from tests.aggregators.cohorts import FEDAVG, LOSS, N, close, context, mean, run, sent
 
 
 @pytest.mark.parametrize(

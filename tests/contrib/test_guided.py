@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import context
 
 from fedjax_rec.contrib.guided import PROFILE, Guided, guided
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import ClientResult, Params, Recipe, Senders
+from tests.aggregators.cohorts import context
 
 I, D, C, P, N = 12, 3, 7, 5, 20  # noqa: E741
 SHARED = {"item": rows.Table(values=jnp.zeros((I, D))), "w": jnp.zeros(4)}
@@ -75,10 +75,10 @@ def z(signal):
     return np.clip((signal - signal.mean()) / signal.std(), -3, 3)
 
 
-def oracle(messages, guide, own, last=None, before=None, now=1):
+def oracle(messages, guide, vectors, last=None, before=None, now=1):
     """The mean by the weights of the docstrings, client by client."""
     x, loss = dense(messages[0]), messages[2]
-    alike, predicted, similar, agree = cosines(own, own), [], [], []
+    alike, predicted, similar, agree = cosines(vectors, vectors), [], [], []
     for i in np.flatnonzero(PRESENT):
         others = [j for j in np.flatnonzero(PRESENT) if j != i]
         like = np.exp(alike[i, others] / guide.temperature)
@@ -131,11 +131,11 @@ def test_against_numpy_over_two_rounds(signals, likeness):
     guide = Guided(**signals, likeness=likeness, sketch=1 << 16)  # wide enough: exact
     rule = guided(guide, N, P)
     messages = cohort()
-    own = messages[1] if likeness == "profile" else dense(messages[0])
+    vectors = messages[1] if likeness == "profile" else dense(messages[0])
     got, state, info = aggregated(rule, messages)
     # In the first round all clients share these two signals.
     first = dataclasses.replace(guide, staleness=0.0, loss_drop=0.0)
-    expected, weight, predicted = oracle(messages, first, own)
+    expected, weight, predicted = oracle(messages, first, vectors)
     np.testing.assert_allclose(got, expected, atol=2e-5)
     assert float(info["profile_prediction"]) == pytest.approx(predicted, abs=1e-4)
     assert float(info["largest_weight"]) == pytest.approx(6 * weight.max(), rel=1e-4)
@@ -147,9 +147,9 @@ def test_against_numpy_over_two_rounds(signals, likeness):
     last[IDS[0]] = 0
     state = type(state)(round=jnp.int32(8), last=jnp.asarray(last), loss=state.loss)
     again = cohort(1)
-    own = again[1] if likeness == "profile" else dense(again[0])
+    vectors = again[1] if likeness == "profile" else dense(again[0])
     got, state, _ = aggregated(rule, again, state)
-    expected, _, _ = oracle(again, guide, own, last, before, now=9)
+    expected, _, _ = oracle(again, guide, vectors, last, before, now=9)
     np.testing.assert_allclose(got, expected, atol=5e-5)
     assert set(np.asarray(state.last)[IDS[PRESENT]].tolist()) == {9}
     np.testing.assert_allclose(
@@ -178,11 +178,11 @@ def test_order_changes_no_result():
 def test_a_client_that_sends_the_opposite_of_its_likes_counts_less():
     deltas, profile, loss = cohort()
     profile[:] = profile[0]  # the same for all: others' deltas predict one's own
-    one = np.asarray(deltas["w"])[0]
+    first = np.asarray(deltas["w"])[0]
     spread = 0.1 * np.random.default_rng(3).normal(size=(C, 4))
     liar = np.ones((C, 1))
     liar[4] = -1
-    deltas["w"] = jnp.asarray((one + spread) * liar, jnp.float32)
+    deltas["w"] = jnp.asarray((first + spread) * liar, jnp.float32)
     deltas["item"] = jax.tree.map(jnp.zeros_like, deltas["item"])
     honest = WEIGHTS.copy()
     honest[4] = 0
@@ -193,6 +193,22 @@ def test_a_client_that_sends_the_opposite_of_its_likes_counts_less():
         return np.linalg.norm(got - expected)
 
     assert distance(3.0) < 0.05 * distance(0.0)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_client_with_a_number_that_is_not_finite_is_absent(number):
+    deltas, profile, loss = cohort()
+    got, state, info = aggregated(
+        rule_of(), ({**deltas, "w": deltas["w"].at[3, 1].set(number)}, profile, loss)
+    )
+    weights = WEIGHTS.copy()
+    weights[3] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "WEIGHTS", weights)
+        want, _, _ = aggregated(rule_of(), (deltas, profile, loss))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert float(info["rejected_clients"]) == 1
+    assert int(state.last[IDS[3]]) == 0
 
 
 def train(params, frozen, examples, hparams, key, **options):
@@ -221,17 +237,17 @@ def test_a_profile_is_a_constant_that_clients_send():
     assert recipe.constants is not None
     assert recipe.constants[PROFILE] is profiles
     assert "number" in recipe.constants
-    own = jnp.arange(P, dtype=jnp.float32)
-    params = Params(shared={}, personal={"user": jnp.zeros(2), PROFILE: own})
+    vectors = jnp.arange(P, dtype=jnp.float32)
+    params = Params(shared={}, personal={"user": jnp.zeros(2), PROFILE: vectors})
     update: Any = recipe.client_update
     result = update(params, (), {}, {}, jax.random.key(0), correction=3)
     assert result.delta == {"correction": 3}
     np.testing.assert_array_equal(result.personal["user"], [1, 1])
-    np.testing.assert_array_equal(result.personal[PROFILE], own)
-    np.testing.assert_array_equal(result.extras[PROFILE], own)
+    np.testing.assert_array_equal(result.personal[PROFILE], vectors)
+    np.testing.assert_array_equal(result.extras[PROFILE], vectors)
     assert float(result.extras["more"]) == 2
     acc = recipe.aggregator.init(SHARED, C)
-    assert acc.profile.shape == (C, P)
+    assert acc.deltas["profile"].shape == (C, P)
 
 
 def test_the_control_by_updates_needs_no_profiles():

@@ -8,26 +8,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fedjax_rec.experiment.backbone import load_texts
 
 from fedjax_rec import (
+    IFCA,
     BackboneConfig,
+    EmbeddingAdapter,
     Execution,
     Experiment,
+    FedAdam,
     FedFM,
     FedMF,
     FileData,
+    History,
+    LeaveLast,
+    LoRA,
     Protocol,
-    SplitConfig,
     SyntheticData,
+    UserVector,
+    VectorAndHistory,
 )
 from fedjax_rec.cli import main
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.rows import Table
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.splits import LeaveLast
 from fedjax_rec.evaluation.targets import make_targets
 from fedjax_rec.experiment.build import build
+from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.models.two_tower import VECTORS
 from fedjax_rec.runs.folder import read_run
 from fedjax_rec.transfer import run as transfer
@@ -43,15 +49,11 @@ from fedjax_rec.transfer.config import FewShot, Target, check
 from fedjax_rec.transfer.ranking import Ranker, lifted_recipe, tune_client
 
 ALGORITHM = FedFM(
-    adapter="lora",
-    rank=2,
+    adapter=LoRA(rank=2),
     dim=8,
-    users="history",
-    history=5,
-    history_heads=1,
+    users=History(length=5, heads=1),
     batch_size=100_000,
-    server_optimizer="adam",
-    server_lr=1e-3,
+    server_optimizer=FedAdam(lr=1e-3),
 )
 RANKER = Ranker(algorithm=ALGORITHM)
 TARGET = Target(
@@ -95,9 +97,8 @@ def held(cache):
 def lifted_target(source, held):
     """The target, and the trained parameters lifted to it."""
     _, trained = source
-    audience, lifted = target_audience(
-        experiment(), TARGET, held, {"trained": trained.trained}
-    )
+    versions = {"trained": trained.trained}
+    audience, lifted = target_audience(experiment(), held, versions)
     return audience, lifted["trained"]
 
 
@@ -138,8 +139,10 @@ def hand_made():
 
 def test_lifted_parameters_do_for_every_setting_of_training():
     _, lifted = hand_made()
-    plain = dataclasses.replace(ALGORITHM, dim=2, history=2)
-    other = dataclasses.replace(plain, fixed=("lora_a", "head"), adapter="embedding")
+    plain = dataclasses.replace(ALGORITHM, dim=2, users=History(length=2, heads=1))
+    other = dataclasses.replace(
+        plain, fixed=("lora_a", "head"), adapter=EmbeddingAdapter()
+    )
     for algorithm in (plain, other):
         recipe = lifted_recipe(algorithm, lifted, 4, ("common",))
         assert recipe.model.init(jax.random.key(0)).personal.keys() == {"common"}
@@ -147,7 +150,7 @@ def test_lifted_parameters_do_for_every_setting_of_training():
 
 def test_scores_by_hand():
     audience, lifted = hand_made()
-    algorithm = dataclasses.replace(ALGORITHM, dim=2, history=2)
+    algorithm = dataclasses.replace(ALGORITHM, dim=2, users=History(length=2, heads=1))
     model = lifted_recipe(algorithm, lifted, 4).model
     params = Params(shared=lifted, personal={})
     # User a: w + (0, .1) = (1, .1). User b: (y + x) / 2 + (0, .1) = (.4, .9).
@@ -204,8 +207,10 @@ def test_texts_carry_over_and_shuffled_ones_fall_to_chance(lifted_target, held):
     assert np.mean([m["auc"] for m in mixed]) == pytest.approx(0.5, abs=0.05)
     # The same texts as BackboneConfig.shuffle_texts gives.
     train = held.split.train
-    plain = load_texts(BackboneConfig(name="tiny"), train)
-    texts = load_texts(BackboneConfig(name="tiny", shuffle_texts=True), train)
+    plain, texts = (
+        Corpus(BackboneConfig(name="tiny", shuffle_texts=mixed), train).texts
+        for mixed in (False, True)
+    )
     order = np.random.default_rng(0).permutation(len(plain))
     assert texts == [plain[i] for i in order]
     other, _ = shuffled(audience, lifted, 0)
@@ -226,7 +231,7 @@ def test_a_ranking_knows_the_users_own_history_and_no_more(lifted_target, held, 
         ),
     )
     versions = {"trained": source[1].trained}
-    without, again = target_audience(experiment(), TARGET, fewer, versions)
+    without, again = target_audience(experiment(), fewer, versions)
     rows = np.isin(held.users, users)
     for run in (RANKER.zero_shot, lambda *a: RANKER.tuned(*a, steps=2, lr=0.1)):
         everyone = run(audience, lifted)
@@ -252,8 +257,8 @@ def test_few_shot(lifted_target, held):
     examples = audience.data.examples(jnp.int32(held.users[0]), 0)
     once = train(shared, own, audience.frozen, examples, jnp.int32(1), 0.5, key)
     draw_key = jax.random.split(jax.random.fold_in(key, 0), 3)[0]
-    assert recipe.draw is not None
-    batch = recipe.draw(examples, draw_key)
+    assert recipe.local.draw is not None
+    batch = recipe.local.draw(examples, draw_key)
     number = batch["item"]
     gradient = jax.grad(
         lambda own: recipe.model.loss(
@@ -326,42 +331,51 @@ def changed(**fields):
 
 
 @pytest.mark.parametrize(
-    ("source_of", "target", "few_shot", "words"),
+    ("source_of", "target", "words"),
     [
         (
             dataclasses.replace(experiment(), algorithm=FedMF()),
             TARGET,
-            FewShot(),
-            "FedMF has a table of the source's items",
+            "FedMF trains a table of the source's items",
         ),
-        (changed(users="vector"), TARGET, FewShot(), "users='history'"),
-        (changed(users="both"), TARGET, FewShot(), "target users have none"),
-        (changed(id_residual=True), TARGET, FewShot(), "id_residual"),
-        (changed(personal=("lora_b",)), TARGET, FewShot(), "do not transfer"),
-        (
-            experiment(),
-            Target(data=experiment().data),
-            FewShot(),
-            "the source's own data",
-        ),
-        (experiment(), Target(users=-1), FewShot(), "target.users=-1"),
-        (experiment(), TARGET, FewShot(steps=(3, 1)), "increasing"),
-        (experiment(), TARGET, FewShot(steps=(0, 1)), "zero-shot row"),
-        (experiment(), TARGET, FewShot(lr=()), "at least one positive rate"),
-        (experiment(), TARGET, FewShot(tune=("head",)), "encode the whole catalog"),
-        (experiment(), TARGET, FewShot(window=0), "window=0"),
+        (changed(users=UserVector()), TARGET, "users=History()"),
+        (changed(users=VectorAndHistory()), TARGET, "no vectors of their own"),
+        (changed(id_residual=True), TARGET, "id_residual"),
+        (changed(personal=("lora_b",)), TARGET, "no target user has these groups"),
+        (experiment(), Target(data=experiment().data), "the source's own data"),
     ],
 )
-def test_systems_that_cannot_transfer_are_refused(source_of, target, few_shot, words):
+def test_systems_that_cannot_transfer_are_refused(source_of, target, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        check(source_of, target, few_shot)
+        check(source_of, target)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "words"),
+    [
+        (Target, {"users": -1}, "target.users=-1"),
+        (FewShot, {"steps": (3, 1)}, "increasing"),
+        (FewShot, {"steps": (0, 1)}, "zero-shot row"),
+        (FewShot, {"lr": ()}, "at least one positive rate"),
+        (FewShot, {"tune": ("head",)}, "encode the whole catalog"),
+        (FewShot, {"window": 0}, "window=0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, fields, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        settings(**fields)
+
+
+def test_a_source_of_several_models_is_refused(cache):
+    algorithm = dataclasses.replace(ALGORITHM, adapter=None)
+    several = dataclasses.replace(experiment(wrapper=IFCA()), algorithm=algorithm)
+    with pytest.raises(ValueError, match="several models"):
+        transfer.check_source(build(several), FewShot())
 
 
 def test_a_source_without_validation_cannot_choose(cache):
     simulation = build(
-        experiment(
-            split=SplitConfig(kind="leave_last"), protocol=Protocol(selection="last")
-        )
+        experiment(split=LeaveLast(), protocol=Protocol(selection="last"))
     )
     with pytest.raises(ValueError, match="Give one rate"):
         transfer.check_source(simulation, FewShot())
@@ -370,15 +384,17 @@ def test_a_source_without_validation_cannot_choose(cache):
 
 CONFIG = """
     '''What to expect.'''
-    from fedjax_rec import BackboneConfig, Execution, Experiment, FedFM, SyntheticData
+    from fedjax_rec import (
+        BackboneConfig, Execution, Experiment, FedAdam, FedFM, History, SyntheticData
+    )
 
     def get_config():
         return Experiment(
             name="small",
             data=SyntheticData(num_users=40, num_items=60, num_interactions=500),
             algorithm=FedFM(
-                adapter="none", dim=8, users="history", history=5, history_heads=1,
-                batch_size=100_000, server_optimizer="adam", server_lr=1e-3,
+                adapter=None, dim=8, users=History(length=5, heads=1),
+                batch_size=100_000, server_optimizer=FedAdam(lr=1e-3),
             ),
             backbone=BackboneConfig(name="tiny"),
             execution=Execution(max_buckets=1),
@@ -433,8 +449,8 @@ def test_the_command_writes_a_folder(cache, tmp_path, monkeypatch, capsys):
         (["--target", "amazom"], "Did you mean amazon?"),
         (["--target", "amazon"], "Pass --target.data.dir DIR"),
         (["--target.data.dir", "nowhere"], "nowhere"),
-        (["--algorithm", "FedMF"], "only what reads texts transfers"),
-        (["--algorithm.users", "vector"], "users='history'"),
+        (["--algorithm", "fedmf"], "expected a system that reads texts"),
+        (["--algorithm.users", "vector"], "users=History()"),
         (["--target.template", "{colour}", *FLAGS], "colour"),
     ],
 )
@@ -445,7 +461,7 @@ def test_mistakes_are_reported_before_anything_is_computed(
     config = tmp_path / "small.py"
     config.write_text(textwrap.dedent(CONFIG))
     monkeypatch.setattr(
-        "fedjax_rec.cli.transfer.build", lambda *a, **k: pytest.fail("built")
+        "fedjax_rec.cli.transferring.build", lambda *a, **k: pytest.fail("built")
     )
     assert main(["transfer", str(config), *flags]) == 2
     error = capsys.readouterr().err

@@ -98,8 +98,8 @@ def buffered(
     def start(shared: Tree) -> Any:
         if rule.start is None:
             return ()
-        rest, tables = _split(shared, voting)
-        joint = [leaf.reshape(1, -1) for leaf in jax.tree.leaves(rest)]
+        others, tables = _split(shared, voting)
+        joint = [leaf.reshape(1, -1) for leaf in jax.tree.leaves(others)]
         by_row = [rule.start([x.reshape(len(x), -1)]) for x in tables]
         return rule.start(joint) if joint else (), tuple(by_row)
 
@@ -113,7 +113,7 @@ def buffered(
         delta, info = part.deltas, {}
         if jax.tree.leaves(delta):
             delta, joint, info = rule.joint(part, joint)
-        decided = [rule.by_row(x, own) for x, own in zip(tables, by_row, strict=True)]
+        decided = [rule.by_row(x, s) for x, s in zip(tables, by_row, strict=True)]
         values = [new for new, _, _ in decided]
         if voting == "diluted":
             values = [
@@ -126,7 +126,7 @@ def buffered(
         expected = share if attackers is None else attackers
         report = row_report(counts, rule.tolerates, expected, len(acc.weights))
         delta = with_rows(shared, delta, values)
-        new = (joint, tuple(own for _, own, _ in decided)) if state else state
+        new = (joint, tuple(after for _, after, _ in decided)) if state else state
         present = acc.voters.any()
         delta = jax.tree.map(lambda x: jnp.where(present, x, 0), delta)
         new = jax.tree.map(lambda x, old: jnp.where(present, x, old), new, state)
@@ -167,12 +167,12 @@ def written(acc: Ballots, deltas: Tree, weights: Array, senders: Senders) -> Bal
         return dataclasses.replace(buffer, values=values)
 
     sent = jax.tree.leaves(deltas, is_leaf=rows.is_rows)
-    own = [x.ids for table, x in zip(tables, sent, strict=True) if _by_row(table)]
-    touched = zip(acc.touched, own, strict=False)
+    ids = [x.ids for table, x in zip(tables, sent, strict=True) if _by_row(table)]
+    touched = zip(acc.touched, ids, strict=False)
     return Ballots(
         jax.tree.map(write, acc.deltas, deltas, is_leaf=rows.is_table),
         acc.weights.at[slots].add(weights, mode="drop"),
-        tuple(x.at[slots[:, None], ids].max(1, mode="drop") for x, ids in touched),
+        tuple(x.at[slots[:, None], i].max(1, mode="drop") for x, i in touched),
         acc.rejected + rejected.astype(acc.rejected.dtype),
     )
 
@@ -183,10 +183,8 @@ def ballot_bytes(shared: Tree, cohort_size: int, voting: Voting = "dense") -> in
     `C (bytes of the shared leaves + one weight)`, one number per client and row of the
     tables with voters by row, and one scalar.
     """
-    leaves, size = jax.tree.leaves(shared), fold.scalar(shared).dtype.itemsize
-    each = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves) + size
-    flags = sum(len(values) for values in _split(shared, voting)[1]) * size
-    return cohort_size * (each + flags) + size
+    acc = jax.eval_shape(lambda: empty(shared, cohort_size, voting))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(acc))
 
 
 def kept_by(rule: Aggregator, reader: str, shared: Tree, cohort_size: int) -> Ballots:
@@ -207,22 +205,22 @@ def kept_by(rule: Aggregator, reader: str, shared: Tree, cohort_size: int) -> Ba
 def split(ballots: Ballots) -> tuple[Ballots, list[RowBallots]]:
     """Ballots of the leaves that are voted on jointly, and those of tables by row."""
     voting = "voters" if ballots.touched else "dense"
-    rest, values = _split(ballots.deltas, voting)
+    others, values = _split(ballots.deltas, voting)
     tables = []
     for x, touched in zip(values, ballots.touched, strict=True):
         voters = (touched > 0) & ballots.voters[:, None]
         counts = voters.sum(0, dtype=jnp.int32)
         x = x.reshape(*x.shape[:2], -1)
         tables.append(RowBallots(x, voters, counts, ballots.weights))
-    return ballots._replace(deltas=rest), tables
+    return ballots._replace(deltas=others), tables
 
 
-def with_rows(like: Tree, rest: Tree, values: Sequence[Array]) -> Tree:
-    """A tree whose tables by row have these values.
+def with_rows(like: Tree, others: Tree, values: Sequence[Array]) -> Tree:
+    """A tree with these values in its tables by row.
 
     Args:
         like: the shared parameters, or a tree like them.
-        rest: the other leaves, and `None` for each of those tables; without `values`
+        others: the other leaves, and `None` for each of those tables; without `values`
             all leaves.
         values: new values of the tables, in the order of the leaves.
     """
@@ -233,7 +231,7 @@ def with_rows(like: Tree, rest: Tree, values: Sequence[Array]) -> Tree:
             return other
         return dataclasses.replace(old, values=next(new).reshape(old.values.shape))
 
-    return jax.tree.map(leaf, like, rest, is_leaf=rows.is_table)
+    return jax.tree.map(leaf, like, others, is_leaf=rows.is_table)
 
 
 def _by_row(leaf: Tree) -> bool:
@@ -245,10 +243,10 @@ def _split(tree: Tree, voting: Voting) -> tuple[Tree, list[Array]]:
     if voting == "dense":
         return tree, []
     leaves = jax.tree.leaves(tree, is_leaf=rows.is_table)
-    rest = jax.tree.map(
+    others = jax.tree.map(
         lambda x: None if _by_row(x) else x, tree, is_leaf=rows.is_table
     )
-    return rest, [leaf.values for leaf in leaves if _by_row(leaf)]
+    return others, [leaf.values for leaf in leaves if _by_row(leaf)]
 
 
 def _diluted(values: Array, table: RowBallots) -> Array:

@@ -12,16 +12,11 @@ from fedjax_rec.aggregators.robust.ballots import Ballots, RowBallots, Rule
 from fedjax_rec.core.arrays import Array
 
 
-def by_column(
-    rule: Callable[[Array, Array, Array], Array], tolerates: Callable
-) -> Rule:
+def by_column(rule: Callable, tolerates: Callable) -> Rule:
     """A rule for columns, as `order.columnwise` takes it."""
 
     def joint(ballots: Ballots, state: Any):
-        def leaf(x: Array) -> Array:
-            return order.columnwise(rule, x[:, None], ballots.voters)[0]
-
-        return jax.tree.map(leaf, ballots.deltas), state, {}
+        return order.coordinatewise(rule, ballots.deltas, ballots.voters), state, {}
 
     def by_row(table: RowBallots, state: Any):
         return order.columnwise(rule, table.x, table.voters), state, {}
@@ -67,7 +62,7 @@ def by_block(
 
 
 def weighted_sums(factors: Array, xs: Sequence[Array]) -> list[Array]:
-    """`sum_c factors_c x_c` `[b, p]` for each `x` `[C, b, p]`, with factors `[C, b]`."""
+    """`sum_c factors_c x_c` `[b, p]` of each `x` `[C, b, p]`, with factors `[C, b]`."""
     if factors.shape[1] > 1:
         return [(factors[:, :, None].astype(x.dtype) * x).sum(0) for x in xs]
     return [fold.dot(factors[:, 0].astype(x.dtype), x[:, 0])[None] for x in xs]

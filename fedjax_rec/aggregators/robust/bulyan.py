@@ -67,10 +67,7 @@ class Bulyan:
             def column(x, voters, counts):
                 return around_median(x, voters, counts, jnp.maximum(n - 4 * f, 1))
 
-            def leaf(x):
-                return order.columnwise(column, x[:, None], chosen)[0]
-
-            return jax.tree.map(leaf, deltas), {}
+            return order.coordinatewise(column, deltas, chosen), {}
 
         by_pairs = pairs.by_pairs("Bulyan", rule, self.share, 4)
         return ballots.buffered(by_pairs, self.voting, self.share, self.attackers)
@@ -100,7 +97,7 @@ def choose(squared: Array, voters: Array, f: Array, num: Array) -> Array:
     far = jnp.where(others, finite, jnp.inf)
     _, who = jax.lax.sort_key_val(far, jnp.broadcast_to(places, (c, c)))
     sorted_far = jnp.take_along_axis(far, who, axis=1)
-    place = jnp.zeros_like(who).at[places[:, None], who].set(places[None])
+    place_of = jnp.zeros_like(who).at[places[:, None], who].set(places[None])
     alive = jnp.take_along_axis(others, who, axis=1)
     n = voters.sum(dtype=jnp.int32)
 
@@ -110,7 +107,7 @@ def choose(squared: Array, voters: Array, f: Array, num: Array) -> Array:
         score = jnp.where(within, sorted_far, 0).sum(1)
         score = jnp.minimum(score, jnp.finfo(score.dtype).max)
         taken = jnp.where(left, score, jnp.inf).argmin()
-        position = place[:, taken]
+        position = place_of[:, taken]
         new_alive = alive.at[places, position].set(False)
         few = n - i - f - 2 <= 1
         before = jnp.where(new_alive & (places[None] < last[:, None]), places[None], -1)
@@ -118,7 +115,9 @@ def choose(squared: Array, voters: Array, f: Array, num: Array) -> Array:
         # A client that loses a neighbour has one fewer, as it should; one that loses
         # another client drops its farthest. Instead of its last one it takes the next.
         lost_inside = position < last
-        fewer = jnp.where(lost_inside & (place[:, taken] != last), last, before.max(1))
+        fewer = jnp.where(
+            lost_inside & (place_of[:, taken] != last), last, before.max(1)
+        )
         same = jnp.where(position == last, after.min(1), last)
         return left.at[taken].set(False), new_alive, jnp.where(few, same, fewer)
 

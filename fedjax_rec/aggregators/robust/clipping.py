@@ -198,9 +198,7 @@ class NormBound:
         """The bound of the first round; infinite if none is known."""
         return self.bound or self.first or math.inf
 
-    def _follow(
-        self, limit: Array, middle: Array, length: Array
-    ) -> tuple[Array, Array]:
+    def _follow(self, limit: Array, middle: Array, length: Array):
         """A factor of the clipped mean, and the bound of the next round.
 
         Args:
@@ -210,13 +208,13 @@ class NormBound:
         """
         if self.bound is not None:
             return jnp.ones_like(limit), limit
-        known = jnp.isfinite(limit)
+        finite = jnp.isfinite(limit)
         # Without a bound the mean is made no longer than most of the deltas.
         factor = jnp.minimum(1, middle / jnp.where(length > 0, length, 1))
-        before = jnp.where(known, limit, middle)
+        before = jnp.where(finite, limit, middle)
         new = self.momentum * before + (1 - self.momentum) * middle
         # A bound of 0 would zero every later update.
-        return jnp.where(known, 1, factor), jnp.where(middle > 0, new, limit)
+        return jnp.where(finite, 1, factor), jnp.where(middle > 0, new, limit)
 
 
 def _shrunk(far: Array, limit: Array, voters: Array) -> Array:

@@ -8,7 +8,7 @@ cohort's deltas has at hand. Their deltas have passed the codec already.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from etils import epy
 
@@ -110,59 +110,45 @@ def _check(settings: ALIE | IPM) -> None:
     check_choices(settings, knows=Known)
 
 
-def _colluding(
-    settings: ALIE | IPM,
-    context: Context,
-    false: Callable[[Array, Array, Array], Array],
-) -> Recipe:
-    """The recipe with colluders, who send `false(mean, standard deviation, z)`."""
+def _colluding(settings: ALIE | IPM, context: Context, false: Callable) -> Recipe:
+    """The recipe with colluders that send `false(mean, standard deviation, z)`."""
     recipe = context.recipe
     assert recipe is not None
     rule = recipe.aggregator
     members = attackers.attackers(context.num_clients, settings.share, settings.seed)
 
-    def init(shared: Tree, cohort_size: int) -> Watched:
+    # Accumulators are the ballots, and `[C]` with 1 for present colluders.
+    def init(shared: Tree, cohort_size: int):
         acc = ballots.kept_by(rule, "an attack by colluders", shared, cohort_size)
-        return Watched(acc, jnp.zeros_like(acc.weights))
+        return acc, jnp.zeros_like(acc.weights)
 
-    def update(acc: Watched, deltas: Tree, weights: Array, senders: Senders) -> Watched:
+    def update(acc, deltas: Tree, weights: Array, senders: Senders):
+        inner, marks = acc
         bad = members.at[senders.ids].get(mode="fill", fill_value=False)
-        bad = (bad & (senders.ids >= 0) & (weights > 0)).astype(acc.members.dtype)
-        marked = acc.members.at[senders.slots].add(bad, mode="drop")
-        return Watched(rule.update(acc.ballots, deltas, weights, senders), marked)
+        bad = (bad & (senders.ids >= 0) & (weights > 0)).astype(marks.dtype)
+        marks = marks.at[senders.slots].add(bad, mode="drop")
+        return rule.update(inner, deltas, weights, senders), marks
 
-    def finish(acc: Watched, state: Any, shared: Tree):
-        bad = (acc.members > 0) & acc.ballots.voters
-        new = _replaced(acc.ballots, bad, false, settings.knows)
-        delta, state, info = rule.finish(new, state, shared)
+    def finish(acc, state: Any, shared: Tree):
+        inner, marks = acc
+        bad = (marks > 0) & inner.voters
+        inner = _replaced(inner, bad, false, settings.knows)
+        delta, state, info = rule.finish(inner, state, shared)
         return delta, state, {**info, "colluders": bad.sum().astype(jnp.float32)}
 
-    return recipe._replace(
-        aggregator=rule._replace(init=init, update=update, finish=finish)
-    )
-
-
-class Watched(NamedTuple):
-    """The ballots of a cohort with its colluders.
-
-    Attributes:
-        ballots: ballots of the rule.
-        members: `[C]`, 1 for present colluders.
-    """
-
-    ballots: Ballots
-    members: Array
+    attacked = rule._replace(init=init, update=update, finish=finish)
+    return recipe._replace(aggregator=attacked)
 
 
 def _replaced(acc: Ballots, bad: Array, false: Callable, knows: Known) -> Ballots:
     """The ballots with false ones in the places `bad` `[C]`."""
     present = acc.voters
-    known = bad if knows == "own" else present & ~bad
+    watched = bad if knows == "own" else present & ~bad
     z = most_deviations(present.sum(), bad.sum())
 
     def replace(x: Array, votes: Array) -> Array:
         """`x` `[C, ...]`, with votes `[C]` or `[C, I]`."""
-        seen = votes & fold.wide(known, votes)
+        seen = votes & fold.wide(watched, votes)
         count = fold.wide(seen.sum(0, keepdims=True), x)
         seen, over = fold.wide(seen, x), jnp.maximum(count, 1).astype(x.dtype)
         mean = jnp.where(seen, x, 0).sum(0, keepdims=True) / over
@@ -172,9 +158,9 @@ def _replaced(acc: Ballots, bad: Array, false: Callable, knows: Known) -> Ballot
         return jnp.where(theirs, false(mean, spread, z), x)
 
     part, tables = ballots.split(acc)
-    rest = jax.tree.map(lambda x: replace(x, present), part.deltas)
+    joint = jax.tree.map(lambda x: replace(x, present), part.deltas)
     values = [replace(table.x, table.voters) for table in tables]
-    return acc._replace(deltas=ballots.with_rows(acc.deltas, rest, values))
+    return acc._replace(deltas=ballots.with_rows(acc.deltas, joint, values))
 
 
 def most_deviations(n: Array, m: Array) -> Array:

@@ -121,15 +121,12 @@ def _krum(settings: Krum | MultiKrum, keep_of) -> Aggregator:
         n = voters.sum(dtype=jnp.int32)
         score = scores(squared, voters, n, f, settings.variant)
         keep = jnp.maximum(keep_of(n, f), 1)
-        if by_row:
-            # A score that overflowed still comes before absent clients.
-            limited = jnp.minimum(score, jnp.finfo(score.dtype).max)
-            places = shared_places(jnp.where(voters, limited, jnp.inf), keep)
-        else:
-            places = (ranks(score, voters) < keep).astype(score.dtype)
-        weights = places / keep.astype(score.dtype)
+        # A score that overflowed still comes before absent clients.
+        limited = jnp.minimum(score, jnp.finfo(score.dtype).max)
+        chosen = places(jnp.where(voters, limited, jnp.inf), keep, share=by_row)
+        weights = chosen / keep.astype(score.dtype)
         delta = jax.tree.map(lambda x: fold.dot(weights.astype(x.dtype), x), deltas)
-        highest = jnp.where(places > 0, score, -jnp.inf).max()
+        highest = jnp.where(chosen > 0, score, -jnp.inf).max()
         return delta, {"krum_score": jnp.where(n > 0, highest, 0)}
 
     by_pairs = pairs.by_pairs("Krum", rule, settings.share, 2)
@@ -156,23 +153,16 @@ def scores(squared: Array, voters: Array, n: Array, f: Array, variant: Variant):
     return jnp.where(voters, score, jnp.inf)
 
 
-def ranks(score: Array, voters: Array) -> Array:
-    """The place `[C]` of each voter from the lowest score; absent clients come last.
-
-    A score that overflowed still comes before absent clients.
-    """
-    by_score = jnp.lexsort((score, ~voters))
-    places = jnp.arange(len(score), dtype=jnp.int32)
-    return jnp.zeros_like(places).at[by_score].set(places)
-
-
-def shared_places(score: Array, keep: Array) -> Array:
-    """Share `[k]` of each in the `keep` lowest places; equal scores share the last.
+def places(score: Array, keep: Array, share: bool) -> Array:
+    """Share `[C]` of each client in the `keep` lowest places.
 
     Args:
-        score: `[k]`, infinite for absent clients.
+        score: `[C]`, infinite for absent clients.
         keep: int32 scalar, at most the number of voters.
+        share: equal scores share the last places; otherwise the first slots get them.
     """
     below = (score[None] < score[:, None]).sum(1)
-    equal = (score[None] == score[:, None]).sum(1)
-    return jnp.clip((keep - below) / equal, 0, 1)
+    equal = score[None] == score[:, None]
+    if share:
+        return jnp.clip((keep - below) / equal.sum(1), 0, 1)
+    return (below + jnp.tril(equal, -1).sum(1) < keep).astype(score.dtype)

@@ -64,8 +64,8 @@ class NNM:
             size = len(acc.weights)
             # The number withstood grows with the share: a report that is worse on one
             # row is worse on all.
-            own = row_report(counts, self._assumed, self.share, size)
-            worse = {name: jnp.maximum(x, info[name]) for name, x in own.items()}
+            report = row_report(counts, self._assumed, self.share, size)
+            worse = {name: jnp.maximum(x, info[name]) for name, x in report.items()}
             return delta, state, {**info, **worse}
 
         return rule._replace(init=init, finish=finish)
@@ -75,25 +75,22 @@ class NNM:
 
     def _mixed(self, acc: Ballots) -> Ballots:
         """The ballots after mixing; absent clients stay absent."""
-
-        def mix(x: Array, voters: Array) -> Array:
-            return self._mix(x, pairs.squared_distances(x, 1), voters)
-
         part, tables = ballots.split(acc)
-        rest = part.deltas
-        if jax.tree.leaves(rest):
-            rest = self._mix(rest, pairs.squared_distances(rest), acc.voters)
-        values = [pairs.ballot_by_ballot(mix, table) for table in tables]
-        return acc._replace(deltas=ballots.with_rows(acc.deltas, rest, values))
+        joint = part.deltas
+        if jax.tree.leaves(joint):
+            joint = self._mix(joint, acc.voters, strips=4)
+        values = [pairs.row_by_row(self._mix, table, ballots=True) for table in tables]
+        return acc._replace(deltas=ballots.with_rows(acc.deltas, joint, values))
 
-    def _mix(self, deltas: Tree, squared: Array, voters: Array) -> Tree:
+    def _mix(self, deltas: Tree, voters: Array, strips: int = 1) -> Tree:
         """Each client's mean of its nearest.
 
         Args:
             deltas: leaves `[C, ...]`.
-            squared: `[C, C]`, their squared distances.
             voters: `[C]` bool.
+            strips: as in `pairs.squared_distances`.
         """
+        squared = pairs.squared_distances(deltas, strips)
         n = voters.sum(dtype=jnp.int32)
         keep = jnp.broadcast_to(n - self._assumed(n), voters.shape)
         near = order.smallest(squared, voters[:, None], keep).T

@@ -46,6 +46,11 @@ def columnwise(
     return rowwise(block_rule, x_, voters).reshape(x.shape[1:])
 
 
+def coordinatewise(rule: Callable[..., Array], deltas: Tree, voters: Array) -> Tree:
+    """`columnwise` of leaves `[C, ...]`, with the voters `[C]` on all columns."""
+    return jax.tree.map(lambda x: columnwise(rule, x[:, None], voters)[0], deltas)
+
+
 def rowwise(rule: Callable[..., Tree], x: Array, voters: Array, *more: Tree) -> Tree:
     """Applies a rule to a buffer, a block of rows at a time.
 
@@ -138,24 +143,12 @@ def _out_of_order(keys: Array, dtype) -> Array:
     return jax.lax.bitcast_convert_type(raw, dtype)
 
 
-def next_above(x: Array, voters: Array, value: Array, rank: Array) -> Array:
-    """The number at `rank`, given the one at that rank or at the rank before.
-
-    Args:
-        x: `[C, P]`.
-        voters: `[C, P]` or `[C, 1]` bool.
-        value: `[P]`.
-        rank: `[P]` or `[1]` int32.
-    """
-    up_to = (voters & (x <= value)).sum(0, dtype=jnp.int32)
-    above = jnp.where(voters & (x > value), x, jnp.inf).min(0)
-    return jnp.where(up_to > rank, value, above)
-
-
 def median(x: Array, voters: Array, counts: Array) -> Array:
     """The median of each column; the mean of the middle two, and 0 for no voters."""
     low = kth_smallest(x, voters, jnp.maximum(counts - 1, 0) // 2)
-    high = next_above(x, voters, low, counts // 2)
+    up_to = (voters & (x <= low)).sum(0, dtype=jnp.int32)
+    above = jnp.where(voters & (x > low), x, jnp.inf).min(0)
+    high = jnp.where(up_to > counts // 2, low, above)
     # Halved before the sum, which could overflow.
     return jnp.where(counts > 0, low / 2 + jnp.where(counts > 0, high, 0) / 2, 0)
 

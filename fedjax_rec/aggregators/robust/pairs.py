@@ -3,12 +3,12 @@
 Most rows of a table have few voters. Rows are sorted by their number of voters into a
 few sizes; each size is one loop over batches of rows, with a trip count read on the
 device, in which the voters of a row are gathered side by side. So a row of `v` voters
-costs at most `(2 v)^2 d` under a rule that costs `C^2 d`, and an untouched row costs
-nothing.
+costs at most `(2 v)^2 d` under a rule that costs `C^2 d`, and an untouched row is free.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,6 @@ from fedjax_rec.aggregators.robust.voting import (
     few_tolerate,
 )
 from fedjax_rec.core.arrays import Array, Tree
-
-T = TypeVar("T")
 
 PAIRS = 2**18
 """Pairs of voters in a batch of rows, 1 MB of float32: about a core's cache. A row of
@@ -61,9 +59,7 @@ def by_pairs(
 
         return row_by_row(row, table), state, {}
 
-    def check(cohort_size: int) -> None:
-        check_cohort(name, cohort_size, share, each)
-
+    check = functools.partial(check_cohort, name, share, each)
     return Rule(joint, by_row, tolerates, check=check)
 
 
@@ -98,41 +94,6 @@ def _gram(x: Array, strips: int) -> Array:
     return upper + jnp.triu(upper, 1).T
 
 
-def row_by_row(rule: Callable[[Array, Array], Array], table: RowBallots) -> Array:
-    """Applies a rule for one row's voters to each row of a table.
-
-    Args:
-        rule: `(x [k, d], voters [k] bool) -> [d]`, with at least one voter.
-        table: the votes.
-
-    Returns:
-        `[I, d]`, zero on rows without voters.
-    """
-
-    def visit(out, row, who, x, voters):
-        return out.at[row].set(jax.vmap(rule)(x, voters), mode="drop")
-
-    return _fold(visit, jnp.zeros(table.x.shape[1:], table.x.dtype), table)
-
-
-def ballot_by_ballot(rule: Callable[[Array, Array], Array], table: RowBallots) -> Array:
-    """As `row_by_row`, for a rule that replaces the ballot of each voter.
-
-    Args:
-        rule: `(x [k, d], voters [k] bool) -> [k, d]`.
-        table: the votes.
-
-    Returns:
-        `[C, I, d]`, zero for clients without a vote.
-    """
-
-    def visit(out, row, who, x, voters):
-        new = jax.vmap(rule)(x, voters)
-        return out.at[who, row[:, None]].set(new, mode="drop")
-
-    return _fold(visit, jnp.zeros_like(table.x), table)
-
-
 def sizes(cohort_size: int) -> tuple[int, ...]:
     """Numbers of voters with room in a batch: halves of `C`, down to `SMALLEST`.
 
@@ -145,10 +106,20 @@ def sizes(cohort_size: int) -> tuple[int, ...]:
     return tuple(reversed(result))
 
 
-def _fold(visit: Callable[..., T], carry: T, table: RowBallots) -> T:
-    """Folds `(carry, row [b], who [b, k], x [b, k, d], voters [b, k])` over the rows.
+def row_by_row(
+    rule: Callable[[Array, Array], Array], table: RowBallots, *, ballots: bool = False
+) -> Array:
+    """Applies a rule for one row's voters to each row of a table.
 
-    Padding has a row number of `I`, or a client's of `C`.
+    Args:
+        rule: `(x [k, d], voters [k] bool) -> [d]`, or `[k, d]` with `ballots`; at least
+            one votes.
+        table: the votes.
+        ballots: the rule replaces the ballot of each voter.
+
+    Returns:
+        `[I, d]`, zero on rows without voters; with `ballots` `[C, I, d]`, zero for
+        clients without a vote.
     """
     c, num_rows = table.voters.shape
     room = sizes(c)
@@ -157,21 +128,23 @@ def _fold(visit: Callable[..., T], carry: T, table: RowBallots) -> T:
     order = jnp.argsort(size).astype(jnp.int32)
     of_size = jnp.zeros(len(room) + 1, jnp.int32).at[size].add(1)
     firsts = jnp.cumsum(of_size) - of_size
+    result = jnp.zeros_like(table.x if ballots else table.x[0])
     for g, k in enumerate(room):
         batch = max(1, min(PAIRS // k**2, num_rows))
 
-        def step(i, carry, g=g, k=k, batch=batch):
+        def step(i, result, g=g, k=k, batch=batch):
             within = i * batch + jnp.arange(batch, dtype=jnp.int32)
             row = order.at[firsts[g] + within].get(mode="clip")
-            row = jnp.where(within < of_size[g], row, num_rows)
+            row = jnp.where(within < of_size[g], row, num_rows)  # `I` is padding
             votes = table.voters.at[:, row].get(mode="fill", fill_value=False)
-            # Voters first, in the order of their slots.
-            who = jnp.argsort(~votes, axis=0, stable=True)[:k].T.astype(jnp.int32)
+            # Voters first, in the order of their slots; `C` is padding.
+            slots = jnp.argsort(~votes, axis=0, stable=True)[:k].T.astype(jnp.int32)
             present = jnp.arange(k) < votes.sum(0)[:, None]
-            who = jnp.where(present, who, c)
-            x = table.x.at[who, row[:, None]].get(mode="fill", fill_value=0)
-            return visit(carry, row, who, x, present)
+            slots = jnp.where(present, slots, c)
+            x = table.x.at[slots, row[:, None]].get(mode="fill", fill_value=0)
+            target = (slots, row[:, None]) if ballots else row
+            return result.at[target].set(jax.vmap(rule)(x, present), mode="drop")
 
         trips = (of_size[g] + batch - 1) // batch
-        carry = jax.lax.fori_loop(0, trips, step, carry)
-    return carry
+        result = jax.lax.fori_loop(0, trips, step, result)
+    return result

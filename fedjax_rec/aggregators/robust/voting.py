@@ -64,7 +64,7 @@ def few_tolerate(share: float, each: int) -> Callable:
     return tolerates
 
 
-def check_cohort(rule: str, cohort_size: int, share: float, each: int) -> None:
+def check_cohort(rule: str, share: float, each: int, cohort_size: int) -> None:
     """Raises a ValueError unless a cohort has `each f + 3` clients."""
     f = int(share * cohort_size + 1e-4)
     if cohort_size < each * f + 3:

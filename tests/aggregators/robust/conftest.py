@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import built
 
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Aggregator, Senders
+from tests.aggregators.cohorts import built
 
 I, D = 5, 2  # noqa: E741
 
@@ -45,7 +45,8 @@ def jitted(function, static):
 def fold():
     """`(rule, x, weights, ...) -> (delta [P], state, info)`.
 
-    `rule` is settings or an aggregator; `x` is `[C, P]` with `P = I D + 4`, the item table first, then the dense leaf.
+    `rule` is settings or an aggregator; `x` is `[C, P]` with `P = I D + 4`, the item
+    table first, then the dense leaf.
     Each group of clients has an accumulator of its own; in the end they are added up.
     """
 

@@ -1,4 +1,4 @@
-"""Colluders' ballots by hand in NumPy, and what rules make of them."""
+"""Colluders' ballots by hand in NumPy, and their effect on rules."""
 
 import dataclasses
 
@@ -7,25 +7,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedjax_rec import (
-    AggregationConfig,
-    AttackConfig,
-    Experiment,
-    FedAvg,
-    SyntheticData,
-    build,
-)
-from fedjax_rec.aggregators import AGGREGATORS
-from fedjax_rec.aggregators.robust.colluding import colluding, most_deviations
-from fedjax_rec.aggregators.robust.coordinates import (
-    coordinate_median,
-    trimmed_mean,
-)
-from fedjax_rec.aggregators.robust.krum import krum
+from fedjax_rec import Experiment, FedAvg, SyntheticData, build
+from fedjax_rec.aggregators.means import Mean
+from fedjax_rec.aggregators.robust.colluding import ALIE, IPM, most_deviations
+from fedjax_rec.aggregators.robust.krum import Krum
+from fedjax_rec.aggregators.robust.medians import Median, TrimmedMean
+from fedjax_rec.core.attackers import attackers
+from fedjax_rec.core.contracts import Recipe
+from tests.aggregators.cohorts import built, context
 
 I, D, C, P = 5, 2, 12, 14  # noqa: E741
-MEMBERS = np.isin(np.arange(C), [1, 4, 5, 9])
-AWAY = [0, 9]  # one of them a member
+MEMBERS = np.asarray(attackers(C, 1 / 3, seed=4))
+AWAY = [np.flatnonzero(MEMBERS)[0], np.flatnonzero(~MEMBERS)[0]]
+PRESENT_MEMBER = np.flatnonzero(MEMBERS)[1]
+
+
+def attacked(attack, rule, num_clients=C):
+    """The rule under the attack."""
+    recipe = Recipe(None, None, built(rule), lambda h: None, {})  # pyright: ignore
+    facts = context(num_clients=num_clients, recipe=recipe)
+    return attack.build(facts).aggregator
 
 
 def cohort(seed=0):
@@ -33,47 +34,51 @@ def cohort(seed=0):
     x = rng.normal(1, 1, (C, P)).astype(np.float32)
     touched = rng.random((C, I)) < 0.6
     touched[:, 0] = False
-    touched[1, 0] = True  # of row 0 only a member knows anything
+    touched[PRESENT_MEMBER, 0] = True  # no honest client touched row 0
     weights = np.ones(C)
     weights[AWAY] = 0
     return x, touched, weights
 
 
-def numpy_false(x, votes, kind, scale, knows):
-    """What members send in each column, where somebody is known; `[P]`."""
-    here = np.ones(C, bool)
-    here[AWAY] = False
-    known = (MEMBERS if knows == "own" else ~MEMBERS) & here
-    n, m = here.sum(), (MEMBERS & here).sum()
-    z = scale * stats.norm.ppf((n - m - (n // 2 + 1 - m)) / (n - m))
+def numpy_false(x, votes, attack):
+    """The members' numbers in each column with known votes; `[P]`."""
+    present = np.ones(C, bool)
+    present[AWAY] = False
+    watched = (MEMBERS if attack.knows == "own" else ~MEMBERS) & present
+    n, m = present.sum(), (MEMBERS & present).sum()
+    z = attack.scale * stats.norm.ppf((n - m - (n // 2 + 1 - m)) / (n - m))
     false = np.full(P, np.nan)
     for p in range(P):
-        some = x[known & votes[:, p], p].astype(np.float64)
-        if len(some):
-            false[p] = -scale * some.mean()
-            if kind == "alie":
-                false[p] = some.mean() - z * some.std()
+        column = x[watched & votes[:, p], p].astype(np.float64)
+        if len(column) and isinstance(attack, ALIE):
+            false[p] = column.mean() - z * column.std()
+        elif len(column):
+            false[p] = -attack.scale * column.mean()
     return false
 
 
 @pytest.mark.parametrize("voting", ["dense", "voters"])
 @pytest.mark.parametrize(
-    ("kind", "scale", "knows"),
-    [("alie", 2.0, "honest"), ("ipm", 0.5, "honest"), ("alie", 1.0, "own")],
+    "attack",
+    [
+        ALIE(share=1 / 3, seed=4, scale=2.0),
+        IPM(share=1 / 3, seed=4, scale=0.5),
+        ALIE(share=1 / 3, seed=4, knows="own"),
+    ],
+    ids=["alie", "ipm", "alie own"],
 )
-def test_against_numpy(kind, scale, knows, voting, fold):
+def test_against_numpy(attack, voting, fold):
     x, touched, weights = cohort()
-    inner = trimmed_mean(share=0, voting=voting)  # a mean: every ballot counts
-    rule = colluding(inner, jnp.asarray(MEMBERS), kind=kind, scale=scale, knows=knows)
-    got, _, info = fold(rule, x, weights, touched=touched)
+    inner = TrimmedMean(share=0, voting=voting)  # a mean: every ballot counts
+    got, _, info = fold(attacked(attack, inner), x, weights, touched=touched)
     wide = np.concatenate([np.repeat(touched, D, 1), np.ones((C, 4), bool)], 1)
     sent = np.where(wide, x, 0)
     votes = np.ones_like(wide) if voting == "dense" else wide
-    false = numpy_false(sent, votes, kind, scale, knows)
+    false = numpy_false(sent, votes, attack)
     theirs = MEMBERS[:, None] & votes & ~np.isnan(false)
     sent = np.where(theirs, np.nan_to_num(false), sent)
-    here = (weights > 0)[:, None] & votes
-    want = np.where(here, sent, 0).sum(0) / np.maximum(here.sum(0), 1)
+    present = (weights > 0)[:, None] & votes
+    want = np.where(present, sent, 0).sum(0) / np.maximum(present.sum(0), 1)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
     assert float(info["colluders"]) == 3
     plain, _, _ = fold(inner, x, weights, touched=touched)
@@ -94,46 +99,50 @@ def test_the_papers_deviations():
 def test_inner_products_turn_a_mean_and_not_a_median(fold):
     """Three of eleven that send five times the opposite outweigh the other eight."""
     x = np.random.default_rng(1).normal(1, 0.3, (11, P)).astype(np.float32)
-    members = jnp.arange(11) < 3
-    turned = {}
-    for name, inner in [
-        ("mean", trimmed_mean(share=0)),
-        ("median", coordinate_median()),
-    ]:
-        rule = colluding(inner, members, kind="ipm", scale=5.0)
-        turned[name], _, _ = fold(rule, x)
-    assert (turned["mean"] < 0).all()
-    assert (turned["median"] > 0.3).all()
+    attack = IPM(share=3 / 11, scale=5.0)
+    mean, _, _ = fold(attacked(attack, TrimmedMean(share=0), 11), x)
+    median, _, _ = fold(attacked(attack, Median(), 11), x)
+    assert (mean < 0).all()
+    assert (median > 0.3).all()
 
 
-def test_krum_takes_the_delta_that_is_a_little_off(fold):
+def test_krum_takes_a_delta_that_is_a_little_off(fold):
     """Colluders are each other's nearest neighbours: the point of the paper."""
     x = np.random.default_rng(2).normal(0, 1, (25, P)).astype(np.float32)
-    members = np.arange(25) < 11
-    rule = colluding(krum(share=0.44), jnp.asarray(members), kind="alie")
+    rule = attacked(ALIE(share=11 / 25), Krum(share=0.44), 25)
     got, _, _ = fold(rule, x)
-    honest = x[~members].astype(np.float64)
+    honest = x[~np.asarray(attackers(25, 11 / 25))].astype(np.float64)
     z = stats.norm.ppf((14 - 2) / 14)
     want = honest.mean(0) - z * honest.std(0)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_rules_without_a_buffer_and_wrong_kinds_are_refused(fold):
-    members = jnp.asarray(MEMBERS)
+def test_rules_without_a_buffer_are_refused(fold):
     with pytest.raises(ValueError, match="keeps the cohort's deltas"):
-        fold(colluding(AGGREGATORS["uniform"](), members, kind="alie"), cohort()[0])
-    with pytest.raises(ValueError, match="kind must be alie or ipm"):
-        colluding(krum(), members, kind="little")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="scale must be positive"):
-        colluding(krum(), members, kind="ipm", scale=0.0)
+        fold(attacked(ALIE(), Mean(weights="uniform")), cohort()[0])
+
+
+@pytest.mark.parametrize("make", [ALIE, IPM])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": 0.0}, r"scale=0\.0, expected .* \(0, inf\)"),
+        ({"scale": np.inf}, "scale=inf"),
+        ({"share": 1.1}, r"share=1\.1, expected .* \[0, 1\]"),
+        ({"knows": "all"}, "knows='all', expected honest or own"),
+    ],
+)
+def test_impossible_settings_are_refused(make, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
 
 
 SMALL = Experiment(
     name="colluders",
     data=SyntheticData(num_users=20, num_items=30, num_interactions=200),
     algorithm=FedAvg(dim=4, negatives=1),
-    attack=AttackConfig(kind="ipm", share=0.2, scale=3.0),
-    aggregation=AggregationConfig(rule="median_of_voters"),
+    attack=IPM(share=0.2, scale=3.0),
+    aggregation=Median(voting="voters"),
     rounds=1,
     eval_every=1,
 )
@@ -145,4 +154,4 @@ def test_an_experiment_names_them():
     assert event["colluders"] == 4
     assert event["touched_rows"] > 0
     with pytest.raises(ValueError, match="keeps the cohort's deltas"):
-        build(dataclasses.replace(SMALL, aggregation=AggregationConfig()))
+        build(dataclasses.replace(SMALL, aggregation=None)).advance(1)

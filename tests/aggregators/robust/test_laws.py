@@ -1,10 +1,9 @@
-"""What every robust rule promises, whatever the clients send."""
+"""Laws of every robust rule, for any messages."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aggregators.cohorts import built
 
 from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.aggregators.robust.ballots import Ballots, ballot_bytes
@@ -17,6 +16,7 @@ from fedjax_rec.aggregators.robust.medians import (
     TrimmedMean,
 )
 from fedjax_rec.aggregators.robust.mixing import NNM
+from tests.aggregators.cohorts import built
 
 I, D, P = 5, 2, 14  # noqa: E741
 RULES = {
@@ -39,7 +39,7 @@ RULES = {
     "mixed of voters": NNM(then=TrimmedMean(share=0.2, voting="voters"), share=0.2),
     "bound of voters": NormBound(first=3.0, voting="voters"),
 }
-# Those whose parts others have as well.
+# Their parts occur in other rules.
 SLOW = {"bulyan of voters", "mixed of voters", "krum of voters", "trimmed diluted"}
 everybody = pytest.mark.parametrize(
     "name",
@@ -72,9 +72,9 @@ def test_neither_order_nor_place_nor_device_matters(name, fold):
     groups = [[0, 5, 6], [2], [9, 1, 10, 3], [4, 7, 8]]
     got, _, _ = fold(RULES[name], x, weights, touched=touched, groups=groups)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    here = weights > 0
-    few = {"touched": touched[here]}
-    got, _, _ = fold(RULES[name], x[here], weights[here], **few)
+    present = weights > 0
+    few = {"touched": touched[present]}
+    got, _, _ = fold(RULES[name], x[present], weights[present], **few)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
@@ -87,8 +87,8 @@ def test_jit_equals_eager_and_float64_is_closer(name, fold):
     with jax.enable_x64():
         double, state, info = fold(RULES[name], x.astype(np.float64), touched=touched)
         assert double.dtype == np.float64
-        kept = jax.tree.leaves(state)
-        assert all(leaf.dtype == np.float64 for leaf in kept)
+        leaves = jax.tree.leaves(state)
+        assert all(leaf.dtype == np.float64 for leaf in leaves)
         assert all(np.isfinite(v) for v in info.values())
     np.testing.assert_allclose(double, want, rtol=1e-4, atol=1e-5)
 
@@ -97,7 +97,7 @@ def test_jit_equals_eager_and_float64_is_closer(name, fold):
 @pytest.mark.parametrize(
     "name", [n for n in RULES if "clipping" not in n and "bound" not in n]
 )
-def test_what_all_clients_add_the_rule_adds(name, fold):
+def test_a_shift_of_all_deltas_shifts_the_outcome(name, fold):
     x, _ = cohort(3)
     shift = np.linspace(-3, 4, P).astype(np.float32)
     before, _, _ = fold(RULES[name], x)
@@ -108,7 +108,7 @@ def test_what_all_clients_add_the_rule_adds(name, fold):
 
 
 @everybody
-def test_what_is_not_finite_is_thrown_out_and_told(name, fold):
+def test_deltas_that_are_not_finite_are_rejected_and_counted(name, fold):
     x, touched = cohort(4)
     want, _, _ = fold(RULES[name], x[:8], touched=touched[:8])
     x[8, 0], touched[8, 0], x[9, P - 1], x[10, P - 2] = np.nan, True, np.inf, -np.inf
@@ -130,7 +130,7 @@ def test_two_of_eleven_that_send_huge_numbers_move_nothing_far(name, fold):
 
 
 @everybody
-def test_nobody_moves_nothing_and_changes_no_state(name, fold):
+def test_a_round_without_clients_moves_no_parameter_and_no_state(name, fold):
     x, touched = cohort(6)
     _, state, _ = fold(RULES[name], x, touched=touched)
     nothing = {"touched": touched, "state": state}
@@ -187,19 +187,19 @@ def three_tenths_trimmed(votes):
     ],
     ids=["median", "trimmed"],
 )  # fmt: skip
-def test_only_those_who_touched_a_row_vote_on_it(rule, row, fold):
+def test_only_clients_that_touched_a_row_vote_on_it(rule, row, fold):
     x, touched = cohort(9, 13)
     touched[:, 1] = False
     weights = np.ones(13)
     weights[4] = 0
     got, _, _ = fold(rule, x, weights, touched=touched)
-    here = weights > 0
+    present = weights > 0
     for i in range(I):
-        votes = x[here & touched[:, i]][:, i * D : i * D + D]
+        votes = x[present & touched[:, i]][:, i * D : i * D + D]
         want = row(votes) if len(votes) else np.zeros(D)
         np.testing.assert_allclose(got[i * D : i * D + D], want, rtol=1e-5)
     # A dense leaf has every present client's vote.
-    np.testing.assert_allclose(got[I * D :], row(x[here][:, I * D :]), rtol=1e-5)
+    np.testing.assert_allclose(got[I * D :], row(x[present][:, I * D :]), rtol=1e-5)
 
 
 def test_a_row_has_its_own_GeometricMedian(fold):
@@ -228,11 +228,11 @@ def test_the_buffer_takes_the_bytes_that_are_stated(name):
     }
     acc = built(RULES[name]).init(shared, 11)
     assert isinstance(acc, Ballots)
-    some = "voters" in name or "diluted" in name
+    by_row = "voters" in name or "diluted" in name
     measured = sum(leaf.nbytes for leaf in jax.tree.leaves(acc))
-    assert measured == ballot_bytes(shared, 11, "voters" if some else "dense")
+    assert measured == ballot_bytes(shared, 11, "voters" if by_row else "dense")
     # By hand: 21 + 12 + 10 numbers and a weight a client, 7 marks where rows vote.
-    assert measured == 4 * (11 * (43 + 1 + 7 * some) + 1)
+    assert measured == 4 * (11 * (43 + 1 + 7 * by_row) + 1)
 
 
 def test_a_fold_with_a_bound_takes_no_memory_in_the_cohort_but_two_numbers_a_client():

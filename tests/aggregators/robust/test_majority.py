@@ -1,18 +1,14 @@
 """Majority vote, against NumPy and by its law."""
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import AggregationConfig, CodecConfig, Experiment, FedAvg, build
-from fedjax_rec.aggregators.robust.majority import majority_vote
-from fedjax_rec.codecs import leafwise, sign
+from fedjax_rec import SGD, Experiment, FedAvg, SyntheticData, build
+from fedjax_rec.aggregators.robust.majority import MajorityVote
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders
-from fedjax_rec.data.settings import SyntheticData
+from tests.aggregators.cohorts import built
 
 I, D, P = 5, 2, 14  # noqa: E741
 
@@ -23,7 +19,7 @@ def cohort(seed, n):
     return x, rng.random((n, I)) < 0.5
 
 
-def nobody_asks(n):
+def senders_of(n):
     slots = jnp.arange(n)
     return Senders(slots=slots, ids=slots, loss=jnp.zeros(n))
 
@@ -37,7 +33,7 @@ def test_against_numpy(groups, fold):
     x, touched = cohort(0, 8)
     weights = np.array([1, 0, 5, 1, 2, 1, 1, 1.0])  # one is absent; no vote weighs more
     x[3, 0], touched[3, 0] = np.inf, True
-    rule = majority_vote(step=0.25)
+    rule = MajorityVote(step=0.25)
     got, _, info = fold(rule, x, weights, touched=touched, groups=groups)
     voters = np.array([0, 2, 4, 5, 6, 7])
     total = np.sign(seen(x, touched)[voters]).sum(0)
@@ -48,59 +44,49 @@ def test_against_numpy(groups, fold):
 
 
 @pytest.mark.parametrize("n", [7, 8])
-def test_up_to_a_half_that_lie_cannot_turn_what_is_unanimous(n, fold):
+def test_less_than_half_cannot_turn_a_unanimous_coordinate(n, fold):
     rng = np.random.default_rng(1)
     way = np.sign(rng.normal(size=P))
     x = (way * rng.lognormal(size=(n, P))).astype(np.float32)
-    rule = majority_vote(step=1.0)
+    rule = MajorityVote(step=1.0)
     for liars in range(n + 1):
         y = x.copy()
         y[:liars] *= -1e6
         got, _, _ = fold(rule, y)
-        want = way * np.sign(
-            n - 2 * liars
-        )  # of a half nothing moves; of more all turns
+        # A half stops every coordinate, and more than that turns it.
+        want = way * np.sign(n - 2 * liars)
         np.testing.assert_array_equal(got, want)
 
 
-def test_what_a_client_sends_in_parts_is_one_vote():
+def test_rows_that_a_client_sends_in_parts_are_one_vote():
     shared = {"item": rows.Table(values=jnp.zeros((3, 1)))}
     ids = jnp.array([[0, 0, 2], [0, 1, 3]])
     values = jnp.array([[[5.0], [-1], [-2]], [[-1], [3], [9]]])
-    rule = majority_vote(step=1.0)
+    rule = built(MajorityVote(step=1.0))
     sent = {"item": rows.Rows(ids=ids, values=values)}
-    acc = rule.update(rule.init(shared, 2), sent, jnp.ones(2), nobody_asks(2))
+    acc = rule.update(rule.init(shared, 2), sent, jnp.ones(2), senders_of(2))
     delta, _, _ = rule.finish(acc, (), shared)
     # Row 0: 5 - 1 is up, -1 is down: a tie.
     assert delta["item"].values.reshape(-1).tolist() == [0, 1, -1]
 
 
-def test_one_bit_a_number_carries_the_vote(fold):
-    """Of a message of signs the vote is that of the numbers, up to zeros."""
-    rng = np.random.default_rng(2)
-    x = rng.normal(size=(9, 6)).astype(np.float32)
-    codec = leafwise(sign())
-    shared = {"w": jnp.zeros(6)}
-    rule = majority_vote(step=1.0)
-
-    def sent(row):
-        delta = {"w": row}
-        message, _ = codec.encode(delta, codec.init(shared), jax.random.key(0))
-        return codec.decode(message)
-
-    decoded = jax.vmap(sent)(jnp.asarray(x))
-    acc = rule.update(rule.init(shared, 9), decoded, jnp.ones(9), nobody_asks(9))
-    delta, _, _ = rule.finish(acc, (), shared)
-    np.testing.assert_array_equal(delta["w"], np.sign(np.sign(x).sum(0)))
+def test_signs_carry_the_vote():
+    """The vote on signs is that on the numbers, up to zeros."""
+    x = np.random.default_rng(2).normal(size=(9, 6)).astype(np.float32)
+    shared, rule = {"w": jnp.zeros(6)}, built(MajorityVote(step=1.0))
+    for sent in (x, np.where(x < 0, -0.3, 0.3) * np.abs(x).mean(1, keepdims=True)):
+        acc = rule.init(shared, 9)
+        acc = rule.update(acc, {"w": jnp.asarray(sent)}, jnp.ones(9), senders_of(9))
+        delta, _, _ = rule.finish(acc, (), shared)
+        np.testing.assert_array_equal(delta["w"], np.sign(np.sign(x).sum(0)))
 
 
 def test_the_server_rate_scales_the_step():
     small = Experiment(
         name="votes",
         data=SyntheticData(num_users=20, num_items=30, num_interactions=200),
-        algorithm=FedAvg(dim=4, negatives=1, server_lr=0.5),
-        codec=CodecConfig(name="sign"),
-        aggregation=AggregationConfig(rule="majority_vote", step=0.01),
+        algorithm=FedAvg(dim=4, negatives=1, server_optimizer=SGD(lr=0.5)),
+        aggregation=MajorityVote(step=0.01),
         rounds=1,
         eval_every=1,
     )
@@ -114,12 +100,6 @@ def test_the_server_rate_scales_the_step():
 
 
 @pytest.mark.parametrize("step", [0.0, -1.0, np.inf, np.nan])
-def test_a_step_has_to_be_positive(step):
-    with pytest.raises(ValueError, match="step must be positive"):
-        majority_vote(step=step)
-    with pytest.raises(ValueError, match=r"aggregation\.step must be"):
-        build(
-            dataclasses.replace(
-                Experiment(name="x"), aggregation=AggregationConfig(step=step)
-            )
-        )
+def test_a_step_is_positive_and_finite(step):
+    with pytest.raises(ValueError, match=r"step=.*, expected a number in \(0, inf\)"):
+        MajorityVote(step=step)

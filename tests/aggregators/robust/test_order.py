@@ -25,7 +25,7 @@ def test_every_rank_of_hard_numbers(dtype):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_columns_of_which_some_are_absent(seed):
+def test_columns_with_absent_clients(seed):
     rng = np.random.default_rng(seed)
     c, p = 37, 11
     x = rng.integers(-4, 5, (c, p)) * rng.choice([1.0, 0.25, 1e20], (c, p))
@@ -35,19 +35,19 @@ def test_columns_of_which_some_are_absent(seed):
     counts = voters.sum(0)
     got = np.asarray(order.median(jnp.asarray(x), jnp.asarray(voters), counts))
     for j in range(p):
-        mine = x[voters[:, j], j]
-        want = np.median(mine.astype(np.float64)) if len(mine) else 0
+        votes = x[voters[:, j], j]
+        want = np.median(votes.astype(np.float64)) if len(votes) else 0
         np.testing.assert_allclose(got[j], want, rtol=1e-6)
     num = rng.integers(0, counts + 1)
     share = np.asarray(order.smallest(jnp.asarray(x), jnp.asarray(voters), num))
     np.testing.assert_allclose(share.sum(0), num, rtol=1e-5)
     for j in range(p):
-        mine = np.sort(x[voters[:, j], j].astype(np.float64))[: num[j]]
+        votes = np.sort(x[voters[:, j], j].astype(np.float64))[: num[j]]
         np.testing.assert_allclose(
             (share[:, j] * x[:, j].astype(np.float64)).sum(),
-            mine.sum(),
+            votes.sum(),
             rtol=1e-5,
-            atol=1e-5 * np.abs(mine).sum(),
+            atol=1e-5 * np.abs(votes).sum(),
         )
         assert (share[~voters[:, j], j] == 0).all()
 

@@ -1,4 +1,4 @@
-"""Rules whose rows have voters of their own, against loops over rows in NumPy."""
+"""Rules with voters by row, against loops over rows in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,10 @@ from fedjax_rec.aggregators.robust.clipping import CenteredClipping, NormBound
 from fedjax_rec.aggregators.robust.krum import Krum, MultiKrum
 from fedjax_rec.aggregators.robust.medians import Median, TrimmedMean
 from fedjax_rec.aggregators.robust.mixing import NNM
-from fedjax_rec.aggregators.robust.pairs import ballot_by_ballot, row_by_row, sizes
+from fedjax_rec.aggregators.robust.pairs import row_by_row, sizes
 from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Senders
+from tests.aggregators.cohorts import built
 
 I, D, C = 5, 2, 19  # noqa: E741
 P = I * D + 4
@@ -28,7 +30,7 @@ def cohort(seed):
     touched = np.zeros((C, I), bool)
     for i, count in enumerate([15, 0, 1, 2, 3]):
         touched[rng.choice(np.flatnonzero(weights), count, replace=False), i] = True
-    touched[0] = True  # who is absent has no vote
+    touched[0] = True  # absent clients have no vote
     return x.astype(np.float32), weights, touched
 
 
@@ -58,9 +60,11 @@ def numpy_bulyan(x, f):
         part = x[left]
         score = krum_scores(part, f, len(left) - f - 2) if len(left) > 1 else [0]
         chosen.append(left.pop(int(np.argmin(score))))
-    kept = x[chosen]
-    near = np.argsort(np.abs(kept - np.median(kept, 0)), 0)[: len(kept) - 2 * f]
-    return np.take_along_axis(kept, near, 0).mean(0)
+    chosen_rows = x[chosen]
+    near = np.argsort(np.abs(chosen_rows - np.median(chosen_rows, 0)), 0)[
+        : len(chosen_rows) - 2 * f
+    ]
+    return np.take_along_axis(chosen_rows, near, 0).mean(0)
 
 
 def numpy_mixed(x, f):
@@ -85,7 +89,7 @@ def numpy_bound(x, b):
 
 
 def floor(v, share, each):
-    """`f` of `v` voters, of whom the rule needs `each f + 3`."""
+    """`f` among `v` voters, if the rule needs `each f + 3`."""
     f = int(share * v + 1e-6)
     while f > 0 and v < each * f + 3:
         f -= 1
@@ -131,35 +135,36 @@ def test_a_row_is_the_rule_among_its_voters(name, voting, fold):
     for seed in range(2 if voting == "voters" else 1):
         x, weights, touched = cohort(seed)
         got, _, info = fold(rule, x, weights, touched=touched)
-        here = weights > 0
+        present = weights > 0
         x = x.astype(np.float64)
         for i in range(I):
-            votes = x[here & touched[:, i], i * D : i * D + D]
+            votes = x[present & touched[:, i], i * D : i * D + D]
             v = len(votes)
             want = oracle(votes, floor(v, 0.2, each)) if v else np.zeros(D)
-            want = want * (v / here.sum() if voting == "diluted" else 1)
+            want = want * (v / present.sum() if voting == "diluted" else 1)
             np.testing.assert_allclose(
                 got[i * D : i * D + D], want, rtol=2e-4, atol=2e-5, err_msg=str(i)
             )
-        # What is no table is joined by all who are present.
-        want = oracle(x[here, I * D :], floor(here.sum(), 0.2, each))
+        # All present clients decide the other leaves.
+        want = oracle(x[present, I * D :], floor(present.sum(), 0.2, each))
         np.testing.assert_allclose(got[I * D :], want, rtol=2e-4, atol=2e-5)
         assert float(info["touched_rows"]) == 4
         assert float(info["rejected_clients"]) == 0
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_where_all_touch_one_row_it_is_the_dense_rule(name):
-    """A table of one row and nothing else."""
+def test_on_a_row_that_all_touch_it_is_the_dense_rule(name):
+    """A table of one row and no other leaf."""
     make, _, _, settings = CASES[name]
     x = np.random.default_rng(3).normal(1, 1, (11, 1, 3)).astype(np.float32)
     shared = {"item": rows.Table(values=jnp.zeros((1, 3)))}
     ids = jnp.zeros((11, 1), jnp.int32)
     deltas = {"item": rows.Rows(ids=ids, values=jnp.asarray(x))}
-    senders = type("S", (), {"slots": jnp.arange(11)})()
+    slots = jnp.arange(11)
+    senders = Senders(slots=slots, ids=slots, loss=jnp.zeros(11))
 
     def run(voting):
-        rule = make(voting=voting, **settings)
+        rule = built(make(voting=voting, **settings))
         state = rule.start(shared)
         acc = rule.begin(rule.init(shared, 11), state)
         acc = rule.update(acc, deltas, jnp.ones(11), senders)
@@ -203,16 +208,14 @@ def test_a_rows_bound_follows_the_median_of_its_own_voters(fold):
     mean = votes.mean(0)  # no bound is known yet: no longer than the median
     mean *= min(1, bound / np.linalg.norm(mean))
     np.testing.assert_allclose(got[:D], mean, rtol=1e-5)
-    np.testing.assert_allclose(state["rows"][0][0], bound, rtol=1e-6)
-    assert np.isinf(state["rows"][0][1])  # nobody has touched that row
+    np.testing.assert_allclose(state[1][0][0], bound, rtol=1e-6)
+    assert np.isinf(state[1][0][1])  # that row is untouched
     y = 3 * x[::-1].copy()
     got, state, info = fold(rule, y, weights, touched=touched, state=state)
     votes = y[touched[:, 0] & (weights > 0), :D].astype(np.float64)
     np.testing.assert_allclose(got[:D], numpy_bound(votes, bound), rtol=1e-5)
     new = np.median(np.linalg.norm(votes, axis=1))
-    np.testing.assert_allclose(
-        state["rows"][0][0], 0.25 * bound + 0.75 * new, rtol=1e-6
-    )
+    np.testing.assert_allclose(state[1][0][0], 0.25 * bound + 0.75 * new, rtol=1e-6)
     assert 0 < float(info["clipped_row_share"]) <= 1
 
 
@@ -223,15 +226,15 @@ def test_clipping_keeps_a_center_for_every_row(fold):
     touched[:, 0] = False
     y = x[::-1].copy()
     got, after, _ = fold(rule, y, weights, touched=touched, state=state)
-    # Untouched it does not move, and what is known of it is kept.
+    # Untouched it does not move, and keeps its center.
     assert (got[:D] == 0).all()
-    before = np.asarray(state["item"].values)
-    np.testing.assert_array_equal(after["item"].values[0], before[0])
+    (before,), (center,) = state[1][0], after[1][0]
+    np.testing.assert_array_equal(center[0], before[0])
     votes = y[touched[:, 4] & (weights > 0), 4 * D : 5 * D].astype(np.float64)
     moves = votes - before[4]
     far = np.linalg.norm(moves, axis=1)
     want = before[4] + (moves * np.minimum(1, 0.5 / far)[:, None]).mean(0)
-    np.testing.assert_allclose(after["item"].values[4], want, rtol=1e-5)
+    np.testing.assert_allclose(center[4], want, rtol=1e-5)
     np.testing.assert_allclose(got[4 * D : 5 * D], want * 3 / 16, rtol=1e-5)
 
 
@@ -244,7 +247,8 @@ def test_rows_of_every_size_are_visited_once_and_with_their_own_voters():
     counts[:8] = [0, 1, 17, 18, 33, 34, 66, 130]
     voters = np.argsort(rng.random((c, num_rows)), 0) < counts
     x = rng.normal(size=(c, num_rows, 2)).astype(np.float32)
-    ballots = RowBallots(*map(jnp.asarray, (x, voters, counts.astype(np.int32))))
+    counts = counts.astype(np.int32)
+    ballots = RowBallots(*map(jnp.asarray, (x, voters, counts, np.ones(c))))
 
     def mean(x, voters):
         return jnp.where(voters[:, None], x, 0).sum(0) / voters.sum()
@@ -255,7 +259,7 @@ def test_rows_of_every_size_are_visited_once_and_with_their_own_voters():
     got = jax.jit(lambda b: row_by_row(mean, b))(ballots)
     want = np.where(voters[:, :, None], x, 0).sum(0) / np.maximum(counts, 1)[:, None]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
-    got = jax.jit(lambda b: ballot_by_ballot(first, b))(ballots)
+    got = jax.jit(lambda b: row_by_row(first, b, ballots=True))(ballots)
     start = x[voters.argmax(0), np.arange(num_rows)]
     want = np.where(voters[:, :, None], x - start, 0)
     np.testing.assert_allclose(got, want, rtol=1e-6)
@@ -278,6 +282,6 @@ def test_a_fifth_of_a_rows_voters_that_send_huge_numbers_move_it_little(name, fo
 
 
 @pytest.mark.parametrize("make", [Krum, MultiKrum, Bulyan, NormBound, CenteredClipping])
-def test_who_votes_is_checked(make):
+def test_the_way_of_voting_is_checked(make):
     with pytest.raises(ValueError, match="expected dense, voters or diluted"):
         make(voting="some")

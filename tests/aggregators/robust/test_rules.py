@@ -1,4 +1,4 @@
-"""Rules against loops in NumPy, and against byzfl 0.0.11 where it is installed."""
+"""Rules against loops in NumPy, and against byzfl 0.0.11 if it is installed."""
 
 import numpy as np
 import pytest
@@ -47,9 +47,11 @@ def numpy_bulyan(x, f):
         part = x[left]
         score = numpy_krum_scores(part, f, len(left) - f - 2) if len(left) > 1 else [0]
         chosen.append(left.pop(int(np.argmin(score))))
-    kept = x[chosen]
-    near = np.argsort(np.abs(kept - np.median(kept, 0)), 0)[: len(kept) - 2 * f]
-    return np.take_along_axis(kept, near, 0).mean(0)
+    chosen_rows = x[chosen]
+    near = np.argsort(np.abs(chosen_rows - np.median(chosen_rows, 0)), 0)[
+        : len(chosen_rows) - 2 * f
+    ]
+    return np.take_along_axis(chosen_rows, near, 0).mean(0)
 
 
 def numpy_weiszfeld(x, weights, steps, nu):
@@ -73,7 +75,7 @@ def numpy_multi_krum(x, f, near, chosen):
     return x[np.argsort(numpy_krum_scores(x, f, near))[:chosen]].mean(0)
 
 
-# Each with 11 or 12 clients present, of whom floor(0.2 n) = 2 are assumed attackers.
+# Each with 11 or 12 present clients; floor(0.2 n) = 2 are assumed attackers.
 CASES = {
     "median": (Median(), lambda x, f, n: np.median(x, 0)),
     "trimmed": (TrimmedMean(share=0.2), lambda x, f, n: numpy_trimmed(x, f)),
