@@ -11,7 +11,7 @@ Known items have rows of their own, which learn here what texts could tell: with
 adapter the validation is the same to .001; without it and with shuffled texts it is
 .099, .099 and .104. What reading is worth shows on items nobody trained on:
 
-fedjax-rec train configs/quickstart.py --split.kind cold_items --split.test 0.2 \\
+fedjax-rec train configs/quickstart.py --split cold_items --split.test 0.2 \\
     --protocol.candidates cold
 
 ranks 300 of them with NDCG@10 = .165; .046 with --backbone.shuffle-texts, random .035.

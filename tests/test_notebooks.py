@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are committed without what they printed."""
+"""The notebooks run from top to bottom, and are committed without outputs."""
 
 import subprocess
 import sys

@@ -26,12 +26,12 @@ commands:
 
 examples:
   fedjax-rec train configs/quickstart.py
-  fedjax-rec train configs/quickstart.py --algorithm.client-lr 0.3 --rounds 50
+  fedjax-rec train configs/quickstart.py --algorithm.training.lr 0.3 --rounds 50
   fedjax-rec train configs/fedmf_ml100k.py --data.dir ~/ml-100k --seed 1
   fedjax-rec train --resume runs/mine
   fedjax-rec sweep configs/sweep_pfedrec.py --grid seed=0:3
   fedjax-rec transfer configs/transfer_ml_to_games.py --target amazon
-  fedjax-rec data describe synthetic --partition.kind dirichlet --plot skew.png
+  fedjax-rec data describe synthetic --partition dirichlet --plot skew.png
   fedjax-rec report runs/* --output comparison
 
 `fedjax-rec COMMAND --help` explains a command; `fedjax-rec train CONFIG --help` lists

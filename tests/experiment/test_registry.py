@@ -1,4 +1,4 @@
-"""The kinds of every part: they load, have defaults, flags, and come back from files."""
+"""Kinds of parts load, have defaults and flags, and come back from files."""
 
 import dataclasses
 import json

@@ -21,11 +21,10 @@ from fedjax_rec.cli.config_file import load_configs
 from fedjax_rec.core.optimizers import SGD
 from fedjax_rec.experiment.stored import stored_experiment
 from fedjax_rec.fleet.devices import PHONES, FleetConfig
-
-PHONE = dataclasses.replace(PHONES[0], share=1.0)
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.storage.errors import UserError
 
+PHONE = dataclasses.replace(PHONES[0], share=1.0)
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 
 

@@ -1,18 +1,24 @@
-"""Cohorts of whole experiments: who trains, who is told of, what is refused."""
+"""Cohorts in experiments: the clients that train, their costs, and refusals."""
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fedjax_rec import (
-    CohortConfig,
+    AllClients,
+    Available,
     Execution,
     Experiment,
     FedAvg,
     FedMF,
-    PopulationConfig,
+    FleetConfig,
+    StoreConfig,
     SyntheticData,
+    Uniform,
+    Weighted,
     build,
 )
 from fedjax_rec.core import keys
@@ -30,7 +36,8 @@ EXPERIMENT = Experiment(
     data=SyntheticData(num_users=60, num_items=80, num_interactions=1500),
     # The paper's FedMF draws nothing: the quickest to compile.
     algorithm=FedMF(dim=2, feedback="explicit", client_lr=0.01),
-    cohort=CohortConfig(sampling="available", size=12, devices=BUSY, rounds_per_day=4),
+    cohort=Available(size=12, rounds_per_day=4),
+    fleet=FleetConfig(devices=BUSY),
     execution=Execution(max_buckets=1),
     rounds=6,
     eval_every=6,
@@ -38,17 +45,18 @@ EXPERIMENT = Experiment(
 )
 
 
-def with_cohort(**fields):
-    cohort = dataclasses.replace(EXPERIMENT.cohort, **fields)
-    return dataclasses.replace(EXPERIMENT, cohort=cohort)
+def with_cohort(cohort=EXPERIMENT.cohort, devices=BUSY):
+    fleet = FleetConfig(devices=devices)
+    return dataclasses.replace(EXPERIMENT, cohort=cohort, fleet=fleet)
 
 
 def cohorts(simulation, rounds):
-    found = []
-    for number in range(rounds):
+    @jax.jit
+    def draw(number):
         key = keys.derive(simulation.key, keys.Purpose.COHORT, number)
-        found.append(simulation.sampler(key, number))
-    return found
+        return simulation.sampler(key, number)
+
+    return [draw(jnp.int32(number)) for number in range(rounds)]
 
 
 @pytest.fixture(scope="module")
@@ -60,40 +68,40 @@ def ran():
         )
         simulation = build(EXPERIMENT)
         before = np.asarray(simulation.personal["user"])
-        told = simulation.advance(4)
+        metrics = simulation.advance(4)
         once = len(traces)
         more = simulation.advance(2)
     # Other hours and other numbers of clients are no other program.
     assert len(traces) == once > 0
-    told = {name: np.append(told[name], more[name]) for name in told}
-    return simulation, before, told
+    metrics = {name: np.append(x, more[name]) for name, x in metrics.items()}
+    return simulation, before, metrics
 
 
 def test_dropouts_keep_their_state_and_send_nothing(ran):
-    simulation, before, told = ran
+    simulation, before, metrics = ran
     drawn = cohorts(simulation, 6)
     came = [set(np.asarray(d.ids).tolist()) - {60} for d in drawn]
     began = [set(np.asarray(d.invited).tolist()) - {60} for d in drawn]
     assert all(c < b for c, b in zip(came, began, strict=True))
     moved = (np.asarray(simulation.personal["user"]) != before).any(1)
     assert set(np.flatnonzero(moved)) == set().union(*came)
-    assert set().union(*began) - set().union(*came)  # somebody worked for nothing
-    assert told["clients"].tolist() == [len(c) for c in came]
-    assert told["arrived"].tolist() == [len(c) for c in came]
-    assert told["invited"].tolist() == [len(b) for b in began]
+    assert set().union(*began) - set().union(*came)  # some work was lost
+    assert metrics["clients"].tolist() == [len(c) for c in came]
+    assert metrics["arrived"].tolist() == [len(c) for c in came]
+    assert metrics["invited"].tolist() == [len(b) for b in began]
     # Every rating's row once: 2 float32 and an id, for each example.
     size = np.bincount(simulation.split.train.user, minlength=60)
     up = [12 * size[list(c)].sum() for c in came]
     down = [12 * size[list(b)].sum() for b in began]
-    assert told["up_bytes"] == pytest.approx(up)
-    assert told["down_bytes"] == pytest.approx(down)
+    assert metrics["up_bytes"] == pytest.approx(up)
+    assert metrics["down_bytes"] == pytest.approx(down)
     # The slowest that arrived: it receives, trains, sends.
     fleet = simulation.sampler.tables[1]
-    for c, seconds in zip(came, told["simulated_seconds"], strict=True):
+    kinds, _ = fleet.devices(np.arange(60, dtype=np.int32))
+    for c, seconds in zip(came, metrics["simulated_seconds"], strict=True):
         slowest = 0.0
         for client in c:
-            kind, _ = fleet.devices(np.array([client], np.int32))
-            phone = BUSY[int(kind[0])]
+            phone = BUSY[int(kinds[client])]
             sent = 12 * size[client] * 8e-6
             slowest = max(
                 slowest,
@@ -105,27 +113,27 @@ def test_dropouts_keep_their_state_and_send_nothing(ran):
 
 
 def test_a_population_on_the_host_brings_the_same_cohorts(ran):
-    simulation, _, told = ran
-    store = PopulationConfig(store="host")
-    hosted = build(dataclasses.replace(EXPERIMENT, population=store))
-    found = hosted.advance(6)
-    assert found.keys() == told.keys()
+    simulation, _, metrics = ran
+    store = StoreConfig(location="host")
+    hosted = build(dataclasses.replace(EXPERIMENT, store=store))
+    result = hosted.advance(6)
+    assert result.keys() == metrics.keys()
     for name in ("clients", "invited", "arrived", "examples", "down_bytes"):
-        assert found[name].tolist() == told[name].tolist()
+        assert result[name].tolist() == metrics[name].tolist()
     for name in ("up_bytes", "simulated_seconds", "loss"):
-        assert found[name] == pytest.approx(told[name], rel=1e-5)
+        assert result[name] == pytest.approx(metrics[name], rel=1e-5)
     users = np.asarray(simulation.personal["user"])
     np.testing.assert_allclose(hosted.personal["user"], users, atol=1e-6)
 
 
-def test_a_run_is_told_in_words(ran):
-    simulation, _, told = ran
+def test_a_run_in_words(ran):
+    simulation, _, metrics = ran
     history = [
-        {"event": "round", **{k: float(x[i]) for k, x in told.items()}}
+        {"event": "round", **{k: float(x[i]) for k, x in metrics.items()}}
         for i in range(6)
     ]
     costs, devices = summarise_costs(history), simulation.notes["devices"]
-    assert costs["up_bytes"] == pytest.approx(float(told["up_bytes"].sum()))
+    assert costs["up_bytes"] == pytest.approx(float(metrics["up_bytes"].sum()))
     assert devices["with_examples"] == 60
     assert sum(devices["classes"].values()) == 60
     text = costs_in_words(costs, devices)
@@ -140,16 +148,16 @@ def test_a_run_is_told_in_words(ran):
 
 
 def test_weighted_cohorts_run(ran):
-    simulation = build(with_cohort(sampling="weighted", devices=PHONES))
-    told = simulation.advance(3)
-    assert told["clients"].tolist() == told["invited"].tolist() == [12, 12, 12]
+    simulation = build(with_cohort(Weighted(size=12), PHONES))
+    metrics = simulation.advance(3)
+    assert metrics["clients"].tolist() == metrics["invited"].tolist() == [12, 12, 12]
     size = np.bincount(simulation.split.train.user, minlength=60)
     ids = [np.asarray(d.ids) for d in cohorts(simulation, 3)]
-    assert told["examples"].tolist() == [size[i].sum() for i in ids]
+    assert metrics["examples"].tolist() == [size[i].sum() for i in ids]
 
 
 def test_fewer_available_than_invited_is_said():
-    simulation = build(with_cohort(size=50, devices=PHONES))
+    simulation = build(with_cohort(Available(size=50, rounds_per_day=4), PHONES))
     assert any("some slots stay empty" in line for line in simulation.why)
 
 
@@ -158,40 +166,25 @@ def test_devices_without_the_memory_are_said_or_refused():
     with pytest.raises(ValueError, match="ever available: 0 of 60 clients"):
         build(with_cohort(devices=small))
     # The others train on them all the same, and the report says so.
-    simulation = build(with_cohort(sampling="uniform", devices=small))
+    simulation = build(with_cohort(Uniform(size=12), small))
     assert simulation.notes["devices"]["short_of_memory"] == 60
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"size": 0}, "cohort.size must be at least 1, got 0"),
-        ({"rounds_per_day": 0}, "cohort.rounds_per_day must be at least 1"),
-        ({"time_zones": 25}, r"cohort.time_zones must lie in \[1, 24\], got 25"),
-        ({"over_selection": 0.5}, "cohort.over_selection must be at least 1"),
-        ({"over_selection": float("inf")}, "cohort.over_selection must be at least 1"),
-        ({"device_seed": -1}, "cohort.seed must lie in"),
-        ({"sampling": "uniform", "over_selection": 1.3}, "'available' only"),
-        ({"sampling": "all", "trace": "x.csv"}, "'available' only, and it is 'all'"),
-        ({"trace": "/nowhere/x.csv"}, "cohort.trace=/nowhere/x.csv: cannot be read"),
-        ({"devices": ()}, "cohort.devices is empty"),
-    ],
-)
-def test_cohorts_that_cannot_be_are_refused_before_anything_is_loaded(fields, message):
-    with pytest.raises(ValueError, match=message):
-        check(with_cohort(**fields))
+def test_a_trace_that_cannot_be_read_is_refused_before_anything_is_loaded():
+    cohort = Available(size=12, trace="/nowhere/x.csv")
+    with pytest.raises(ValueError, match=r"/nowhere/x.csv: cannot be read"):
+        check(with_cohort(cohort))
 
 
 def test_more_than_there_are():
     with pytest.raises(ValueError, match="1 to 60 clients"):
-        build(with_cohort(size=61))
+        build(with_cohort(Available(size=61)))
 
 
 def test_negatives_count_in_the_bytes():
-    algorithm = FedAvg(dim=4, negatives=1, client_lr=1.0)
-    cohort = CohortConfig()
+    algorithm = FedAvg(dim=4, negatives=1)
     simulation = build(
-        dataclasses.replace(EXPERIMENT, algorithm=algorithm, cohort=cohort)
+        dataclasses.replace(EXPERIMENT, algorithm=algorithm, cohort=AllClients())
     )
     fleet = simulation.sampler.tables[1]
     size = np.bincount(simulation.split.train.user, minlength=60)

@@ -1,0 +1,74 @@
+"""Where a population is kept: by memory, or as asked for."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from fedjax_rec import Experiment, FedMF, StoreConfig, SyntheticData
+from fedjax_rec.experiment.build import make_context, make_recipe
+from fedjax_rec.experiment.location import (
+    choose_location,
+    on_disk,
+    population_bytes,
+)
+from fedjax_rec.experiment.prepared import prepare
+
+EXPERIMENT = Experiment(
+    name="x",
+    data=SyntheticData(num_users=12, num_items=20, num_interactions=120),
+    algorithm=FedMF(dim=4),
+)
+
+
+@pytest.fixture(scope="module")
+def built():
+    prepared = prepare(EXPERIMENT, EXPERIMENT.data.load())
+    recipe = make_recipe(EXPERIMENT, make_context(EXPERIMENT, prepared))
+    return recipe, prepared.clients
+
+
+def test_bytes_by_hand(built):
+    recipe, clients = built
+    arrays = sum(np.asarray(x).nbytes for x in jax.tree.leaves(clients))
+    assert population_bytes(recipe, clients) == 12 * 4 * 4 + arrays
+
+
+def mesh(limit, size=1):
+    device = types.SimpleNamespace(memory_stats=lambda: limit)
+    return types.SimpleNamespace(local_devices=[device], size=size)
+
+
+@pytest.mark.parametrize("location", ["device", "host", "disk"])
+def test_a_location_that_is_named_is_taken(built, location):
+    config = StoreConfig(location=location)
+    assert choose_location(config, *built, mesh({"bytes_limit": 1})) == location
+
+
+def test_the_device_if_less_than_half_of_its_memory_is_needed(built):
+    size = population_bytes(*built)
+    for stats, devices, expected in (
+        ({"bytes_limit": 2 * size + 1}, 1, "device"),
+        ({"bytes_limit": 2 * size}, 1, "host"),
+        ({"bytes_limit": size + 2}, 2, "device"),  # each holds a half
+        (None, 1, "device"),  # a CPU
+        ({}, 1, "device"),
+    ):
+        config = StoreConfig()
+        assert choose_location(config, *built, mesh(stats, devices)) == expected
+
+
+def test_arrays_become_memory_maps(built, tmp_path):
+    _, clients = built
+    mapped, root = on_disk(clients, str(tmp_path / "a" / "b"))
+    assert root == tmp_path / "a" / "b"
+    for new, old in zip(jax.tree.leaves(mapped), jax.tree.leaves(clients), strict=True):
+        assert isinstance(new, np.memmap)
+        np.testing.assert_array_equal(new, old)
+    files = sorted(root.iterdir())
+    again, _ = on_disk(mapped, str(root))  # maps are kept
+    assert sorted(root.iterdir()) == files
+    assert all(map(lambda x, y: x is y, *map(jax.tree.leaves, (again, mapped))))
+    _, temporary = on_disk(clients, "")
+    assert temporary.is_dir()

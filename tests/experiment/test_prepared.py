@@ -1,0 +1,117 @@
+"""Prepared data: laid out, cached, digested; and the targets in them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fedjax_rec import (
+    IID,
+    ColdItems,
+    Execution,
+    Experiment,
+    Protocol,
+    StoreConfig,
+    SyntheticData,
+    paper_compat,
+)
+from fedjax_rec.experiment.prepared import (
+    key_of,
+    load_prepared,
+    prepare,
+    training_items,
+)
+
+EXPERIMENT = Experiment(
+    name="x", data=SyntheticData(num_users=12, num_items=20, num_interactions=120)
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The folder of the cached populations."""
+    monkeypatch.setenv("FEDJAX_REC_CACHE", str(tmp_path))
+    return tmp_path / "populations"
+
+
+def change(**changes):
+    return dataclasses.replace(EXPERIMENT, **changes)
+
+
+def same(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def test_prepared_data_come_from_the_cache_as_memory_maps(cache, monkeypatch):
+    monkeypatch.setattr("fedjax_rec.storage.cache._SMALL", 0)
+    first = load_prepared(EXPERIMENT)
+    assert (cache / key_of(EXPERIMENT)).exists()
+    monkeypatch.setattr(SyntheticData, "load", lambda *_: pytest.fail("loaded"))
+    again = load_prepared(EXPERIMENT)
+    assert isinstance(again.split.train.user, np.memmap)
+    assert again.digests == first.digests
+    assert same(again.clients, first.clients)
+    assert again.single
+    assert again.pool is None
+
+
+def test_data_that_are_given_or_not_to_be_kept_use_no_cache(cache):
+    data = EXPERIMENT.data.load()
+    given = load_prepared(EXPERIMENT, data)
+    kept_out = load_prepared(change(store=StoreConfig(cache=False)))
+    assert given.digests == kept_out.digests
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"data": SyntheticData(seed=1)}, True),
+        ({"split": ColdItems()}, True),
+        ({"partition": IID(num_clients=3)}, True),
+        ({"protocol": Protocol(cutoffs=(10,))}, True),
+        ({"rounds": 3, "seed": 5, "name": "y", "execution": Execution()}, False),
+    ],
+)
+def test_the_cache_key_depends_on_all_that_decides_the_data(changes, differs):
+    assert (key_of(change(**changes)) != key_of(EXPERIMENT)) == differs
+
+
+def test_items_that_training_may_see():
+    prepared = prepare(change(split=ColdItems(test=0.2)), EXPERIMENT.data.load())
+    info = prepared.split.info
+    cold = np.concatenate([info["val_items"], info["test_items"]])
+    assert prepared.pool is not None
+    assert sorted([*prepared.pool, *cold]) == list(range(20))
+    split = prepared.split
+    assert training_items(dataclasses.replace(split, info={})) is None
+
+
+def test_negatives_of_a_leaking_protocol_avoid_the_test():
+    data = EXPERIMENT.data.load()
+    clean = prepare(EXPERIMENT, data)
+    leaking = prepare(change(protocol=paper_compat()), data)
+    excluded = [p.clients.exclude.size.sum() for p in (clean, leaking)]
+    held_out = len(clean.split.val) + len(clean.split.test)
+    assert excluded[1] == excluded[0] + held_out
+
+
+def test_targets_of_both_parts_have_the_same_shapes():
+    data = EXPERIMENT.data.load()
+    for protocol in (Protocol(), Protocol(candidates="sampled", num_candidates=5)):
+        targets = prepare(change(protocol=protocol), data).targets
+        assert targets.keys() == {"val", "test"}
+        val, test = (jax.tree.map(np.shape, targets[part]) for part in ("val", "test"))
+        assert val == test
+
+
+def test_some_users_are_evaluated_by_the_same_items():
+    data = EXPERIMENT.data.load()
+    every = prepare(EXPERIMENT, data).targets["test"]
+    some = prepare(change(protocol=Protocol(max_users=5)), data).targets["test"]
+    assert len(some.user) == 5
+    for index, user in enumerate(some.user):
+        (position,) = np.flatnonzero(np.asarray(every.user) == user)
+        np.testing.assert_array_equal(some.positives[index], every.positives[position])
