@@ -241,12 +241,12 @@ def _delta(
     def difference(table, before, after):
         if not rows.is_table(before):
             return after - before
-        at, values = ids[before.space], after.values - before.values
-        change = rows.Rows(ids=at, values=values, space=before.space)
+        touched, values = ids[before.space], after.values - before.values
+        change = rows.Rows(ids=touched, values=values, space=before.space)
         if not merged:
             return change
         length = table.values.shape[0]
-        real = (at < length).reshape(-1, *(1,) * (values.ndim - 1))
+        real = (touched < length).reshape(-1, *(1,) * (values.ndim - 1))
         values = jnp.where(real, values, 0)
         return dataclasses.replace(change, values=values, num_rows=length, ordered=True)
 

@@ -46,28 +46,20 @@ class Phase(NamedTuple):
         return rows.split_tables(part)
 
     def descend(
-        self,
-        local: Tree,
-        grads: Tree,
-        at: dict[str, Array | None],
-        state: Tree,
-        hparams: Tree,
-        correction: Correction,
-        start: Tree,
-        count: Array,
+        self, local, grads, at, state, hparams, correction: Correction, start, count
     ) -> tuple[Tree, Tree]:
         """One step.
 
         Args:
             local: parameters of the client, by group.
             grads: gradients of the phase's groups, with tables of the batch's rows.
-            at: row numbers of the batch in the client's tables, by space; `None` if the
-                tables are the batch's rows.
+            at: row numbers of the batch in the client's tables `[B]`, by space; `None`
+                if the tables are the batch's rows.
             state: state of the optimizer.
             hparams: traced scalars.
             correction: changes of the gradients.
             start: parameters that the client received.
-            count: number of real pairs of the batch.
+            count: scalar, number of real pairs of the batch.
 
         Returns:
             `(groups, state)` after the step.

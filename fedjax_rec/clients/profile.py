@@ -72,7 +72,7 @@ def mean_by_client(values: np.ndarray, clients: Any) -> np.ndarray:
     sums = np.zeros((len(size), values.shape[1]))
     present = np.flatnonzero(size)
     total = int(size.sum())
-    # Lists are stored one after the other, so each starts where the last one ends.
+    # Lists are stored one after the other, so each starts at the end of the last one.
     sums[present] = np.add.reduceat(
         values[item[:total]], np.asarray(lists.offset)[present]
     )

@@ -28,7 +28,7 @@ class Adapter(NamedTuple):
     """A small trainable part inside a backbone's layers.
 
     A backbone calls the three hooks in every layer it runs, with that layer's slice of
-    the parameters. An adapter that leaves a hook alone returns what it was given.
+    the parameters. A hook without an effect returns its last argument.
 
     Attributes:
         init: `(key, backbone, num_layers, dtype) -> params`: a dict of named groups,
@@ -36,8 +36,8 @@ class Adapter(NamedTuple):
             layers.
         linear: `(layer_params, path, x [..., in], y [..., out]) -> [..., out]`, after
             the linear map at `path` gave `y = x W + b`.
-        block: `(layer_params, path, y [..., D]) -> [..., D]`, on what a sublayer is
-            about to add to the residual stream.
+        block: `(layer_params, path, y [..., D]) -> [..., D]`, on the output of a
+            sublayer before it is added to the residual stream.
         prefix: `(layer_params) -> (keys [P, kv_width], values [P, kv_width])` that
             every token also attends to, or `None`.
     """
@@ -51,14 +51,14 @@ class Adapter(NamedTuple):
 class LastMap(NamedTuple):
     """A layer in two parts: up to its last linear map, and from there.
 
-    Where an adapter changes nothing but this map, what comes before it never changes.
+    If an adapter changes only this map, the first part never changes.
 
     Attributes:
         site: path of the map.
         before: `(stack, hidden [R, W, D], layout) -> states [R, W, S]` through the one
-            layer of `stack`: all that `after` wants to know of a token.
-        after: `(stack, states, adapter, adapter_params) -> hidden [R, W, D]`; of the
-            adapter only the hook `linear` is called, and it has to add to `y`.
+            layer of `stack`: everything that `after` reads of a token.
+        after: `(stack, states, adapter, adapter_params) -> hidden [R, W, D]`; it calls
+            only the adapter's hook `linear`, which has to add to `y`.
     """
 
     site: str
@@ -69,19 +69,19 @@ class LastMap(NamedTuple):
 class Backbone(NamedTuple):
     """A frozen foundation model: pure functions of an array tree of weights.
 
-    Nothing here assumes a text encoder: inputs are lists of tokens of any kind, layers
-    are stacked, and a head turns the last hidden states of a list into one vector.
+    It need not be a text encoder: inputs are lists of tokens of any kind, layers are
+    stacked, and a head turns the last hidden states of a list into one vector.
     `weights` is a dict with at least `layers`, of leaves stacked `[layers, ...]`.
 
     Attributes:
-        name: for messages and reports.
-        width: `D`, of hidden states and of the vectors that `pool` gives.
-        kv_width: of the keys and values that a prefix adds.
-        num_layers: of the whole stack.
-        max_tokens: the longest list a backbone takes.
+        name: name for messages and reports.
+        width: `D`, width of hidden states and of the vectors from `pool`.
+        kv_width: width of the keys and values that a prefix adds.
+        num_layers: number of layers.
+        max_tokens: length of the longest list.
         sites: path of each linear map inside a layer, to `(in, out)`.
         blocks: paths of the sublayers that add to the residual stream.
-        fingerprint: hash of the weights' content and of what decides the function.
+        fingerprint: hash of the weights and of everything that decides the function.
         tokenize: `(texts) -> list of [T] int32 arrays`, each of 1 to `max_tokens`, on
             the host.
         embed: `(weights, tokens [R, W], layout) -> hidden [R, W, D]`.
@@ -89,9 +89,9 @@ class Backbone(NamedTuple):
             through the layers of `stack`, any contiguous slice of `weights["layers"]`;
             `adapter` may be `None`.
         pool: `(weights, hidden [R, W, D], layout, num_texts) -> [R, num_texts, D]`,
-            the vectors of segments `1..num_texts` of each row; zeros where there is no
-            such segment. Reads of the weights no more than `weights["head"]`.
-        last: a layer's last map apart from the rest, where that can be told.
+            the vectors of segments `1..num_texts` of each row; zeros for absent
+            segments. Reads only `weights["head"]` of the weights.
+        last: a layer's last map apart from the rest, if it can be separated.
     """
 
     name: str

@@ -86,7 +86,7 @@ class Context:
 
 
 class Part(Protocol):
-    """A frozen dataclass of settings with what it builds from a `Context`.
+    """A frozen dataclass of settings that builds a part from a `Context`.
 
     An algorithm, a wrapper and an attack build a `Recipe`; an aggregation rule builds
     an `Aggregator`, a codec a `MessageTransform`. All but an algorithm find the system

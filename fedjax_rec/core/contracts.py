@@ -69,8 +69,8 @@ class Model(NamedTuple):
         lift: `(shared, frozen) -> shared`, or `None`: replaces the parameters that item
             vectors are computed from by a `rows.Table` of these vectors, so that all
             clients (or all evaluated users) share one computation. `loss` and `score`
-            accept either form. The keyword `axis` names a mesh axis whose devices share
-            the work; the keyword `items` `[K]` restricts the vectors to these items.
+            accept either form. The keyword `axis` names a mesh axis; its devices share
+            the work. The keyword `items` `[K]` restricts the vectors to these items.
         fixed: shared groups that clients receive, and neither train nor send.
         common_start: personal parameters start equal on every client.
         single_user: the personal parameters belong to one user, so that each client has
@@ -228,7 +228,7 @@ class Aggregator(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A federated system: what clients train and send, and what the server makes of it.
+    """A federated system: local training, messages, aggregation and server step.
 
     Attributes:
         model: the recommender.
@@ -238,7 +238,7 @@ class Recipe(NamedTuple):
         hparams: scalars that change no shape, so that a sweep is a `vmap` over them, by
             the dotted name of the algorithm's field.
         local: properties of `client_update`.
-        transform: what happens to a client's message; `None` sends deltas as they are.
+        transform: transform of a client's message; `None` sends deltas as they are.
         constants: `{name: [N, ...]}`, personal groups with a value given for each
             client, which training has to return unchanged.
         frozen: arrays that no client trains, such as the backbone's weights.

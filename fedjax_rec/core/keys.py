@@ -8,7 +8,7 @@ from fedjax_rec.core.arrays import Array
 
 
 class Purpose(enum.IntEnum):
-    """What a key is for. Two purposes never share random bits.
+    """The purpose of a key. Two purposes never share random bits.
 
     The numbers are part of the results: never renumber, only append.
     """
@@ -28,11 +28,11 @@ class Purpose(enum.IntEnum):
 def derive(root: Array, purpose: Purpose, *indices: int | Array) -> Array:
     """`fold_in(fold_in(fold_in(root, purpose), round), client_id)`.
 
-    Results so depend neither on the cohort's order, nor on chunk size, mesh or resume.
+    So results depend neither on the cohort's order, nor on chunk size, mesh or resume.
 
     Args:
         root: typed key of the experiment.
-        purpose: what the key is for.
+        purpose: purpose of the key.
         *indices: for example the round, then the client's id.
 
     Returns:

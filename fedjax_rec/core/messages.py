@@ -15,7 +15,7 @@ class Field:
     """Numbers of a message that are sent one after the other.
 
     Attributes:
-        values: `[m]`, the first `count` of which are sent.
+        values: `[m]`; the first `count` are sent.
         count: int32 scalar.
         bits: uint32 scalar, the size of all of them together.
         code: how each number is written, a name of `codecs.wire.CODES`.
@@ -55,14 +55,14 @@ class MessageTransform(NamedTuple):
 
     Attributes:
         init: `(message) -> state` before the client's first message; `()` for none. A
-            state shaped like the shared parameters is best a `codecs.memory.Memory`, of
-            which a round reads and writes the touched rows only.
+            state shaped like the shared parameters is best a `codecs.memory.Memory`: a
+            round reads and writes only its touched rows.
         encode: `(message, state, sender) -> (message, state)`, for one client. It first
             receives a delta in which every row of a table occurs once.
         decode: `(message) -> message`, on the server.
-        counted: the encoded message is a tree of `Field`s, whose bits are its size.
+        counted: the encoded message is a tree of `Field`s; their bits are its size.
         every_row: exactly the rows of the delta are decoded.
-        purpose: of the keys that `encode` derives from the sender's.
+        purpose: purpose of the keys that `encode` derives from the sender's.
         parts: the transforms of a `chain`; empty otherwise. A round runs them one after
             the other, so that each reads the memory of the rows that it receives.
     """
@@ -86,12 +86,14 @@ def chain(*transforms: MessageTransform) -> MessageTransform:
             that is a delta again. Chains among them are flattened.
 
     Returns:
-        A transform whose state is the tuple of all states.
+        A transform with the tuple of all states as its state.
 
     Raises:
         ValueError: a transform other than the last one encodes its message.
     """
-    parts = tuple(part for one in transforms for part in one.parts or (one,))
+    parts = tuple(
+        p for transform in transforms for p in transform.parts or (transform,)
+    )
     if any(part.counted for part in parts[:-1]):
         raise ValueError("a transform that encodes its message must be the last one")
 
@@ -100,9 +102,9 @@ def chain(*transforms: MessageTransform) -> MessageTransform:
 
     def encode(message: Tree, state: Tree, sender: Sender) -> tuple[Tree, Tree]:
         states = []
-        for place, part in enumerate(parts):
-            own = dataclasses.replace(sender, key=key_of(parts, place, sender.key))
-            message, new = part.encode(message, state[place], own)
+        for i, part in enumerate(parts):
+            part_sender = dataclasses.replace(sender, key=key_of(parts, i, sender.key))
+            message, new = part.encode(message, state[i], part_sender)
             states.append(new)
         return message, tuple(states)
 

@@ -21,9 +21,9 @@ class Cohort:
         rows: `[C]` int32, the clients' rows in `personal` and in the clients' data;
             absent ones hold the number of rows or more.
         personal: personal parameters, `[rows, ...]`.
-        first: int32 scalar, slot of the first client in the whole cohort, of which a
-            device may hold a part.
-        size: size of the whole cohort, if larger than `ids`.
+        first: int32 scalar, slot of the first client in the full cohort; a device may
+            hold a part of it.
+        size: size of the full cohort, if larger than `ids`.
     """
 
     ids: Array
@@ -68,7 +68,7 @@ class Participation:
     """The clients that take part in a round; int32 slots, `N` if absent.
 
     Attributes:
-        ids: `[C]` ascending, clients whose message arrives in time and counts.
+        ids: `[C]` ascending, clients with a message that arrives in time and counts.
         invited: `[C]` or more, clients that started: these, the ones that dropped out,
             and the ones that arrived too late.
         metrics: scalars about them for the metrics of the round.

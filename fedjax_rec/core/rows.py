@@ -21,7 +21,7 @@ class Table:
 
     Attributes:
         values: `[I, ...]`.
-        space: the batch field whose ids index the rows (`"item"`, `"user"`).
+        space: the batch field with the ids of the rows (`"item"`, `"user"`).
         per_row: whether a per-row mean may divide a row by the clients that touched it.
     """
 
@@ -261,7 +261,7 @@ def scatter_add(table: Array, rows: Rows, scale: Array | None = None) -> Array:
         scale: `[...]`, one factor for each leading index, or `None`.
 
     Returns:
-        `[I, ...]`; ids equal to `I` add nothing.
+        `[I, ...]`; ids equal to `I` are ignored.
     """
     values = rows.values
     if scale is not None:

@@ -7,7 +7,7 @@ from fedjax_rec.core.arrays import Array, Tree
 
 
 def where(condition: Array, a: Tree, b: Tree) -> Tree:
-    """`a` where the scalar `condition` holds, else `b`, leaf by leaf."""
+    """`a` if the scalar `condition` holds, else `b`, leaf by leaf."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
@@ -17,5 +17,5 @@ def take(tree: Tree, index: Array) -> Tree:
 
 
 def put(tree: Tree, index: Array, rows: Tree) -> Tree:
-    """Writes `rows` at `index` of every leaf; indices past the end write nothing."""
+    """Writes `rows` at `index` of every leaf; indices past the end are ignored."""
     return jax.tree.map(lambda x, r: x.at[index].set(r, mode="drop"), tree, rows)

@@ -1,24 +1,31 @@
 """Rankers that every result is compared with, on the run's own test users."""
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core import keys, trees
-from fedjax_rec.core.arrays import Array
-from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.pack import pack
 from fedjax_rec.evaluation import baselines
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation.chunks import fold_clients
-from fedjax_rec.simulation.evaluation import Evaluator, take_users
+from fedjax_rec.simulation.evaluation import take_users
 from fedjax_rec.simulation.round import client_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedjax_rec.core.arrays import Array
+    from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.data.clients import ClientData
+    from fedjax_rec.evaluation.targets import Targets
+    from fedjax_rec.simulation.simulation import Simulation
 
 MAX_ROUNDS = 100
 """Rounds of draws that are counted at most."""
@@ -27,48 +34,46 @@ MAX_COUNTS = 1 << 26
 
 
 def rank_baselines(
-    evaluator: Evaluator, rounds: int, roots: Sequence[Array]
+    simulation: Simulation, roots: Sequence[Array]
 ) -> list[dict[str, dict[str, Any] | None]]:
     """Random, popularity and draw-count rankers of runs that differ by seed only.
 
     Args:
-        evaluator: the test users and their protocol.
-        rounds: number of rounds of a run.
+        simulation: one of the runs.
         roots: root key of each run.
     """
-    targets, num_items = evaluator.targets["test"], evaluator.data.num_items
-    counts = np.bincount(evaluator.split.train.item, minlength=num_items)
+    targets, num_items = simulation.targets["test"], simulation.data.num_items
+    counts = np.bincount(simulation.split.train.item, minlength=num_items)
     popular = jnp.asarray(counts, jnp.float32)
 
-    @jax.jit
-    def random(targets, key):
-        scorer = baselines.by_user(
-            lambda user: baselines.random_scores(key, user, num_items)
-        )
-        return evaluate(scorer, targets, evaluator.protocol, key, evaluator.user_chunk)
+    def make_rank(scores):
+        def rank(targets, key):
+            scorer = baselines.by_user(lambda user: scores(key, user))
+            return evaluate(
+                scorer, targets, simulation.protocol, key, simulation.user_chunk
+            )
 
-    @jax.jit
-    def popularity(targets, key):
-        scorer = baselines.by_user(lambda user: popular)
-        return evaluate(scorer, targets, evaluator.protocol, key, evaluator.user_chunk)
+        return jax.jit(rank)
 
-    users = (targets.mask, evaluator.owners(targets))
-    results: list[dict[str, dict[str, Any] | None]] = []
-    draws = rank_draws(evaluator, rounds, roots)
+    rankers = {
+        "random": make_rank(lambda k, u: baselines.random_scores(k, u, num_items)),
+        "popularity": make_rank(lambda key, user: popular),
+    }
+    owners = _owners(simulation, targets)
+    results = []
+    draws = rank_draws(simulation, simulation.rounds, roots)
     for root, draw_count in zip(roots, draws, strict=True):
         key = keys.derive(root, keys.Purpose.BASELINE)
-        results.append(
-            {
-                "random": summarise(random(targets, key), *users),
-                "popularity": summarise(popularity(targets, key), *users),
-                "draw_count": draw_count,
-            }
-        )
+        summaries = {
+            name: summarise(rank(targets, key), targets.mask, owners)
+            for name, rank in rankers.items()
+        }
+        results.append({**summaries, "draw_count": draw_count})
     return results
 
 
 def rank_draws(
-    evaluator: Evaluator, rounds: int, roots: Sequence[Array]
+    simulation: Simulation, rounds: int, roots: Sequence[Array]
 ) -> list[dict[str, Any] | None]:
     """The draw-count ranker of runs that differ by seed only.
 
@@ -78,26 +83,26 @@ def rank_draws(
     hide an early leak.
 
     Args:
-        evaluator: the test users and their protocol.
+        simulation: one of the runs.
         rounds: rounds of draws, at most `MAX_ROUNDS`.
         roots: root key of each run.
 
     Returns:
         A summary per run; `None` without sampled negatives.
     """
-    recipe, data = evaluator.recipe, evaluator.data
+    recipe, data = simulation.recipe, simulation.data
     if not recipe.local.negatives:
         return [None] * len(roots)
     rounds = min(rounds, MAX_ROUNDS)
-    protocol = dataclasses.replace(evaluator.protocol, ties="random")
-    targets = evaluator.targets["test"]
+    protocol = dataclasses.replace(simulation.protocol, ties="random")
+    targets = simulation.targets["test"]
     count = len(np.asarray(targets.user))
     step = -(-count // max(1, MAX_COUNTS // data.num_items))
     targets = take_users(targets, np.arange(0, count, step))
     users = np.asarray(targets.user)
     clients = np.arange(data.num_clients, dtype=np.int32)
     if recipe.model.single_user:
-        clients = np.unique(evaluator.client_of_user[users]).astype(np.int32)
+        clients = np.unique(simulation.client_of_user[users]).astype(np.int32)
     # A copy for this program: a run's own data may lie on several devices, or on none.
     (data,) = pack(data, [clients])
     rows = np.arange(len(clients), dtype=np.int32)
@@ -105,7 +110,7 @@ def rank_draws(
     @jax.jit
     def rank(data, users, clients, rows, targets, root, rounds):
         counts = count_draws(
-            recipe, data, evaluator.chunks, users, clients, rows, root, 0, rounds
+            recipe, data, simulation.chunks, users, clients, rows, root, 0, rounds
         )
         position = jnp.zeros(data.num_users, jnp.int32)
         position = position.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
@@ -116,14 +121,21 @@ def rank_draws(
                 return scores
             return jnp.take_along_axis(scores, candidates, axis=-1)
 
-        return evaluate(score, targets, protocol, root, evaluator.user_chunk)
+        return evaluate(score, targets, protocol, root, simulation.user_chunk)
 
-    results: list[dict[str, Any] | None] = []
+    results, owners = [], _owners(simulation, targets)
     for root in roots:
         per_user = rank(data, users, clients, rows, targets, root, np.int32(rounds))
-        summary = summarise(per_user, targets.mask, evaluator.owners(targets))
+        summary = summarise(per_user, targets.mask, owners)
         results.append({**summary, "rounds": rounds, "users": len(users)})
     return results
+
+
+def _owners(simulation: Simulation, targets: Targets) -> np.ndarray | None:
+    """`[E]` the users' clients, if some client holds several users."""
+    if not simulation.multi_user:
+        return None
+    return simulation.client_of_user[np.asarray(targets.user)]
 
 
 def count_draws(
@@ -143,7 +155,7 @@ def count_draws(
         recipe: the system.
         data: client data.
         chunks: `V` of each bucket.
-        users: `[S]` int32, ascending, the users whose draws are counted.
+        users: `[S]` int32, ascending; the draws of these users are counted.
         clients: `[C]` int32, the clients that draw for them.
         rows: `[C]` int32, the clients' rows in `data`; absent ones are past its end.
         root: root key of the experiment.

@@ -28,8 +28,7 @@ def make_rounds(many: Callable, mesh: Mesh) -> Callable:
     def rounds(state, personal, fixed, frozen, hparams, key, count):
         data, tables = fixed
         # No slots: clients' rows are their ids.
-        rest = (frozen, hparams, key, None, tables, count)
-        return many(state, personal, data, *rest)
+        return many(state, personal, data, frozen, hparams, key, None, tables, count)
 
     axes, out = _state_of(0, None), (_state_of(0, None), 0, 0)
     settings = jax.vmap(rounds, (axes, 0, None, None, 0, None, None), out)
@@ -103,8 +102,8 @@ def make_each(function: Callable, width: int, mesh: Mesh) -> Callable:
 def _on_devices(mesh: Mesh, function: Callable, in_specs, out_specs) -> Callable:
     if mesh.size == 1:
         return function
-    # Experiments neither read one another nor differentiate replicated arguments,
-    # so the check of varying values guards nothing.
+    # Experiments neither read one another nor differentiate replicated arguments, so
+    # the check of varying values is not needed.
     return jax.shard_map(
         function,
         mesh=mesh,

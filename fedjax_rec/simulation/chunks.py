@@ -62,7 +62,7 @@ def fold_clients(
         rows: `[C]` int32 rows of `data`; rows past its end are absent.
         data: client data, with each client's bucket.
         chunks: `V` for each bucket.
-        batch_axis: axis of an enclosing `vmap` over experiments, whose loops then run
+        batch_axis: axis of an enclosing `vmap` over experiments. Their loops then run
             equally often: with different trip counts, `vmap` would copy every carry at
             every step.
 
@@ -81,8 +81,8 @@ def fold_clients(
         def step(i, carry, g=g, v=v, first=first, count=count):
             within = i * v + jnp.arange(v, dtype=jnp.int32)
             present = within < count
-            at = order.at[first + within].get(mode="clip")
-            slots = jnp.where(present, at, c)
+            sorted_slots = order.at[first + within].get(mode="clip")
+            slots = jnp.where(present, sorted_slots, c)
             chunk_rows = rows.at[slots].get(mode="fill", fill_value=n)
             return visit(carry, g, slots, chunk_rows)
 

@@ -1,8 +1,10 @@
 """Evaluated users, laid out over the devices, and their metrics."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedjax_rec.core import keys
-from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.core.rounds import ServerState
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol
@@ -20,61 +20,28 @@ from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import EVALUATION_HERE, on_host
 from fedjax_rec.simulation import mesh as meshes
-from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
-from fedjax_rec.simulation.resident import Block, Resident
+from fedjax_rec.simulation.resident import Block
 from fedjax_rec.simulation.scoring import make_evaluate, make_squares
 
+if TYPE_CHECKING:
+    from fedjax_rec.simulation.simulation import Simulation
 
-@dataclasses.dataclass(kw_only=True, eq=False)
+
 class Evaluator:
-    """Evaluates server states on the users of a population.
+    """The compiled evaluation of a simulation.
 
-    Attributes:
-        recipe: the system.
-        protocol: evaluation protocol.
-        split: train, validation and test.
-        targets: users and positives of each part.
-        data: training data of all clients, as NumPy arrays.
-        client_of_user: `[U]` the client that serves each user.
-        multi_user: whether some clients hold several users.
-        chunks: `V` of each bucket.
-        user_chunk: users scored at once.
-        mesh: the devices.
-        key: root key of the experiment.
-        frozen: arrays that no client trains, on the devices.
-        population: personal state and data of all clients.
+    It holds no reference to the simulation, which would keep its arrays in memory.
     """
 
-    recipe: Recipe
-    protocol: Protocol
-    split: Split
-    targets: dict[str, Targets]
-    data: ClientData
-    client_of_user: np.ndarray
-    multi_user: bool
-    chunks: tuple[int, ...]
-    user_chunk: int
-    mesh: Mesh
-    key: Array
-    frozen: Tree
-    population: Hosted | Resident
-
-    def __post_init__(self) -> None:
-        mesh, axis = self.mesh, meshes.client_axis(self.mesh)
+    def __init__(self, sim: Simulation):
         self._dealt: dict[tuple[str, int], tuple[Targets, Array]] = {}
-        self._constants = meshes.place(
-            mesh,
-            (
-                self.recipe.hparams,
-                self.key,
-                keys.derive(self.key, keys.Purpose.EVALUATION),
-            ),
-        )
+        key = keys.derive(sim.key, keys.Purpose.EVALUATION)
+        self._constants = meshes.place(sim.mesh, (sim.recipe.hparams, sim.key, key))
+        mesh, axis = sim.mesh, meshes.client_axis(sim.mesh)
         evaluate = make_evaluate(
-            self.recipe, self.protocol, self.user_chunk, self.chunks, axis
+            sim.recipe, sim.protocol, sim.user_chunk, sim.chunks, axis
         )
-        squares = make_squares(self.recipe, axis=axis)
         specs = (EVERYWHERE, *(DEALT,) * 5)
 
         @functools.cache
@@ -85,20 +52,21 @@ class Evaluator:
             return meshes.program(evaluation, mesh, specs, DEALT)
 
         self._rank = rank
+        squares = make_squares(sim.recipe, axis=axis)
         self._squares = meshes.program(squares, mesh, specs, DEALT)
 
     @on_host(EVALUATION_HERE)
-    def evaluate(self, part: str, state: ServerState) -> dict[str, float]:
+    def evaluate(self, sim: Simulation, part: str) -> dict[str, float]:
         """Means and dispersion over the users of `"val"` or `"test"`."""
-        user = np.asarray(self.targets[part].user)
+        user = np.asarray(sim.targets[part].user)
         results, masks, owners = [], [], []
-        for bucket, at in self.groups(part):
-            clients = self.client_of_user[user[at]]
-            for block in self.population.blocks(clients):
-                targets, ids = self._deal(part, bucket, at, clients, block)
+        for bucket, group in user_groups(sim, part):
+            clients = sim.client_of_user[user[group]]
+            for block in sim.population.blocks(clients):
+                targets, ids = self._deal(sim, part, bucket, group, block)
                 inputs = (block.personal, targets, ids, block.rows, block.data)
                 per_user = self._rank(bucket)(
-                    state, *inputs, self.frozen, *self._constants
+                    sim.state, *inputs, sim.frozen, *self._constants
                 )
                 results.append(per_user)
                 masks.append(targets.mask)
@@ -107,67 +75,57 @@ class Evaluator:
         if len(results) > 1:
             per_user = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *results)
             mask = jnp.concatenate(masks)
-        return summarise(
-            per_user, mask, np.concatenate(owners) if self.multi_user else None
-        )
+        owner = np.concatenate(owners) if sim.multi_user else None
+        return summarise(per_user, mask, owner)
 
     def _deal(
-        self, part: str, bucket: int, at: np.ndarray, clients: np.ndarray, block: Block
+        self, sim: Simulation, part: str, bucket: int, group: np.ndarray, block: Block
     ) -> tuple[Targets, Array]:
         """A block's users and the ids of their clients, on the clients' devices."""
         if (part, bucket) in self._dealt:
             return self._dealt[part, bucket]
-        order = block.order
-        ids = np.where(order >= 0, clients[order], self.data.num_clients)
-        at = np.where(order >= 0, at[order], -1)
+        targets, real = sim.targets[part], block.order >= 0
+        positions = np.where(real, group[block.order], -1)
+        clients = sim.client_of_user[np.asarray(targets.user)[positions]]
+        ids = np.where(real, clients, sim.data.num_clients)
         dealt = (
-            deal_users(self.mesh, self.targets[part], at),
-            meshes.place(self.mesh, ids.astype(np.int32), DEALT),
+            deal_users(sim.mesh, targets, positions),
+            meshes.place(sim.mesh, ids.astype(np.int32), DEALT),
         )
-        if self.population.still:
+        if sim.population.still:
             self._dealt[part, bucket] = dealt
         return dealt
 
     @on_host(EVALUATION_HERE)
-    def rmse(self, part: str, state: ServerState) -> float:
+    def rmse(self, sim: Simulation, part: str) -> float:
         """Root mean squared error of the predicted ratings of a part."""
 
         def take(at: np.ndarray) -> tuple[np.ndarray, ...]:
-            return at >= 0, *self.ratings(part, np.where(at >= 0, at, 0))
+            return at >= 0, *ratings_of(sim, part, np.where(at >= 0, at, 0))
 
-        user, total = getattr(self.split, part).user, 0.0
-        for block in self.population.blocks(self.client_of_user[user]):
-            real, *columns = meshes.place_taken(self.mesh, block.order, take)
-            squares = self._squares(
-                state, block.personal, block.rows, *columns, self.frozen
-            )
-            total += float(jnp.where(real, squares, 0).sum())
+        user, total = getattr(sim.split, part).user, 0.0
+        for block in sim.population.blocks(sim.client_of_user[user]):
+            real, *columns = meshes.place_taken(sim.mesh, block.order, take)
+            inputs = (sim.state, block.personal, block.rows, *columns, sim.frozen)
+            total += float(jnp.where(real, self._squares(*inputs), 0).sum())
         return float(np.sqrt(total / len(user)))
 
-    def groups(self, part: str) -> list[tuple[int, np.ndarray]]:
-        """Positions of a part's users that one program evaluates, by size bucket."""
-        user = np.asarray(self.targets[part].user)
-        if self.protocol.evaluated == "aggregated":
-            return [(0, np.arange(len(user)))]
-        return by_bucket(user, self.data, self.client_of_user)
 
-    def ratings(self, part: str, at: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Users, items and ratings at rows of a part, in the type of local training."""
-        rows = getattr(self.split, part)
-        dtype = self.data.interactions.columns["rating"].dtype
-        return rows.user[at], rows.item[at], rows.rating[at].astype(dtype)
+def user_groups(sim: Simulation, part: str) -> list[tuple[int, np.ndarray]]:
+    """Positions of a part's users that one program evaluates, by size bucket."""
+    user = np.asarray(sim.targets[part].user)
+    if sim.protocol.evaluated == "aggregated":
+        return [(0, np.arange(len(user)))]
+    return by_bucket(user, sim.data, sim.client_of_user)
 
-    @property
-    def rated(self) -> tuple[str, ...]:
-        """Parts whose ratings are predicted: for explicit feedback, all there are."""
-        parts = () if self.recipe.local.negatives else ("train", "val", "test")
-        return tuple(part for part in parts if len(getattr(self.split, part)))
 
-    def owners(self, targets: Targets) -> np.ndarray | None:
-        """`[E]` the users' clients, if some client holds several users."""
-        if not self.multi_user:
-            return None
-        return self.client_of_user[np.asarray(targets.user)]
+def ratings_of(
+    sim: Simulation, part: str, at: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, items and ratings at rows of a part, in the type of local training."""
+    rows = getattr(sim.split, part)
+    dtype = sim.data.interactions.columns["rating"].dtype
+    return rows.user[at], rows.item[at], rows.rating[at].astype(dtype)
 
 
 def check_split(split: Split, protocol: Protocol) -> None:
@@ -186,8 +144,7 @@ def by_bucket(
 ) -> list[tuple[int, np.ndarray]]:
     """Positions of evaluated users, by the size bucket of their client.
 
-    Users whose client has no training data go with the smallest bucket: there they
-    train on nothing.
+    Users of a client without training data go with the smallest bucket.
     """
     bucket = np.asarray(data.buckets)[client_of_user[users]]
     bucket = np.where(bucket == len(data.widths), 0, bucket)
@@ -201,8 +158,8 @@ def take_users(targets: Targets, at: np.ndarray, length: int | None = None) -> T
     """The evaluated users at positions `at`; -1 is padding, without positives.
 
     Args:
-        targets: targets as NumPy arrays (or memory maps, of which only these users'
-            parts are read), unless `length` is left out.
+        targets: targets as NumPy arrays or memory maps; only these users' parts are
+            read. Without `length`, JAX arrays as well.
         at: `[n]`.
         length: also cuts out the users' exclusions, and pads them to this length; by
             default all exclusions stay.

@@ -53,7 +53,7 @@ class Hosted:
     """Personal state and clients' data in the memory of the host, or on its disk.
 
     Attributes:
-        still: clients stay where they are.
+        still: whether clients stay on their device.
         waited: seconds that the devices waited for the host.
         personal: personal parameters `[N, ...]`, NumPy arrays.
 
@@ -64,7 +64,7 @@ class Hosted:
         data: all clients' data, as NumPy arrays or memory maps.
         mesh: devices of one process.
         key: root key of the experiment.
-        capacity: rounds whose cohorts are drawn at once.
+        capacity: number of cohorts drawn at once.
         folder: folder of the memory maps of personal state; `None` keeps it in memory.
 
     Raises:
@@ -140,7 +140,8 @@ class Hosted:
         ids = drawn.ids[drawn.ids < n]
         # Absent slots are padding; every cohort has the same number.
         per_share = -(-len(drawn.ids) // self._shares)
-        groups = [ids[at] for at in meshes.deal(self._buckets[ids], self._shares)]
+        dealt = meshes.deal(self._buckets[ids], self._shares)
+        groups = [ids[positions] for positions in dealt]
         slots = np.full((self._shares, per_share), n, np.int32)
         for row, group in zip(slots, groups, strict=True):
             row[: len(group)] = group
@@ -188,8 +189,8 @@ class Hosted:
         return meshes.place(self.mesh, rows, DEALT)
 
     def _gather(self, slots: np.ndarray) -> Tree:
-        at = np.minimum(slots, self.data.num_clients - 1)
-        personal = jax.tree.map(lambda x: x[at], self.personal)
+        clients = np.minimum(slots, self.data.num_clients - 1)
+        personal = jax.tree.map(lambda x: x[clients], self.personal)
         return meshes.place(self.mesh, personal, DEALT)
 
     def _write(self, slots: np.ndarray, personal: Tree) -> None:
@@ -244,7 +245,7 @@ def _make_draw(sampler: Sampler, capacity: int):
 
 
 def _make_round(algorithm: FederatedAlgorithm, mesh: Mesh):
-    """A round of a cohort whose clients are the rows of their arrays, jitted."""
+    """A round of a cohort that is copied to the devices, jitted."""
     axis = meshes.client_axis(mesh)
 
     def one_round(state, personal, data, ids, rows, frozen, hparams, key):

@@ -29,7 +29,7 @@ class Plan(NamedTuple):
         eval_every: rounds between evaluations; the last round is always evaluated.
         selection: validation metric that selects a round, or `last`.
         validation: whether there is a validation part.
-        rated: parts whose ratings are predicted.
+        rated: parts with ratings to predict.
     """
 
     rounds: int

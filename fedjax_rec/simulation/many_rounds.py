@@ -57,7 +57,7 @@ def make_one_round(
         state, cohort, metrics = algorithm.round(
             state, cohort, data, frozen, hparams, key
         )
-        # Counts of real messages replace what the sampler expected of them.
+        # Counts of real messages replace the sampler's expectations.
         return state, cohort.personal, {**drawn.metrics, **metrics}
 
     return one_round

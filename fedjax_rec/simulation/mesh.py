@@ -109,14 +109,16 @@ def place_dealt(mesh: Mesh, parts: Mapping[int, Tree]) -> Tree:
 
     def join(*leaves: Any) -> Array:
         by_share = dict(zip(parts, leaves, strict=True))
-        length, *rest = leaves[0].shape
+        length, *row_shape = leaves[0].shape
         if count == 1 and jax.process_count() == 1:
             return jax.device_put(leaves[0], sharding)
 
         def share(index: Any) -> Any:
             return by_share[(index[0].start or 0) // max(length, 1)]
 
-        return jax.make_array_from_callback((count * length, *rest), sharding, share)
+        return jax.make_array_from_callback(
+            (count * length, *row_shape), sharding, share
+        )
 
     return jax.tree.map(join, *parts.values())
 

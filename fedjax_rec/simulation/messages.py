@@ -22,9 +22,9 @@ class Decoded(NamedTuple):
     """Messages as the server reads them.
 
     Attributes:
-        result: with the decoded delta.
-        states: of the transform.
-        metrics: scalars per client, whose sums are metrics of the round.
+        result: outcomes of local training, with decoded deltas.
+        states: states of the transform.
+        metrics: scalars per client; their sums are metrics of the round.
     """
 
     result: ClientResult
@@ -66,12 +66,12 @@ def send(
     Args:
         recipe: the system.
         shared: the shared parameters that the clients started from.
-        states: of the transform, for all clients at hand, leaves `[N, ...]`; empty if
-            `initial_state` has none.
+        states: states of the transform for all clients at hand, leaves `[N, ...]`;
+            empty if `initial_state` has none.
         cohort_rows: `[V]` int32 positions in `states`; past the end if absent.
-        result: of local training, `[V, ...]`.
+        result: outcomes of local training, `[V, ...]`.
         clients: `[V]` ids.
-        keys: `[V]`, the clients' keys of the round.
+        keys: `[V]` the clients' keys of the round.
         round_key: key that all clients of the round share.
     """
     if recipe.transform is None:
@@ -83,19 +83,19 @@ def send(
     if not jax.tree.leaves(states):
         states = tuple(p.init(sent_groups(recipe.model, shared)) for p in parts)
     new_states = []
-    for place, part in enumerate(parts):
+    for i, part in enumerate(parts):
         senders = Sender(
             id=clients,
-            key=jax.vmap(functools.partial(key_of, parts, place))(keys),
+            key=jax.vmap(functools.partial(key_of, parts, i))(keys),
             round_key=round_key,
             weight=result.weight,
             personal=result.personal,
         )
-        before = memory.take(states[place], cohort_rows, message)
+        before = memory.take(states[i], cohort_rows, message)
         message, after = jax.vmap(functools.partial(_encode, part), _AXES)(
             message, before, senders
         )
-        new_states.append(memory.put(states[place], cohort_rows, after))
+        new_states.append(memory.put(states[i], cohort_rows, after))
     metrics = {}
     if parts[-1].counted:
         bits = jax.vmap(_num_bits)(message, result.weight)

@@ -1,4 +1,4 @@
-"""A population on the devices, each of which holds its own clients all the time."""
+"""A population on the devices; each device holds its own clients all the time."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from fedjax_rec.simulation.personal import initial_personal
 
 
 class Block(NamedTuple):
-    """Clients where a program can read them, in slots dealt over the devices.
+    """Clients on the devices, in slots dealt over them.
 
     Attributes:
         order: `[n]` positions among the requested clients; -1 is padding.
@@ -38,7 +38,7 @@ class Resident:
     """Personal state and clients' data on the devices.
 
     Attributes:
-        still: clients stay where they are.
+        still: whether clients stay on their device.
         waited: seconds that the devices waited for the host: none.
 
     Args:

@@ -15,7 +15,7 @@ import optax
 
 from fedjax_rec.core import trees
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Aggregator, Params, Recipe, Senders
+from fedjax_rec.core.contracts import Params, Recipe, Senders
 from fedjax_rec.core.keys import Purpose, derive
 from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, ServerState
 from fedjax_rec.data.clients import ClientData
@@ -98,14 +98,7 @@ def federated(
             aggregator=recipe.aggregator.start(shared),
         )
 
-    def one_round(
-        state: ServerState,
-        cohort: Cohort,
-        data: ClientData,
-        frozen: Tree,
-        hparams: Tree,
-        key: Array,
-    ) -> tuple[ServerState, Cohort, dict[str, Array]]:
+    def one_round(state: ServerState, cohort: Cohort, data, frozen, hparams, key):
         aggregator = all_staged(stages.AGGREGATION, recipe.aggregator)
         lift = staged(stages.ENCODING, functools.partial(_lift, recipe, devices))
         shared, pull = state.shared, lambda delta: delta
@@ -153,16 +146,7 @@ def _server_update(
     )
 
 
-def _make_visit(
-    recipe: Recipe,
-    aggregator: Aggregator,
-    shared: Tree,
-    cohort: Cohort,
-    keys: Array,
-    data: ClientData,
-    frozen: Tree,
-    hparams: Tree,
-):
+def _make_visit(recipe, aggregator, shared, cohort, keys, data, frozen, hparams):
     """Trains a chunk of clients and adds their messages, for `fold_clients`."""
     sending = staged(stages.SENDING, functools.partial(send, recipe))
     num_slots, cohort_size = len(cohort.ids), cohort.size or len(cohort.ids)

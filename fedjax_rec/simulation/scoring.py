@@ -79,9 +79,9 @@ def score_tuned(
     position = position.at[target].set(
         jnp.arange(len(ids), dtype=jnp.int32), mode="drop"
     )
-    at = position[candidates]
-    tuned = tuned.at[at].get(mode="fill", fill_value=0)
-    return jnp.where(at < len(ids), tuned, scores)
+    rows_ = position[candidates]
+    tuned = tuned.at[rows_].get(mode="fill", fill_value=0)
+    return jnp.where(rows_ < len(ids), tuned, scores)
 
 
 def _is_item_table(leaf) -> bool:
@@ -89,7 +89,7 @@ def _is_item_table(leaf) -> bool:
 
 
 def _tune(leaf, change):
-    """A leaf after training; of an item table only the touched rows, as `[R, ...]`."""
+    """A leaf after training; only the touched rows `[R, ...]` in an item table."""
     if not rows.is_table(leaf):
         return leaf + change
     if not _is_item_table(leaf):
@@ -152,11 +152,12 @@ def make_evaluate(
             params = Params(shared=shared, personal=personal)
             return score_user(recipe, params, frozen, user, candidates)
 
-        def score(users, candidates, clients, client_rows):
-            own = trees.take(personal, client_rows)
+        def score(users, candidates, *owners):
+            clients, client_rows = owners
+            cohort = trees.take(personal, client_rows)
             axes = (0, 0, 0, 0, None if candidates is None else 0)
             return jax.vmap(score_one, axes)(
-                own, clients, client_rows, users, candidates
+                cohort, clients, client_rows, users, candidates
             )
 
         return evaluate(score, targets, protocol, key, chunk, (clients, client_rows))
@@ -177,8 +178,8 @@ def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
         shared = _lifted(recipe, state.shared, frozen, axis)
 
         def square(row):
-            at, user, item, rating = row
-            params = Params(shared=shared, personal=trees.take(personal, at))
+            client_row, user, item, rating = row
+            params = Params(shared=shared, personal=trees.take(personal, client_row))
             predicted = score_user(recipe, params, frozen, user, item[None])[0]
             return jnp.square(predicted - rating)
 

@@ -26,7 +26,7 @@ from fedjax_rec.simulation.cells import (
     make_rounds,
     without_round,
 )
-from fedjax_rec.simulation.evaluation import take_users
+from fedjax_rec.simulation.evaluation import ratings_of, take_users, user_groups
 from fedjax_rec.simulation.layout import Layout
 from fedjax_rec.simulation.loop import Event, Lanes, run_lanes
 from fedjax_rec.simulation.many_rounds import make_one_round, many_rounds
@@ -118,7 +118,7 @@ class SideBySide:
             results = jax.device_get(
                 program(state, personal, *constants, which, count, *inputs)
             )
-            return [jax.tree.map(lambda x, at=at: x[at], results) for at in places]
+            return [jax.tree.map(lambda x, i=i: x[i], results) for i in places]
 
         def evaluate(part: str, lanes: Sequence[int]) -> list[dict[str, float]]:
             targets, mask, owners = self._targets[part]
@@ -183,20 +183,22 @@ class SideBySide:
     def _place_targets(self, part: str):
         """`({bucket: (targets, client ids)}, mask, owners)` of a part's users."""
         sim, targets = self.simulation, self.simulation.targets[part]
-        groups, masks, owners = {}, [], []
-        for bucket, at in sim.evaluator.groups(part):
-            users = take_users(targets, at)
+        groups: dict[int, Any] = {}
+        masks, owners = [], []
+        for bucket, positions in user_groups(sim, part):
+            users = take_users(targets, positions)
             clients = sim.client_of_user[np.asarray(users.user)].astype(np.int32)
             groups[bucket] = self._replicate((users, clients))
             masks.append(np.asarray(users.mask))
             owners.append(clients)
         owner = np.concatenate(owners) if sim.multi_user else None
-        return groups, np.concatenate(masks), owner
+        mask: Any = np.concatenate(masks)
+        return groups, mask, owner
 
     def _place_ratings(self, part: str):
         """Client ids, users, items and ratings of a part."""
         sim = self.simulation
-        user, item, rating = sim.evaluator.ratings(part, slice(None))
+        user, item, rating = ratings_of(sim, part, slice(None))
         ids = [x.astype(np.int32) for x in (sim.client_of_user[user], user, item)]
         return self._replicate((*ids, rating))
 
@@ -226,10 +228,10 @@ def _evaluation_of(simulation: Simulation) -> Callable:
     )
 
     def evaluate_one(state, personal, hparams, key, groups, data, frozen):
-        rest = (data, frozen, hparams, key, derive(key, Purpose.EVALUATION))
+        fixed = (data, frozen, hparams, key, derive(key, Purpose.EVALUATION))
         # On a device that holds all clients a client's row is its id.
         results = [
-            evaluate(bucket, state, personal, targets, ids, ids, *rest)
+            evaluate(bucket, state, personal, targets, ids, ids, *fixed)
             for bucket, (targets, ids) in groups.items()
         ]
         return jax.tree.map(lambda *xs: jnp.concatenate(xs), *results)
@@ -239,7 +241,7 @@ def _evaluation_of(simulation: Simulation) -> Callable:
 
 def _rmse_of(simulation: Simulation) -> Callable:
     """`(state, personal, hparams, key, ratings, frozen) -> scalar`."""
-    squares = make_squares(simulation.recipe)
+    squares: Callable = make_squares(simulation.recipe)
 
     def rmse_one(state, personal, hparams, key, ratings, frozen):
         del hparams, key

@@ -107,21 +107,7 @@ class Simulation:
         )
         self.state: ServerState = self._initial_state(algorithm)
         self.population = self._population(algorithm)
-        self.evaluator = Evaluator(
-            recipe=self.recipe,
-            protocol=self.protocol,
-            split=self.split,
-            targets=self.targets,
-            data=self.data,
-            client_of_user=self.client_of_user,
-            multi_user=self.multi_user,
-            chunks=self.chunks,
-            user_chunk=self.user_chunk,
-            mesh=self.mesh,
-            key=self.key,
-            frozen=self.frozen,
-            population=self.population,
-        )
+        self.evaluator = Evaluator(self)
 
     def _initial_state(self, algorithm: FederatedAlgorithm) -> ServerState:
         # A copy, since rounds donate it, and a model may hold its initial values.
@@ -150,12 +136,14 @@ class Simulation:
     @property
     def plan(self) -> Plan:
         """Rounds and evaluations."""
+        # Only explicit feedback has ratings to predict.
+        rated = () if self.recipe.local.negatives else ("train", "val", "test")
         return Plan(
             rounds=self.rounds,
             eval_every=self.eval_every,
             selection=self.protocol.selection,
             validation="val" in self.targets,
-            rated=self.evaluator.rated,
+            rated=tuple(part for part in rated if len(getattr(self.split, part))),
         )
 
     @on_host(ROUNDS_HERE)
@@ -174,11 +162,11 @@ class Simulation:
 
     def evaluate(self, part: str) -> dict[str, float]:
         """Means and dispersion over the users of `"val"` or `"test"`."""
-        return self.evaluator.evaluate(part, self.state)
+        return self.evaluator.evaluate(self, part)
 
     def rmse(self, part: str) -> float:
         """Root mean squared error of a part's ratings, for explicit feedback."""
-        return self.evaluator.rmse(part, self.state)
+        return self.evaluator.rmse(self, part)
 
     def snapshot(self) -> Snapshot:
         """The state of the run; the arrays are the live ones, not copies.
@@ -297,8 +285,8 @@ class Simulation:
 
     def baselines(self) -> dict[str, dict[str, Any] | None]:
         """Random, popularity and draw-count rankers on the test users."""
-        return rank_baselines(self.evaluator, self.rounds, [self.key])[0]
+        return rank_baselines(self, [self.key])[0]
 
     def draw_count(self, rounds: int) -> dict[str, Any] | None:
         """The leak ranker after `rounds` rounds; `None` without sampled negatives."""
-        return rank_draws(self.evaluator, rounds, [self.key])[0]
+        return rank_draws(self, rounds, [self.key])[0]

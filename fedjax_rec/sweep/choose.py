@@ -59,7 +59,7 @@ def _distribution(draw: Draw) -> Any:
     if draw.kind == "choice":
         return distributions.CategoricalDistribution(draw.values)
     log = draw.kind == "log"
-    if draw.whole:
+    if draw.integer:
         return distributions.IntDistribution(int(draw.low), int(draw.high), log=log)
     return distributions.FloatDistribution(draw.low, draw.high, log=log)
 

@@ -114,8 +114,8 @@ def common_recipe(
 
     def recipe_of(experiment: Experiment, context: Context) -> Recipe:
         probe = algorithms[0]
-        for name, several in varied.items():
-            probe = _with(probe, name, several)
+        for name, number in varied.items():
+            probe = _with(probe, name, number)
         try:
             probed = dataclasses.replace(experiment, algorithm=probe)
             recipe = make_recipe(probed, context)
@@ -124,10 +124,10 @@ def common_recipe(
                 raise
             both = list(zip(*(s.values for s in varied.values()), strict=True))
             raise DiffersError(", ".join(varied), both) from error
-        for name, several in varied.items():
-            if recipe.hparams.get(name) is not several:
-                raise DiffersError(name, several.values)
-        first = {name: several.values[0] for name, several in varied.items()}
+        for name, number in varied.items():
+            if recipe.hparams.get(name) is not number:
+                raise DiffersError(name, number.values)
+        first = {name: number.values[0] for name, number in varied.items()}
         return recipe._replace(hparams={**recipe.hparams, **first})
 
     return recipe_of
@@ -144,9 +144,9 @@ def _get(settings: Any, name: str) -> Any:
 
 def _with(settings: Any, name: str, value: Any) -> Any:
     """A copy with one field replaced, without the checks of its classes."""
-    field, _, rest = name.partition(".")
-    if rest:
-        value = _with(getattr(settings, field), rest, value)
+    field, _, inner = name.partition(".")
+    if inner:
+        value = _with(getattr(settings, field), inner, value)
     changed = copy.copy(settings)
     object.__setattr__(changed, field, value)
     return changed

@@ -125,9 +125,7 @@ def _run_together(
         # Baselines depend on the seed only, and compile while the rounds compile.
         distinct = list(dict.fromkeys(seeds))
         keys = [jax.random.key(seed) for seed in distinct]
-        ranked = pool.submit(
-            rank_baselines, simulation.evaluator, simulation.rounds, keys
-        )
+        ranked = pool.submit(rank_baselines, simulation, keys)
 
         def baselines_of(i: int) -> dict[str, Any]:
             return ranked.result()[distinct.index(seeds[i])]
@@ -178,8 +176,8 @@ def _run_in_turn(
         try:
             simulation = build(point.experiment, data=data)
             events = ((0, event) for event in simulation.events())
-            baselines_of = lambda i, sim=simulation: sim.baselines()  # noqa: E731
-            list(_write({0: point}, simulation, events, baselines_of, folder, listener))
+            ranked = lambda i, sim=simulation: sim.baselines()  # noqa: E731
+            list(_write({0: point}, simulation, events, ranked, folder, listener))
         except Exception as error:
             listener.point_done(point.name, _reason(error))
 

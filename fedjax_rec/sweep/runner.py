@@ -115,5 +115,5 @@ def _extremes(
     for setting in settings:
         for draw in draws:
             for value in draw.values or (draw.low, draw.high):
-                value = int(value) if draw.whole else value
+                value = int(value) if draw.integer else value
                 yield folder.experiment({**setting, draw.field: value})

@@ -53,9 +53,9 @@ class Session:
             folder.set_status(point.name, FINISHED if finished else WAITING)
         data = _load(waiting[0].experiment) if waiting else {}
         folder.save()
-        kept = len(points) - len(waiting)
+        finished = len(points) - len(waiting)
         words = [f"{len(points)} points in {folder.path}"]
-        words += [f"{kept} finished before and kept"] if kept else []
+        words += [f"{finished} finished before and kept"] if finished else []
         words += [f"{again} failed before and run again"] if again else []
         self.console.print(", ".join(words), highlight=False, soft_wrap=True)
         if not waiting:

@@ -55,7 +55,7 @@ class Draw:
         low: lower end of `log` and `uniform`.
         high: upper end of `log` and `uniform`; whole numbers include it.
         values: values of `choice`.
-        whole: whether values are whole numbers.
+        integer: whether values are whole numbers.
     """
 
     field: str
@@ -63,7 +63,7 @@ class Draw:
     low: float = 0.0
     high: float = 0.0
     values: tuple[Any, ...] = ()
-    whole: bool = False
+    integer: bool = False
 
     def sample(self, rng: np.random.Generator) -> Any:
         """One value, to six digits, so that it reads the same in names and tables."""
@@ -71,11 +71,11 @@ class Draw:
             return self.values[int(rng.integers(len(self.values)))]
         if self.kind == "log":
             value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        elif self.whole:
+        elif self.integer:
             return int(rng.integers(int(self.low), int(self.high) + 1))
         else:
             value = rng.uniform(self.low, self.high)
-        return round(value) if self.whole else float(f"{value:.6g}")
+        return round(value) if self.integer else float(f"{value:.6g}")
 
 
 def with_kinds(
@@ -159,15 +159,15 @@ def parse_sample(experiments: Sequence[Experiment], text: str) -> Draw:
     """
     name, field, form = _read(experiments, "--sample", text, SAMPLE_FORMS)
     hint = field.hint
-    kind, _, rest = form.partition(":")
-    if kind == "choice" and rest:
-        values = tuple(_value(name, field, v.strip()) for v in rest.split(","))
+    kind, _, limits = form.partition(":")
+    if kind == "choice" and limits:
+        values = tuple(_value(name, field, v.strip()) for v in limits.split(","))
         return Draw(field=name, kind=kind, values=values)
-    numbers = rest.split(":")
+    numbers = limits.split(":")
     if kind not in ("log", "uniform") or len(numbers) != 2:
         raise UserError(f"--sample {text}: expected {shown(name)}= {SAMPLE_FORMS}")
     low, high = _range(text, kind, hint, numbers, flag="--sample")
-    return Draw(field=name, kind=kind, low=low, high=high, whole=hint is int)
+    return Draw(field=name, kind=kind, low=low, high=high, integer=hint is int)
 
 
 def grid_settings(axes: Sequence[Axis]) -> list[dict[str, Any]]:

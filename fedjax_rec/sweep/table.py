@@ -110,7 +110,7 @@ def settings_of(
 def _spreads(runs: Sequence[Run], part: str) -> dict[str, Spread]:
     """The metrics that are finite in all runs."""
     metrics = [run.part("metrics", part) for run in runs]
-    columns = {
+    columns: dict[str, list[Any]] = {
         name: [values.get(name) for values in metrics]
         for name in dict.fromkeys(name for values in metrics for name in values)
     }
@@ -122,7 +122,7 @@ def _spreads(runs: Sequence[Run], part: str) -> dict[str, Spread]:
 
 
 def _sent(runs: Sequence[Run]) -> Spread | None:
-    sent = [run.part("costs").get("up_bytes") for run in runs]
+    sent: list[Any] = [run.part("costs").get("up_bytes") for run in runs]
     if not sent or None in sent:
         return None
     return spread([float(x) / 1e6 for x in sent])

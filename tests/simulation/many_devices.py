@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 import sys
+from typing import Any
 
 import jax
 
@@ -37,7 +38,7 @@ def run(experiment, evaluate):
         facts["collectives"] = compile_and_count(simulation)
         facts["rows of a shard"] = rows_of_a_shard(simulation.state.shared)
         facts["largest part of a weight"] = largest_part(simulation.frozen)
-    results = [simulation.advance(experiment.rounds)]
+    results: list[Any] = [simulation.advance(experiment.rounds)]
     if evaluate:
         results.append(simulation.evaluate("val"))
     if not simulation.recipe.local.negatives:

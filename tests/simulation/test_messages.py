@@ -119,7 +119,7 @@ def test_float32_changes_nothing():
     ids=["float32", "top-k, then qsgd", "colr"],
 )
 def test_up_bytes_are_those_of_the_messages_on_the_wire(codec, wrapper):
-    recipe, ids = recipe_of(codec, wrapper), np.array([0, 3, 5, 7, 11])
+    recipe, ids = recipe_of(codec, wrapper), jnp.array([0, 3, 5, 7, 11])
     _, _, metrics = play(recipe, ids)
     shared = federated(recipe, (3,)).init(KEY).shared
     personal = initial_personal(recipe, KEY, USERS)
