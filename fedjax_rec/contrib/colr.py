@@ -66,7 +66,7 @@ class CoLR:
         if not recipe.local.corrections:
             raise ValueError(
                 "CoLR needs local training by plain SGD on item rows that can follow a "
-                "basis: expected client_optimizer='sgd' without a proximal term, and "
+                "basis: expected client_optimizer=SGD() without a proximal term, and "
                 "no other wrapper"
             )
         bases = self._bases(recipe.model)

@@ -72,7 +72,7 @@ _VALUES = {
         "int8": "--codec block_int --codec.bits 8",
         "int4": "--codec block_int --codec.bits 4",
         "global_top_k": "--codec top_k --codec.scope all",
-        "top_k_qsgd": "--codec top_k --codec.then qsgd",
+        "top_k_qsgd": "--codec top_k+qsgd --codec.then.norm max",
         "colr": "--wrapper colr",
         "colr_touched": "--wrapper colr --wrapper.touched-only True",
         "count_sketch": "--wrapper fetch_sgd",

@@ -45,7 +45,7 @@ class CostClasses(NamedTuple):
         down: bytes received.
         up: bytes sent.
         pairs: labelled pairs trained, over all local epochs.
-        memory: bytes needed for local.
+        memory: bytes needed for local training.
     """
 
     down: np.ndarray

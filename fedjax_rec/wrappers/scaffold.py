@@ -67,7 +67,7 @@ class Scaffold:
         if not local.corrections or local.momentum or local.steps is None:
             raise ValueError(
                 "SCAFFOLD corrects several steps of plain SGD on the shared "
-                "parameters: expected client_optimizer='sgd' without a proximal term, "
+                "parameters: expected client_optimizer=SGD() without a proximal term, "
                 "and shared parameters that train in every local step"
             )
         if not model.single_user or model.stack is not None:
@@ -82,10 +82,11 @@ class Scaffold:
             ),
             server_optimizer=groups.unchanged((CONTROL,), recipe.server_optimizer),
             local=local._replace(
+                corrections=False,
                 per_client=(
                     *local.per_client,
                     "control variates correct its local steps",
-                )
+                ),
             ),
         )
 

@@ -16,7 +16,7 @@ from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.orthogonal import random_rows
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.data.partition import per_user
+from fedjax_rec.data.partition import PerUser
 from tests.codecs.deltas import sender
 from tests.codecs.serialize import serialize
 
@@ -122,9 +122,8 @@ def examples():
         users=Entities(ids=["a", "b"]),
         items=Entities(ids=[str(i) for i in range(I)]),
     )
-    return make_client_data(train, per_user(train), max_buckets=1).examples(
-        jnp.int32(0), 0
-    )
+    data = make_client_data(train, PerUser().partition(train), max_buckets=1)
+    return data.examples(jnp.int32(0), 0)
 
 
 @both

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.contracts import Local, Recipe
 from fedjax_rec.data.interactions import Entities, Interactions
 from fedjax_rec.data.negatives import draw_negatives
 from fedjax_rec.data.partition import Partition
@@ -15,7 +15,6 @@ from fedjax_rec.fleet import sampling
 from fedjax_rec.fleet.cost_class import (
     CostClasses,
     Holdings,
-    Training,
     assign_cost_classes,
     count_holdings,
     make_cost_classes,
@@ -92,19 +91,20 @@ def recipe(model, **fields):
 
 def test_a_client_by_hand():
     model = matrix_factorization(10, 4)
-    training = Training(epochs=2, optimizer_states=1, negatives=1, weight_bytes=500)
-    client = make_cost_classes(recipe(model), ONE, 10, training)
+    local = Local(epochs=2, optimizer_states=1, negatives=1, weight_bytes=500)
+    client = make_cost_classes(recipe(model, local=local), ONE, 10)
     touched = 3 + 7 * (1 - (6 / 7) ** 3)
     assert client.down[0] == client.up[0] == pytest.approx(20 * touched)
     assert client.pairs.tolist() == [12]  # 3 examples, 2 pairs each, 2 epochs
     # Received, the user's 4 numbers, and a copy, a gradient and a momentum of each.
     assert client.memory[0] == pytest.approx(500 + (20 * touched + 16) * 4)
-    training = Training(negatives=1)
-    fixed = make_cost_classes(recipe(model, fixed=("item",)), ONE, 10, training)
+    local = Local(negatives=1)
+    fixed_model = model._replace(fixed=("item",))
+    fixed = make_cost_classes(recipe(fixed_model, local=local), ONE, 10)
     assert fixed.up.tolist() == [0]
     assert fixed.down[0] == pytest.approx(20 * touched)
     empty = Holdings(np.array([0]), np.array([0]), np.array([0]))
-    idle = make_cost_classes(recipe(neural_cf(10, 4)), empty, 10, training)
+    idle = make_cost_classes(recipe(neural_cf(10, 4), local=local), empty, 10)
     assert (idle.down[0], idle.up[0], idle.pairs[0]) == (0, 0, 0)
 
 
@@ -121,7 +121,7 @@ def test_a_round_by_hand():
     amounts = [0, 1, 1], [1e6, 2e6], [5e5, 1e6], [20, 10]
     fleet = slow_fleet(*amounts)
     drawn = sampling.Participation(
-        ids=jnp.array([0, 3]), invited=jnp.array([0, 2]), told={}
+        ids=jnp.array([0, 3]), invited=jnp.array([0, 2]), metrics={}
     )
     metrics = jax.tree.map(float, round_costs(fleet, drawn))
     # Client 2 dropped out: it received and did not send, and the round did not wait.
@@ -134,10 +134,12 @@ def test_a_round_by_hand():
             "simulated_seconds": 1 + 20 * 0.1 + 5,
         }
     )
-    complete = with_costs(sampling.everyone(3), fleet)(jax.random.key(0), 0).told
+    complete = with_costs(sampling.everyone(3), fleet)(jax.random.key(0), 0).metrics
     assert float(complete["simulated_seconds"]) == pytest.approx(2 + 1 + 10)
     assert float(complete["down_bytes"]) == 5e6
-    empty = sampling.Participation(ids=jnp.array([3]), invited=jnp.array([3]), told={})
+    empty = sampling.Participation(
+        ids=jnp.array([3]), invited=jnp.array([3]), metrics={}
+    )
     assert set(jax.tree.map(float, round_costs(fleet, empty)).values()) == {0.0}
     slower = slow_fleet(*amounts, pair_flops=1.9e6)
     assert float(slower.of(jnp.array([0]))[2][0]) == pytest.approx(1 + 20 * 2 + 5)

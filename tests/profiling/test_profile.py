@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedjax_rec.aggregators import weighted_mean
+from fedjax_rec.aggregators.means import weighted_mean
 from fedjax_rec.core.contracts import Aggregator, Senders
 from fedjax_rec.profiling.programs import EXCHANGE, Operation, read_programs
 from fedjax_rec.profiling.stages import (

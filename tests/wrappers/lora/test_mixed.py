@@ -1,5 +1,7 @@
 """Different ranks against NumPy, client by client; equal ranks against plain means."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,6 +159,7 @@ def test_ranks_are_drawn_by_share_and_stay():
     share = np.array([0.5, 0.3, 0.2])
     sd = np.sqrt(4000 * share * (1 - share))
     assert (np.abs(counts - 4000 * share) < 4 * sd).all()
+    settings: Any
     for settings in (
         {"rank_shares": (1.0,)},
         {"ranks": (0, 1)},
