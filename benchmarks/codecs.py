@@ -1,4 +1,4 @@
-"""What codecs and aggregation rules add to a round.
+"""Time that codecs and aggregation rules add to a round.
 
     python benchmarks/codecs.py [--system pfedrec|lora] [--codecs NAME ...]
         [--rules NAME ...] [--repeats 7] [--json FILE]
@@ -10,11 +10,11 @@ own rule:
 - `NAME_s`: seconds of a round;
 - `NAME_more`: `NAME_s` over the plain round's, less one (aimed at 1 for `pfedrec` and
   at .15 for `lora`);
-- `NAME_mb`: what all clients of a round send.
+- `NAME_mb`: megabytes that all clients of a round send.
 
 `pfedrec` is configs/pfedrec_ml100k.py, all 943 clients; `lora` the experiment of that
 name in configs/front_ml100k.py, 64 clients. Synthetic data of the same shape take the
-place of MovieLens 100K where that is not at hand.
+place of MovieLens 100K if that is not at hand.
 """
 
 import argparse
@@ -28,7 +28,9 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parents[1]
-CODECS = ("bf16", "int8", "qsgd", "drive", "sign", "top_k", "top_k_qsgd", "power_sgd")
+CODECS = (
+    "bf16", "block_int", "qsgd", "drive", "sign", "top_k", "top_k+qsgd", "power_sgd"
+)  # fmt: skip
 
 
 def main() -> None:
@@ -44,16 +46,15 @@ def main() -> None:
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
     os.environ.setdefault("NPROC", "1")  # as the command line does, see session.py
-    from fedjax_rec import AggregationConfig, CodecConfig, build
+    from fedjax_rec import build
+    from fedjax_rec.experiment.fields import with_values
 
     plain = experiment(args.system, args.repeats + 2)
     wanted = {"plain": plain}
     for name in args.codecs:
-        codec = CodecConfig(name=name)
-        wanted[name] = dataclasses.replace(plain, codec=codec)
+        wanted[name] = with_values(plain, {"codec": name})
     for rule in args.rules:
-        aggregation = AggregationConfig(rule=rule)
-        wanted[rule] = dataclasses.replace(plain, aggregation=aggregation)
+        wanted[rule] = with_values(plain, {"aggregation": rule})
     simulations, sent = {}, {}
     for name, config in wanted.items():
         print(f"{name} ...", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""How far the mean of LoRA's factors is from the mean of what clients learned.
+"""Distance of the mean of LoRA's factors from the mean of the clients' products.
 
     python benchmarks/lora_gap.py [--alphas 0.03 0.1 0.3 1 3 30] [--seeds 5]
         [--rounds 3] [--client-lr 0.1] [--backbone tiny|minilm] [--output docs/lora_gap]
@@ -49,11 +49,16 @@ def main() -> None:
 
 def gap(alpha: float, seed: int, args) -> float:
     from fedjax_rec import (
+        SGD,
         BackboneConfig,
+        Dirichlet,
         Execution,
         Experiment,
         FedFM,
-        PartitionConfig,
+        FedIT,
+        History,
+        Joint,
+        LoRA,
         SyntheticData,
         build,
     )
@@ -61,18 +66,15 @@ def gap(alpha: float, seed: int, args) -> float:
     experiment = Experiment(
         name="lora_gap",
         data=SyntheticData(num_users=320, num_items=300, num_interactions=9000),
-        partition=PartitionConfig(
-            kind="dirichlet", num_clients=32, alpha=alpha, seed=seed
-        ),
+        partition=Dirichlet(num_clients=32, alpha=alpha, seed=seed),
         algorithm=FedFM(
-            targets=("ffn/down",),
-            lora_aggregation="fedit",
-            users="history",
-            history=8,
+            adapter=LoRA(targets=("ffn/down",)),
+            users=History(length=8),
             negatives=2,
             batch_size=96,
-            client_lr=args.client_lr,
+            training=Joint(optimizer=SGD(lr=args.client_lr)),
         ),
+        wrapper=FedIT(),
         backbone=BackboneConfig(name=args.backbone),
         execution=Execution(max_buckets=1, encode="per_client"),
         rounds=args.rounds,

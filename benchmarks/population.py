@@ -50,11 +50,11 @@ def main() -> None:
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
     from rounds import machine
 
-    told = {"figures": figures, "machine": machine()}
-    print(json.dumps(told, indent=2))
+    figures_and_machine = {"figures": figures, "machine": machine()}
+    print(json.dumps(figures_and_machine, indent=2))
     if args.json:
         partial = args.json.with_suffix(".partial")
-        partial.write_text(json.dumps(told, indent=2) + "\n")
+        partial.write_text(json.dumps(figures_and_machine, indent=2) + "\n")
         partial.replace(args.json)
 
 
@@ -120,20 +120,30 @@ def child(count: int, rounds: int) -> None:
     jax.config.update("jax_num_cpu_devices", cores())
     import numpy as np
 
-    from fedjax_rec import FedAvg
+    from fedjax_rec import SGD, FedAvg
+    from fedjax_rec.core.context import Context
     from fedjax_rec.fleet import sampling
     from fedjax_rec.simulation import mesh as meshes
+    from fedjax_rec.simulation.chunks import chunk_sizes
     from fedjax_rec.simulation.hosted import Hosted
-    from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
+    from fedjax_rec.simulation.round import federated
 
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
         folder = pathlib.Path(name)
         started = time.perf_counter()
         data = write_clients(folder, count)
         mesh, key = meshes.make_mesh(), jax.random.key(0)
-        recipe = FedAvg(dim=DIM, client_lr=1.0).build(num_items=ITEMS, num_users=count)
+        context = Context(
+            num_items=ITEMS,
+            num_users=count,
+            num_clients=count,
+            cohort_size=COHORT,
+            dtype=np.dtype("float32"),
+            examples=np.asarray(data.interactions.size),
+        )
+        recipe = FedAvg(dim=DIM, client_optimizer=SGD(lr=1.0)).build(context)
         chunks = chunk_sizes(data, 2_000, COHORT, meshes.shares(mesh))
-        algorithm = make_algorithm(recipe, chunks, devices=meshes.CLIENTS)
+        algorithm = federated(recipe, chunks, devices=meshes.client_axis(mesh))
         population = Hosted(
             recipe,
             algorithm,
@@ -152,14 +162,14 @@ def child(count: int, rounds: int) -> None:
         population.waited = 0.0
         for _ in range(5):
             begun = time.perf_counter()
-            state, told = population.advance(state, (), hparams, rounds)
+            state, log = population.advance(state, (), hparams, rounds)
             seconds.append((time.perf_counter() - begun) / rounds)
         memory = _device_bytes(population, state, hparams)
         anonymous = _anonymous_mib()
     print(
         f"  {count:,} clients, {int(data.interactions.size.sum()):,} interactions: "
         f"built {built:.0f} s, rounds {np.round(seconds, 4)} s, loss "
-        f"{told['loss'][-1]:.4f}",
+        f"{log['loss'][-1]:.4f}",
         file=sys.stderr,
         flush=True,
     )

@@ -121,13 +121,13 @@ def pfedrec_round(name: str, repeats: int) -> float:
     seconds = []
     for _ in range(repeats + 2):
         started = time.perf_counter()
-        told = simulation.advance(1)
+        log = simulation.advance(1)
         seconds.append(time.perf_counter() - started)
     print(
         f"  {name}: build {built:.1f} s, first round {seconds[0]:.1f} s, then "
         f"{np.median(seconds[2:]):.4f} s (min {min(seconds):.4f}); buckets "
         f"{simulation.data.widths}, chunks {simulation.chunks}; "
-        f"{ {k: round(float(v[0]), 4) for k, v in told.items()} }",
+        f"{ {k: round(float(v[0]), 4) for k, v in log.items()} }",
         file=sys.stderr,
         flush=True,
     )

@@ -53,11 +53,11 @@ def main() -> None:
         figures |= starts()
     from rounds import machine
 
-    told = {"figures": figures, "machine": machine()}
-    print(json.dumps(told, indent=2))
+    figures_and_machine = {"figures": figures, "machine": machine()}
+    print(json.dumps(figures_and_machine, indent=2))
     if args.json:
         partial = args.json.with_suffix(".partial")
-        partial.write_text(json.dumps(told, indent=2) + "\n")
+        partial.write_text(json.dumps(figures_and_machine, indent=2) + "\n")
         partial.replace(args.json)
 
 
@@ -139,13 +139,14 @@ def weak(devices: int) -> dict[str, float]:
     import numpy as np
 
     from fedjax_rec import PFedRec
+    from fedjax_rec.core.context import Context
     from fedjax_rec.data.clients import lay_out
     from fedjax_rec.data.interactions import Entities, make_interactions
     from fedjax_rec.data.partition import PerUser
     from fedjax_rec.fleet import sampling
     from fedjax_rec.simulation import mesh as meshes
     from fedjax_rec.simulation.resident import Resident
-    from fedjax_rec.simulation.round import make_algorithm
+    from fedjax_rec.simulation.round import federated
 
     clients, each, items = 128 * devices, 50, 2_000
     rng = np.random.default_rng(0)
@@ -158,10 +159,17 @@ def weak(devices: int) -> dict[str, float]:
         items=Entities(ids=[str(i) for i in range(items)]),
     )
     data = lay_out(train, PerUser().partition(train), max_buckets=1)
-    recipe = PFedRec(batch_size=each * 5).build(num_items=items, num_users=clients)
+    context = Context(
+        num_items=items,
+        num_users=clients,
+        num_clients=clients,
+        cohort_size=clients,
+        dtype=np.dtype("float32"),
+        examples=np.full(clients, each),
+    )
+    recipe = PFedRec(batch_size=each * 5).build(context)
     mesh, key = meshes.make_mesh(), jax.random.key(0)
-    axis = meshes.CLIENTS if devices > 1 else None
-    algorithm = make_algorithm(recipe, (128,), devices=axis)
+    algorithm = federated(recipe, (128,), devices=meshes.client_axis(mesh))
     sampler = sampling.everyone(clients)
     population = Resident(recipe, algorithm, sampler, data, mesh, key, 1)
     state = meshes.place(mesh, algorithm.init(key))

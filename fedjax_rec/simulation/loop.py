@@ -1,13 +1,18 @@
 """The loop of rounds and evaluations, for one experiment or several side by side."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fedjax_rec.evaluation.selection import selection_value
+
+if TYPE_CHECKING:
+    from fedjax_rec.simulation.simulation import Simulation
 
 Event = dict[str, Any]
 """`{"event": "round" | "evaluation" | "baselines", "round": n, ...}`, plain values."""
@@ -19,24 +24,6 @@ most as many, and after the last one."""
 PROGRAM_SECONDS = 0.5
 """About how long a program of rounds takes: a progress bar moves, and the host seldom
 waits for the device."""
-
-
-class Plan(NamedTuple):
-    """Rounds and evaluations of an experiment.
-
-    Attributes:
-        rounds: number of rounds.
-        eval_every: rounds between evaluations; the last round is always evaluated.
-        selection: validation metric that selects a round, or `last`.
-        validation: whether there is a validation part.
-        rated: parts with ratings to predict.
-    """
-
-    rounds: int
-    eval_every: int
-    selection: str
-    validation: bool
-    rated: tuple[str, ...]
 
 
 class Lanes(NamedTuple):
@@ -54,7 +41,7 @@ class Lanes(NamedTuple):
 
 
 def run_lanes(
-    plan: Plan,
+    sim: Simulation,
     lanes: Lanes,
     best: Sequence[float],
     *,
@@ -65,7 +52,7 @@ def run_lanes(
     """Trains, with one event per lane and round, and one per lane and evaluation.
 
     Args:
-        plan: rounds and evaluations, common to all lanes.
+        sim: rounds and evaluations, common to all lanes.
         lanes: the experiments.
         best: validation value of each lane's selected round so far.
         done: finished rounds.
@@ -76,9 +63,9 @@ def run_lanes(
         The lane, its event, and whether it is at rest: no evaluation is due.
     """
     best, at_once = list(best), 1
-    stops = [every for every in (plan.eval_every, rest_every) if every]
-    while done < plan.rounds:
-        until = min(plan.rounds, *((done // every + 1) * every for every in stops))
+    stops = [every for every in (sim.eval_every, rest_every) if every]
+    while done < sim.rounds:
+        until = min(sim.rounds, *((done // every + 1) * every for every in stops))
         if profiler is not None:
             until = min(until, done + profiler(done))
         # Several processes take the same steps, however fast each of them is.
@@ -88,7 +75,7 @@ def run_lanes(
         started = time.perf_counter()
         logs = lanes.advance(count)
         seconds = time.perf_counter() - started
-        due = (done + count) % plan.eval_every == 0 or done + count == plan.rounds
+        due = (done + count) % sim.eval_every == 0 or done + count == sim.rounds
         for i in range(count):
             done += 1
             event = {"event": "round", "round": done}
@@ -99,24 +86,26 @@ def run_lanes(
         if done > 1:  # the first round compiles
             at_once = max(1, int(PROGRAM_SECONDS * count / seconds))
         if due:
-            for lane, event in enumerate(_evaluate(plan, lanes, best, done)):
+            for lane, event in enumerate(_evaluate(sim, lanes, best, done)):
                 yield lane, event, True
     if profiler is not None:
         profiler(done)
 
 
-def _evaluate(plan: Plan, lanes: Lanes, best: list[float], done: int) -> list[Event]:
+def _evaluate(sim: Simulation, lanes: Lanes, best: list[float], done: int):
     """Evaluates all lanes, and updates `best`."""
     started = time.perf_counter()
     every = range(len(best))
     events: list[Event] = [{"event": "evaluation", "round": done} for _ in every]
-    if plan.validation:
+    if "val" in sim.targets:
         for event, metrics in zip(events, lanes.evaluate("val", every), strict=True):
             event["val"] = metrics
-    for part in plan.rated:
+    for part in sim.rated:
         for event, value in zip(events, lanes.rmse(part, every), strict=True):
             event[f"rmse_{part}"] = value
-    values = [selection_value(plan.selection, event, plan.rounds) for event in events]
+    values = [
+        selection_value(sim.protocol.selection, event, sim.rounds) for event in events
+    ]
     # The test part is ranked only if validation improved.
     improved = [lane for lane in every if values[lane] > best[lane]]
     if improved:

@@ -7,7 +7,6 @@ from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.profiling.stages import SAMPLING, staged
-from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE, client_axis, program
 
 
 def draw_cohort(sampler: Sampler, tables: Tree, key: Array, number: Array):
@@ -89,22 +88,3 @@ def many_rounds(one_round, capacity: int):
         return jax.lax.fori_loop(0, count, step, (state, personal, log))
 
     return run
-
-
-def make_run_rounds(
-    algorithm: FederatedAlgorithm,
-    sampler: Sampler,
-    capacity: int,
-    mesh: jax.sharding.Mesh,
-):
-    """`many_rounds` as a program over a mesh, with state and personal donated.
-
-    Args:
-        algorithm: a recipe bound to `client_axis(mesh)`.
-        sampler: draws cohorts.
-        capacity: largest number of rounds of a call.
-        mesh: mesh that personal state and clients' data are dealt over.
-    """
-    run = many_rounds(make_one_round(algorithm, sampler, client_axis(mesh)), capacity)
-    out = (EVERYWHERE, DEALT, EVERYWHERE)
-    return program(run, mesh, (EVERYWHERE, DEALT, DEALT), out, donate=(0, 1))

@@ -14,7 +14,8 @@ from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation import mesh as meshes
-from fedjax_rec.simulation.many_rounds import make_run_rounds
+from fedjax_rec.simulation.many_rounds import make_one_round, many_rounds
+from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.personal import initial_personal
 
 
@@ -89,7 +90,15 @@ class Resident:
             ids[: len(group)] = group
             parts[share] = initial_personal(recipe, key, jnp.asarray(ids))
         self._personal = meshes.place_dealt(mesh, parts)
-        self._run_rounds = make_run_rounds(algorithm, sampler, capacity, mesh)
+        one_round = make_one_round(algorithm, sampler, meshes.client_axis(mesh))
+        out = (EVERYWHERE, DEALT, EVERYWHERE)
+        self._run_rounds = meshes.program(
+            many_rounds(one_round, capacity),
+            mesh,
+            (EVERYWHERE, DEALT, DEALT),
+            out,
+            donate=(0, 1),
+        )
         self._tables = meshes.place(mesh, sampler.tables)
         self._placed_slots = meshes.place(mesh, self._slots) if mesh.size > 1 else None
 
@@ -98,7 +107,7 @@ class Resident:
         """Personal parameters `[N, ...]` in the order of the clients."""
         if self.mesh.size == 1:
             return self._personal
-        replicated = NamedSharding(self.mesh, meshes.EVERYWHERE)
+        replicated = NamedSharding(self.mesh, EVERYWHERE)
         slots = meshes.place(self.mesh, self._slots)
         return jax.jit(trees.take, out_shardings=replicated)(self._personal, slots)
 
@@ -152,5 +161,5 @@ class Resident:
             order[share * length : share * length + len(positions)] = positions
         row = np.where(present, slot - owner * self._rows, self._rows)
         rows = np.where(order >= 0, row[order], self._rows).astype(np.int32)
-        placed = meshes.place(self.mesh, rows, meshes.DEALT)
+        placed = meshes.place(self.mesh, rows, DEALT)
         yield Block(order, placed, self._personal, self.data)

@@ -76,9 +76,7 @@ class SideBySide:
             (resident_data(simulation), simulation.frozen, simulation.sampler.tables)
         )
         self._targets = {part: self._place_targets(part) for part in simulation.targets}
-        self._rated = {
-            part: self._place_ratings(part) for part in simulation.plan.rated
-        }
+        self._rated = {part: self._place_ratings(part) for part in simulation.rated}
 
     def events(
         self,
@@ -101,13 +99,9 @@ class SideBySide:
 
         def advance(count: int) -> list[dict[str, np.ndarray]]:
             nonlocal state, personal
+            fixed = ((self._data, self._tables), self._frozen, *constants)
             state, personal, log = self._rounds(
-                state,
-                personal,
-                (self._data, self._tables),
-                self._frozen,
-                *constants,
-                jnp.int32(count),
+                state, personal, *fixed, jnp.int32(count)
             )
             log = {name: np.asarray(column) for name, column in log.items()}
             return [{name: x[cell] for name, x in log.items()} for cell in cells]
@@ -131,7 +125,7 @@ class SideBySide:
 
         best = [-np.inf] * len(cells)
         lanes = Lanes(advance, evaluate, rmse)
-        for lane, event, _ in run_lanes(self.simulation.plan, lanes, best):
+        for lane, event, _ in run_lanes(self.simulation, lanes, best):
             yield int(layout.index[cells[lane]]), event
 
     def _start(self, index: np.ndarray, seeds, settings):

@@ -24,7 +24,7 @@ from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
 from fedjax_rec.simulation.evaluation import Evaluator, check_split
 from fedjax_rec.simulation.hosted import Hosted
-from fedjax_rec.simulation.loop import Event, Lanes, Plan, Profiler, run_lanes
+from fedjax_rec.simulation.loop import Event, Lanes, Profiler, run_lanes
 from fedjax_rec.simulation.mesh import EVERYWHERE
 from fedjax_rec.simulation.resident import Resident
 from fedjax_rec.simulation.round import federated
@@ -134,17 +134,10 @@ class Simulation:
         self.population.personal = personal
 
     @property
-    def plan(self) -> Plan:
-        """Rounds and evaluations."""
-        # Only explicit feedback has ratings to predict.
-        rated = () if self.recipe.local.negatives else ("train", "val", "test")
-        return Plan(
-            rounds=self.rounds,
-            eval_every=self.eval_every,
-            selection=self.protocol.selection,
-            validation="val" in self.targets,
-            rated=tuple(part for part in rated if len(getattr(self.split, part))),
-        )
+    def rated(self) -> tuple[str, ...]:
+        """Parts with ratings to predict: for explicit feedback, all there are."""
+        parts = () if self.recipe.local.negatives else ("train", "val", "test")
+        return tuple(part for part in parts if len(getattr(self.split, part)))
 
     @on_host(ROUNDS_HERE)
     def advance(self, count: int) -> dict[str, np.ndarray]:
@@ -212,7 +205,7 @@ class Simulation:
             rmse=lambda part, _: [self.rmse(part)],
         )
         for _, event, at_rest in run_lanes(
-            self.plan,
+            self,
             lanes,
             [self.selection.best],
             done=int(self.state.round),
