@@ -52,12 +52,17 @@ def read_arguments(args: Sequence[str]) -> Arguments:
     return Arguments(flags, None)
 
 
-def usage(text: str, args: Sequence[str]) -> int:
-    """Prints a command's help, as its arguments name no config file.
+def usage(
+    text: str,
+    args: Sequence[str],
+    expected: str = "a config file, such as configs/quickstart.py",
+) -> int:
+    """Prints a command's help, as its arguments are not complete.
 
     Args:
         text: the help.
         args: arguments of the command.
+        expected: the arguments that are missing.
 
     Returns:
         The exit status.
@@ -67,7 +72,7 @@ def usage(text: str, args: Sequence[str]) -> int:
     """
     asked = any(arg in ("-h", "--help") for arg in args)
     if args and not asked:
-        raise UserError("expected a config file, such as configs/quickstart.py")
+        raise UserError(f"expected {expected}")
     print(text, end="", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 

@@ -1,20 +1,5 @@
-"""`fedjax-rec sweep CONFIG`: many settings and seeds, as one program if possible."""
+"""Runs many settings and seeds, as one program if possible.
 
-import dataclasses
-from pathlib import Path
-from typing import Literal
-
-from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import (
-    check_data,
-    in_flags,
-    load_configs,
-    named_config,
-)
-from fedjax_rec.storage.errors import UserError
-
-HELP = """\
 usage: fedjax-rec sweep CONFIG --grid FIELD=VALUES ... [--output DIR] [--FIELD VALUE]
 
 Runs the experiment of CONFIG at many settings. Those that differ by seed and by scalars
@@ -56,6 +41,22 @@ DIR (by default runs/sweep-NAME) has:
 The best setting is the one with the best validation. `fedjax-rec sweep CONFIG --help`
 lists all options and fields, and `--help PART` explains one part.
 """
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from fedjax_rec.cli import explain
+from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_file import (
+    check_data,
+    in_flags,
+    load_configs,
+    named_config,
+)
+from fedjax_rec.storage.errors import UserError
+
+HELP = __doc__ or ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

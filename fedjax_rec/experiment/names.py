@@ -42,9 +42,10 @@ def suggestion(fields: Mapping[str, Field], wanted: str) -> str:
     """
     owner, inner = _split(fields, wanted)
     part = fields.get(owner, Field(None, "", None))
+    slot = part.slot or ""
     kinds = {
-        kind: list(fields_of(registry.load(part.slot, kind)()))
-        for kind in registry.SLOTS.get(part.slot or "", ())
+        kind: list(fields_of(registry.load(slot, kind)()))
+        for kind in registry.SLOTS.get(slot, ())
     }
     in_kinds = dict.fromkeys(name for names in kinds.values() for name in names)
     inside = [n.removeprefix(f"{owner}.") for n in fields if n.startswith(f"{owner}.")]

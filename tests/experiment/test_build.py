@@ -251,6 +251,7 @@ def test_profiles_by_hand():
     result = simulation(wrapper=Guided(profile=ClientProfile(clip=0.5)))
     train = result.split.train
     centered = EMBEDDING - EMBEDDING.mean(0)
+    assert result.recipe.constants is not None
     profiles = result.recipe.constants["profile"]
     for client in range(24):
         (user,) = np.flatnonzero(result.client_of_user == client)[:1]
@@ -415,6 +416,7 @@ def test_steps_of_local_training(algorithm, steps, momentum, monkeypatch):
             "fedjax_rec.algorithms.text_path.choose", lambda *_: _text_path()
         )
     local = made(algorithm=algorithm).local
+    assert local.steps is not None
     counts = local.steps(jnp.array([10.0, 0.0]))
     np.testing.assert_array_equal(counts, [steps, 0])
     assert local.momentum == momentum
@@ -426,7 +428,7 @@ def _text_path():
     from fedjax_rec.models.start import principal
 
     projection, center = principal(EMBEDDING, 4)
-    values = dict.fromkeys(TextPath._fields, None)
+    values: dict[str, Any] = {}
     values |= {"name": "embedding", "tower": cached_tower(6), "frozen": {}}
     values |= {"projection": projection, "center": center, "facts": {}, "why": ""}
     values |= {"pair_flops": 0.0, "weight_bytes": 0, "fixed": ()}
@@ -527,8 +529,7 @@ def test_build_visits_few_modules_and_asks_no_object_about_its_class():
     for name in visited:
         path = ROOT / f"{name.replace('.', '/')}.py"
         for node in ast.walk(ast.parse(path.read_text())):
-            call = isinstance(node, ast.Call) and ast.unparse(node.func)
-            if call == "isinstance":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
                 asked.append(ast.unparse(node.args[1]))
     plain = {"type", "numbers.Integral", "bool | int | float | str", "np.memmap"}
     assert set(asked) <= plain
