@@ -63,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"fedjax-rec {fedjax_rec.__version__}")
         return 0
-    name, *rest = args
+    name, *words = args
     if name not in COMMANDS:
         return _fail(_unknown(name))
     command = importlib.import_module(f"fedjax_rec.cli.{name}").main
     try:
-        return command(rest)
+        return command(words)
     except UserError as error:
         if os.environ.get("FEDJAX_REC_DEBUG"):
             traceback.print_exc()

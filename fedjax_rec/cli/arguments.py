@@ -103,15 +103,15 @@ def apply_flags(
                 options = with_values(options, {kind: values[0]})
             else:
                 experiment = with_values(experiment, {kind: values[0]})
-    own, fields = fields_of(options), fields_of(experiment)
+    defaults, fields = fields_of(options), fields_of(experiment)
     chosen, changes = {}, {}
     for name, values in flags:
-        path = find({**fields, **own}, name, values)
-        field = own.get(path) or fields[path]
+        path = find({**fields, **defaults}, name, values)
+        field = defaults.get(path) or fields[path]
         if field.slot is not None:
             continue
         value = read_value(path, field.hint, values)
-        if path not in own:
+        if path not in defaults:
             changes[path] = value
         elif isinstance(value, tuple):
             chosen[path] = (*chosen.get(path, ()), *value)

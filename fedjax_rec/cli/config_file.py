@@ -42,9 +42,9 @@ def named_config(args: list[str]) -> tuple[str, list[str]]:
     path = next((a for a in args if a.endswith(".py")), args[0] if args else "")
     if not path or path.startswith("-"):
         return "", list(args)
-    rest = list(args)
-    rest.remove(path)
-    return path, rest
+    others = list(args)
+    others.remove(path)
+    return path, others
 
 
 def load_config(path: str) -> tuple[Experiment, str]:

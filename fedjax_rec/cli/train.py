@@ -129,8 +129,8 @@ class Train:
 
 def main(args: list[str]) -> int:
     """Runs the command."""
-    path, rest = named_config(args)
-    flags, words = read_arguments(rest)
+    path, others = named_config(args)
+    flags, words = read_arguments(others)
     flags = [(n, v or [PROFILED] if n == "profile" else v) for n, v in flags]
     folder = next((values for name, values in flags if name == "resume"), None)
     if folder is not None and len(folder) != 1:

@@ -169,14 +169,14 @@ class _Run:
         options: options of the command.
         simulation: the simulation, ready to run.
         folder: the run's folder.
-        say: prints a line for the user.
+        inform: prints a line for the user.
     """
 
     experiment: Experiment
     options: Train
     simulation: Simulation
     folder: RunFolder
-    say: Say
+    inform: Say
 
     def compute(self, before: Run | None, changed: dict[str, Any]) -> dict[str, Any]:
         """Trains to the end, and writes and returns the result.
@@ -189,22 +189,22 @@ class _Run:
         # Trackers end last: waiting for a network must not delay the result.
         with contextlib.ExitStack() as ending:
             with contextlib.ExitStack() as stack:
-                done, rest = self._checkpoints(before, changed, stack)
+                done, pause = self._checkpoints(before, changed, stack)
                 trackers = tracking.start(
                     tracking.kinds_of(self.options.track),
                     folder,
                     plain(self.experiment),
-                    self.say,
+                    self.inform,
                     simulation.history,
                 )
                 ending.push(lambda kind, *_: trackers.close(finished=kind is None))
                 folder.tracker = trackers
-                result = self._run(done, rest, stack)
+                result = self._run(done, pause, stack)
             if not isinstance(folder, SilentFolder):
                 write_result(folder, record(self.experiment, simulation, result))
             return result
 
-    def _run(self, done: int, rest: Any, stack: contextlib.ExitStack):
+    def _run(self, done: int, pause: Any, stack: contextlib.ExitStack):
         """The result of `Simulation.run`, with progress on the way."""
         simulation, show = self.simulation, not self.options.quiet
         waiting = Waiting(simulation, self.folder)
@@ -219,10 +219,10 @@ class _Run:
 
         profiler = self._profiler(done, stack)
         rest_every = self.options.checkpoint.every or 0
-        result = simulation.run(listen, rest, rest_every, profiler)
+        result = simulation.run(listen, pause, rest_every, profiler)
         progress.close()
         if show and waiting.sentence():
-            self.say(waiting.sentence())
+            self.inform(waiting.sentence())
         return result
 
     def _checkpoints(self, before: Run | None, changed: dict[str, Any], stack):
@@ -232,14 +232,14 @@ class _Run:
         if every == 0 and before is None:
             return 0, None
         root, digest = folder.path / CHECKPOINTS, resuming.config_hash(config)
-        checkpoints = Checkpoints(root, digest, options.checkpoint.keep, self.say)
+        checkpoints = Checkpoints(root, digest, options.checkpoint.keep, self.inform)
         stack.callback(checkpoints.close)
         done = 0
         if before is not None:
             done = resuming.go_back(
                 before, simulation, folder, checkpoints, config, changed
             )
-            self.say(
+            self.inform(
                 f"resumed after round {done}" if done else "no checkpoint: from round 0"
             )
         if every == 0:
@@ -255,7 +255,7 @@ class _Run:
         rounds, every = self.simulation.rounds, self.simulation.eval_every
         window = profiling.window_of(self.options.profile, done, rounds, every)
         writes = not isinstance(self.folder, SilentFolder)
-        profiler = profiling.recording(window, every, self.folder, self.say, writes)
+        profiler = profiling.recording(window, every, self.folder, self.inform, writes)
         stack.enter_context(profiling.stages_kept())
         stack.callback(profiler.close, finished=False)
         return profiler
