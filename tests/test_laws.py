@@ -25,13 +25,9 @@ from fedjax_rec.aggregators.robust.medians import (
 )
 from fedjax_rec.aggregators.robust.mixing import NNM
 from fedjax_rec.algorithms.fedavg import FedAvg
-from fedjax_rec.algorithms.fedfm import (
-    FedFM,
-    History,
-    Joint,
-    Reconstruction,
-    VectorAndHistory,
-)
+from fedjax_rec.algorithms.fedfm import FedFM
+from fedjax_rec.algorithms.fedfm_training import Joint, Reconstruction
+from fedjax_rec.algorithms.fedfm_users import History, VectorAndHistory
 from fedjax_rec.algorithms.fedmf import FedMF
 from fedjax_rec.algorithms.fedncf import FedNCF
 from fedjax_rec.algorithms.pfedrec import PFedRec

@@ -58,10 +58,10 @@ class FedAvg:
     model: Literal["mf", "ncf", "scorer"] = "mf"
     users: Literal["personal", "table"] = "personal"
     dim: int = 32
-    client_optimizer: Any = SGD(lr=0.5)  # noqa: RUF009 (it is immutable)
+    client_optimizer: Any = SGD(lr=0.5)
     item_lr_scale: float = 1.0
     proximal: float = 0.0
-    server_optimizer: Any = SGD(lr=1.0)  # noqa: RUF009
+    server_optimizer: Any = SGD(lr=1.0)
     batch_size: int = 256
     local_epochs: int = 1
     negatives: int = 4

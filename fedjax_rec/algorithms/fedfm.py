@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etils import epy
 
+from fedjax_rec.algorithms.fedfm_training import Joint
+from fedjax_rec.algorithms.fedfm_users import UserVector
 from fedjax_rec.core.optimizers import SGD, check_numbers, hparams_of, with_hparams
 from fedjax_rec.models.adapters.lora import LoRA
 
@@ -17,9 +19,7 @@ with epy.lazy_imports():
 
     from fedjax_rec.aggregators import means
     from fedjax_rec.algorithms import text_path
-    from fedjax_rec.clients import local as local_training
-    from fedjax_rec.clients import reconstruct, steps
-    from fedjax_rec.core import backbone, contracts
+    from fedjax_rec.core import contracts
     from fedjax_rec.data import pairs
     from fedjax_rec.models import two_tower
 
@@ -28,102 +28,6 @@ if TYPE_CHECKING:
 
 ADAPTER_GROUPS = ("lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter")
 """Parameter groups of all adapters."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UserVector:
-    """A vector for each user, which stays on the client."""
-
-    kind: ClassVar[Literal["vector"]] = "vector"
-    length: ClassVar[int] = 1
-    heads: ClassVar[int] = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class History:
-    """Attention over the last items of a user; serves users not seen in training.
-
-    Attributes:
-        length: number of items.
-        heads: heads of the attention.
-    """
-
-    length: int = 20
-    heads: int = 4
-
-    kind: ClassVar[Literal["history"]] = "history"
-
-    def __post_init__(self) -> None:
-        check_numbers(self, ("length", "heads"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VectorAndHistory:
-    """The sum of a user's vector and attention over the last items.
-
-    Attributes:
-        length: number of items.
-        heads: heads of the attention.
-    """
-
-    length: int = 20
-    heads: int = 4
-
-    kind: ClassVar[Literal["both"]] = "both"
-
-    def __post_init__(self) -> None:
-        check_numbers(self, ("length", "heads"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Joint:
-    """Every local step moves personal and shared parameters by one gradient.
-
-    Attributes:
-        epochs: passes over the pairs in a round.
-        optimizer: optimizer of the local steps; its rate is that of shared parameters.
-    """
-
-    epochs: int = 1
-    optimizer: Any = SGD(lr=1.0)  # noqa: RUF009 (it is immutable)
-
-    reconstructs: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_numbers(self, ("epochs",))
-
-    @property
-    def one_step(self) -> bool:
-        """Whether a client whose pairs are one batch takes one step of plain SGD."""
-        return self.epochs == 1 and self.optimizer.momentum == 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reconstruction:
-    """The user's vector is fitted from zero, then shared parameters take one step.
-
-    Attributes:
-        steps: gradient steps of the fit, over all pairs.
-        query: share of a user's positives that only the shared step sees, drawn anew
-            each round.
-        lr: learning rate of the shared step.
-
-    References:
-        Singhal et al., Federated Reconstruction: Partially Local Federated Learning,
-        NeurIPS 2021.
-    """
-
-    steps: int = 1
-    query: float = 0.0
-    lr: float = 1.0
-
-    reconstructs: ClassVar[bool] = True
-    one_step: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_numbers(self, ("steps",))
-        if not self.query < 1:
-            raise ValueError(f"query={self.query}, expected a share in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +65,7 @@ class FedFM:
         Adaptation in Federated Learning (FedSA-LoRA), ICLR 2025.
     """
 
-    adapter: Any = LoRA()  # noqa: RUF009 (it is immutable)
+    adapter: Any = LoRA()
     users: Any = UserVector()
     dim: int = 32
     id_residual: bool = False
@@ -174,7 +78,7 @@ class FedFM:
     item_lr_scale: float = 1.0
     batch_size: int = 256
     negatives: int = 4
-    server_optimizer: Any = SGD(lr=1.0)  # noqa: RUF009
+    server_optimizer: Any = SGD(lr=1.0)
     adapter_lr_scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -251,14 +155,23 @@ class FedFM:
             history=0 if self.users.kind == "vector" else self.users.length,
             log_q=self.loss == "softmax",
         )
-        local, update, rates = self._local(model, draw, path, context)
+        local = contracts.Local(
+            draw=draw,
+            negatives=self.negatives,
+            batch_size=self.batch_size,
+            text_flops=path.pair_flops,
+            weight_bytes=path.weight_bytes,
+            through_layers=path.name != "embedding",
+            per_client=self._per_client(context, group),
+        )
+        local, update = self.training.build(model, local, self.own_groups)
         return contracts.Recipe(
             model=model,
             client_update=update,
             aggregator=means.weighted_mean(),
             server_optimizer=self._server_optimizer,
             hparams={
-                **rates,
+                **self.training.hparams,
                 "user_lr": self.user_lr,
                 "item_lr_scale": self.item_lr_scale,
                 **hparams_of(self.server_optimizer, "server_optimizer"),
@@ -269,50 +182,6 @@ class FedFM:
             notes={"backbone": path.facts},
             why=(path.why,),
         )
-
-    def _local(self, model, draw, path: text_path.TextPath, context: Context):
-        """Properties of local training, the client update, and its traced rates."""
-        group = 1 + self.negatives
-        local = contracts.Local(
-            draw=draw,
-            negatives=self.negatives,
-            batch_size=self.batch_size,
-            text_flops=path.pair_flops,
-            weight_bytes=path.weight_bytes,
-            through_layers=path.name != "embedding",
-            per_client=self._per_client(context, group),
-        )
-        if self.training.reconstructs:
-            local = local._replace(
-                epochs=self.training.steps,
-                steps=lambda examples: (examples > 0).astype(examples.dtype),
-                rate=lambda h: h["training.lr"],
-                reconstructs=True,
-            )
-            update = reconstruct.reconstruct_update(
-                model,
-                draw,
-                rate=lambda h: h["training.lr"],
-                steps=self.training.steps,
-                query=self.training.query,
-                group=group,
-            )
-            return local, update, {"training.lr": self.training.lr}
-        optimizer, epochs = self.training.optimizer, self.training.epochs
-        steps_of = steps.local_steps(self.batch_size, epochs, group, group)
-        plain = optimizer.momentum == 0
-        local = local._replace(
-            epochs=epochs,
-            encodings=epochs,
-            steps=None if optimizer.momentum is None else steps_of,
-            momentum=optimizer.momentum or 0.0,
-            rate=lambda h: h["training.optimizer.lr"],
-            row_rate=lambda h: h["training.optimizer.lr"] * h["item_lr_scale"],
-            corrections=plain,
-            optimizer_states=optimizer.states,
-        )
-        update = self._joint_update(model, draw, group)
-        return local, update, hparams_of(optimizer, "training.optimizer")
 
     def _per_client(self, context: Context, group: int) -> tuple[str, ...]:
         """Reasons why items cannot be encoded once a round for all clients."""
@@ -337,44 +206,6 @@ class FedFM:
             with_hparams(self.server_optimizer, "server_optimizer", h),
             _scale_groups(ADAPTER_GROUPS, h["adapter_lr_scale"]),
         )
-
-    def _joint_update(self, model, draw, group: int) -> contracts.ClientUpdate:
-        local, own = self.training.optimizer, self.own_groups
-
-        def optimizer(h) -> optax.GradientTransformation:
-            personal = dataclasses.replace(local, lr=0.0)
-            rates: Any = {
-                "own": with_hparams(personal, "own", {"own.lr": h["user_lr"]}),
-                "shared": with_hparams(local, "training.optimizer", h),
-            }
-            return optax.partition(
-                rates, lambda tree: {k: "own" if k in own else "shared" for k in tree}
-            )
-
-        names = None
-        if backbone.LORA_BASE in model.fixed:
-            # Left out, not just without a gradient: under `vmap` each client would
-            # have a copy of the dense correction.
-            params = jax.eval_shape(model.init, jax.random.key(0))
-            groups = {**params.shared, **params.personal}
-            names = tuple(name for name in groups if name != backbone.LORA_BASE)
-        phase = local_training.Phase(
-            optimizer, names, row_rate=_row_rates if local.momentum == 0 else None
-        )
-        return local_training.local_update(
-            model,
-            draw,
-            (phase,),
-            batch_size=self.batch_size,
-            epochs=self.training.epochs,
-            group=group,
-        )
-
-
-def _row_rates(hparams) -> dict[str, Any]:
-    """Rows of the ID residual have a rate of their own; lifted vectors have not."""
-    rate = hparams["training.optimizer.lr"]
-    return {"item": rate * hparams["item_lr_scale"], two_tower.VECTORS: rate}
 
 
 def _scale_groups(names, scale) -> optax.GradientTransformation:

@@ -39,7 +39,10 @@ class Boost:
     row.
 
     Unlike PipAttack and FedRecAttack, it needs neither the server's table nor public
-    interactions, only the data that a client has when it sends.
+    interactions, only the data that a client has when it sends. With `popular` a client
+    does not know which of these items it drew as negatives, with rows in the opposite
+    direction, so it takes attackers that like popular items; the row is zero if the
+    client touched none of them.
 
     Attributes:
         share: share of the population that attacks.

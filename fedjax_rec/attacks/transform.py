@@ -23,7 +23,7 @@ def attacked(context: Context, settings: Any, falsify: Falsify) -> Recipe:
     Args:
         context: facts about the experiment.
         settings: their `share` and `seed` determine the attackers.
-        falsify: the false delta of an attacker, whose other results are honest.
+        falsify: the false delta of an attacker; its other results are honest.
     """
     recipe = context.recipe
     assert recipe is not None

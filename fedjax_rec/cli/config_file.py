@@ -2,11 +2,8 @@
 
 import dataclasses
 import difflib
-import importlib.util
 import re
-import sys
 import traceback
-import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +11,7 @@ import fedjax_rec
 from fedjax_rec.data.folders import check_folder
 from fedjax_rec.data.settings import CsvData, FileData
 from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.own_module import load_module
 from fedjax_rec.experiment.renamed import new_spelling
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
@@ -80,7 +78,10 @@ def load_configs(path: str) -> Config:
     file = Path(path)
     if not file.is_file():
         raise UserError(_missing(file))
-    module = _execute(file)
+    try:
+        module = load_module(file)
+    except Exception as error:
+        raise UserError(_located(file, error)) from error
     if not callable(getattr(module, "get_config", None)):
         raise UserError(
             f"{file} defines no get_config(); expected a function of that name that "
@@ -105,20 +106,6 @@ def load_configs(path: str) -> Config:
             "expected distinct names"
         )
     return Config(tuple(experiments), grid, (module.__doc__ or "").strip())
-
-
-def _execute(file: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is no Python file; expected one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses defined in the file look up their module by name.
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(_located(file, error)) from error
-    return module
 
 
 def _located(file: Path, error: Exception) -> str:

@@ -46,12 +46,12 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED) then has:
   profile/, profile.json    with --profile
 """
 
-import dataclasses
 from pathlib import Path
 
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
 from fedjax_rec.cli.config_file import check_data, load_config, named_config
+from fedjax_rec.cli.options import Train
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 
@@ -59,72 +59,6 @@ PROFILED = "3"
 """Number of rounds for `--profile` without a number."""
 
 HELP = __doc__ or ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """When a run saves its state, which changes no result.
-
-    Attributes:
-        every: rounds between checkpoints; 0 for none, by default at each evaluation.
-        keep: number of last checkpoints to keep, in addition to the selected round's.
-    """
-
-    every: int | None = None
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        if self.every is not None and self.every < 0:
-            raise UserError(
-                f"--checkpoint.every must not be negative, got {self.every}"
-            )
-        if self.keep < 1:
-            raise UserError(f"--checkpoint.keep must be at least 1, got {self.keep}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Train:
-    """Options of `train`.
-
-    Attributes:
-        output: folder of the run; by default runs/NAME-ALGORITHM-DATA-sSEED.
-        overwrite: replace a run of the same config.
-        quiet: no progress; only the table at the end, and warnings.
-        distributed: this is one of several processes of the run; the first writes.
-        coordinator: HOST:PORT of process 0, which the others must reach; empty if
-            Slurm, Open MPI, Kubernetes or a TPU pod provide it (docs/clusters.md).
-        processes: number of processes; with a coordinator.
-        process_id: number of this process, from 0; with a coordinator.
-        resume: folder of a run to continue; CONFIG is not needed.
-        accept_versions: resume under other software or on another machine.
-        checkpoint: when state is saved.
-        track: trackers that receive the run's events: tensorboard, wandb.
-        profile: number of rounds to profile after compiling.
-    """
-
-    output: Path | None = None
-    overwrite: bool = False
-    quiet: bool = False
-    distributed: bool = False
-    coordinator: str = ""
-    processes: int = 0
-    process_id: int = -1
-    resume: Path | None = None
-    accept_versions: bool = False
-    checkpoint: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)
-    track: tuple[str, ...] = ()
-    profile: int = 0
-
-    def __post_init__(self) -> None:
-        if self.profile < 0:
-            raise UserError(
-                f"--profile {self.profile}: expected a number of rounds, from 1"
-            )
-        if self.resume is not None and (self.output or self.overwrite):
-            raise UserError(
-                "--resume continues a run in its own folder: leave out --output and "
-                "--overwrite"
-            )
 
 
 def main(args: list[str]) -> int:

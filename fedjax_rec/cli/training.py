@@ -14,8 +14,8 @@ from fedjax_rec.cli import profile as profiling
 from fedjax_rec.cli import resume as resuming
 from fedjax_rec.cli.config_file import in_flags
 from fedjax_rec.cli.interrupts import Stopped, put_off
+from fedjax_rec.cli.options import Train
 from fedjax_rec.cli.progress import Progress
-from fedjax_rec.cli.train import Train
 from fedjax_rec.cli.waiting import Waiting
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record, run_name

@@ -1,14 +1,12 @@
 """`fedjax-rec transfer CONFIG`: trained on one data set, scored on another."""
 
-import dataclasses
-from pathlib import Path
-
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
 from fedjax_rec.cli.config_file import check_data, load_config, named_config
 from fedjax_rec.cli.data import data_of
+from fedjax_rec.cli.options import Transfer
 from fedjax_rec.storage.errors import UserError
-from fedjax_rec.transfer.config import FewShot, Target, check
+from fedjax_rec.transfer.config import Target, check
 
 HELP = """\
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
@@ -32,25 +30,6 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED-to-TARGET) then holds
 config.json, versions.json, metrics.jsonl, timings.jsonl, result.json, report.md, and
 few_shot.png with the extra `analysis`.
 """
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Transfer:
-    """Options of `transfer`.
-
-    Attributes:
-        target: the data set that is transferred to.
-        few_shot: the local steps of target clients.
-        output: folder of the run; by default runs/NAME-ALGORITHM-DATA-sSEED-to-TARGET.
-        overwrite: replace a run of the same config.
-        quiet: no progress; only the table at the end, and warnings.
-    """
-
-    target: Target = dataclasses.field(default_factory=Target)
-    few_shot: FewShot = dataclasses.field(default_factory=FewShot)
-    output: Path | None = None
-    overwrite: bool = False
-    quiet: bool = False
 
 
 def main(args: list[str]) -> int:

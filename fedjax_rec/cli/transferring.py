@@ -8,9 +8,9 @@ from rich.console import Console
 from tqdm import tqdm
 
 from fedjax_rec.cli.config_file import in_flags
+from fedjax_rec.cli.options import Transfer
 from fedjax_rec.cli.progress import Progress
 from fedjax_rec.cli.training import opening
-from fedjax_rec.cli.transfer import Transfer
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.build import check as check_experiment
 from fedjax_rec.experiment.record import data_name, record, run_name

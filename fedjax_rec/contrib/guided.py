@@ -170,7 +170,7 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
             "sketch": jax.vmap(sketch)(deltas),
             "profile": profile,
             "loss": senders.loss[:, None],
-            # Of the deltas' type, since one all-reduce joins arrays of one type.
+            # In the deltas' type, since one all-reduce joins arrays of one type.
             "ids": jnp.stack(jnp.divmod(senders.ids + 1, 1 << 16), axis=-1),
         }
         return ballots.written(acc, message, weights, senders)

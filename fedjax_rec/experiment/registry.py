@@ -115,13 +115,13 @@ SLOTS: dict[str, dict[str, str]] = {
         "embedding": "models.adapters.embedding:EmbeddingAdapter",
     },
     "users": {
-        "vector": "algorithms.fedfm:UserVector",
-        "history": "algorithms.fedfm:History",
-        "both": "algorithms.fedfm:VectorAndHistory",
+        "vector": "algorithms.fedfm_users:UserVector",
+        "history": "algorithms.fedfm_users:History",
+        "both": "algorithms.fedfm_users:VectorAndHistory",
     },
     "training": {
-        "joint": "algorithms.fedfm:Joint",
-        "reconstruction": "algorithms.fedfm:Reconstruction",
+        "joint": "algorithms.fedfm_training:Joint",
+        "reconstruction": "algorithms.fedfm_training:Reconstruction",
     },
     "wrapper": {
         "scaffold": "wrappers.scaffold:Scaffold",

@@ -11,13 +11,9 @@ import pytest
 
 from fedjax_rec.aggregators.means import Mean, Sum
 from fedjax_rec.algorithms import text_path
-from fedjax_rec.algorithms.fedfm import (
-    FedFM,
-    History,
-    Joint,
-    Reconstruction,
-    VectorAndHistory,
-)
+from fedjax_rec.algorithms.fedfm import FedFM
+from fedjax_rec.algorithms.fedfm_training import Joint, Reconstruction
+from fedjax_rec.algorithms.fedfm_users import History, VectorAndHistory
 from fedjax_rec.core.optimizers import SGD, Adam
 from fedjax_rec.models.adapters.bottleneck import Bottleneck
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter

@@ -6,7 +6,7 @@ import pytest
 
 from fedjax_rec import Experiment, FedAvg, FedNCF, PFedRec, SyntheticData
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.train import CheckpointOptions, Train
+from fedjax_rec.cli.options import CheckpointOptions, Train
 from fedjax_rec.core.optimizers import Adam, FedAdam
 from fedjax_rec.fleet.cohorts import Available, Uniform
 from fedjax_rec.storage.errors import UserError

@@ -8,8 +8,8 @@ import pytest
 from fedjax_rec import Experiment, FedAvg, FedFM, FlexLoRA, SyntheticData
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.config_file import load_configs
+from fedjax_rec.cli.options import Train
 from fedjax_rec.cli.sweep import Sweep
-from fedjax_rec.cli.train import Train
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.fields import fields_of, shown
 from fedjax_rec.storage.errors import UserError

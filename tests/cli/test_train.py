@@ -6,7 +6,7 @@ import pytest
 
 from fedjax_rec.cli import main
 from fedjax_rec.cli.config_file import load_config
-from fedjax_rec.cli.train import Train
+from fedjax_rec.cli.options import Train
 from fedjax_rec.cli.training import train
 from fedjax_rec.runs.folder import read_run
 from fedjax_rec.simulation.simulation import Simulation

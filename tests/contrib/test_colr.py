@@ -122,7 +122,9 @@ def examples():
         users=Entities(ids=["a", "b"]),
         items=Entities(ids=[str(i) for i in range(I)]),
     )
-    return make_client_data(train, per_user(train), max_buckets=1).examples(jnp.int32(0), 0)
+    return make_client_data(train, per_user(train), max_buckets=1).examples(
+        jnp.int32(0), 0
+    )
 
 
 @both

@@ -7,7 +7,7 @@ import pytest
 import fedjax_rec
 from fedjax_rec import Experiment, FedAvg, FedFM
 from fedjax_rec.cli.arguments import apply_flags, read_arguments
-from fedjax_rec.cli.train import Train
+from fedjax_rec.cli.options import Train
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.fields import Field, fields_of, read_kind, shown
 from fedjax_rec.experiment.names import find

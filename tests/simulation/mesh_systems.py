@@ -1,67 +1,135 @@
-"""Which systems test_mesh.py compares, and its process with eight devices runs."""
+"""Systems that test_mesh.py compares across devices, and the places they run in."""
 
-from collections.abc import Callable
+import dataclasses
+from typing import Any
 
-from fedjax_rec.aggregators.robust.bulyan import bulyan
-from fedjax_rec.aggregators.robust.clipping import centered_clipping
-from fedjax_rec.aggregators.robust.colluding import colluding
-from fedjax_rec.aggregators.robust.coordinates import (
-    coordinate_median,
-    trimmed_mean,
+from fedjax_rec import (
+    SGD,
+    BackboneConfig,
+    BlockInt,
+    EmbeddingAdapter,
+    Execution,
+    Experiment,
+    FedAvg,
+    FedFM,
+    FedMF,
+    FedNCF,
+    Guided,
+    MeshConfig,
+    PFedRec,
+    Protocol,
+    StoreConfig,
+    SyntheticData,
+    TopK,
+    TrimmedMean,
+    Uniform,
+    paper_compat,
 )
-from fedjax_rec.aggregators.robust.geometric import geometric_median
-from fedjax_rec.aggregators.robust.krum import krum, multi_krum
-from fedjax_rec.aggregators.robust.majority import majority_vote
-from fedjax_rec.aggregators.robust.mixing import mixed
-from fedjax_rec.aggregators.robust.norm_bound import norm_bound
-from fedjax_rec.attacks import attackers
-from fedjax_rec.core.contracts import Aggregator, Recipe
-from fedjax_rec.experiment.codec import CodecConfig, with_codec
+from fedjax_rec.experiment import registry
 
-# Of each way to aggregate, to lift, to keep state and to send one.
-FEW = (
-    "pfedrec",
-    "fedavg",
-    "fedfm lifted embedding, bpr, shared once",
-    "pfedrec, top-k with feedback",
-    "fedavg, update guided",
+SMALL = Experiment(
+    name="small",
+    data=SyntheticData(num_users=14, num_items=24, num_interactions=170),
+    algorithm=FedAvg(dim=4, negatives=1, batch_size=8, client_optimizer=SGD(lr=5.0)),
+    execution=Execution(max_buckets=1),
+    mesh=MeshConfig(devices=1),
+    rounds=3,
+    eval_every=3,
+    seed=5,
+)
+TEXTS = FedFM(
+    dim=4, negatives=2, user_lr=0.5, batch_size=999, adapter=EmbeddingAdapter(rank=2)
 )
 
 
-def of(rule: Aggregator, codec: str) -> Callable[[Recipe], Recipe]:
-    """The recipe with another rule, and messages in a codec."""
-
-    def transform(recipe: Recipe) -> Recipe:
-        # So that a round shows, where a robust rule keeps little of what clients send.
-        hparams = {**recipe.hparams, "client_lr": 10 * recipe.hparams["client_lr"]}
-        recipe = recipe._replace(aggregator=rule, hparams=hparams)
-        return with_codec(recipe, CodecConfig(name=codec, rank=2))  # pyright: ignore[reportArgumentType]
-
-    return transform
+def change(experiment=SMALL, **fields: Any) -> Experiment:
+    return dataclasses.replace(experiment, **fields)
 
 
-# What becomes of "fedavg", each rule with another codec. A vote of signs steps so far
-# that a round shows.
-RULES = {
-    "trimmed mean of voters, int8": of(trimmed_mean(voting="voters"), "int8"),
-    "median, bf16": of(coordinate_median(), "bf16"),
-    "geometric median diluted, qsgd": of(geometric_median(voting="diluted"), "qsgd"),
-    "krum, float32": of(krum(), "float32"),
-    "krum of voters, terngrad": of(krum(voting="voters"), "terngrad"),
-    "multi-krum of voters, drive": of(multi_krum(voting="voters"), "drive"),
-    "bulyan diluted, random-k": of(bulyan(voting="diluted"), "random_k"),
-    "clipping of voters, row top-k": of(
-        centered_clipping(voting="voters"), "row_top_k"
+PLACES = {
+    "four": {"mesh": MeshConfig(devices=4)},
+    "four, tables in two parts": {"mesh": MeshConfig(devices=4, items=2)},
+    "four, backbone in two parts": {"mesh": MeshConfig(devices=4, model=2)},
+    "host": {"store": StoreConfig(location="host")},
+    "four, disk": {
+        "mesh": MeshConfig(devices=4), "store": StoreConfig(location="disk")
+    },
+}  # fmt: skip
+
+# Each way to aggregate, to lift, to keep state, to send messages and to place arrays.
+FEW = {
+    "pfedrec, top-k with feedback": (
+        change(
+            algorithm=PFedRec(dim=4, negatives=1, batch_size=8),
+            codec=TopK(),
+            cohort=Uniform(size=9),
+        ),
+        ("four", "four, disk"),
     ),
-    "norm bound, threshold": of(norm_bound(), "threshold"),
-    "norm bound of voters, svd": of(norm_bound(voting="voters"), "svd"),
-    "mixed median of voters, int4": of(
-        mixed(coordinate_median(voting="voters")), "int4"
+    "fedavg, guided": (
+        change(
+            wrapper=Guided(likeness="update", sketch=64),
+            execution=Execution(max_buckets=2),
+        ),
+        ("four, tables in two parts",),
     ),
-    "majority vote, sign": of(majority_vote(step=0.05), "sign"),
-    "majority vote, dgc": of(majority_vote(step=0.05), "dgc"),
-    "colluders, none": of(
-        colluding(trimmed_mean(share=0.2), attackers(9, 0.3), kind="alie"), "none"
+    "fedfm, items encoded once": (
+        change(
+            # Embeddings of 160 items are large enough to be split.
+            data=SyntheticData(num_users=14, num_items=160, num_interactions=170),
+            algorithm=TEXTS,
+            backbone=BackboneConfig(name="tiny"),
+            execution=Execution(max_buckets=1, encode="once"),
+        ),
+        ("four, backbone in two parts",),
     ),
 }
-FEW_RULES = ("trimmed mean of voters, int8",)
+ROUNDS_ONLY = ("fedavg, guided",)
+"""Systems whose evaluation is that of others."""
+
+SIDE_BY_SIDE = change(
+    algorithm=FedMF(dim=4, feedback="explicit"), rounds=2, eval_every=2
+)
+"""An experiment of which three run side by side on one and on two devices."""
+
+FM = {
+    "algorithm": FedFM(dim=4, negatives=2, user_lr=0.5, batch_size=8),
+    "backbone": BackboneConfig(name="tiny"),
+}
+MORE = {
+    "fedavg, trimmed mean of voters, int8": (
+        change(aggregation=TrimmedMean(voting="voters"), codec=BlockInt()),
+        ("four",),
+    ),
+    "ratings": (
+        change(algorithm=FedMF(dim=4, feedback="explicit", client_lr=0.01)),
+        ("four", "host"),
+    ),
+    "tuned": (change(protocol=paper_compat(num_candidates=8)), ("four", "host")),
+    "fedncf": (
+        change(algorithm=FedNCF(dim=4, negatives=1, batch_size=8)), ("four",)
+    ),
+    "lora": (change(**FM), ("four", "four, backbone in two parts", "host")),
+    "full ranking, tuned": (
+        change(protocol=Protocol(evaluated="tuned")), ("four", "host")
+    ),
+}  # fmt: skip
+
+
+def _registered() -> dict[str, tuple[Experiment, tuple[str, ...]]]:
+    """Every rule, codec and wrapper of the registry at its defaults."""
+    systems = {}
+    for slot in ("aggregation", "codec", "wrapper"):
+        for kind in registry.SLOTS[slot]:
+            part = registry.load(slot, kind)()
+            fields: dict[str, Any] = {slot: part}
+            if slot == "wrapper" and kind in LORA:
+                fields |= FM
+            if kind == "clustered_by_profile":
+                fields["backbone"] = BackboneConfig(name="tiny")
+            systems[f"{slot} {kind}"] = (change(**fields), ("four",))
+    return systems
+
+
+LORA = ("fedit", "fedex", "flora", "hetlora", "flexlora")
+MORE |= _registered()

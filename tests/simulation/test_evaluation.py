@@ -8,9 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import FedAvg, FedFM, FedMF, FedNCF, PFedRec, Protocol
-from fedjax_rec.algorithms.fedfm import ItemTexts
+from fedjax_rec import (
+    SGD,
+    EmbeddingAdapter,
+    FedAvg,
+    FedFM,
+    FedMF,
+    FedNCF,
+    Joint,
+    PFedRec,
+    Protocol,
+)
+from fedjax_rec.algorithms.text_path import TextPath
 from fedjax_rec.core import rows
+from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.rounds import ServerState
 from fedjax_rec.data.clients import make_client_data, serving_clients
@@ -18,15 +29,10 @@ from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, PerUser
 from fedjax_rec.evaluation.targets import make_targets
 from fedjax_rec.models.item_tower import cached_tower
-from fedjax_rec.simulation.evaluation import (
-    by_bucket,
-    make_evaluate,
-    make_squares,
-    score_tuned,
-    take_users,
-)
+from fedjax_rec.simulation.evaluation import by_bucket, take_users
 from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
+from fedjax_rec.simulation.round import client_key, federated, train_client
+from fedjax_rec.simulation.scoring import make_evaluate, make_squares, score_tuned
 
 ITEMS = 50
 SIZES = [3, 12, 0, 1, 10, 2, 11]  # user 2 is cold: in no training data
@@ -34,15 +40,50 @@ USERS = len(SIZES)
 ROOT = jax.random.key(3)
 SMALL = {"dim": 3, "negatives": 2}
 # The rows a client sends: of 36 pairs in batches of 16, PFedRec merges the repeats of
-# an item into its first place, FedNCF takes a table shorter than the pairs whole, and
-# the one batch of FedAvg sends repeats as they come. FedFM has dense leaves beside.
-TEXTS: Any = {"client_lr": 0.5, "user_lr": 0.5, "adapter": "embedding", "rank": 2}
+# an item into its first place, FedNCF takes the whole of a table shorter than the
+# pairs, and the one batch of FedAvg sends repeats as they come. FedFM also has dense
+# leaves.
+TEXTS: Any = {"training": Joint(optimizer=SGD(lr=0.5)), "user_lr": 0.5}
 CONFIGS = {
     "pfedrec": (PFedRec(**SMALL, batch_size=16, item_lr_scale=2.0), ITEMS),
     "fedncf": (FedNCF(**SMALL, hidden=(4,), batch_size=16, init_scale=1.0), 20),
-    "fedavg": (FedAvg(**SMALL, users="table", client_lr=20.0), ITEMS),
+    "fedavg": (
+        FedAvg(**SMALL, users="table", client_optimizer=SGD(lr=20.0)),
+        ITEMS,
+    ),
     "fedfm": (FedFM(**SMALL, **TEXTS, id_residual=True, batch_size=16), ITEMS),
 }
+
+
+def recipe_of(config, num_items, num_users=USERS):
+    context = Context(
+        num_items=num_items,
+        num_users=num_users,
+        num_clients=num_users,
+        cohort_size=num_users,
+        dtype=np.dtype("float32"),
+        examples=np.ones(num_users),
+    )
+    if not isinstance(config, FedFM):
+        return config.build(context)
+    draw = np.random.default_rng(2).normal
+    embedding, head = (
+        jnp.asarray(draw(size=s), jnp.float32) for s in ((50, 4), (4, 3))
+    )
+    path = TextPath(
+        name="embedding",
+        tower=cached_tower(4),
+        net=EmbeddingAdapter(rank=2).build(),
+        projection=head,
+        center=embedding.mean(0),
+        frozen={"embedding": embedding},
+        fixed=(),
+        why="",
+        facts={},
+        weight_bytes=0,
+        pair_flops=0.0,
+    )
+    return config.on(path, context)
 
 
 def interactions(sizes, num_items):
@@ -61,20 +102,14 @@ class World:
 
     def __init__(self, name):
         config, self.num_items = CONFIGS[name]
-        sizes: Any = {"num_items": self.num_items, "num_users": USERS}
-        self.frozen: Any = ()
-        if isinstance(config, FedFM):
-            draw = np.random.default_rng(2).normal
-            e, w = (jnp.asarray(draw(size=s), jnp.float32) for s in ((50, 4), (4, 3)))
-            self.frozen = {"embedding": e}
-            sizes["texts"] = ItemTexts(lambda adapter: cached_tower(4), w, e.mean(0))
-        self.recipe = config.build(**sizes)
+        self.recipe = recipe_of(config, self.num_items)
+        self.frozen = self.recipe.frozen
         self.train = interactions(SIZES, self.num_items)
-        # One bucket: everybody is padded to the widest client.
+        # One bucket: all are padded to the widest client.
         self.data = make_client_data(
             self.train, PerUser().partition(self.train), max_buckets=1
         )
-        self.state = make_algorithm(self.recipe, (1,)).init(ROOT)
+        self.state = federated(self.recipe, (1,)).init(ROOT)
         self.personal = initial_personal(self.recipe, ROOT, USERS)
         local = train_client(self.recipe, self.data, 0)
 
@@ -91,13 +126,18 @@ class World:
             return result, *scores
 
         self.tuned = functools.cache(lambda c: tuned(c, self.candidates()))
+        self.score = jax.jit(
+            lambda params, client: self.recipe.model.score(
+                params, self.frozen, {"user": client}, None
+            )
+        )
 
     def candidates(self):
         """Every item backwards, and some twice."""
         return jnp.asarray([*range(self.num_items - 1, -1, -1), 4, 4, 0])
 
     def brute_force(self, client):
-        """`[I]` scores of a client that has a whole copy of every shared leaf."""
+        """`[I]` scores of a client that has a full copy of every shared leaf."""
         result = self.tuned(client)[0]
         shared = {}
         for name, leaf in self.state.shared.items():
@@ -111,8 +151,7 @@ class World:
                     values[i] += step
             shared[name] = rows.Table(values=jnp.asarray(values), space=leaf.space)
         params = Params(shared=shared, personal=result.personal)
-        score = self.recipe.model.score
-        return np.asarray(score(params, self.frozen, {"user": jnp.int32(client)}, None))
+        return np.asarray(self.score(params, client))
 
 
 world = functools.cache(World)
@@ -123,18 +162,18 @@ def test_tuned_scores_are_those_of_a_full_copy(name):
     w = world(name)
     own = jax.tree.map(lambda x: x[1], w.personal)
     start = Params(shared=w.state.shared, personal=own)
-    before = w.recipe.model.score(start, w.frozen, {"user": jnp.int32(1)}, None)
+    before = w.score(start, 1)
     ids = np.asarray(w.tuned(0)[0].delta["item"].ids)
     assert (ids == w.num_items).any()  # padding: after real rows, or among them
     wide = np.asarray(w.tuned(1)[0].delta["item"].ids)
     repeats = (np.bincount(wide)[: w.num_items] > 1).any()
     assert repeats == (name == "fedavg")
     for client in (0, 1, 2, 4):
-        _, full, some = w.tuned(client)
+        _, full, candidates = w.tuned(client)
         expected = w.brute_force(client)
         np.testing.assert_allclose(full, expected, rtol=1e-4, atol=1e-5)
         at = np.asarray(w.candidates())
-        np.testing.assert_allclose(some, expected[at], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(candidates, expected[at], rtol=1e-4, atol=1e-5)
     # Training moved the scores by far more than the tolerance, and more than evenly.
     moved = w.brute_force(1) - np.asarray(before)
     assert np.std(moved) > 1e-3
@@ -204,7 +243,7 @@ def test_tuned_evaluation_in_buckets_is_a_loop_over_users():
 
 @pytest.mark.parametrize("length", [None, 40])
 @pytest.mark.parametrize("candidates", ["full", "sampled"])
-def test_by_bucket_keeps_every_user_once_with_what_is_theirs(candidates, length):
+def test_by_bucket_keeps_every_user_once_with_their_own_rows(candidates, length):
     w = world("pfedrec")
     protocol = Protocol(candidates=candidates, num_candidates=6)
     # The widest client has no user to evaluate: its bucket is left out.
@@ -224,17 +263,19 @@ def test_by_bucket_keeps_every_user_once_with_what_is_theirs(candidates, length)
             take_users(targets, np.array([3]), 10)  # user 4, who holds 10 items
     for part in parts:
         for at, user in enumerate(part.user.tolist()):
-            whole = every.index(user)
-            np.testing.assert_array_equal(part.positives[at], targets.positives[whole])
+            position = every.index(user)
+            np.testing.assert_array_equal(
+                part.positives[at], targets.positives[position]
+            )
             first, size = int(part.exclude_offset[at]), int(part.exclude_size[at])
-            mine = np.asarray(part.exclude_items[first : first + size])
-            assert sorted(w.train.item[w.train.user == user]) == mine.tolist()
+            excluded = np.asarray(part.exclude_items[first : first + size])
+            assert sorted(w.train.item[w.train.user == user]) == excluded.tolist()
             assert size <= part.max_exclude
             if candidates == "sampled":
                 assert part.candidates is not None
                 assert targets.candidates is not None
                 np.testing.assert_array_equal(
-                    part.candidates[at], targets.candidates[whole]
+                    part.candidates[at], targets.candidates[position]
                 )
 
 
@@ -289,7 +330,7 @@ def test_aggregated_evaluation_reads_the_serving_clients_row():
 
 
 def test_rmse_by_hand():
-    recipe = FedMF(dim=2, feedback="explicit").build(num_items=3, num_users=2)
+    recipe = recipe_of(FedMF(dim=2, feedback="explicit"), 3, 2)
     items = np.array([[1.0, 2.0], [0.0, 3.0], [-1.0, 1.0]], np.float32)
     shared = {"item": rows.Table(values=jnp.asarray(items))}
     vectors = np.array([[1.0, 1.0], [2.0, 0.0]], np.float32)

@@ -1,7 +1,6 @@
-"""One device, eight of them, the host's memory and its disk: the same numbers."""
+"""One device, four of them, the host's memory and its disk: the same numbers."""
 
 import functools
-import importlib.util
 import json
 import os
 import pathlib
@@ -12,77 +11,59 @@ import numpy as np
 import pytest
 
 from fedjax_rec.simulation import mesh as meshes
+from tests.simulation.mesh_systems import FEW, MORE
 
-CHILD = pathlib.Path(__file__).with_name("eight_devices.py")
-LAWS = pathlib.Path(__file__).parents[1] / "test_laws.py"
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(f"mesh_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SYSTEMS = load(CHILD.with_name("mesh_systems.py"))
-FEW, RULES = (*SYSTEMS.FEW, *SYSTEMS.FEW_RULES), SYSTEMS.RULES
+CHILD = pathlib.Path(__file__).with_name("many_devices.py")
 
 
 @functools.cache
-def told(which):
-    """What eight devices found, of a `few` systems, of `all`, or of other `rules`."""
-    root = str(CHILD.parents[2])
-    env = {**os.environ, "PYTHONPATH": root}
+def results(which):
+    """Differences between places, for the systems of `few` or of `more`."""
+    path = os.pathsep.join(sys.path)
     done = subprocess.run(
-        [sys.executable, str(CHILD), which], env=env, capture_output=True, text=True
+        [sys.executable, str(CHILD), which],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_eight_devices_are_one_and_join_once(name):
-    expect_one(name, told("few")["systems"][name])
+def test_results_are_the_same_wherever_clients_lie(name):
+    expect_equal(name, results("few")[name])
+
+
+def test_experiments_side_by_side_are_the_same_on_two_devices():
+    one, two, difference = results("few")["side by side"]
+    assert one == two == [0, 1, 2]
+    assert difference < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in load(LAWS).CONFIGS if n not in FEW])
-def test_eight_devices_are_one_for_every_system(name):
-    expect_one(name, told("all")["systems"][name])
+@pytest.mark.parametrize("name", MORE)
+def test_results_are_the_same_for_every_registered_part(name):
+    expect_equal(name, results("more")[name])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in RULES if name not in FEW])
-def test_eight_devices_are_one_for_every_robust_rule_and_codec(name):
-    expect_one(name, told("rules")["systems"][name])
-
-
-def expect_one(name, found):
-    assert found["moved"] > 0.005
-    assert found["resident"] < 1e-5
-    assert all(found[k] < 1e-6 for k in found if k.startswith("hosted"))
-    if "lifted" not in name:
-        assert found["collectives"] == {"all-reduce": 1}
-    else:  # what computes all items' vectors is shared, too, and joined beside
-        assert found["collectives"].pop("all-reduce") == 2
-        assert found["collectives"] in ({}, {"all-gather": 1, "reduce-scatter": 1})
-
-
-@pytest.mark.parametrize(
-    ("which", "places", "hosts"),
-    [("few", 7, 3), pytest.param("all", 11, 5, marks=pytest.mark.slow)],
-)
-def test_whole_experiments_give_the_same_wherever_they_run(which, places, hosts):
-    found = dict(told(which)["experiments"])
-    shards = found.pop("rows of a table's shard"), found.pop("largest weight's shard")
-    assert shards == (40, 0.5)  # of 80, of 1
-    assert len(found) == places
-    assert max(found.values()) < 1e-5, found
-    on_host = [v for k, v in found.items() if k.endswith((" host", " disk"))]
-    assert len(on_host) == hosts
-    assert max(on_host) < 1e-6
+def expect_equal(name, result):
+    assert result["moved"] > 0.005
+    for place, facts in result["places"].items():
+        several = "four" in place
+        assert facts["difference"] < (1e-5 if several else 1e-6), place
+        if "collectives" not in facts:
+            continue
+        parts = facts["rows of a shard"], facts["largest part of a weight"]
+        assert parts == (
+            0.5 if "tables" in place else 1.0,
+            0.5 if "backbone" in place else 1.0,
+        )
+        collectives = facts["collectives"]
+        if place == "four" and "once" not in name:
+            assert collectives == {"all-reduce": 1}
+        elif "once" in name:  # the encoding of all items is shared, and joined, too
+            assert collectives["all-reduce"] >= 2
 
 
 def test_clients_are_dealt_evenly_in_every_bucket():

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from fedjax_rec.sweep.fields import field_type, value_of, with_values
 
 from fedjax_rec import Experiment, FedAdam, FedAvg, SyntheticData
 from fedjax_rec.storage.errors import UserError

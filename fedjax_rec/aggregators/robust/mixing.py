@@ -46,7 +46,7 @@ class NNM:
     """
 
     share: float = 0.1
-    then: Any = Median()  # noqa: RUF009 (it is immutable)
+    then: Any = Median()
 
     def __post_init__(self) -> None:
         check_ranges(self, share="[0, 0.5)")

@@ -16,7 +16,6 @@ from fedjax_rec.core.arrays import Array
 from fedjax_rec.core.backbone import LORA_A as A
 from fedjax_rec.core.backbone import LORA_B as B
 from fedjax_rec.core.contracts import ClientResult, ClientUpdate, Params
-from fedjax_rec.wrappers.lora.settings import check_ranks
 
 COLUMNS, NORM = "lora_columns", "lora_norm"
 """Entries of `ClientResult.extras`: `[r]`, 1 for the columns that the client has, and
@@ -35,13 +34,7 @@ def draw_ranks(
 
     Returns:
         `(user id) -> rank`, int32 scalars.
-
-    Raises:
-        ValueError: there is no rank, a rank is below 1, or the shares do not fit.
     """
-    if not ranks:
-        raise ValueError("ranks=(), expected at least one rank")
-    check_ranks(ranks, shares)
     shares = tuple(shares) or (1 / len(ranks),) * len(ranks)
     ends, values = np.cumsum(shares)[:-1], jnp.asarray(ranks, jnp.int32)
 

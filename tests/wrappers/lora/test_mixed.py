@@ -157,9 +157,11 @@ def test_ranks_are_drawn_by_share_and_stay():
     share = np.array([0.5, 0.3, 0.2])
     sd = np.sqrt(4000 * share * (1 - share))
     assert (np.abs(counts - 4000 * share) < 4 * sd).all()
-    for ranks_, shares in (((), ()), ((0, 1), ()), ((1, 2), (0.5,)), ((1, 2), (2, -1))):
+    for settings in (
+        {"rank_shares": (1.0,)},
+        {"ranks": (0, 1)},
+        {"ranks": (1, 2), "rank_shares": (0.5,)},
+        {"ranks": (1, 2), "rank_shares": (2, -1)},
+    ):
         with pytest.raises(ValueError, match="expected"):
-            draw_ranks(ranks_, shares)
-        if ranks_:
-            with pytest.raises(ValueError, match="expected"):
-                FedIT(ranks=ranks_, rank_shares=shares)
+            FedIT(**settings)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fedjax_rec.aggregators.robust.medians import Median
-from fedjax_rec.algorithms.fedfm import FedFM, Joint
+from fedjax_rec.algorithms.fedfm import FedFM
+from fedjax_rec.algorithms.fedfm_training import Joint
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.optimizers import SGD
 from fedjax_rec.models.adapters.lora import LoRA

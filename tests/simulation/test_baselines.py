@@ -1,4 +1,4 @@
-"""The draw-count ranker counts what the clients of a run really train on."""
+"""The draw-count ranker counts the negatives that the clients of a run train on."""
 
 import os
 import pathlib
@@ -7,30 +7,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fedjax_rec.simulation.leak import count_draws
 
 import fedjax_rec
 from fedjax_rec import PFedRec
 from fedjax_rec.core import rows
+from fedjax_rec.core.context import Context
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.synthetic import synthetic
+from fedjax_rec.simulation.baselines import count_draws
 from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.round import client_key, make_algorithm, train_client
+from fedjax_rec.simulation.round import client_key, federated, train_client
 
 USERS, ITEMS, ROUNDS = 12, 40, 3
 ROOT = jax.random.key(11)
 TRAIN = synthetic(0, num_users=USERS, num_items=ITEMS, num_interactions=100)
 # One batch holds all pairs of a client, so that its delta names all of them.
-RECIPE = PFedRec(dim=2, negatives=2, batch_size=4096).build(
-    num_items=ITEMS, num_users=USERS
+CONTEXT = Context(
+    num_items=ITEMS,
+    num_users=USERS,
+    num_clients=USERS,
+    cohort_size=USERS,
+    dtype=np.dtype("float32"),
+    examples=np.bincount(TRAIN.user),
 )
+RECIPE = PFedRec(dim=2, negatives=2, batch_size=4096).build(CONTEXT)
 
 
 def drawn(data):
     """`(client, round) -> pairs`, at the widest padding, outside any engine."""
-    assert RECIPE.draw is not None
-    draw, widest = RECIPE.draw, len(data.widths) - 1
+    draw, widest = RECIPE.local.draw, len(data.widths) - 1
+    assert draw is not None
 
     @jax.jit
     def one(client, round_):
@@ -105,7 +112,7 @@ def test_several_users_on_a_client_are_counted_apart():
 
 def test_training_touches_exactly_the_drawn_items(single):
     data, one = single
-    algorithm = make_algorithm(RECIPE, (1,) * len(data.widths))
+    algorithm = federated(RECIPE, (1,) * len(data.widths))
     shared = algorithm.init(ROOT).shared
     personal = initial_personal(RECIPE, ROOT, USERS)
     widest = len(data.widths) - 1
@@ -119,15 +126,15 @@ def test_training_touches_exactly_the_drawn_items(single):
             moved = np.abs(np.asarray(result.delta["item"].values)).sum(1) > 0
             assert rows.is_rows(result.delta["item"])
             pairs = one(client, round_)
-            mine = TRAIN.item[TRAIN.user == client]
+            positives = TRAIN.item[TRAIN.user == client]
             real = pairs["item"][pairs["mask"]]
             assert set(ids[ids < ITEMS].tolist()) == set(real.tolist())
             assert set(ids[moved].tolist()) == set(real.tolist())
             positive = pairs["item"][pairs["mask"] & (pairs["label"] == 1)]
-            assert sorted(positive) == sorted(mine)
+            assert sorted(positive) == sorted(positives)
             negative = pairs["item"][pairs["mask"] & (pairs["label"] == 0)]
-            assert len(negative) == 2 * len(mine)
-            assert not set(negative.tolist()) & set(mine.tolist())
+            assert len(negative) == 2 * len(positives)
+            assert not set(negative.tolist()) & set(positives.tolist())
 
 
 BESIDE = pathlib.Path(__file__).parents[3] / "shared" / "data"
@@ -147,14 +154,14 @@ class TestMovieLens:
             fedjax_rec.Experiment(
                 name="leak",
                 data=fedjax_rec.FileData(dir=str(FOLDER), cache=str(cache)),
-                split=fedjax_rec.SplitConfig(ties="reverse_file_order"),
+                split=fedjax_rec.LeaveOneOut(ties="reverse_file_order"),
                 algorithm=PFedRec(dim=2),
                 protocol=protocol,
             )
         )
-        told = [simulation.draw_count(count) for count in rounds]
-        assert all(t and t["users"] == 943 for t in told)
-        return [t["hr@10"] for t in told if t]
+        summaries = [simulation.draw_count(count) for count in rounds]
+        assert all(summary and summary["users"] == 943 for summary in summaries)
+        return [summary["hr@10"] for summary in summaries if summary]
 
     def test_the_published_pool_leaks(self, tmp_path):
         early, late = self.hit_rates(tmp_path, fedjax_rec.paper_compat(), (10, 70))

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from fedjax_rec.data.clients import ClientData, Ragged
-from fedjax_rec.simulation.round import chunk_sizes, fold_clients
+from fedjax_rec.simulation.chunks import chunk_sizes, fold_clients
 
 
 def population(buckets, widths):
-    """Clients of which only the buckets matter."""
+    """Clients without data, in these buckets."""
     n = len(buckets)
-    nothing = Ragged(
+    empty = Ragged(
         columns={}, offset=jnp.zeros(n, jnp.int32), size=jnp.zeros(n, jnp.int32)
     )
     return ClientData(
-        interactions=nothing,
-        exclude=nothing,
+        interactions=empty,
+        exclude=empty,
         buckets=jnp.asarray(buckets, jnp.int32),
         num_items=1,
         num_users=n,
@@ -33,7 +33,7 @@ def population(buckets, widths):
     [
         # 12 clients of width 10, 4 of width 50, 4 without data.
         (1, 20, (1, 1)),  # room for no client at all still takes one
-        (10_000, 20, (12, 4)),  # everybody at once
+        (10_000, 20, (12, 4)),  # all at once
         # 120 and 200 padded examples in chunks of about 50: 2 trips of 6, 4 of 1.
         (50, 20, (6, 1)),
         # 3 trips (120 / 40) of 4; 5 trips (200 / 40) of 4 clients: 1 each.
@@ -59,7 +59,7 @@ def test_chunks_are_evened_out():
     assert chunk_sizes(data, 2000, 65) == (5,)
 
 
-def test_chunks_of_a_bucket_nobody_is_in():
+def test_chunks_of_an_empty_bucket():
     assert chunk_sizes(population([0, 0], (3, 9)), 9, 2) == (2, 1)
 
 
@@ -72,10 +72,10 @@ def visits(ids, data, chunks):
         assert slots.shape == chunk_ids.shape == (chunks[bucket],)
         real = slots < ids.shape[0]
         wrong += (real != (chunk_ids < data.num_clients)).sum()
-        there = ids.at[slots].get(mode="fill", fill_value=-1)
-        wrong += (real & (there != chunk_ids)).sum()
-        own = data.buckets.at[chunk_ids].get(mode="fill", fill_value=-1)
-        wrong += (real & (own != bucket)).sum()
+        expected = ids.at[slots].get(mode="fill", fill_value=-1)
+        wrong += (real & (expected != chunk_ids)).sum()
+        buckets = data.buckets.at[chunk_ids].get(mode="fill", fill_value=-1)
+        wrong += (real & (buckets != bucket)).sum()
         return counts.at[slots].add(1, mode="drop"), wrong
 
     carry = jnp.zeros(ids.shape[0], jnp.int32), jnp.int32(0)
@@ -94,7 +94,7 @@ def test_every_present_client_once_and_no_absent_one(num_buckets, chunks, cohort
     n, rng = 24, np.random.default_rng(cohort)
     before = programs()
     for trial in range(8):
-        # Bucket `num_buckets` holds the clients without data, which nobody visits.
+        # Bucket `num_buckets` holds the clients without data, which are not visited.
         layout = rng.integers(0, num_buckets + 1, n)
         if trial == 0:
             layout[:] = num_buckets - 1  # all in one bucket, the others empty
