@@ -53,6 +53,7 @@ from fedjax_rec import (
     Uniform,
     build,
 )
+from fedjax_rec.algorithms.text_path import lifted_path
 from fedjax_rec.core.optimizers import Adam, Momentum
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.experiment import registry
@@ -409,30 +410,17 @@ def test_absurd_settings_are_refused_at_once(make, message):
     ],
     ids=repr,
 )
-def test_steps_of_local_training(algorithm, steps, momentum, monkeypatch):
+def test_steps_of_local_training(algorithm, steps, momentum):
     """10 examples make so many steps, and none make none."""
     if isinstance(algorithm, FedFM):
-        monkeypatch.setattr(
-            "fedjax_rec.algorithms.text_path.choose", lambda *_: _text_path()
-        )
-    local = made(algorithm=algorithm).local
+        context = recipe_of(SMALL)[1]
+        local = algorithm.on(lifted_path(6, algorithm.dim), context).local
+    else:
+        local = made(algorithm=algorithm).local
     assert local.steps is not None
     counts = local.steps(jnp.array([10.0, 0.0]))
     np.testing.assert_array_equal(counts, [steps, 0])
     assert local.momentum == momentum
-
-
-def _text_path():
-    from fedjax_rec.algorithms.text_path import TextPath
-    from fedjax_rec.models.item_tower import cached_tower
-    from fedjax_rec.models.start import principal
-
-    projection, center = principal(EMBEDDING, 4)
-    values: dict[str, Any] = {}
-    values |= {"name": "embedding", "tower": cached_tower(6), "frozen": {}}
-    values |= {"projection": projection, "center": center, "facts": {}, "why": ""}
-    values |= {"pair_flops": 0.0, "weight_bytes": 0, "fixed": ()}
-    return TextPath(**values)
 
 
 @pytest.mark.parametrize(
