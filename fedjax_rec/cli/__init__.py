@@ -1,18 +1,8 @@
-"""The command `fedjax-rec`: what it is called with, and how it fails."""
+"""Simulates federated recommendation from the command line.
 
-import importlib
-import os
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-
-COMMANDS = ("train", "sweep", "transfer", "data", "backbone", "report")
-
-HELP = """\
 usage: fedjax-rec COMMAND ...
 
-Simulates federated recommendation: thousands of clients as one compiled program, and
-an evaluation nobody can cheat.
+Thousands of clients run as one compiled program, and the evaluation cannot leak.
 
 commands:
   train CONFIG             run an experiment: progress, a table, a folder of results
@@ -38,38 +28,47 @@ examples:
 every field of an experiment with its value. `python -m fedjax_rec` is the same command.
 """
 
-Command = Callable[[list[str]], int]
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import fedjax_rec
+from fedjax_rec.storage.errors import UserError
+
+COMMANDS = ("train", "sweep", "transfer", "data", "backbone", "report")
+
+HELP = __doc__ or ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
-    What a user can put right is told in a few lines and exits with 2; anything else is
-    a fault of ours and keeps its traceback. `FEDJAX_REC_DEBUG=1` shows it always.
+    An error that the user can correct is a short message and status 2. Any other error
+    is a fault of the package and keeps its traceback, which `FEDJAX_REC_DEBUG=1` always
+    shows.
 
     Args:
         argv: the arguments; by default those of the process.
 
     Returns:
-        The exit status: 0 done, 2 a mistake in what was asked, 130 interrupted.
+        The exit status: 0 done, 2 wrong arguments, 130 interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0 if args else 2
     if args[0] == "--version":
-        from fedjax_rec import __version__
-
-        print(f"fedjax-rec {__version__}")
+        print(f"fedjax-rec {fedjax_rec.__version__}")
         return 0
-    name, *rest = args
+    name, *words = args
     if name not in COMMANDS:
         return _fail(_unknown(name))
-    from fedjax_rec.storage.errors import UserError
-
-    command: Command = importlib.import_module(f"fedjax_rec.cli.{name}").main
+    command = importlib.import_module(f"fedjax_rec.cli.{name}").main
     try:
-        return command(rest)
+        return command(words)
     except UserError as error:
         if os.environ.get("FEDJAX_REC_DEBUG"):
             traceback.print_exc()
@@ -84,8 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unknown(name: str) -> str:
-    import difflib
-
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     if name.endswith(".py"):
         hint = f"\nDid you mean: fedjax-rec train {name}"

@@ -52,12 +52,17 @@ def read_arguments(args: Sequence[str]) -> Arguments:
     return Arguments(flags, None)
 
 
-def usage(text: str, args: Sequence[str]) -> int:
-    """Prints a command's help, as its arguments name no config file.
+def usage(
+    text: str,
+    args: Sequence[str],
+    expected: str = "a config file, such as configs/quickstart.py",
+) -> int:
+    """Prints a command's help, as its arguments are not complete.
 
     Args:
         text: the help.
         args: arguments of the command.
+        expected: the arguments that are missing.
 
     Returns:
         The exit status.
@@ -67,7 +72,7 @@ def usage(text: str, args: Sequence[str]) -> int:
     """
     asked = any(arg in ("-h", "--help") for arg in args)
     if args and not asked:
-        raise UserError("expected a config file, such as configs/quickstart.py")
+        raise UserError(f"expected {expected}")
     print(text, end="", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 
@@ -98,15 +103,15 @@ def apply_flags(
                 options = with_values(options, {kind: values[0]})
             else:
                 experiment = with_values(experiment, {kind: values[0]})
-    own, fields = fields_of(options), fields_of(experiment)
+    defaults, fields = fields_of(options), fields_of(experiment)
     chosen, changes = {}, {}
     for name, values in flags:
-        path = find({**fields, **own}, name, values)
-        field = own.get(path) or fields[path]
+        path = find({**fields, **defaults}, name, values)
+        field = defaults.get(path) or fields[path]
         if field.slot is not None:
             continue
         value = read_value(path, field.hint, values)
-        if path not in own:
+        if path not in defaults:
             changes[path] = value
         elif isinstance(value, tuple):
             chosen[path] = (*chosen.get(path, ()), *value)

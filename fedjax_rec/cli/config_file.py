@@ -2,11 +2,8 @@
 
 import dataclasses
 import difflib
-import importlib.util
 import re
-import sys
 import traceback
-import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +11,7 @@ import fedjax_rec
 from fedjax_rec.data.folders import check_folder
 from fedjax_rec.data.settings import CsvData, FileData
 from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.own_module import load_module
 from fedjax_rec.experiment.renamed import new_spelling
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
@@ -42,9 +40,9 @@ def named_config(args: list[str]) -> tuple[str, list[str]]:
     path = next((a for a in args if a.endswith(".py")), args[0] if args else "")
     if not path or path.startswith("-"):
         return "", list(args)
-    rest = list(args)
-    rest.remove(path)
-    return path, rest
+    others = list(args)
+    others.remove(path)
+    return path, others
 
 
 def load_config(path: str) -> tuple[Experiment, str]:
@@ -80,7 +78,10 @@ def load_configs(path: str) -> Config:
     file = Path(path)
     if not file.is_file():
         raise UserError(_missing(file))
-    module = _execute(file)
+    try:
+        module = load_module(file)
+    except Exception as error:
+        raise UserError(_located(file, error)) from error
     if not callable(getattr(module, "get_config", None)):
         raise UserError(
             f"{file} defines no get_config(); expected a function of that name that "
@@ -107,20 +108,6 @@ def load_configs(path: str) -> Config:
     return Config(tuple(experiments), grid, (module.__doc__ or "").strip())
 
 
-def _execute(file: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is no Python file; expected one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses defined in the file look up their module by name.
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(_located(file, error)) from error
-    return module
-
-
 def _located(file: Path, error: Exception) -> str:
     line = next(
         (
@@ -137,30 +124,27 @@ def _located(file: Path, error: Exception) -> str:
 def _hint(message: str) -> str:
     """Valid names in place of one that a config file has wrong."""
     name = re.search(r"cannot import name '(\w+)' from 'fedjax_rec'", message)
-    if name is not None:
+    call = re.search(r"(\w+)\.__init__\(\) got an unexpected .* '(\w+)'", message)
+    if name:
         near = difflib.get_close_matches(name[1], dir(fedjax_rec), n=3)
         return f". Did you mean {', '.join(near)}?" if near else ""
-    call = re.search(r"(\w+)\.__init__\(\) got an unexpected .* '(\w+)'", message)
-    if call is None or call[1] not in dir(fedjax_rec):
+    if not call or call[1] not in dir(fedjax_rec):
         return ""
     location = registry.locations().get(call[1])
-    slot = next((s for s, k in registry.SLOTS.items() if location in k.values()), "")
-    new = new_spelling(f"{slot}.{call[2]}".strip("."))
-    if new is not None:
+    slots = [s for s, kinds in registry.SLOTS.items() if location in kinds.values()]
+    if new := new_spelling(".".join([*slots[:1], call[2]])):
         return f". As a flag it is now {new}"
     names = [field.name for field in dataclasses.fields(getattr(fedjax_rec, call[1]))]
-    near = difflib.get_close_matches(call[2], names, n=3)
-    return (
-        f". Did you mean {', '.join(near)}?" if near else f". It has {', '.join(names)}"
-    )
+    if near := difflib.get_close_matches(call[2], names, n=3):
+        return f". Did you mean {', '.join(near)}?"
+    return f". It has {', '.join(names)}"
 
 
 def _missing(file: Path) -> str:
     folder = file.parent if file.parent.is_dir() else Path("configs")
-    names = {p.name: p for p in sorted(folder.glob("*.py"))} if folder.is_dir() else {}
-    wanted = file.name if file.suffix == ".py" else f"{file.name}.py"
-    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
-    hint = f". Did you mean {', '.join(str(names[n]) for n in near)}?" if near else ""
+    names = {path.name: str(path) for path in sorted(folder.glob("*.py"))}
+    near = difflib.get_close_matches(f"{file.stem}.py", names, n=3, cutoff=0.5)
+    hint = f". Did you mean {', '.join(names[name] for name in near)}?" if near else ""
     if names and not near:
         hint = f". {folder} holds {', '.join(names)}"
     return f"no config file {file}{hint}"
@@ -171,7 +155,7 @@ def check_data(data: Any, prefix: str = "--data.") -> None:
 
     Args:
         data: settings of the data.
-        prefix: of their flags.
+        prefix: beginning of their flags.
 
     Raises:
         UserError: there are none.
@@ -190,7 +174,7 @@ def in_flags(error: ValueError, prefix: str = "--data.") -> str:
 
     Args:
         error: has names of Python arguments.
-        prefix: of the flags of the data.
+        prefix: beginning of the flags of the data.
     """
     message = str(error).replace("download=True", f"{prefix}download")
     message = message.replace("protocol.selection='last'", "--protocol.selection last")

@@ -1,19 +1,5 @@
-"""`fedjax-rec data prepare` and `data describe`."""
+"""Prepares data sets, and shows how clients share them.
 
-import dataclasses
-import difflib
-import sys
-from pathlib import Path
-from typing import Any, get_args, get_type_hints
-
-from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_arguments
-from fedjax_rec.cli.config_file import check_data, in_flags, load_config
-from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
-from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.storage.errors import UserError
-
-HELP = """\
 usage: fedjax-rec data prepare SOURCE --dir DIR [--FIELD VALUE]
        fedjax-rec data describe SOURCE|CONFIG [--plot FILE] [--FIELD VALUE]
 
@@ -32,6 +18,22 @@ sizes, divergence of the clients' tastes, popularity. Its fields are an experime
 sources: {sources}
 `fedjax-rec data prepare SOURCE --help` lists the fields of a source.
 """
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from fedjax_rec.cli import explain
+from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_file import check_data, in_flags, load_config
+from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
+from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.runs.session import set_up_jax
+from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.storage.errors import UserError
+
+HELP = __doc__ or ""
 
 FILE_SOURCES: tuple[str, ...] = get_args(get_type_hints(FileData)["source"])
 SOURCES = ("synthetic", *FILE_SOURCES, "csv")
@@ -53,11 +55,7 @@ def main(args: list[str]) -> int:
     actions = {"prepare": prepare, "describe": describe}
     if len(args) < 2 or args[0] not in actions or args[1].startswith("-"):
         text = HELP.format(sources=", ".join(SOURCES))
-        asked = any(arg in ("-h", "--help") for arg in args)
-        print(text, end="", file=sys.stdout if asked else sys.stderr)
-        if args and args[0] not in (*actions, "-h", "--help"):
-            raise UserError(f"unknown: data {args[0]}; expected {' or '.join(actions)}")
-        return 0 if asked else 2
+        return usage(text, args, f"{' or '.join(actions)}, then a source or a config")
     try:
         actions[args[0]](args[1], args[2:])
     except ValueError as error:
@@ -76,7 +74,7 @@ def prepare(source: str, args: list[str]) -> None:
         return
     settings = apply_flags(flags, settings, _NoFields())[0]
     check_data(settings, "--")
-    _set_up()
+    set_up_jax()
     data = settings.load(progress=True)
     counts = {
         "users": data.num_users,
@@ -96,14 +94,11 @@ def prepare(source: str, args: list[str]) -> None:
         for limit in LIMITS:
             print(f"  - {limit}")
     else:
-        from fedjax_rec.storage.cache import cache_root
-
         print(f"prepared in {cache_root(settings.cache)}")
 
 
 def describe(name: str, args: list[str]) -> None:
     """Shows how a partition distributes the training interactions over clients."""
-    doc = "Shows how a partition distributes the training interactions over clients."
     if name.endswith(".py"):
         experiment, _ = load_config(name)
     else:
@@ -112,6 +107,7 @@ def describe(name: str, args: list[str]) -> None:
     options, experiment = apply_flags(flags, Describe(), experiment)
     if words is not None:
         title = f"usage: fedjax-rec data describe {name} [--plot FILE] [--FIELD VALUE]"
+        doc = describe.__doc__ or ""
         print(explain.asked(words, options, experiment, title, doc), end="")
         return
     if options.plot is not None and not options.plot.parent.is_dir():
@@ -119,7 +115,7 @@ def describe(name: str, args: list[str]) -> None:
             f"--plot {options.plot}: there is no folder {options.plot.parent}"
         )
     check_data(experiment.data)
-    _set_up()
+    set_up_jax()
     from fedjax_rec.data import describe as describing
     from fedjax_rec.storage.files import replacing
 
@@ -139,12 +135,6 @@ def describe(name: str, args: list[str]) -> None:
 @dataclasses.dataclass(frozen=True)
 class _NoFields:
     pass
-
-
-def _set_up() -> None:
-    from fedjax_rec.runs.session import set_up_jax
-
-    set_up_jax()
 
 
 def data_of(source: str) -> SyntheticData | FileData | CsvData:

@@ -28,9 +28,9 @@ def asked(
         doc: docstring of the config; its first paragraph is shown.
     """
     if words:
-        own = {field.name: options for field in dataclasses.fields(options)}
+        owners = {field.name: options for field in dataclasses.fields(options)}
         return "\n".join(
-            part(own.get(word.partition(".")[0], experiment), word) for word in words
+            part(owners.get(word.partition(".")[0], experiment), word) for word in words
         )
     lines = [title, "", *_wrapped(doc.strip().split("\n\n")[0]), "", "Options:"]
     texts = attributes(type(options))
@@ -68,15 +68,15 @@ def part(experiment: Any, name: str) -> str:
         UserError: there is no such part.
     """
     path = name.replace("-", "_").strip(".")
-    known = fields_of(experiment)
+    every = fields_of(experiment)
     owner, _, field = path.rpartition(".")
     settings = experiment
     for step in owner.split(".") if owner else ():
         settings = getattr(settings, step, None)
-    if path not in known and not any(n.startswith(f"{path}.") for n in known):
-        raise UserError(f"--help {name}: no such part. {suggestion(known, path)}")
+    if path not in every and not any(n.startswith(f"{path}.") for n in every):
+        raise UserError(f"--help {name}: no such part. {suggestion(every, path)}")
     value = getattr(settings, field)
-    slot = known[path].slot if path in known else None
+    slot = every[path].slot if path in every else None
     if slot is not None:
         lines = [f"--{shown(path)} KIND; this one is {registry.name_of(value)}"]
         classes = [registry.load(slot, kind) for kind in registry.SLOTS[slot]]
@@ -91,7 +91,7 @@ def part(experiment: Any, name: str) -> str:
                 *_wrapped(_summary(cls), "  "),
                 *fields(kind, f"{path}."),
             ]
-    elif path in known:
+    elif path in every:
         lines = fields(settings, f"{owner}." if owner else "", only=field)
     else:
         lines = [f"--{shown(path)}.FIELD VALUE", *_wrapped(_summary(type(value)), "  ")]

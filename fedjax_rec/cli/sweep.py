@@ -1,20 +1,5 @@
-"""`fedjax-rec sweep CONFIG`: many settings and seeds, as one program if possible."""
+"""Runs many settings and seeds, as one program if possible.
 
-import dataclasses
-from pathlib import Path
-from typing import Literal
-
-from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import (
-    check_data,
-    in_flags,
-    load_configs,
-    named_config,
-)
-from fedjax_rec.storage.errors import UserError
-
-HELP = """\
 usage: fedjax-rec sweep CONFIG --grid FIELD=VALUES ... [--output DIR] [--FIELD VALUE]
 
 Runs the experiment of CONFIG at many settings. Those that differ by seed and by scalars
@@ -57,6 +42,22 @@ The best setting is the one with the best validation. `fedjax-rec sweep CONFIG -
 lists all options and fields, and `--help PART` explains one part.
 """
 
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from fedjax_rec.cli import explain
+from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_file import (
+    check_data,
+    in_flags,
+    load_configs,
+    named_config,
+)
+from fedjax_rec.storage.errors import UserError
+
+HELP = __doc__ or ""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
@@ -92,14 +93,11 @@ class Sweep:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("points", "optuna", "sample_seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} must not be negative")
-        for name in ("jobs", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"--{name} must be at least 1, got {getattr(self, name)}"
-                )
+        least = {"points": 0, "optuna": 0, "sample_seed": 0, "jobs": 1, "batch": 1}
+        for name, bound in least.items():
+            if (value := getattr(self, name)) < bound:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} must be at least {bound}, got {value}")
         if self.optuna and self.points:
             raise UserError(
                 "--points draws at random, --optuna chooses: expected one of them"
@@ -108,11 +106,11 @@ class Sweep:
 
 def main(args: list[str]) -> int:
     """Runs the command."""
-    path, rest = named_config(args)
+    path, others = named_config(args)
     if not path:
         return usage(HELP, args)
     config = load_configs(path)
-    flags, words = read_arguments(rest)
+    flags, words = read_arguments(others)
     options, bases = Sweep(), []
     for experiment in config.experiments:
         options, base = apply_flags(flags, Sweep(), experiment)

@@ -1,24 +1,11 @@
-"""`fedjax-rec train CONFIG`: from a config file to a folder of results."""
+"""Trains an experiment into a folder of results.
 
-from pathlib import Path
-
-from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import check_data, load_config, named_config
-from fedjax_rec.cli.options import Train
-from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.storage.errors import UserError
-
-PROFILED = "3"
-"""Number of rounds for `--profile` without a number."""
-
-HELP = """\
 usage: fedjax-rec train CONFIG [--output DIR] [--overwrite] [--quiet] [--FIELD VALUE]
                         [--track tensorboard,wandb] [--profile [ROUNDS]]
        fedjax-rec train --resume RUN [--rounds MORE] [--accept-versions] [--quiet]
 
 Runs the experiment that CONFIG describes: trains it round by round, evaluates it, and
-compares it with rankers that learn nothing.
+compares it with rankers without a model.
 
 CONFIG is a Python file with a function get_config() that returns a
 fedjax_rec.Experiment; its docstring says what to expect. Every field can be changed:
@@ -59,11 +46,25 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED) then has:
   profile/, profile.json    with --profile
 """
 
+from pathlib import Path
+
+from fedjax_rec.cli import explain
+from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_file import check_data, load_config, named_config
+from fedjax_rec.cli.options import Train
+from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.storage.errors import UserError
+
+PROFILED = "3"
+"""Number of rounds for `--profile` without a number."""
+
+HELP = __doc__ or ""
+
 
 def main(args: list[str]) -> int:
     """Runs the command."""
-    path, rest = named_config(args)
-    flags, words = read_arguments(rest)
+    path, others = named_config(args)
+    flags, words = read_arguments(others)
     flags = [(n, v or [PROFILED] if n == "profile" else v) for n, v in flags]
     folder = next((values for name, values in flags if name == "resume"), None)
     if folder is not None and len(folder) != 1:

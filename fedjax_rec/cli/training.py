@@ -50,53 +50,57 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
     """Runs an experiment into its folder, with progress on stderr.
 
     Args:
-        experiment: what to run.
+        experiment: the experiment.
         options: folder, progress, checkpoints, trackers.
 
     Returns:
         The result, as in `result.json`.
 
     Raises:
-        UserError: the experiment or the folder is not right.
+        UserError: the experiment or the folder is not valid.
     """
     options = options or Train()
     tracking.kinds_of(options.track)
     if options.profile and options.resume is None:
         rounds, every = experiment.rounds, experiment.eval_every
         profiling.window_of(options.profile, 0, rounds, every)
+    before = None if options.resume is None else resuming.read(options.resume)
     set_up_jax(experiment.execution.dtype, experiment.mesh.devices)
     if options.distributed and not join(
         options.coordinator, options.processes, options.process_id
     ):
-        return _follow(experiment, options)
-    console = Console(stderr=True)
+        return _follow(experiment, options, before)
+    console, config = Console(stderr=True), plain(experiment)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    before = None if options.resume is None else resuming.read(options.resume)
     path = options.output or free_folder("runs", run_name(experiment))
-    if before is not None:
-        path = before.path
+    changed: dict[str, Any] = {}
     try:
         if before is None:
-            check_folder(path, plain(experiment), options.overwrite)
+            check_folder(path, config, options.overwrite)
         else:
-            resuming.check_config(before, plain(experiment))
-            if before.result is not None and before.config == plain(experiment):
+            path = before.path
+            resuming.check_config(before, config)
+            if before.result is not None and before.config == config:
                 return _finished(path, say)
-        simulation, changed = _built(experiment, options, before, say)
+            accept = options.accept_versions
+            changed = resuming.check_versions(before, versions(), accept)
+        simulation = _built(experiment, options, before, say)
     except ValueError as error:
         raise UserError(in_flags(error)) from error
+    software = {**versions(), "prepared": fingerprint(simulation)}
+    overwrite = options.overwrite
     try:
-        with _opened(path, experiment, options, before, simulation) as folder:
+        with (
+            open_run(path, config, software, overwrite)
+            if before is None
+            else continue_run(path)
+        ) as folder:
             if options.distributed:
                 agree(str(folder.path.absolute()))
-            # Trackers end last: waiting for a network must not delay the result.
-            with contextlib.ExitStack() as ending:
-                run = _Run(experiment, options, simulation, folder, say, ending)
-                result = run.compute(before, changed)
-                write_result(folder, record(experiment, simulation, result))
+            _Run(experiment, options, simulation, folder, say).compute(before, changed)
     except FileError as error:
         raise UserError(f"{error}{resuming.advice(path)}") from error
     except Stopped as stopped:
@@ -108,16 +112,15 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
         rounds = f"\nstopped; the finished rounds are in {path}/metrics.jsonl"
         say(f"{rounds}{resuming.advice(path)}")
         raise
-    return _shown(path, written=True)
+    result = _shown(path)
+    Console().print(f"written: {path}", highlight=False, soft_wrap=True)
+    return result
 
 
 def _built(
     experiment: Experiment, options: Train, before: Run | None, say: Say
-) -> tuple[Simulation, dict[str, Any]]:
-    """The simulation, and what changed in software or machine since `before`."""
-    changed: dict[str, Any] = {}
-    if before is not None:
-        changed = resuming.check_versions(before, versions(), options.accept_versions)
+) -> Simulation:
+    """The simulation, which has the data of `before`."""
     if not options.quiet:
         say("preparing data and clients…")
     simulation = build(experiment, progress=not options.quiet)
@@ -125,49 +128,34 @@ def _built(
         resuming.check_prepared(before, fingerprint(simulation))
     if not options.quiet:
         say(opening(experiment, simulation))
-    return simulation, changed
-
-
-def _opened(
-    path: Path,
-    experiment: Experiment,
-    options: Train,
-    before: Run | None,
-    simulation: Simulation,
-):
-    """The run's folder, locked and ready to be written."""
-    if before is not None:
-        return continue_run(path)
-    software = {**versions(), "prepared": fingerprint(simulation)}
-    return open_run(path, plain(experiment), software, options.overwrite)
+    return simulation
 
 
 def _finished(path: Path, say: Say) -> dict[str, Any]:
+    """The result of a run that was finished before."""
     say(f"{path} is finished; there is no round left")
     if not (path / REPORT).exists():  # killed while it was being drawn
         write_report(RunFolder(path))
     return _shown(path)
 
 
-def _shown(path: Path, written: bool = False) -> dict[str, Any]:
+def _shown(path: Path) -> dict[str, Any]:
     """Prints a finished run's table, and returns its result."""
     run = read_run(path)
     report.show(Console(), run)
-    if written:
-        Console().print(f"written: {path}", highlight=False, soft_wrap=True)
     return run.result or {}
 
 
-def _follow(experiment: Experiment, options: Train) -> dict[str, Any]:
-    """Does the share of a process that is not the first: it computes, and is silent."""
-    before = None if options.resume is None else resuming.read(options.resume)
+def _follow(
+    experiment: Experiment, options: Train, before: Run | None
+) -> dict[str, Any]:
+    """The part of a process that is not the first: it computes, and is silent."""
     quiet = dataclasses.replace(options, quiet=True, track=())
     try:
         simulation = build(experiment)
         folder = SilentFolder(Path(agree("")))
-        with contextlib.ExitStack() as ending:
-            run = _Run(experiment, quiet, simulation, folder, lambda text: None, ending)
-            return run.compute(before, {})
+        run = _Run(experiment, quiet, simulation, folder, lambda text: None)
+        return run.compute(before, {})
     except ValueError as error:
         raise UserError(in_flags(error)) from error
 
@@ -177,57 +165,65 @@ class _Run:
     """A simulation with the folder that its events go to.
 
     Attributes:
-        experiment: what is run.
-        options: of the command.
-        simulation: ready to run.
-        folder: of the run.
-        say: prints a line for the user.
-        ending: closes trackers after the result is written.
+        experiment: the experiment.
+        options: options of the command.
+        simulation: the simulation, ready to run.
+        folder: the run's folder.
+        inform: prints a line for the user.
     """
 
     experiment: Experiment
     options: Train
     simulation: Simulation
     folder: RunFolder
-    say: Say
-    ending: contextlib.ExitStack
+    inform: Say
 
     def compute(self, before: Run | None, changed: dict[str, Any]) -> dict[str, Any]:
-        """Trains to the end; the result of `Simulation.run`."""
-        options, simulation, folder = self.options, self.simulation, self.folder
-        with contextlib.ExitStack() as stack:
-            done, rest = self._checkpoints(before, changed, stack)
-            trackers = tracking.start(
-                tracking.kinds_of(options.track),
-                folder,
-                plain(self.experiment),
-                self.say,
-                simulation.history,
-            )
-            self.ending.push(lambda kind, *_: trackers.close(finished=kind is None))
-            folder.tracker = trackers
-            waiting = Waiting(simulation, folder)
-            progress = Progress(
-                simulation.rounds,
-                simulation.eval_every,
-                not options.quiet,
-                done,
-                waiting,
-            )
-            stack.callback(progress.close)
+        """Trains to the end, and writes and returns the result.
 
-            def listen(event: dict[str, Any]) -> None:
-                folder.append(event)
-                waiting(event)
-                progress(event)
-
-            profiler = self._profiler(done, stack)
-            every = options.checkpoint.every or 0
-            result = simulation.run(listen, rest, every, profiler)
-            progress.close()
-            if not options.quiet and waiting.sentence():
-                self.say(waiting.sentence())
+        Args:
+            before: the run that is continued.
+            changed: see `resume.check_versions`.
+        """
+        simulation, folder = self.simulation, self.folder
+        # Trackers end last: waiting for a network must not delay the result.
+        with contextlib.ExitStack() as ending:
+            with contextlib.ExitStack() as stack:
+                done, pause = self._checkpoints(before, changed, stack)
+                trackers = tracking.start(
+                    tracking.kinds_of(self.options.track),
+                    folder,
+                    plain(self.experiment),
+                    self.inform,
+                    simulation.history,
+                )
+                ending.push(lambda kind, *_: trackers.close(finished=kind is None))
+                folder.tracker = trackers
+                result = self._run(done, pause, stack)
+            if not isinstance(folder, SilentFolder):
+                write_result(folder, record(self.experiment, simulation, result))
             return result
+
+    def _run(self, done: int, pause: Any, stack: contextlib.ExitStack):
+        """The result of `Simulation.run`, with progress on the way."""
+        simulation, show = self.simulation, not self.options.quiet
+        waiting = Waiting(simulation, self.folder)
+        rounds, every = simulation.rounds, simulation.eval_every
+        progress = Progress(rounds, every, show, done, waiting)
+        stack.callback(progress.close)
+
+        def listen(event: dict[str, Any]) -> None:
+            self.folder.append(event)
+            waiting(event)
+            progress(event)
+
+        profiler = self._profiler(done, stack)
+        rest_every = self.options.checkpoint.every or 0
+        result = simulation.run(listen, pause, rest_every, profiler)
+        progress.close()
+        if show and waiting.sentence():
+            self.inform(waiting.sentence())
+        return result
 
     def _checkpoints(self, before: Run | None, changed: dict[str, Any], stack):
         """The finished rounds, and a callback that saves; goes back to a checkpoint."""
@@ -235,19 +231,15 @@ class _Run:
         config, every = plain(self.experiment), options.checkpoint.every
         if every == 0 and before is None:
             return 0, None
-        checkpoints = Checkpoints(
-            folder.path / CHECKPOINTS,
-            resuming.config_hash(config),
-            options.checkpoint.keep,
-            self.say,
-        )
+        root, digest = folder.path / CHECKPOINTS, resuming.config_hash(config)
+        checkpoints = Checkpoints(root, digest, options.checkpoint.keep, self.inform)
         stack.callback(checkpoints.close)
         done = 0
         if before is not None:
             done = resuming.go_back(
                 before, simulation, folder, checkpoints, config, changed
             )
-            self.say(
+            self.inform(
                 f"resumed after round {done}" if done else "no checkpoint: from round 0"
             )
         if every == 0:
@@ -263,7 +255,7 @@ class _Run:
         rounds, every = self.simulation.rounds, self.simulation.eval_every
         window = profiling.window_of(self.options.profile, done, rounds, every)
         writes = not isinstance(self.folder, SilentFolder)
-        profiler = profiling.recording(window, every, self.folder, self.say, writes)
+        profiler = profiling.recording(window, every, self.folder, self.inform, writes)
         stack.enter_context(profiling.stages_kept())
         stack.callback(profiler.close, finished=False)
         return profiler

@@ -38,10 +38,10 @@ def build(
     """Loads, splits and partitions the data, and binds the system to them.
 
     Args:
-        experiment: what to run.
+        experiment: the experiment.
         progress: show bars for work of more than two seconds.
         data: the interactions of `experiment.data`, if they are loaded already.
-        recipe_of: used in place of `make_recipe`.
+        recipe_of: replaces `make_recipe`.
 
     Returns:
         A simulation; `.run()` trains it and returns the result.
@@ -56,13 +56,9 @@ def build(
     context = make_context(experiment, prepared, progress)
     recipe = (recipe_of or make_recipe)(experiment, context)
     protocol = _protocol(experiment.protocol, recipe, prepared)
-    # A rule may refuse so small a cohort: now, not after compiling.
-    jax.eval_shape(
-        lambda key: recipe.aggregator.init(
-            recipe.model.init(key).shared, context.cohort_size
-        ),
-        jax.random.key(0),
-    )
+    # A rule may refuse a small cohort: now, not after compiling.
+    shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
+    jax.eval_shape(lambda x: recipe.aggregator.init(x, context.cohort_size), shared)
     num_items = context.num_items if prepared.pool is None else len(prepared.pool)
     participants = make_participants(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
@@ -73,8 +69,7 @@ def build(
         bits = group_bits(recipe, prepared.holdings, num_items)
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
-    location = choose_location(experiment.store, recipe, clients, mesh)
-    folder = None
+    location, folder = choose_location(experiment.store, recipe, clients, mesh), None
     if location == "disk":
         clients, folder = on_disk(clients, experiment.store.folder)
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
@@ -110,9 +105,8 @@ def build(
 def check(experiment: Experiment) -> None:
     """Raises a ValueError for settings that no data can fit, before loading any."""
     experiment.cohort.check(experiment.fleet)
-    if experiment.execution.dtype == "float64" and not jax.config.read(
-        "jax_enable_x64"
-    ):
+    wide = experiment.execution.dtype == "float64"
+    if wide and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "execution.dtype='float64' needs JAX in 64-bit mode: set JAX_ENABLE_X64=1, "
             "or jax.config.update('jax_enable_x64', True) before building"

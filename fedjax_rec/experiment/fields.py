@@ -160,14 +160,14 @@ def _replaced(settings: Any, values: Mapping[str, Any], prefix: str = "") -> Any
     changes: dict[str, Any] = {}
     inner: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
-        field, dot, rest = name.partition(".")
+        field, dot, tail = name.partition(".")
         if not hasattr(settings, field):
             raise UserError(
                 f"{type(settings).__name__} has no field {field!r}: "
                 f"{shown(prefix + name)} cannot be set together with the other values"
             )
         if dot:
-            inner.setdefault(field, {})[rest] = value
+            inner.setdefault(field, {})[tail] = value
         else:
             changes[field] = value
     for field, nested in inner.items():

@@ -1,4 +1,4 @@
-"""Where a population is kept: chosen by memory, mapped on disk."""
+"""Storage of a population: chosen by memory, mapped on disk."""
 
 import tempfile
 from pathlib import Path

@@ -42,9 +42,10 @@ def suggestion(fields: Mapping[str, Field], wanted: str) -> str:
     """
     owner, inner = _split(fields, wanted)
     part = fields.get(owner, Field(None, "", None))
+    slot = part.slot or ""
     kinds = {
-        kind: list(fields_of(registry.load(part.slot, kind)()))
-        for kind in registry.SLOTS.get(part.slot or "", ())
+        kind: list(fields_of(registry.load(slot, kind)()))
+        for kind in registry.SLOTS.get(slot, ())
     }
     in_kinds = dict.fromkeys(name for names in kinds.values() for name in names)
     inside = [n.removeprefix(f"{owner}.") for n in fields if n.startswith(f"{owner}.")]
@@ -82,9 +83,9 @@ def _nearest(wanted: str, names: Iterable[str]) -> list[str]:
 
     def likeness(name: str) -> float:
         last = name.rpartition(".")[2]
-        whole = difflib.SequenceMatcher(None, wanted, name).ratio()
+        full = difflib.SequenceMatcher(None, wanted, name).ratio()
         ends = difflib.SequenceMatcher(None, end, last).ratio()
-        return max(whole, ends) + (f"_{end}_" in f"_{last}_") + whole / 10
+        return max(full, ends) + (f"_{end}_" in f"_{last}_") + full / 10
 
     ranked = sorted(names, key=likeness, reverse=True)
     bound = max(0.65, likeness(ranked[0]) - 0.3) if ranked else 0

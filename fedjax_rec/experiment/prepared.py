@@ -71,15 +71,14 @@ def load_prepared(
             run have different data.
         fedjax_rec.storage.errors.FileError: the data cannot be read.
     """
-    if data is not None:
-        return prepare(experiment, data)
-    if not experiment.store.cache:
-        return prepare(experiment, experiment.data.load(progress))
-    root = cache_root(getattr(experiment.data, "cache", None)) / "populations"
 
     def make() -> PreparedData:
-        return prepare(experiment, experiment.data.load(progress))
+        loaded = experiment.data.load(progress) if data is None else data
+        return prepare(experiment, loaded)
 
+    if data is not None or not experiment.store.cache:
+        return make()
+    root = cache_root(getattr(experiment.data, "cache", None)) / "populations"
     if jax.process_index() == 0:
         key = key_of(experiment, progress)
         prepared = keep(root, key, make)
@@ -93,10 +92,10 @@ def load_prepared(
         "data itself: set FEDJAX_REC_CACHE to a folder that all hosts reach",
         jax.process_index(),
     )
-    if (own := key_of(experiment, progress)) != key:
+    if (local_key := key_of(experiment, progress)) != key:
         raise ValueError(
             f"process {jax.process_index()} has other data or other software than the "
-            f"first ({own}, {key})"
+            f"first ({local_key}, {key})"
         )
     return keep(root, key, make)
 

@@ -211,11 +211,8 @@ _METHODS = {
     "split": ("split",),
     "partition": ("partition",),
     "cohort": ("slots", "build", "check", "describe"),
-    **dict.fromkeys(
-        ("algorithm", "wrapper", "aggregation", "codec", "attack"), ("build",)
-    ),
 }
-"""Methods of the parts of an experiment."""
+"""Methods of the parts of an experiment; all others have `build`."""
 
 
 def _check_parts(settings: Any, prefix: str = "") -> None:
@@ -233,18 +230,16 @@ def _check_part(path: str, slot: str, value: Any) -> None:
     if isinstance(value, type):
         raise TypeError(f"{path}={value.__name__} is a class: call {value.__name__}()")
     if not dataclasses.is_dataclass(value):
-        name = str(value).lower().replace("-", "_")
-        classes = [
-            location.rpartition(":")[2] for location in registry.SLOTS[slot].values()
-        ]
-        same = registry.SLOTS[slot].get(name, "").rpartition(":")[2]
+        kinds = {k: w.rpartition(":")[2] for k, w in registry.SLOTS[slot].items()}
+        named = kinds.get(str(value).lower().replace("-", "_"))
         raise TypeError(
             f"{path}={value!r}: expected a dataclass of settings, such as "
-            f"{f'{same}()' if same else ', '.join(classes)}"
+            f"{f'{named}()' if named else ', '.join(kinds.values())}"
         )
-    missing = [m for m in _METHODS.get(path, ()) if not hasattr(value, m)]
+    methods = _METHODS.get(path, () if "." in path else ("build",))
+    missing = [name for name in methods if not hasattr(value, name)]
     if missing:
         raise TypeError(
             f"{path}={type(value).__name__}(...) has no method {', '.join(missing)}; "
-            f"expected {', '.join(_METHODS[path])}"
+            f"expected {', '.join(methods)}"
         )

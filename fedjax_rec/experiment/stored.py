@@ -42,48 +42,33 @@ def stored_experiment(config: Mapping[str, Any], folder: str) -> Experiment:
 
 def _value(hint: Any, value: Any, name: str) -> Any:
     """`value` with the type `hint`."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    choices = list(typing.get_args(hint)) if union else [hint]
     if isinstance(value, Mapping) and "type" in value:
-        return _dataclass(_kind(hint, value["type"], name), value, name)
+        return _dataclass(_class(choices, value["type"], name), value, name)
     if isinstance(value, list):
-        kind = next((h for h in _choices(hint) if _origin(h) in (tuple, list)), tuple)
-        inner = [arg for arg in typing.get_args(kind) if arg is not Ellipsis]
-        items = [_value(inner[0] if inner else Any, v, name) for v in value]
-        return _origin(kind)(items)
+        lists = [h for h in choices if typing.get_origin(h) in (tuple, list)]
+        kind = lists[0] if lists else tuple[Any, ...]
+        items = [_value(typing.get_args(kind)[0], item, name) for item in value]
+        return (typing.get_origin(kind) or tuple)(items)
     return value
 
 
-def _kind(hint: Any, name: str, path: str) -> type:
-    """The class of a stored part: that of the hint, or one in the registry."""
-    for choice in _choices(hint):
+def _class(choices: list[Any], name: str, path: str) -> type:
+    """The class of a stored part: that of its field, or one in the registry."""
+    for choice in choices:
         if isinstance(choice, type) and choice.__name__ == name:
             return choice
-    location = registry.locations().get(name)
-    if location is None:
+    if (location := registry.locations().get(name)) is None:
         raise ValueError(f"{path or 'it'} is a {name}, which is no kind of a part")
     return registry.load_class(location)
 
 
-def _dataclass(kind: type, value: Mapping[str, Any], name: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    fields = {f.name for f in dataclasses.fields(kind)}
-    unknown = sorted(value.keys() - fields - {"type"})
+def _dataclass(cls: type, value: Mapping[str, Any], name: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    stored = {field: inner for field, inner in value.items() if field != "type"}
+    unknown = sorted(stored.keys() - {field.name for field in dataclasses.fields(cls)})
     if unknown:
         raise ValueError(f"{name or 'it'} has no field {', '.join(unknown)}")
-    return kind(
-        **{
-            field: _value(hints[field], inner, f"{name}.{field}".strip("."))
-            for field, inner in value.items()
-            if field != "type"
-        }
-    )
-
-
-def _choices(hint: Any) -> list[Any]:
-    """The members of a union, or the type itself."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return list(typing.get_args(hint))
-    return [hint]
-
-
-def _origin(hint: Any) -> Any:
-    return typing.get_origin(hint) or hint
+    paths = {field: f"{name}.{field}".strip(".") for field in stored}
+    return cls(**{f: _value(hints[f], x, paths[f]) for f, x in stored.items()})

@@ -1,4 +1,4 @@
-"""What is to be found in each part of a split."""
+"""The items to be found in each part of a split."""
 
 import dataclasses
 from typing import Any
@@ -18,43 +18,36 @@ def targets_of(split: Split, protocol: Protocol) -> dict[str, Targets]:
     Raises:
         ValueError: see `make_targets`.
     """
-    parts = [part for part in ("val", "test") if len(getattr(split, part))]
-    found = _same_shapes([_of_part(split, protocol, part) for part in parts])
-    return dict(zip(parts, found, strict=True))
+    names = [part for part in ("val", "test") if len(getattr(split, part))]
+    parts = _same_shapes([_of_part(split, protocol, part) for part in names])
+    return dict(zip(names, parts, strict=True))
 
 
 def _of_part(split: Split, protocol: Protocol, part: str) -> Targets:
-    known = [split.train] + ([split.val] if part == "test" else [])
-    pairs = {
-        name: (getattr(split, name).user, getattr(split, name).item)
-        for name in ("train", "val", "test")
-    }
+    parts = {name: getattr(split, name) for name in ("train", "val", "test")}
+    seen = ["train"] + (["val"] if part == "test" else [])
     if (query := split.info.get("query")) is not None:  # shown of held-out users
-        known.append(query)
-        pairs["query"] = (query.user, query.item)
+        parts["query"] = query
+        seen.append("query")
+    pairs = {name: (rows.user, rows.item) for name, rows in parts.items()}
     if protocol.max_users:
-        some = _drawn_users(pairs[part][0], split.train.num_users, protocol)
-        pairs = {name: _of_users(some, *rows) for name, rows in pairs.items()}
-    else:
-        some = None
-    cold = protocol.candidates == "cold"
-    key = keys.derive(
-        jax.random.key(0), keys.Purpose.EVALUATION, 0 if part == "val" else 1
-    )
+        chosen = _drawn_users(pairs[part][0], split.train.num_users, protocol)
+        pairs = {name: (u[chosen[u]], i[chosen[u]]) for name, (u, i) in pairs.items()}
+    number = 0 if part == "val" else 1
     return make_targets(
         positives=pairs[part],
-        known=[_of_users(some, p.user, p.item) for p in known],
+        known=[pairs[name] for name in seen],
         touched=list(pairs.values()),
-        pool=split.info.get(f"{part}_items") if cold else None,
+        pool=split.info.get(f"{part}_items") if protocol.candidates == "cold" else None,
         num_users=split.train.num_users,
         num_items=split.train.num_items,
         protocol=protocol,
-        key=key,
+        key=keys.derive(jax.random.key(0), keys.Purpose.EVALUATION, number),
     )
 
 
 def _drawn_users(user: np.ndarray, num_users: int, protocol: Protocol) -> np.ndarray:
-    """`[U]` bool: the users evaluated of those with something to find."""
+    """`[U]` bool: users to evaluate, drawn from those with an item to find."""
     order = np.random.default_rng(protocol.candidate_seed).permutation(num_users)
     wanted = np.zeros(num_users, bool)
     wanted[user] = True
@@ -63,39 +56,18 @@ def _drawn_users(user: np.ndarray, num_users: int, protocol: Protocol) -> np.nda
     return chosen
 
 
-def _of_users(some: np.ndarray | None, user: np.ndarray, item: np.ndarray):
-    """The interactions of some users; `None` is everybody."""
-    if some is None:
-        return user, item
-    here = some[user]
-    return user[here], item[here]
-
-
-def _no_exclusions(users: int) -> dict[str, Any]:
-    nothing = np.zeros(users, np.int32)
-    return {"exclude_offset": nothing, "exclude_size": nothing}
-
-
 def _same_shapes(parts: list[Targets]) -> list[Targets]:
     """Pads targets so that one compiled evaluation serves validation and test.
 
-    Under sampled candidates nothing is excluded by id, so exclusions are dropped.
+    Sampled candidates exclude no items by id, so their exclusions are dropped.
     """
     if not parts:
         return []
     if all(part.candidates is not None for part in parts):
-        parts = [
-            dataclasses.replace(
-                part,
-                exclude_items=part.exclude_items[-1:],
-                max_exclude=1,
-                **_no_exclusions(len(part.user)),
-            )
-            for part in parts
-        ]
+        parts = [_without_exclusions(part) for part in parts]
     flat = max(len(part.exclude_items) for part in parts)
     width = max(part.positives.shape[1] for part in parts)
-    exclude = max(part.max_exclude for part in parts)
+    most = max(part.max_exclude for part in parts)
 
     def pad(array: Any, axis: int, length: int, value: int) -> Any:
         widths = [(0, 0)] * array.ndim
@@ -107,7 +79,18 @@ def _same_shapes(parts: list[Targets]) -> list[Targets]:
             part,
             positives=pad(part.positives, 1, width, part.num_items),
             exclude_items=pad(part.exclude_items, 0, flat, part.num_items),
-            max_exclude=exclude,
+            max_exclude=most,
         )
         for part in parts
     ]
+
+
+def _without_exclusions(part: Targets) -> Targets:
+    zeros = np.zeros(len(part.user), np.int32)
+    return dataclasses.replace(
+        part,
+        exclude_items=part.exclude_items[-1:],
+        max_exclude=1,
+        exclude_offset=zeros,
+        exclude_size=zeros,
+    )

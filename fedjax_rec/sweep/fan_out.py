@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedjax_rec.experiment.own_module import load_modules, loaded_modules
 from fedjax_rec.sweep.grouping import groups_of
 from fedjax_rec.sweep.store import Point
 
@@ -80,7 +81,12 @@ def run_in_processes(
     """
     share = max(1, (memory or _free_bytes() // 2) // jobs)
     context = multiprocessing.get_context("spawn")  # JAX has threads: no fork
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        jobs,
+        mp_context=context,
+        initializer=load_modules,  # points may have classes of a config file
+        initargs=([str(module.__file__) for module in loaded_modules()],),
+    ) as pool:
         running = {
             pool.submit(work, task, folder, share): task
             for task in tasks_of(points, jobs)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedjax_rec.experiment.own_module import loaded_modules
 from fedjax_rec.sweep.fan_out import Done, report, tasks_of, work
 from fedjax_rec.sweep.store import Point
 
@@ -35,6 +36,8 @@ def run_on_ray(
             log_to_driver=False,
             include_dashboard=False,
         )
+    for module in loaded_modules():  # points may have classes of a config file
+        ray.cloudpickle.register_pickle_by_value(module)
     try:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         workers = jobs if jobs > 1 else max(1, cpus)

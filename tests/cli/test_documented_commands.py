@@ -13,6 +13,7 @@ from fedjax_rec.cli.arguments import apply_flags, read_arguments
 from fedjax_rec.cli.config_file import load_configs, named_config
 from fedjax_rec.cli.data import Describe, data_of
 from fedjax_rec.cli.explain import part
+from fedjax_rec.cli.options import Train
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep import space
@@ -43,12 +44,12 @@ BASES = [
 """Experiments that `CONFIG` may stand for; one of them has to have the fields."""
 
 
-@pytest.mark.parametrize("words", commands())
+@pytest.mark.parametrize("words", list(commands()))
 def test_commands_have_valid_flags(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     command, *args = words
     assert command in COMMANDS
-    options = {"train": train.Train, "sweep": sweep.Sweep, "data": Describe}[command]()
+    options = {"train": Train, "sweep": sweep.Sweep, "data": Describe}[command]()
     if command == "data":
         args = args[1:]
     config, args = named_config(args)

@@ -107,7 +107,7 @@ def test_mistakes_are_shown_before_anything_runs(folder, write, fails, args, exp
 
 
 def test_a_crash_leaves_a_readable_folder(folder, write, monkeypatch):
-    def run(self, listen, rest=None, rest_every=0, watch=None):
+    def run(self, listen, *_):
         listen({"event": "round", "round": 1, "seconds": 0.1, "loss": 0.5})
         raise KeyboardInterrupt
 

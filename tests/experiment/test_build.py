@@ -53,6 +53,7 @@ from fedjax_rec import (
     Uniform,
     build,
 )
+from fedjax_rec.algorithms.text_path import lifted_path
 from fedjax_rec.core.optimizers import Adam, Momentum
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.experiment import registry
@@ -251,6 +252,7 @@ def test_profiles_by_hand():
     result = simulation(wrapper=Guided(profile=ClientProfile(clip=0.5)))
     train = result.split.train
     centered = EMBEDDING - EMBEDDING.mean(0)
+    assert result.recipe.constants is not None
     profiles = result.recipe.constants["profile"]
     for client in range(24):
         (user,) = np.flatnonzero(result.client_of_user == client)[:1]
@@ -408,29 +410,17 @@ def test_absurd_settings_are_refused_at_once(make, message):
     ],
     ids=repr,
 )
-def test_steps_of_local_training(algorithm, steps, momentum, monkeypatch):
+def test_steps_of_local_training(algorithm, steps, momentum):
     """10 examples make so many steps, and none make none."""
     if isinstance(algorithm, FedFM):
-        monkeypatch.setattr(
-            "fedjax_rec.algorithms.text_path.choose", lambda *_: _text_path()
-        )
-    local = made(algorithm=algorithm).local
+        context = recipe_of(SMALL)[1]
+        local = algorithm.on(lifted_path(6, algorithm.dim), context).local
+    else:
+        local = made(algorithm=algorithm).local
+    assert local.steps is not None
     counts = local.steps(jnp.array([10.0, 0.0]))
     np.testing.assert_array_equal(counts, [steps, 0])
     assert local.momentum == momentum
-
-
-def _text_path():
-    from fedjax_rec.algorithms.text_path import TextPath
-    from fedjax_rec.models.item_tower import cached_tower
-    from fedjax_rec.models.start import principal
-
-    projection, center = principal(EMBEDDING, 4)
-    values = dict.fromkeys(TextPath._fields, None)
-    values |= {"name": "embedding", "tower": cached_tower(6), "frozen": {}}
-    values |= {"projection": projection, "center": center, "facts": {}, "why": ""}
-    values |= {"pair_flops": 0.0, "weight_bytes": 0, "fixed": ()}
-    return TextPath(**values)
 
 
 @pytest.mark.parametrize(
@@ -527,8 +517,7 @@ def test_build_visits_few_modules_and_asks_no_object_about_its_class():
     for name in visited:
         path = ROOT / f"{name.replace('.', '/')}.py"
         for node in ast.walk(ast.parse(path.read_text())):
-            call = isinstance(node, ast.Call) and ast.unparse(node.func)
-            if call == "isinstance":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
                 asked.append(ast.unparse(node.args[1]))
     plain = {"type", "numbers.Integral", "bool | int | float | str", "np.memmap"}
     assert set(asked) <= plain

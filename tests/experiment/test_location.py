@@ -1,6 +1,7 @@
 """Where a population is kept: by memory, or as asked for."""
 
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,19 +36,22 @@ def test_bytes_by_hand(built):
     assert population_bytes(recipe, clients) == 12 * 4 * 4 + arrays
 
 
-def mesh(limit, size=1):
-    device = types.SimpleNamespace(memory_stats=lambda: limit)
+def mesh(stats, size=1) -> Any:
+    """A mesh of devices with some memory."""
+    device = types.SimpleNamespace(memory_stats=lambda: stats)
     return types.SimpleNamespace(local_devices=[device], size=size)
 
 
 @pytest.mark.parametrize("location", ["device", "host", "disk"])
 def test_a_location_that_is_named_is_taken(built, location):
-    config = StoreConfig(location=location)
-    assert choose_location(config, *built, mesh({"bytes_limit": 1})) == location
+    recipe, clients = built
+    config, small = StoreConfig(location=location), mesh({"bytes_limit": 1})
+    assert choose_location(config, recipe, clients, small) == location
 
 
 def test_the_device_if_less_than_half_of_its_memory_is_needed(built):
-    size = population_bytes(*built)
+    recipe, clients = built
+    size = population_bytes(recipe, clients)
     for stats, devices, expected in (
         ({"bytes_limit": 2 * size + 1}, 1, "device"),
         ({"bytes_limit": 2 * size}, 1, "host"),
@@ -55,8 +59,8 @@ def test_the_device_if_less_than_half_of_its_memory_is_needed(built):
         (None, 1, "device"),  # a CPU
         ({}, 1, "device"),
     ):
-        config = StoreConfig()
-        assert choose_location(config, *built, mesh(stats, devices)) == expected
+        several = mesh(stats, devices)
+        assert choose_location(StoreConfig(), recipe, clients, several) == expected
 
 
 def test_arrays_become_memory_maps(built, tmp_path):

@@ -289,7 +289,7 @@ def assert_valid(text, present):
     for flag, kinds in flags:
         path = flag.replace("-", "_")
         assert path in present, text
-        slot = registry.slot_of(path)
+        slot = registry.slot_of(path) or ""
         for kind in re.split(r", | or |\+", kinds) if slot and kinds else ():
             assert kind in (*registry.SLOTS[slot], "none"), text
 
