@@ -61,19 +61,10 @@ def message_passing(num_clients: int, sigma: float, mixing: float = 1.0) -> Aggr
         An aggregator; `info` has `amp_distance`, the mean squared distance between the
         models of clients that took part, and `amp_self`, their mean `xi_ii`.
 
-    Raises:
-        ValueError: `num_clients` is below 1, `sigma` is not positive, or `mixing` not
-            in `[0, 1]`.
-
     References:
         Huang et al., Personalized Cross-Silo Federated Learning on Non-IID Data, AAAI
         2021, equations 3 to 7.
     """
-    if num_clients < 1 or not sigma > 0 or not 0 <= mixing <= 1:
-        raise ValueError(
-            f"num_clients={num_clients}, sigma={sigma}, mixing={mixing}: expected at "
-            "least one client, a positive sigma, and mixing in [0, 1]"
-        )
 
     def start(shared: Tree) -> ClientModels:
         dtype = jax.tree.leaves(shared)[0].dtype

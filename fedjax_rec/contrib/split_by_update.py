@@ -57,14 +57,8 @@ def split_by_update(
         largest cluster (1 before the split).
 
     Raises:
-        ValueError: a number is below 1; in `init`, if the cohort is smaller than the
-            number of clusters.
+        ValueError: in `init`, if the cohort is smaller than the number of clusters.
     """
-    if min(num_clusters, warm_rounds, sketch) < 1:
-        raise ValueError(
-            f"num_clusters={num_clusters}, warm_rounds={warm_rounds}, sketch={sketch}: "
-            "expected at least 1"
-        )
     models = by_cluster(inner, num_clusters + 1)
 
     def others(tree: Tree) -> Tree:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Params, Recipe, Stack
+from fedjax_rec.core.contracts import Model, Params, Recipe, Stack
 
 
 def select(stack: Tree, index: Array | int) -> Tree:
@@ -70,23 +70,17 @@ def stacked(
     model, extra = recipe.model, dict(shared or {})
 
     def init(key: Array) -> Params:
-        first = model.init(key)
-        if equal_start:
-            models = jax.tree.map(
-                lambda x: jnp.broadcast_to(x, (count, *x.shape)), first.shared
-            )
-        else:
-            keys = jax.random.split(jax.random.fold_in(key, 1), count)
-            models = jax.vmap(lambda k: model.init(k).shared)(keys)
-        return Params(
-            shared={**rows_first(models), **extra},
-            personal={**first.personal, **personal},
-        )
+        models, own = _draw(model, count, equal_start, key)
+        return Params(shared={**models, **extra}, personal={**own, **personal})
+
+    def without(groups: Tree, names: Mapping[str, Array]) -> Tree:
+        return {name: part for name, part in groups.items() if name not in names}
 
     def take(params: Params) -> Params:
-        models = {n: part for n, part in params.shared.items() if n not in extra}
-        own = {n: part for n, part in params.personal.items() if n not in personal}
-        return Params(shared=select(models, index_of(params)), personal=own)
+        return Params(
+            shared=select(without(params.shared, extra), index_of(params)),
+            personal=without(params.personal, personal),
+        )
 
     def loss(params: Params, frozen, batch, key):
         return model.loss(take(params), frozen, batch, key)
@@ -96,7 +90,7 @@ def stacked(
 
     def lift(shared: Tree, frozen: Tree, axis: str | None = None) -> Tree:
         assert model.lift is not None
-        models = {n: part for n, part in shared.items() if n not in extra}
+        models = without(shared, extra)
         each = [model.lift(select(models, s), frozen, axis=axis) for s in range(count)]
         lifted = rows_first(jax.tree.map(lambda *xs: jnp.stack(xs), *each))
         return {**lifted, **{name: shared[name] for name in extra}}
@@ -115,3 +109,16 @@ def stacked(
             per_client=(*recipe.local.per_client, "each client has a model of its own"),
         ),
     )
+
+
+def _draw(model: Model, count: int, equal: bool, key: Array) -> tuple[Tree, Tree]:
+    """A stack of models and the personal parameters, before the first round."""
+    first = model.init(key)
+    if equal:
+        models = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (count, *x.shape)), first.shared
+        )
+    else:
+        keys = jax.random.split(jax.random.fold_in(key, 1), count)
+        models = jax.vmap(lambda k: model.init(k).shared)(keys)
+    return rows_first(models), first.personal
