@@ -504,12 +504,13 @@ def imported_by(name):
     """All modules of the room that a module imports, itself included."""
     names = {name}
     for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
-        room = isinstance(node, ast.ImportFrom) and node.module == ROOM
-        if room:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        module = node.module or ""
+        if module == ROOM:
             names |= {n for alias in node.names for n in imported_by(alias.name)}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            if node.module.startswith(f"{ROOM}."):
-                names |= imported_by(node.module.rpartition(".")[2])
+        elif module.startswith(f"{ROOM}."):
+            names |= imported_by(module.rpartition(".")[2])
     return names
 
 
