@@ -157,7 +157,11 @@ OWN = '''
 
     def get_config():
         return Experiment(
-            name="own", data=Doubled(), algorithm=Halved(dim=4), rounds=1, eval_every=1
+            name="own",
+            data=Doubled(),
+            algorithm=Halved(dim=4, feedback="explicit", client_lr=0.01),
+            rounds=1,
+            eval_every=1,
         )
 '''
 

@@ -30,7 +30,5 @@ def test_classes_of_a_file_are_pickled_and_found_in_another_process(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("")
-    with pytest.raises(
-        ImportError, match=r"mine.txt is no Python file; expected"
-    ):
+    with pytest.raises(ImportError, match=r"mine.txt is no Python file; expected"):
         load_module(tmp_path / "mine.txt")
