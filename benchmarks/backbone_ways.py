@@ -34,7 +34,8 @@ from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
 from fedjax_rec.models.adapters.lora import LoRA
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
 from fedjax_rec.models.two_tower import two_tower
-from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
+from fedjax_rec.simulation.chunks import chunk_sizes
+from fedjax_rec.simulation.round import federated
 
 BATCH, STEPS, RANK, ALPHA, DIM, RATE = 8, 2, 8, 16.0, 32, 0.1
 TARGETS = ("attention/query", "attention/value")
@@ -174,7 +175,7 @@ class Ours:
         per_chunk = path.chunk * STEPS * BATCH
         per_chunk = per_chunk or default_examples_per_chunk(1, texts=bool(path.layers))
         self.chunks = chunk_sizes(self.data, per_chunk, clients)
-        algorithm = make_algorithm(self.recipe, self.chunks)
+        algorithm = federated(self.recipe, self.chunks)
 
         def one_round(state, personal, data, frozen):
             ids = jnp.arange(clients)

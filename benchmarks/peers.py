@@ -44,14 +44,16 @@ class Ours:
         from fedjax_rec.aggregators import means
         from fedjax_rec.clients.local import Phase, local_update
         from fedjax_rec.core import rows
-        from fedjax_rec.core.contracts import Cohort, Recipe, ServerState
+        from fedjax_rec.core.contracts import Recipe
+        from fedjax_rec.core.rounds import Cohort, ServerState
         from fedjax_rec.data.clients import make_client_data
         from fedjax_rec.data.interactions import Entities, make_interactions
         from fedjax_rec.data.pairs import explicit_pairs
         from fedjax_rec.data.partition import PerUser
         from fedjax_rec.experiment.build import default_examples_per_chunk
-        from fedjax_rec.models import MODELS
-        from fedjax_rec.simulation.round import chunk_sizes, make_algorithm
+        from fedjax_rec.models.factorization import matrix_factorization
+        from fedjax_rec.simulation.chunks import chunk_sizes
+        from fedjax_rec.simulation.round import federated
 
         train = make_interactions(
             user=np.repeat(np.arange(CLIENTS), PAIRS),
@@ -61,7 +63,7 @@ class Ours:
             items=Entities(ids=[str(i) for i in range(ITEMS)]),
         )
         self.data = make_client_data(train, PerUser().partition(train))
-        model = MODELS["matrix_factorization"](ITEMS, dim=DIM)
+        model = matrix_factorization(ITEMS, DIM)
         phase = Phase(lambda h: optax.sgd(RATE), row_rate=lambda h: RATE)
         recipe = Recipe(
             model=model,
@@ -73,7 +75,7 @@ class Ours:
             hparams={},
         )
         chunks = chunk_sizes(self.data, default_examples_per_chunk(1), COHORT)
-        algorithm = make_algorithm(recipe, chunks)
+        algorithm = federated(recipe, chunks)
 
         def one_round(state, personal, data, ids):
             cohort = Cohort(ids=ids, rows=ids, personal=personal)
