@@ -1,13 +1,12 @@
-"""Distance of the mean of LoRA's factors from the mean of the clients' products.
+"""Distance between the mean of LoRA's factors and the mean of the clients' products.
 
     python benchmarks/lora_gap.py [--alphas 0.03 0.1 0.3 1 3 30] [--seeds 5]
         [--rounds 3] [--client-lr 0.1] [--backbone tiny|minilm] [--output docs/lora_gap]
 
-Clients hold ten synthetic users each, whose tastes are skewed by genre: the smaller the
-concentration alpha, the more clients differ. `lora_gap` of a round is the
-Frobenius norm of `mean(A_i B_i) - mean(A_i) mean(B_i)` over that of `mean(A_i B_i)`, of
-all adapted maps.
-Writes OUTPUT.json and OUTPUT.png.
+Each of 32 clients holds ten synthetic users with tastes skewed by genre: the smaller
+the concentration alpha, the more clients differ. The `lora_gap` of a round is the
+Frobenius norm of `mean(A_i B_i) - mean(A_i) mean(B_i)` divided by that of
+`mean(A_i B_i)`, over all adapted maps. Writes OUTPUT.json and OUTPUT.png.
 """
 
 import argparse
@@ -15,7 +14,23 @@ import json
 import os
 import pathlib
 import statistics
-import sys
+
+import harness
+
+from fedjax_rec import (
+    SGD,
+    BackboneConfig,
+    Dirichlet,
+    Execution,
+    Experiment,
+    FedFM,
+    FedIT,
+    History,
+    Joint,
+    LoRA,
+    SyntheticData,
+    build,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -37,32 +52,17 @@ def main() -> None:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     if min(args.alphas) <= 0:
         parser.error(f"--alphas must be positive, got {min(args.alphas)}")
-    os.environ.setdefault("NPROC", "1")
+    os.environ.setdefault("NPROC", "1")  # as the command line does, see session.py
     gaps = {}
     for alpha in args.alphas:
-        each = [gap(alpha, seed, args) for seed in range(args.seeds)]
-        gaps[alpha] = each
-        shown = ", ".join(f"{g:.4f}" for g in each)
-        print(f"alpha {alpha:g}: {shown}", file=sys.stderr, flush=True)
+        gaps[alpha] = [last_gap(alpha, seed, args) for seed in range(args.seeds)]
+        shown = ", ".join(f"{gap:.4f}" for gap in gaps[alpha])
+        harness.progress(f"alpha {alpha:g}: {shown}")
     write(gaps, args.output)
 
 
-def gap(alpha: float, seed: int, args) -> float:
-    from fedjax_rec import (
-        SGD,
-        BackboneConfig,
-        Dirichlet,
-        Execution,
-        Experiment,
-        FedFM,
-        FedIT,
-        History,
-        Joint,
-        LoRA,
-        SyntheticData,
-        build,
-    )
-
+def last_gap(alpha: float, seed: int, args: argparse.Namespace) -> float:
+    """`lora_gap` of the last round."""
     experiment = Experiment(
         name="lora_gap",
         data=SyntheticData(num_users=320, num_items=300, num_interactions=9000),
@@ -70,9 +70,9 @@ def gap(alpha: float, seed: int, args) -> float:
         algorithm=FedFM(
             adapter=LoRA(targets=("ffn/down",)),
             users=History(length=8),
+            training=Joint(optimizer=SGD(lr=args.client_lr)),
             negatives=2,
             batch_size=96,
-            training=Joint(optimizer=SGD(lr=args.client_lr)),
         ),
         wrapper=FedIT(),
         backbone=BackboneConfig(name=args.backbone),
@@ -85,6 +85,7 @@ def gap(alpha: float, seed: int, args) -> float:
 
 
 def write(gaps: dict[float, list[float]], output: pathlib.Path) -> None:
+    """Writes the values and a plot of them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.5), layout="constrained")
@@ -93,7 +94,7 @@ def write(gaps: dict[float, list[float]], output: pathlib.Path) -> None:
     axes.plot(alphas, [statistics.median(gaps[a]) for a in alphas], color="C0")
     for alpha in alphas:
         axes.plot([alpha] * len(gaps[alpha]), gaps[alpha], "o", color="C0")
-    axes.set(xscale="log", yscale="log", title="a dot a seed, and the median")
+    axes.set(xscale="log", yscale="log", title="one dot per seed, and the median")
     axes.set(xlabel="Dirichlet alpha (small: clients differ)", ylabel="lora_gap")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

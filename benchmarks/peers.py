@@ -1,24 +1,39 @@
-"""One matrix-factorization workload, four ways: `mf256_*` of `rounds.py`.
+"""One matrix-factorization workload in four ways: `mf256_*` of `rounds.py`.
 
 6,040 clients with 64 labelled pairs each, 3,706 items, d = 32, batch 16, one epoch, a
 cohort of 256, binary cross-entropy, plain SGD on the client's user vector and on the
-items, and a server that takes the mean of the item tables. Every way sees the same
-pairs, start and cohorts, and must end with the same parameters.
+items, and a server that takes the mean of the item tables. All ways have the same
+pairs, initial values and cohorts, and have to end with the same parameters.
 """
 
-import sys
 import time
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fedjax_rec.aggregators import means
+from fedjax_rec.clients.local import Phase, local_update
+from fedjax_rec.core import rows
+from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.rounds import Cohort, ServerState
+from fedjax_rec.data.clients import make_client_data
+from fedjax_rec.data.interactions import Entities, make_interactions
+from fedjax_rec.data.pairs import explicit_pairs
+from fedjax_rec.data.partition import PerUser
+from fedjax_rec.experiment.build import default_examples_per_chunk
+from fedjax_rec.models.factorization import matrix_factorization
+from fedjax_rec.simulation.chunks import chunk_sizes
+from fedjax_rec.simulation.round import federated
+
 CLIENTS, PAIRS, ITEMS, DIM, BATCH, COHORT, RATE = 6040, 64, 3706, 32, 16, 256, 0.5
 
 
-def workload():
+def workload() -> tuple[np.ndarray, ...]:
+    """Items and labels `[N, PAIRS]`, initial item table `[I, d]`, users `[N, d]`."""
     rng = np.random.default_rng(0)
     popularity = 1 / np.arange(1, ITEMS + 1) ** 0.8
     keys = rng.exponential(size=(CLIENTS, ITEMS)) / popularity
@@ -29,7 +44,8 @@ def workload():
     return items, labels, table, users
 
 
-def cohorts(rounds):
+def cohorts(rounds: int) -> list[np.ndarray]:
+    """Client ids `[C]` of each round."""
     rng = np.random.default_rng(1)
     return [
         np.sort(rng.choice(CLIENTS, COHORT, replace=False)).astype(np.int32)
@@ -41,20 +57,6 @@ class Ours:
     """The engine: row tables, chunked `vmap`."""
 
     def __init__(self, items, labels, table, users):
-        from fedjax_rec.aggregators import means
-        from fedjax_rec.clients.local import Phase, local_update
-        from fedjax_rec.core import rows
-        from fedjax_rec.core.contracts import Recipe
-        from fedjax_rec.core.rounds import Cohort, ServerState
-        from fedjax_rec.data.clients import make_client_data
-        from fedjax_rec.data.interactions import Entities, make_interactions
-        from fedjax_rec.data.pairs import explicit_pairs
-        from fedjax_rec.data.partition import PerUser
-        from fedjax_rec.experiment.build import default_examples_per_chunk
-        from fedjax_rec.models.factorization import matrix_factorization
-        from fedjax_rec.simulation.chunks import chunk_sizes
-        from fedjax_rec.simulation.round import federated
-
         train = make_interactions(
             user=np.repeat(np.arange(CLIENTS), PAIRS),
             item=items.reshape(-1),
@@ -63,7 +65,7 @@ class Ours:
             items=Entities(ids=[str(i) for i in range(ITEMS)]),
         )
         self.data = make_client_data(train, PerUser().partition(train))
-        model = matrix_factorization(ITEMS, dim=DIM)
+        model = matrix_factorization(ITEMS, DIM)
         phase = Phase(lambda h: optax.sgd(RATE), row_rate=lambda h: RATE)
         recipe = Recipe(
             model=model,
@@ -104,7 +106,7 @@ class Ours:
 
 
 def whole_table_client(table, user, items, labels):
-    """One client on a table of its own: what a plain `vmap` maps over."""
+    """One client, which trains a copy of the whole table."""
 
     def loss(params, batch):
         table, user = params
@@ -122,7 +124,7 @@ def whole_table_client(table, user, items, labels):
 
 
 class DenseVmap:
-    """All clients of the cohort in one `vmap`, a whole table each."""
+    """All clients of the cohort in one `vmap`, with a whole table for each."""
 
     def __init__(self, items, labels, table, users):
         self.items, self.labels = jnp.asarray(items), jnp.asarray(labels)
@@ -149,10 +151,10 @@ class DenseVmap:
 
 
 class DrJax(DenseVmap):
-    """The same client under DrJAX's broadcast, map and reduce."""
+    """The same client in DrJAX's broadcast, map and reduce."""
 
     def make_round(self):
-        import drjax
+        import drjax  # pyright: ignore[reportMissingImports]
 
         @drjax.program(placements={"clients": COHORT})
         def train(table, users, items, labels):
@@ -170,10 +172,10 @@ class DrJax(DenseVmap):
 
 
 class Torch:
-    """A plain loop over clients, as published code has it."""
+    """A sequential loop over clients, as in published code."""
 
     def __init__(self, items, labels, table, users):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         self.torch = torch
         self.items = torch.from_numpy(items.astype(np.int64))
@@ -190,10 +192,10 @@ class Torch:
             user = self.users[client].clone().requires_grad_(True)
             optimizer = torch.optim.SGD([table, user], lr=RATE)
             for first in range(0, PAIRS, BATCH):
-                at = slice(first, first + BATCH)
+                batch = slice(first, first + BATCH)
                 optimizer.zero_grad()
-                logits = table[self.items[client, at]] @ user
-                criterion(logits, self.labels[client, at]).backward()
+                logits = table[self.items[client, batch]] @ user
+                criterion(logits, self.labels[client, batch]).backward()
                 optimizer.step()
             total += table.detach()
             self.users[client] = user.detach()
@@ -204,7 +206,7 @@ class Torch:
 
 
 def compare(repeats: int) -> dict[str, float]:
-    """Median seconds a round of each way, and the ratios to ours."""
+    """Median seconds per round of each way, and ratios to ours."""
     data = workload()
     ways = {"ours": Ours, "dense_vmap": DenseVmap, "drjax": DrJax, "torch": Torch}
     running, seconds = {}, {}
@@ -213,10 +215,7 @@ def compare(repeats: int) -> dict[str, float]:
             running[name] = way(*data)
             seconds[name] = []
         except ImportError as error:
-            print(
-                f"  {name} left out: {error}; install fedjax-rec[bench]",
-                file=sys.stderr,
-            )
+            harness.progress(f"  {name} left out: {error}; install fedjax-rec[bench]")
     for ids in cohorts(repeats + 1):  # the first round compiles
         for name, way in running.items():
             started = time.perf_counter()
@@ -230,10 +229,9 @@ def compare(repeats: int) -> dict[str, float]:
             for a, b in zip(way.parameters(), expected, strict=True)
         )
         median = float(np.median(seconds[name][1:]))
-        print(
+        harness.progress(
             f"  {name}: {median:.4f} s a round, {COHORT / median:,.0f} clients/s, "
-            f"end parameters differ from ours by {gap:.1e}",
-            file=sys.stderr,
+            f"final parameters differ from ours by {gap:.1e}"
         )
         if gap > 1e-5:
             raise SystemExit(f"{name} computed something else: {gap:.1e} > 1e-5")
