@@ -84,7 +84,10 @@ def test_links_lead_to_files_and_headings(page):
 def headings(page):
     """Anchors of a page's headings, as GitHub makes them."""
     lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-") for line in lines}
+    return {
+        re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-")
+        for line in lines
+    }
 
 
 @every_page
