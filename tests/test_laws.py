@@ -427,19 +427,13 @@ def test_a_round_is_a_python_loop_over_clients(name):
         weight = float(result.weight) if by_examples else 1.0
         weight_sum += weight
         for part, delta in result.delta.items():
-            if not rows.is_rows(delta):
-                add = functools.partial(added, weight)
-                sums[part] = jax.tree.map(add, sums[part], delta, is_leaf=rows.is_table)
-                continue
-            table = sums[part].values
-            np.add.at(
-                table,
-                np.minimum(delta.ids, len(table) - 1),
-                weight * np.asarray(delta.values * (delta.ids < len(table))[:, None]),
-            )
-            seen = touched.setdefault(part, np.zeros(len(table)))
-            ids = np.unique(delta.ids)
-            seen[ids[ids < len(table)]] += weight
+            add = functools.partial(added, weight)
+            sums[part] = jax.tree.map(add, sums[part], delta, is_leaf=rows.is_table)
+            if rows.is_rows(delta):
+                length = len(sums[part].values)
+                seen = touched.setdefault(part, np.zeros(length))
+                ids = np.unique(delta.ids)
+                seen[ids[ids < length]] += weight
     if rule == Sum():
         mean = sums
     else:
