@@ -1,5 +1,6 @@
 """Flags of a command: options of its own, and the fields of an experiment."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
@@ -118,6 +119,20 @@ def apply_flags(
         else:
             chosen[path] = value
     return with_values(options, chosen), with_values(experiment, changes)
+
+
+def read_options(flags: Sequence[Flag], options: _Options) -> _Options:
+    """Options of a command without an experiment, with the values of flags.
+
+    Raises:
+        UserError: there is no such flag, or a value is not right.
+    """
+    return apply_flags(flags, options, _NoFields())[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoFields:
+    pass
 
 
 def _is_part(settings: object, path: str) -> bool:

@@ -25,7 +25,12 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.arguments import (
+    apply_flags,
+    read_arguments,
+    read_options,
+    usage,
+)
 from fedjax_rec.cli.config_file import check_data, in_flags, load_config
 from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.settings import Experiment
@@ -72,7 +77,7 @@ def prepare(source: str, args: list[str]) -> None:
         print(f"usage: fedjax-rec data prepare {source} [--FIELD VALUE]\n")
         print("\n".join(explain.fields(settings, "")))
         return
-    settings = apply_flags(flags, settings, _NoFields())[0]
+    settings = read_options(flags, settings)
     check_data(settings, "--")
     set_up_jax()
     data = settings.load(progress=True)
@@ -130,11 +135,6 @@ def describe(name: str, args: list[str]) -> None:
         except (ImportError, OSError, ValueError) as error:
             raise UserError(f"{options.plot}: {error}") from error
         print(f"written: {options.plot}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _NoFields:
-    pass
 
 
 def data_of(source: str) -> SyntheticData | FileData | CsvData:

@@ -3,19 +3,23 @@
 import dataclasses
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
+from fedjax_rec.cli.arguments import read_arguments, read_options, usage
 from fedjax_rec.runs.folder import CONFIG, Run, RunFolder, read_run
 from fedjax_rec.storage.errors import UserError, writable
 
-DOC = """\
+HELP = """\
+usage: fedjax-rec report RUN [RUN ...] [--output FOLDER]
+
 Compares finished runs: one line per configuration, with mean and standard deviation if
 runs differ only by seed, and rankers that learn nothing. Runs under different
-protocols or on different data are not comparable: the differences are listed.
+protocols or on different data are not comparable: the differences are listed. A RUN is
+a run's folder, or a folder that holds some. FOLDER gets comparison.md and, with the
+extra `analysis`, curves.png.
 
-fedjax-rec report runs/quickstart-fedfm-synthetic-s0
-fedjax-rec report runs/* --output comparison
+  fedjax-rec report runs/quickstart-fedfm-synthetic-s0
+  fedjax-rec report runs/* --output comparison
 """
 
 
@@ -24,20 +28,24 @@ class Report:
     """Options of `report`.
 
     Attributes:
-        runs: run folders, or folders that hold run folders.
         output: folder for comparison.md and, with the extra `analysis`, curves.png.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
     output: Path | None = None
 
 
 def main(args: list[str]) -> int:
     """Runs the command."""
-    options = tyro.cli(Report, args=args, prog="fedjax-rec report", description=DOC)
+    first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    flags, asked = read_arguments(args[first:])
+    if asked is not None:
+        return usage(HELP, args)
+    # Runs may also follow the one value of a flag.
+    paths = [*args[:first], *(path for _, values in flags for path in values[1:])]
+    options = read_options([(name, values[:1]) for name, values in flags], Report())
+    runs = find_runs(tuple(map(Path, paths)))
     from fedjax_rec.report.run import show
 
-    runs = find_runs(options.runs)
     console = Console()
     finished = [run for run in runs if run.result is not None]
     for run in runs:

@@ -57,10 +57,7 @@ def fails(capsys):
 
     def fails(*args):
         capsys.readouterr()
-        try:
-            status = main(list(args))
-        except SystemExit as stopped:  # tyro ends the process itself
-            status = stopped.code
+        status = main(list(args))
         output = capsys.readouterr()
         assert status == 2
         assert "Traceback" not in output.err

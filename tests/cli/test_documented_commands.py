@@ -17,6 +17,7 @@ from fedjax_rec.cli.options import Train
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep import space
+from tests.test_docs import files_in
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -44,9 +45,18 @@ BASES = [
 """Experiments that `CONFIG` may stand for; one of them has to have the fields."""
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with the configs, and the modules of docs/extending.md."""
+    for name, text in files_in("docs/extending.md").items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
 @pytest.mark.parametrize("words", list(commands()))
-def test_commands_have_valid_flags(words, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_commands_have_valid_flags(words, folder):
     command, *args = words
     assert command in COMMANDS
     options = {"train": Train, "sweep": sweep.Sweep, "data": Describe}[command]()
