@@ -3,7 +3,7 @@
 fedjax-rec train configs/embedding_minilm_ml100k.py --data.dir ~/ml-100k
 
 Expect HR@10 .145 +- .006 and NDCG@10 .0757 +- .0004 of all items over seeds 0 to 2
-(PFedRec .136 / .069 and popularity .084 / .043 beside it). About a minute on 2 cores.
+(controls: PFedRec .136 / .069, popularity .084 / .043). About a minute on 2 cores.
 """
 
 from fedjax_rec import (

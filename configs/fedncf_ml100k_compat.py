@@ -5,7 +5,7 @@ fedjax-rec train configs/fedncf_ml100k_compat.py --data.dir ~/ml-100k
 For comparison with published figures only: training negatives avoid the test items, so
 that a ranker with no model (row "draw count") does as well.
 
-Expect HR@10 .597, NDCG@10 .351 (round 100; published: .607 / .339), and beside it
+Expect HR@10 .597, NDCG@10 .351 (round 100; published: .607 / .339); controls:
 popularity .418 / .237, draw count 1.000 / .983,
 random .107 / .047. A higher rate gives more:
 .650 / .370 at --algorithm.client-lr 0.5. About 4 minutes on 2 cores.

@@ -2,8 +2,8 @@
 
 fedjax-rec sweep configs/guided_ml100k.py --data.dir ~/ml-100k
 
-Expect NDCG@10 of .157 to .160 from all five, and worst deciles of .073 to .077 whose
-intervals all meet (docs/aggregation.md). About 4 minutes on 2 cores.
+Expect NDCG@10 of .157 to .160 from all five, and worst deciles of .073 to .077
+with intervals that all meet (docs/aggregation.md). About 4 minutes on 2 cores.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from fedjax_rec import (
 
 
 def get_config() -> tuple[Experiment, ...]:
-    """A mean by examples; guided by profiles, by false ones, and by deltas alone."""
+    """A mean by examples; guided by profiles, by false ones, and by deltas."""
     mean = Experiment(
         name="mean",
         data=FileData(source="movielens-100k"),

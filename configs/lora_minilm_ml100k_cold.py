@@ -1,4 +1,4 @@
-"""LoRA on MiniLM for items nobody has trained on, MovieLens 100K.
+"""LoRA on MiniLM for items without training data, MovieLens 100K.
 
 fedjax-rec train configs/lora_minilm_ml100k_cold.py --data.dir ~/ml-100k
 

@@ -6,8 +6,8 @@ The population lies in memory maps: personal state in a temporary folder
 (`--store.folder` sets it), the data in the cache, 4.2 GB of it. Every round
 brings 1,000 clients to the devices, and 2,000 users are evaluated.
 
-Measured on 2 cores beside other jobs: 17 minutes and 15.4 GB at the peak, most of both
-for making the interactions; 100 rounds took 73 s, of which the devices waited 0 %. The
+Measured on 2 cores with other jobs: 17 minutes and 15.4 GB at the peak, most of both
+for making the interactions; 100 rounds took 73 s, with the devices waiting 0 %. The
 next run finds the data in the cache: 37 s and 3.7 GB for 20 rounds. A hundred rounds of
 a thousandth of the clients learn little: HR@10 .0020, popularity .0270. `--data.num-
 users 100000 --data.num-interactions 10000000` is a tenth of it.

@@ -5,7 +5,7 @@ fedjax-rec train configs/pfedrec_ml100k_compat.py --data.dir ~/ml-100k
 For comparison with published figures only: training negatives avoid the test items, so
 that a ranker with no model (row "draw count") does as well.
 
-Expect HR@10 .729, NDCG@10 .443 (round 75; published: .716 / .434), and beside it
+Expect HR@10 .729, NDCG@10 .443 (round 75; published: .716 / .434); controls:
 popularity .418 / .237, draw count 1.000 / .983,
 random .107 / .047. 2 to 4 minutes on 2 cores.
 """

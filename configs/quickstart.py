@@ -1,4 +1,4 @@
-"""LoRA on MiniLM over a synthetic catalog: nothing to bring.
+"""LoRA on MiniLM over a synthetic catalog, without files to provide.
 
 fedjax-rec train configs/quickstart.py
 
@@ -7,9 +7,9 @@ Expect HR@10 = .156 and NDCG@10 = .084 on the test, ranked among all items (popu
 .080), from round 9 of 9, for seed 0. Rates and rounds were chosen by the validation of
 seed 0; seeds 0, 1 and 2 reach NDCG@10 .100, .096 and .100 there.
 
-Known items have rows of their own, which learn here what texts could tell: without the
+Known items have rows of their own, which learn here as much as texts give: without the
 adapter the validation is the same to .001; without it and with shuffled texts it is
-.099, .099 and .104. What reading is worth shows on items nobody trained on:
+.099, .099 and .104. The value of texts shows on items without training data:
 
 fedjax-rec train configs/quickstart.py --split cold_items --split.test 0.2 \\
     --protocol.candidates cold
@@ -38,7 +38,7 @@ def get_config() -> Experiment:
         data=SyntheticData(),
         algorithm=FedFM(
             adapter=LoRA(layers=1),
-            id_residual=True,  # titles tell a taste, not what is popular within it
+            id_residual=True,  # titles show a taste, not popularity within it
             training=Reconstruction(steps=5, query=0.3),
             batch_size=1_000_000,
             server_optimizer=FedAdam(lr=0.1, tau=1e-8),  # the rate of the rows

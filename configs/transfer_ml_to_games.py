@@ -1,4 +1,4 @@
-"""From films to video games: what transfers through texts alone.
+"""From films to video games: transfer through texts.
 
     fedjax-rec transfer configs/transfer_ml_to_games.py \\
         --data.dir ~/ml-latest-small --target amazon --target.data.dir ~/amazon-games
@@ -19,15 +19,15 @@ training (the target's users are the same; over users the standard error of NDCG
     few-shot, 5 local steps     .0310 ± .0023  .0168 ± .0016  .7532 ± .0058
     untrained, 5 local steps    .0311 ± .0023  .0169 ± .0016
 
-What transfers is the frozen backbone: training on films changes nothing that 5,000
-users could show, and local steps help as much without it. Popularity is below by NDCG
+The frozen backbone transfers: training on films makes no difference that 5,000 users
+could show, and local steps help as much without it. Popularity is below by NDCG
 and above by AUC. On the source, validation NDCG@10 goes from .0207 to .0232 ± .0003
 (the best of three looks at 610 users); its test is at .0062 ± .0003, below popularity,
 .0178. The spread of few-shot is that of the rate: validation chose .03, .01 and .01.
 
-The source's hyperparameters were chosen on its validation alone, most of them without
-the adapter, which is 20 times as fast. About 10 minutes on 2 shared cores, and 5 more
-the first time, for what the frozen layers say of both catalogs.
+The source's hyperparameters were chosen on its validation, most of them without the
+adapter, which is 20 times as fast. About 10 minutes on 2 shared cores, and 5 more
+the first time, for the frozen layers' states of both catalogs.
 """
 
 from fedjax_rec import (
@@ -45,7 +45,7 @@ from fedjax_rec import (
 
 
 def get_config() -> Experiment:
-    """The source: MovieLens latest-small, histories alone, everything shared."""
+    """The source: MovieLens latest-small, only histories, everything shared."""
     return Experiment(
         name="ml_to_games",
         data=FileData(source="movielens-latest-small"),

@@ -3,7 +3,7 @@
 #
 #   ./scripts/test.sh                        everything but the slow tests
 #   ./scripts/test.sh -m slow                only those
-#   ./scripts/test.sh tests/test_cli.py -n 0
+#   ./scripts/test.sh tests/cli -n 0
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 set_up dev
