@@ -6,7 +6,8 @@
 109 training and 21 test ratings of 7 users, 175 iterations in float64. Expect a
 training mean squared error (`rmse_train` squared) of 16.2649 after the first iteration
 and 0.7330 after the last, and a test RMSE of 1.3965: the published log,
-which rounds by encryption, to 3e-4. `tests/algorithms/test_fedmf.py` compares every iteration.
+which rounds by encryption, to 3e-4. `tests/algorithms/test_fedmf.py` compares every
+iteration.
 """
 
 from fedjax_rec import (
