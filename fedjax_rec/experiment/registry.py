@@ -19,6 +19,7 @@ _OPTIMIZERS = {
 _BUFFERED_RULES = {
     "median": "aggregators.robust.medians:Median",
     "trimmed_mean": "aggregators.robust.medians:TrimmedMean",
+    "meamed": "aggregators.robust.meamed:MeaMed",
     "geometric_median": "aggregators.robust.medians:GeometricMedian",
     "krum": "aggregators.robust.krum:Krum",
     "multi_krum": "aggregators.robust.krum:MultiKrum",
