@@ -54,6 +54,7 @@ _QUANTIZERS = {
     "qsgd": "codecs.quantize:QSGD",
     "rotated_qsgd": "codecs.rotate:RotatedQSGD",
     "terngrad": "codecs.quantize:TernGrad",
+    "natural": "codecs.natural:NaturalCompression",
     "drive": "codecs.rotate:Drive",
 }
 """Codecs for the values that another codec has selected."""
