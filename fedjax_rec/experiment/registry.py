@@ -130,6 +130,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "ifca": "wrappers.ifca:IFCA",
         "clustered_by_profile": "wrappers.clustered_by_profile:ClusteredByProfile",
         "fetch_sgd": "wrappers.fetch_sgd:FetchSGD",
+        "freeze": "wrappers.freeze:Freeze",
         "fedit": "wrappers.lora.fedit:FedIT",
         "fedex": "wrappers.lora.fedex:FedEx",
         "flora": "wrappers.lora.flora:FLoRA",
