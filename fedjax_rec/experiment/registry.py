@@ -95,6 +95,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "drift": "data.partition.labels:Drift",
     },
     "algorithm": {
+        "fcf": "algorithms.fcf:FCF",
         "fedavg": "algorithms.fedavg:FedAvg",
         "fedfm": "algorithms.fedfm:FedFM",
         "fedmf": "algorithms.fedmf:FedMF",
