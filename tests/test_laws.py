@@ -67,6 +67,7 @@ from fedjax_rec.models.pfedrec import personal_scorer
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, federated
 from fedjax_rec.wrappers.clustered_by_profile import ClusteredByProfile
+from fedjax_rec.wrappers.freeze import Freeze
 from fedjax_rec.wrappers.ifca import IFCA
 from fedjax_rec.wrappers.lora.fedex import FedEx
 from fedjax_rec.wrappers.lora.flexlora import FlexLoRA
@@ -201,6 +202,7 @@ OTHER_RULES = {
         FedFM(**{**FM, "training": steps(1)}), wrapper=HetLoRA(ranks=(1, 2))
     ),
     "pfedrec, top-k with feedback": case(PFedRec(**SMALL), codec=TopK()),
+    "fedncf, frozen mlp": case(FedNCF(**SMALL), wrapper=Freeze(groups=("mlp",))),
     "fedncf, colr": case(FedNCF(**SMALL), wrapper=CoLR(rank=2)),
     "fedfm, power sgd": case(FedFM(**FM), codec=PowerSGD(rank=1)),
     "fedavg, guided by updates": case(
@@ -513,6 +515,8 @@ def test_one_trace_same_bits_and_structure(name):
         assert moved["head"].pop("b") < 1e-6
         if "embedding_adapter" in moved:
             assert moved["embedding_adapter"]["up"].pop("b", 0) < 1e-6
+    if isinstance(experiment.wrapper, Freeze):
+        assert max(jax.tree.leaves(moved.pop("mlp"))) == 0
     if isinstance(experiment.wrapper, FLoRA):
         assert max(jax.tree.leaves(moved.pop("lora_b"))) == 0  # it restarts from zero
     assert min(jax.tree.leaves(moved)) > 0
