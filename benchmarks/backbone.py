@@ -34,10 +34,11 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 from typing import Any
+
+import harness
 
 NAMES = ("speed", "packed", "memory", "gpu")
 MEMORY = ("full_lora", "suffix2", "suffix1", "suffix1_uncached", "embedding", "torch")
@@ -69,24 +70,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
 
         def run(name: str) -> dict:
-            # A process each, so that a peak of memory is of one workload. This process
-            # never starts JAX, which would take the accelerator from its children.
-            command = [sys.executable, __file__, "--child", name, str(args.repeats)]
-            out = subprocess.run(
-                [*command, root], check=True, stdout=subprocess.PIPE, text=True
-            )
-            return json.loads(out.stdout.splitlines()[-1])
+            # This process never starts JAX, which would take the accelerator from its
+            # children.
+            return harness.run_child(__file__, name, str(args.repeats), root)
 
         machine = run("machine")
         for name in children(args.only, machine["backend"], args.gpu_mode_small):
-            print(f"{name} ...", file=sys.stderr, flush=True)
+            harness.progress(f"{name} ...")
             figures |= run(name)
-    report = json.dumps({"figures": figures, "machine": machine}, indent=2)
-    print(report)
-    if args.json:
-        partial = args.json.with_suffix(".partial")
-        partial.write_text(report + "\n")
-        partial.replace(args.json)
+    harness.write({"figures": figures, "machine": machine}, args.json)
 
 
 def children(parts: list[str], backend: str, small: bool) -> list[str]:
@@ -110,7 +102,7 @@ def child(name: str, repeats: int, root: str) -> dict:
 
     name, _, which = name.partition(":")
     if name == "machine":
-        return measure.machine()
+        return harness.machine("torch", "transformers", "peft")
     if name == "gpu":
         small = which == "small"
         return backbone_gpu.measure((4, 8) if small else COHORTS, repeats, small=small)

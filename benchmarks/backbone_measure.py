@@ -1,8 +1,6 @@
 """Figures of the rounds in `backbone_ways.py`: for `backbone.py`."""
 
-import importlib.metadata
 import pathlib
-import platform
 import resource
 import sys
 import time
@@ -15,25 +13,6 @@ import numpy as np
 from backbone_ways import Ours, Path, Workload
 
 CLIENTS, TEXTS = 16, 256
-
-
-def machine() -> dict[str, str | int | None]:
-    """Processor, device and versions."""
-
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": backbone_ways.cores(),
-        "python": platform.python_version(),
-        "backend": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        **{p: version(p) for p in ("jax", "torch", "transformers", "peft")},
-    }
 
 
 def same_lengths(root: str) -> Workload:

@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
-from backbone_ways import ALPHA, BATCH, RANK, RATE, STEPS, TARGETS, Workload, cores
+from backbone_ways import ALPHA, BATCH, RANK, RATE, STEPS, TARGETS, Workload
 
 from fedjax_rec.backbones import locate
+from fedjax_rec.runs.session import cores
 
 
 class Torch:

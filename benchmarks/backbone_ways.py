@@ -7,7 +7,6 @@ has the same texts, labels and start.
 """
 
 import dataclasses
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -41,13 +40,6 @@ BATCH, STEPS, RANK, ALPHA, DIM, RATE = 8, 2, 8, 16.0, 32, 0.1
 TARGETS = ("attention/query", "attention/value")
 TOKENS = 32
 _LORA = LoRA(rank=RANK, alpha=ALPHA, targets=TARGETS)
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,15 @@
-"""Devices: speed of two, work a device of many, and how long a run takes to begin.
+"""Devices: speed of two, work per device of many, and time to the first round.
 
     python benchmarks/scaling.py [--only NAME ...] [--json FILE]
 
-- `two`: `two_device_speedup`, a PFedRec round on ML-100K (of the same shape and
-  synthetic where the data are not at hand) on one CPU device of one thread, over the
+- `two`: `two_device_speedup`, the time of a PFedRec round on ML-100K (synthetic data of
+  the same shape if it is not found) on one CPU device of one thread, over that of the
   same round on two; both in one process, rounds interleaved, medians.
-- `weak`: `flops_of_D`, `bytes_of_D`, `sent_of_D`: what the compiled round costs *each*
-  of D virtual devices (XLA's own count) when the clients grow with the devices, and the
-  bytes it puts into its all-reduce. Clients are of one size and of one batch and run in
-  one chunk, so that no loop hides work from the count. `weak_scaling_D` is the FLOPs of
-  a device alone over those of one of D: 1 is perfect.
+- `weak`: `flops_of_D`, `bytes_of_D`, `sent_of_D`: cost of the compiled round for *each*
+  of D virtual devices (XLA's count) when the clients grow with the devices, and the
+  bytes of its all-reduce. Clients have one size and one batch and run in one chunk, so
+  that no loop hides work from the count. `weak_scaling_D` is the FLOPs of a single
+  device over those of one of D: 1 is perfect.
 - `start`: `first_round_cold_s` and `first_round_warm_s`: from the start of the process
   to the end of its first PFedRec ML-100K round, with an empty and with a full cache of
   compiled programs.
@@ -25,8 +25,9 @@ import sys
 import tempfile
 import time
 
+import harness
+
 NAMES = ("two", "weak", "start")
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -51,21 +52,12 @@ def main() -> None:
             )
     if "start" in args.only:
         figures |= starts()
-    from rounds import machine
-
-    figures_and_machine = {"figures": figures, "machine": machine()}
-    print(json.dumps(figures_and_machine, indent=2))
-    if args.json:
-        partial = args.json.with_suffix(".partial")
-        partial.write_text(json.dumps(figures_and_machine, indent=2) + "\n")
-        partial.replace(args.json)
+    harness.write({"figures": figures, "machine": harness.machine()}, args.json)
 
 
 def child(*arguments: str) -> dict[str, float]:
-    print(f"{' '.join(arguments)} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, __file__, "--child", *arguments]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(out.stdout.splitlines()[-1])
+    harness.progress(f"{' '.join(arguments)} ...")
+    return harness.run_child(__file__, *arguments)
 
 
 def starts() -> dict[str, float]:
@@ -89,22 +81,13 @@ def starts() -> dict[str, float]:
 def pfedrec(devices: int):
     """The experiment of `configs/pfedrec_ml100k.py` on some devices."""
     import dataclasses
-    import importlib.util
 
-    from fedjax_rec import FileData, MeshConfig, SyntheticData
+    from ml100k import experiment_of
 
-    path = ROOT / "configs" / "pfedrec_ml100k.py"
-    spec = importlib.util.spec_from_file_location("pfedrec_config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    data = SyntheticData(num_users=943, num_items=1682, num_interactions=100_000)
-    real = pathlib.Path(os.environ.get("FEDJAX_REC_DATA", ROOT / "../shared/data"))
-    if (real / "ml-100k").is_dir():
-        data = FileData(source="movielens-100k", dir=str(real / "ml-100k"))
-    mesh = MeshConfig(devices=devices)
-    return dataclasses.replace(module.get_config(), data=data, mesh=mesh, eval_every=1)
+    from fedjax_rec import MeshConfig
+
+    experiment = experiment_of("pfedrec_ml100k", "pfedrec_ml100k")
+    return dataclasses.replace(experiment, mesh=MeshConfig(devices=devices))
 
 
 def two(repeats: int) -> dict[str, float]:
@@ -220,7 +203,6 @@ def start(prepare: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parent))
     if sys.argv[1:2] == ["--child"]:
         kind, *rest = sys.argv[2:]
         if kind == "start":

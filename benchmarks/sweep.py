@@ -26,6 +26,8 @@ import sys
 import tempfile
 import time
 
+import harness
+
 RATES = tuple(0.0015625 * 2**i for i in range(8))  # from .4 rounding is amplified
 SEEDS = (0, 1, 2)
 
@@ -59,12 +61,7 @@ def main() -> None:
         parser.error(f"--data {args.data}: no such folder")
     with tempfile.TemporaryDirectory() as folder:
         figures = compare(args, pathlib.Path(folder))
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if args.json:
-        partial = args.json.with_suffix(".partial")
-        partial.write_text(text + "\n")
-        partial.replace(args.json)
+    harness.write(figures, args.json)
 
 
 def compare(args: argparse.Namespace, root: pathlib.Path) -> dict[str, float]:

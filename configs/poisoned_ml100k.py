@@ -50,7 +50,7 @@ RULES = {
     "centered_clipping": CenteredClipping(share=0.2),
     "norm_bound": NormBound(share=0.2),
     "krum": Krum(share=0.2),
-    "nnm_median_diluted": NNM(then=Median(share=0.2, voting="diluted")),
+    "nnm_median_diluted": NNM(share=0.2, then=Median(share=0.2, voting="diluted")),
     "multi_krum_diluted": MultiKrum(share=0.2, voting="diluted"),
     "bulyan_diluted": Bulyan(share=0.2, voting="diluted"),
     "centered_clipping_diluted": CenteredClipping(share=0.2, voting="diluted"),

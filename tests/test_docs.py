@@ -62,11 +62,12 @@ def test_code_parses_and_its_imports_exist(page):
         for node in ast.walk(ast.parse(block)):
             if not isinstance(node, ast.ImportFrom):
                 continue
-            if (node.module or "").startswith("fedjax_rec"):
-                module = importlib.import_module(node.module)
+            name = node.module or ""
+            if name.startswith("fedjax_rec"):
+                module = importlib.import_module(name)
                 for alias in node.names:
                     if not hasattr(module, alias.name):
-                        importlib.import_module(f"{node.module}.{alias.name}")
+                        importlib.import_module(f"{name}.{alias.name}")
 
 
 @every_page

@@ -67,6 +67,7 @@ from fedjax_rec.models.pfedrec import personal_scorer
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, federated
 from fedjax_rec.wrappers.clustered_by_profile import ClusteredByProfile
+from fedjax_rec.wrappers.freeze import Freeze
 from fedjax_rec.wrappers.ifca import IFCA
 from fedjax_rec.wrappers.lora.fedex import FedEx
 from fedjax_rec.wrappers.lora.flexlora import FlexLoRA
@@ -96,14 +97,19 @@ def case(algorithm, **parts):
     return Experiment(name="laws", data=SyntheticData(), algorithm=algorithm, **parts)
 
 
+def small(name):
+    """An algorithm of the registry, with those fields of `SMALL` that it has."""
+    cls = registry.load("algorithm", name)
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{field: value for field, value in SMALL.items() if field in names})
+
+
 def steps(count, **more):
     return Reconstruction(steps=count, lr=0.2, **more)
 
 
 CASES = {
-    name: case(registry.load("algorithm", name)(**SMALL))
-    for name in registry.SLOTS["algorithm"]
-    if name != "fedfm"
+    name: case(small(name)) for name in registry.SLOTS["algorithm"] if name != "fedfm"
 } | {
     "fedmf explicit": case(FedMF(**SMALL, feedback="explicit")),
     "fedavg two epochs, prox, momentum, yogi": case(
@@ -196,6 +202,7 @@ OTHER_RULES = {
         FedFM(**{**FM, "training": steps(1)}), wrapper=HetLoRA(ranks=(1, 2))
     ),
     "pfedrec, top-k with feedback": case(PFedRec(**SMALL), codec=TopK()),
+    "fedncf, frozen mlp": case(FedNCF(**SMALL), wrapper=Freeze(groups=("mlp",))),
     "fedncf, colr": case(FedNCF(**SMALL), wrapper=CoLR(rank=2)),
     "fedfm, power sgd": case(FedFM(**FM), codec=PowerSGD(rank=1)),
     "fedavg, guided by updates": case(
@@ -392,14 +399,17 @@ def mean_of(name) -> Any:
     algorithm: Any = experiment.algorithm
     if experiment.aggregation is not None:
         return experiment.aggregation
-    if name == "fedmf explicit":
-        return Sum()
     if name.startswith("fedfm"):
         return Mean()
     if name.startswith("fedavg"):
         return Mean(per_row=True)
-    assert algorithm.batch_size == SMALL["batch_size"]
-    return Mean(weights="uniform")
+    delta, weights, slots = deltas(0, 6), jnp.arange(6.0), jnp.arange(6)
+    result = aggregate(algorithm.build(facts()).aggregator, [(delta, weights, slots)])
+    for rule in (Mean(weights="uniform"), Sum()):
+        expected = aggregate(rule.build(facts()), [(delta, weights, slots)])
+        if np.allclose(result["w"], expected["w"], atol=1e-6):
+            return rule
+    raise AssertionError(f"{name}: expected a uniform mean or a sum")
 
 
 @pytest.mark.parametrize("name", marked(CASES))
@@ -446,7 +456,9 @@ def test_a_round_is_a_python_loop_over_clients(name):
                 )
     server = recipe.server_optimizer(recipe.hparams)
     moves, _ = server.update(
-        jax.tree.map(lambda x: -jnp.asarray(x), mean), run.start.optimizer
+        jax.tree.map(lambda x: -jnp.asarray(x), mean),
+        run.start.optimizer,
+        run.start.shared,
     )
     expected = optax.apply_updates(run.start.shared, moves)
     close(state.shared, expected, atol=2e-5, rtol=1e-4)
@@ -503,6 +515,8 @@ def test_one_trace_same_bits_and_structure(name):
         assert moved["head"].pop("b") < 1e-6
         if "embedding_adapter" in moved:
             assert moved["embedding_adapter"]["up"].pop("b", 0) < 1e-6
+    if isinstance(experiment.wrapper, Freeze):
+        assert max(jax.tree.leaves(moved.pop("mlp"))) == 0
     if isinstance(experiment.wrapper, FLoRA):
         assert max(jax.tree.leaves(moved.pop("lora_b"))) == 0  # it restarts from zero
     assert min(jax.tree.leaves(moved)) > 0

@@ -65,14 +65,15 @@ def local_update(
         num_groups = pairs["mask"].shape[0] // group
         batch_groups = min(max(1, batch_size // group), num_groups)
         steps = -(-num_groups // batch_groups)
-        once = steps * epochs == 1 and _adds_up(phases, params, correction)
+        parts = _trained(phases, params, correction.fixed)
+        once = steps * epochs == 1 and _adds_up(parts, params, correction)
         ids, pairs = _touch(params.shared, pairs, merge=not once)
         start = {**rows.gather(params.shared, ids), **params.personal}
-        check_corrected(phases, start, correction)
+        check_corrected(parts, start, correction)
         drift = _touched_rows(correction.drift, ids)
         correction = dataclasses.replace(correction, drift=drift)
-        step = _make_step(model, phases, frozen, hparams, correction, start, params)
-        carry = (start, [p.optimizer(hparams).init(p.split(start)[1]) for p in phases])
+        step = _make_step(model, parts, frozen, hparams, correction, start, params)
+        carry = (start, [p.optimizer(hparams).init(p.split(start)[1]) for p in parts])
 
         def epoch(carry, keys):
             order_key, loss_key = keys
@@ -100,6 +101,17 @@ def local_update(
         )
 
     return update
+
+
+def _trained(
+    phases: tuple[Phase, ...], params: Params, fixed: tuple[str, ...]
+) -> tuple[Phase, ...]:
+    """The phases without the groups that a correction fixes."""
+    if not fixed:
+        return phases
+    groups = {**params.shared, **params.personal}
+    names = [tuple(n for n in phase.part(groups) if n not in fixed) for phase in phases]
+    return tuple(p._replace(names=n) for p, n in zip(phases, names, strict=True))
 
 
 def _cut(pairs: Columns, order: Array, shape: tuple[int, int, int]) -> Columns:

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from fedjax_rec.core.arrays import Array, Tree, struct
+from fedjax_rec.core.arrays import Array, Tree, static, struct
 from fedjax_rec.core.messages import MessageTransform
 
 
@@ -109,7 +109,7 @@ class ClientResult:
 
 @struct
 class Correction:
-    """Changes that a wrapper makes to the plain SGD steps of local training.
+    """Changes that a wrapper makes to the steps of local training.
 
     Attributes:
         drift: by shared group, a tree like it that is added to the gradient of every
@@ -117,10 +117,12 @@ class Correction:
             whether or not a batch holds them.
         basis: by table, `[r, d]` orthonormal rows; a step on the table is projected
             onto their span and multiplied by `sqrt(d / r)`.
+        fixed: shared groups that no step trains; absent ones are ignored.
     """
 
     drift: dict[str, Tree] = dataclasses.field(default_factory=dict)
     basis: dict[str, Array] = dataclasses.field(default_factory=dict)
+    fixed: tuple[str, ...] = static(default=())
 
 
 class ClientUpdate(Protocol):

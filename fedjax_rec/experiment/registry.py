@@ -19,6 +19,7 @@ _OPTIMIZERS = {
 _BUFFERED_RULES = {
     "median": "aggregators.robust.medians:Median",
     "trimmed_mean": "aggregators.robust.medians:TrimmedMean",
+    "meamed": "aggregators.robust.meamed:MeaMed",
     "geometric_median": "aggregators.robust.medians:GeometricMedian",
     "krum": "aggregators.robust.krum:Krum",
     "multi_krum": "aggregators.robust.krum:MultiKrum",
@@ -53,6 +54,7 @@ _QUANTIZERS = {
     "qsgd": "codecs.quantize:QSGD",
     "rotated_qsgd": "codecs.rotate:RotatedQSGD",
     "terngrad": "codecs.quantize:TernGrad",
+    "natural": "codecs.natural:NaturalCompression",
     "drive": "codecs.rotate:Drive",
 }
 """Codecs for the values that another codec has selected."""
@@ -93,6 +95,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "drift": "data.partition.labels:Drift",
     },
     "algorithm": {
+        "fcf": "algorithms.fcf:FCF",
         "fedavg": "algorithms.fedavg:FedAvg",
         "fedfm": "algorithms.fedfm:FedFM",
         "fedmf": "algorithms.fedmf:FedMF",
@@ -128,6 +131,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "ifca": "wrappers.ifca:IFCA",
         "clustered_by_profile": "wrappers.clustered_by_profile:ClusteredByProfile",
         "fetch_sgd": "wrappers.fetch_sgd:FetchSGD",
+        "freeze": "wrappers.freeze:Freeze",
         "fedit": "wrappers.lora.fedit:FedIT",
         "fedex": "wrappers.lora.fedex:FedEx",
         "flora": "wrappers.lora.flora:FLoRA",

@@ -37,7 +37,7 @@ def run_on_ray(
             include_dashboard=False,
         )
     for module in loaded_modules():  # points may have classes of a config file
-        ray.cloudpickle.register_pickle_by_value(module)
+        ray.cloudpickle.register_pickle_by_value(module)  # pyright: ignore
     try:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         workers = jobs if jobs > 1 else max(1, cpus)

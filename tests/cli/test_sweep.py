@@ -54,14 +54,14 @@ def programs(again):
             made[key] = SideBySide(simulation, shape, devices)
         return made[key]
 
-    def ranked(evaluator, rounds, keys):
-        return [_ranked(evaluator, rounds, key) for key in keys]
+    def ranked(simulation, roots):
+        return [_ranked(simulation, root) for root in roots]
 
-    def _ranked(evaluator, rounds, key):
-        place = id(evaluator), rounds, str(key)
-        if place not in made:
-            made[place] = rank_baselines(evaluator, rounds, [key])[0]
-        return dict(made[place])
+    def _ranked(simulation, root):
+        key = id(simulation), simulation.rounds, str(root)
+        if key not in made:
+            made[key] = rank_baselines(simulation, [root])[0]
+        return dict(made[key])
 
     return {
         "build": build_common,

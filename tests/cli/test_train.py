@@ -107,11 +107,11 @@ def test_mistakes_are_shown_before_anything_runs(folder, write, fails, args, exp
 
 
 def test_a_crash_leaves_a_readable_folder(folder, write, monkeypatch):
-    def run(self, listen, *_):
+    def crash(self, listen, *_):
         listen({"event": "round", "round": 1, "seconds": 0.1, "loss": 0.5})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Simulation, "run", run)
+    monkeypatch.setattr(Simulation, "run", crash)
     assert main(["train", write(), "--output", "out"]) == 130
     run = read_run(folder / "out")
     assert run.result is None

@@ -1,5 +1,8 @@
 """Local training against hand-written NumPy."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ import scipy.stats
 from fedjax_rec.clients import local
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Params
+from fedjax_rec.core.contracts import Correction, Params
 from fedjax_rec.models.factorization import matrix_factorization
 
 RATE = 0.5
@@ -140,6 +143,27 @@ def test_phases_see_what_the_phase_before_did():
     logits = q[ITEMS] @ np.asarray(params.personal["user"], np.float64)
     loss = np.mean(np.logaddexp(0, logits) - LABELS * logits)
     np.testing.assert_allclose(result.metrics["loss"], loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("phase", [SPARSE, DENSE], ids=["rows", "optax"])
+@pytest.mark.parametrize("batch", [3, 100])
+def test_a_fixed_table_stays_and_the_user_still_trains(phase, batch):
+    params = start()
+    update: Any = local_update(
+        MODEL, pairs_as_given, (phase,), batch_size=batch, epochs=2, shuffle=False
+    )
+    table, user, _ = trained(
+        functools.partial(update, correction=Correction(fixed=("item", "absent"))),
+        params,
+        examples(ITEMS, LABELS),
+    )
+    np.testing.assert_array_equal(table, params.shared["item"].values)
+    q, p = (np.asarray(x) for x in (table, params.personal["user"]))
+    for _ in range(2):
+        for first in range(0, len(ITEMS), batch):
+            i, y = ITEMS[first : first + batch], LABELS[first : first + batch]
+            p = p - RATE * (1 / (1 + np.exp(-q[i] @ p)) - y) @ q[i] / len(i)
+    np.testing.assert_allclose(user, p, atol=1e-6)
 
 
 def test_proximal_pull_by_hand():

@@ -65,7 +65,8 @@ class Bulyan:
             chosen = choose(squared, voters, f, n - 2 * f)
 
             def column(x, voters, counts):
-                return around_median(x, voters, counts, jnp.maximum(n - 4 * f, 1))
+                keep = jnp.maximum(n - 4 * f, 1)
+                return order.around_median(x, voters, counts, keep[None])
 
             return order.coordinatewise(column, deltas, chosen), {}
 
@@ -125,18 +126,3 @@ def choose(squared: Array, voters: Array, f: Array, num: Array) -> Array:
     last = jnp.broadcast_to(num_near - 1, (c,))
     left, _, _ = jax.lax.fori_loop(0, num, step, (voters, alive, last))
     return voters & ~left
-
-
-def around_median(x: Array, voters: Array, counts: Array, keep: Array) -> Array:
-    """The mean of the `keep` numbers of each column that are nearest to its median.
-
-    Args:
-        x: `[C, P]`.
-        voters: `[C, P]` or `[C, 1]` bool.
-        counts: `[P]` or `[1]` int32, the number of voters.
-        keep: int32 scalar, at most `counts`.
-    """
-    middle = order.median(x, voters, counts)
-    near = order.smallest(jnp.abs(x - middle), voters, keep[None])
-    mean = jnp.where(near > 0, near * x, 0).sum(0) / keep.astype(x.dtype)
-    return jnp.where(counts > 0, mean, 0)

@@ -169,3 +169,19 @@ def smallest(x: Array, voters: Array, num: Array) -> Array:
     places = (num - below.sum(0, dtype=jnp.int32)).astype(x.dtype)
     each = places / jnp.maximum(tied.sum(0, dtype=jnp.int32), 1).astype(x.dtype)
     return jnp.where(num > 0, jnp.where(below, 1, jnp.where(tied, each, 0)), 0)
+
+
+def around_median(x: Array, voters: Array, counts: Array, keep: Array) -> Array:
+    """The mean of the `keep` numbers of each column that are nearest to its median.
+
+    Args:
+        x: `[C, P]`.
+        voters: `[C, P]` or `[C, 1]` bool.
+        counts: `[P]` or `[1]` int32, the number of voters.
+        keep: `[P]` or `[1]` int32, at most `counts`.
+    """
+    middle = median(x, voters, counts)
+    near = smallest(jnp.abs(x - middle), voters, keep)
+    num = jnp.maximum(keep, 1).astype(x.dtype)
+    mean = jnp.where(near > 0, near * x, 0).sum(0) / num
+    return jnp.where(counts > 0, mean, 0)
