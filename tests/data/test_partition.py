@@ -290,7 +290,7 @@ def test_labels():
 
 def test_a_users_label_is_the_most_frequent_one():
     index = np.array([0, 0, 0, 1, 1, 2])
-    users = Units("user", 2, KEY, index, 3, np.array([4, 5, 9]))
+    users = Units(KEY, index, 3, np.array([4, 5, 9]))
     labels = np.array([1, 2, 2, 3, 0, 3])
     assert labels_of_units(labels, users).tolist() == [2, 0, 3]
 
