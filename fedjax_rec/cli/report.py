@@ -1,4 +1,12 @@
-"""`fedjax-rec report RUN...`: several runs in comparison."""
+"""Compares finished runs.
+
+One line per configuration, with mean and standard deviation if runs differ only by
+seed, and rankers that learn nothing. Runs under different protocols or on different
+data are not comparable: the differences are listed.
+
+fedjax-rec report runs/quickstart-fedfm-synthetic-s0
+fedjax-rec report runs/* --output comparison
+"""
 
 import dataclasses
 from pathlib import Path
@@ -8,15 +16,6 @@ from rich.console import Console
 
 from fedjax_rec.runs.folder import CONFIG, Run, RunFolder, read_run
 from fedjax_rec.storage.errors import UserError, writable
-
-DOC = """\
-Compares finished runs: one line per configuration, with mean and standard deviation if
-runs differ only by seed, and rankers that learn nothing. Runs under different
-protocols or on different data are not comparable: the differences are listed.
-
-fedjax-rec report runs/quickstart-fedfm-synthetic-s0
-fedjax-rec report runs/* --output comparison
-"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class Report:
 
 def main(args: list[str]) -> int:
     """Runs the command."""
-    options = tyro.cli(Report, args=args, prog="fedjax-rec report", description=DOC)
+    options = tyro.cli(Report, args=args, prog="fedjax-rec report", description=__doc__)
     from fedjax_rec.report.run import show
 
     runs = find_runs(options.runs)

@@ -1,14 +1,5 @@
-"""`fedjax-rec transfer CONFIG`: trained on one data set, scored on another."""
+"""Trains on one data set, and ranks another one for its users.
 
-from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import check_data, load_config, named_config
-from fedjax_rec.cli.data import data_of
-from fedjax_rec.cli.options import Transfer
-from fedjax_rec.storage.errors import UserError
-from fedjax_rec.transfer.config import Target, check
-
-HELP = """\
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
                            [--few-shot.FIELD VALUE] [--output DIR] [--overwrite]
                            [--quiet] [--FIELD VALUE]
@@ -30,6 +21,16 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED-to-TARGET) then holds
 config.json, versions.json, metrics.jsonl, timings.jsonl, result.json, report.md, and
 few_shot.png with the extra `analysis`.
 """
+
+from fedjax_rec.cli import explain
+from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_file import check_data, load_config, named_config
+from fedjax_rec.cli.data import data_of
+from fedjax_rec.cli.options import Transfer
+from fedjax_rec.storage.errors import UserError
+from fedjax_rec.transfer.config import Target, check
+
+HELP = __doc__ or ""
 
 
 def main(args: list[str]) -> int:

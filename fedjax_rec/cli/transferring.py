@@ -17,16 +17,9 @@ from fedjax_rec.experiment.record import data_name, record, run_name
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.report import transfer as report
 from fedjax_rec.report.tables import can_plot
-from fedjax_rec.runs.folder import (
-    REPORT,
-    RESULT,
-    RunFolder,
-    check_folder,
-    free_folder,
-    open_run,
-    plain,
-    read_run,
-)
+from fedjax_rec.runs import folder as runs
+from fedjax_rec.runs.folder import RunFolder
+from fedjax_rec.runs.plain import plain
 from fedjax_rec.runs.session import set_up_jax, versions
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import UserError
@@ -55,7 +48,7 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
         "few_shot": plain(options.few_shot),
     }
     name = f"{run_name(experiment)}-to-{data_name(options.target.data)}"
-    path = options.output or free_folder("runs", name)
+    path = options.output or runs.free_folder("runs", name)
     console = Console(stderr=True)
 
     def say(text: str) -> None:
@@ -64,7 +57,7 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
 
     try:
         check_experiment(experiment)
-        check_folder(path, config, options.overwrite)
+        runs.check_folder(path, config, options.overwrite)
     except ValueError as error:
         raise UserError(in_flags(error)) from error
     try:
@@ -84,12 +77,12 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
         f"{held.split.train.num_items:,} items"
     )
     try:
-        with open_run(path, config, versions(), options.overwrite) as folder:
+        with runs.open_run(path, config, versions(), options.overwrite) as folder:
             result = _run(experiment, options, simulation, held, folder)
     except KeyboardInterrupt:
         console.print(f"\nstopped; the finished rounds are in {path}/metrics.jsonl")
         raise
-    report.show(Console(), read_run(path))
+    report.show(Console(), runs.read_run(path))
     Console().print(f"written: {path}", highlight=False, soft_wrap=True)
     return result
 
@@ -138,9 +131,9 @@ def _run(
         folder.time(kind, simulation.rounds, seconds)
     result = _record(experiment, options, simulation, source, held, moved)
     # First, so that an error in drawing cannot lose it.
-    folder.write_json(RESULT, result)
-    run = read_run(folder.path)
-    folder.write_text(REPORT, report.markdown(run))
+    folder.write_json(runs.RESULT, result)
+    run = runs.read_run(folder.path)
+    folder.write_text(runs.REPORT, report.markdown(run))
     if can_plot():
         with folder.replacing(report.CURVE) as temporary:
             report.plot(run, temporary)
