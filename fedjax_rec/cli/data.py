@@ -26,7 +26,7 @@ from typing import Any, get_args, get_type_hints
 
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import check_data, in_flags, load_config
+from fedjax_rec.cli.config_file import check_data, load_config, user_errors
 from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.session import set_up_jax
@@ -56,11 +56,8 @@ def main(args: list[str]) -> int:
     if len(args) < 2 or args[0] not in actions or args[1].startswith("-"):
         text = HELP.format(sources=", ".join(SOURCES))
         return usage(text, args, f"{' or '.join(actions)}, then a source or a config")
-    try:
+    with user_errors("--data." if args[0] == "describe" else "--"):
         actions[args[0]](args[1], args[2:])
-    except ValueError as error:
-        prefix = "--data." if args[0] == "describe" else "--"
-        raise UserError(in_flags(error, prefix)) from error
     return 0
 
 
@@ -72,7 +69,7 @@ def prepare(source: str, args: list[str]) -> None:
         print(f"usage: fedjax-rec data prepare {source} [--FIELD VALUE]\n")
         print("\n".join(explain.fields(settings, "")))
         return
-    settings = apply_flags(flags, settings, _NoFields())[0]
+    settings, _ = apply_flags(flags, settings, settings)
     check_data(settings, "--")
     set_up_jax()
     data = settings.load(progress=True)
@@ -117,6 +114,7 @@ def describe(name: str, args: list[str]) -> None:
     check_data(experiment.data)
     set_up_jax()
     from fedjax_rec.data import describe as describing
+    from fedjax_rec.report import population
     from fedjax_rec.storage.files import replacing
 
     data = experiment.data.load(progress=True)
@@ -126,15 +124,10 @@ def describe(name: str, args: list[str]) -> None:
     if options.plot is not None:
         try:
             with replacing(options.plot) as temporary:
-                describing.plot(facts, temporary)
+                population.plot(facts, temporary)
         except (ImportError, OSError, ValueError) as error:
             raise UserError(f"{options.plot}: {error}") from error
         print(f"written: {options.plot}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _NoFields:
-    pass
 
 
 def data_of(source: str) -> SyntheticData | FileData | CsvData:

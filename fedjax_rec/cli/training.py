@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedjax_rec.cli import profile as profiling
 from fedjax_rec.cli import resume as resuming
-from fedjax_rec.cli.config_file import in_flags
+from fedjax_rec.cli.config_file import user_errors
 from fedjax_rec.cli.interrupts import Stopped, put_off
 from fedjax_rec.cli.options import Train
 from fedjax_rec.cli.progress import Progress, Waiting
@@ -66,7 +66,7 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
 
     path = options.output or runs.free_folder("runs", run_name(experiment))
     changed: dict[str, Any] = {}
-    try:
+    with user_errors():
         if before is None:
             runs.check_folder(path, config, options.overwrite)
         else:
@@ -77,8 +77,6 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
             accept = options.accept_versions
             changed = resuming.check_versions(before, versions(), accept)
         simulation = _built(experiment, options, before, say)
-    except ValueError as error:
-        raise UserError(in_flags(error)) from error
     software = {**versions(), "prepared": fingerprint(simulation)}
     overwrite = options.overwrite
     try:
@@ -140,13 +138,11 @@ def _follow(
 ) -> dict[str, Any]:
     """The part of a process that is not the first: it computes, and is silent."""
     quiet = dataclasses.replace(options, quiet=True, track=())
-    try:
+    with user_errors():
         simulation = build(experiment)
         folder = SilentFolder(Path(agree("")))
         run = _Run(experiment, quiet, simulation, folder, lambda text: None)
         return run.compute(before, {})
-    except ValueError as error:
-        raise UserError(in_flags(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)

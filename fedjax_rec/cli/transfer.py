@@ -24,7 +24,12 @@ few_shot.png with the extra `analysis`.
 
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import check_data, load_config, named_config
+from fedjax_rec.cli.config_file import (
+    check_data,
+    load_config,
+    named_config,
+    user_errors,
+)
 from fedjax_rec.cli.data import data_of
 from fedjax_rec.cli.options import Transfer
 from fedjax_rec.storage.errors import UserError
@@ -53,10 +58,8 @@ def main(args: list[str]) -> int:
         title = f"usage: fedjax-rec transfer {path} [--target NAME] [--FIELD VALUE ...]"
         print(explain.asked(words, options, experiment, title, doc), end="")
         return 0
-    try:
+    with user_errors():
         check(experiment, options.target)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     check_data(experiment.data)
     check_data(options.target.data, "--target.data.")
     from fedjax_rec.cli.transferring import transfer

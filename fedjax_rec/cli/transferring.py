@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
-from fedjax_rec.cli.config_file import in_flags
+from fedjax_rec.cli.config_file import user_errors
 from fedjax_rec.cli.options import Transfer
 from fedjax_rec.cli.progress import Progress
 from fedjax_rec.cli.training import opening
@@ -22,7 +22,6 @@ from fedjax_rec.runs.folder import RunFolder
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.runs.session import set_up_jax, versions
 from fedjax_rec.simulation.simulation import Simulation
-from fedjax_rec.storage.errors import UserError
 from fedjax_rec.transfer import run as transferring
 from fedjax_rec.transfer.audiences import TargetSplit, load_target, target_protocol
 
@@ -55,22 +54,16 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
         if show:
             console.print(text, highlight=False, soft_wrap=True)
 
-    try:
+    with user_errors():
         check_experiment(experiment)
         runs.check_folder(path, config, options.overwrite)
-    except ValueError as error:
-        raise UserError(in_flags(error)) from error
-    try:
+    with user_errors("--target.data.", "target: "):
         say("reading the target…")
         held = load_target(experiment, options.target, show)
-    except ValueError as error:
-        raise UserError(f"target: {in_flags(error, '--target.data.')}") from error
-    try:
+    with user_errors():
         say("preparing the source's data and clients…")
         simulation = build(experiment, progress=show)
         transferring.check_source(simulation, options.few_shot)
-    except ValueError as error:
-        raise UserError(in_flags(error)) from error
     say(opening(experiment, simulation))
     say(
         f"then {len(held.users):,} users of {held.split.train.name}, "
@@ -187,33 +180,27 @@ class _Ranking:
 
     def __init__(self, enabled: bool):
         self._enabled = enabled
-        self._bar: tqdm | None = None
+        self._bar = tqdm(disable=True)
 
     def start(self, stage: str, users: int) -> None:
         """Begins a stage of `users` rankings; 0 for one with bars of its own."""
         self.close()
-        if not users:
-            if self._enabled:
-                print(f"{stage}…", file=sys.stderr, flush=True)
-            return
+        if self._enabled and not users:
+            print(f"{stage}…", file=sys.stderr, flush=True)
         self._bar = tqdm(
             total=users,
             desc=stage,
             unit=" users",
-            disable=not self._enabled,
+            disable=not (self._enabled and users),
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 20,
         )
 
     def advance(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.update(count)
+        self._bar.update(count)
 
     def done(self, name: str) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{name} done", refresh=False)
+        self._bar.set_postfix_str(f"{name} done", refresh=False)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()

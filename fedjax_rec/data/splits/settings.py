@@ -9,7 +9,6 @@ from etils import epy
 
 from fedjax_rec.data.splits.split import (
     Split,
-    check_shares,
     draw,
     rank_from_end,
     share_of,
@@ -98,7 +97,27 @@ class LeaveLast:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ratio:
+class HeldOut:
+    """Base of the splits that hold out shares of the data.
+
+    Attributes:
+        val: Share for validation.
+        test: Share for test.
+    """
+
+    val: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self):
+        if not (self.val >= 0 and self.test > 0 and self.val + self.test < 1):
+            raise ValueError(
+                f"val={self.val} and test={self.test}: expected val >= 0, test > 0 and "
+                "a sum below 1, so that train keeps something"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ratio(HeldOut):
     """Shares of each user's interactions, either the latest ones or random ones.
 
     A share is rounded down, but to no less than one interaction while train keeps one;
@@ -113,13 +132,11 @@ class Ratio:
         seed: Seed of the draw for `random`.
     """
 
-    val: float = 0.1
-    test: float = 0.1
     by: Literal["time", "random"] = "time"
     seed: int = 0
 
     def __post_init__(self):
-        check_shares(self.val, self.test)
+        super().__post_init__()
         if self.by not in ("time", "random"):
             raise ValueError(f"by={self.by!r} is unknown; expected 'time' or 'random'")
 
@@ -145,7 +162,7 @@ class Ratio:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GlobalTime:
+class GlobalTime(HeldOut):
     """One cut in time for all users, so that no training data lie in the future.
 
     Interactions with equal timestamps are never separated; they belong to the later
@@ -160,12 +177,6 @@ class GlobalTime:
         Ji et al. 2020, A critical study on data leakage in recommender system offline
         evaluation, arXiv:2010.11060.
     """
-
-    val: float = 0.1
-    test: float = 0.1
-
-    def __post_init__(self):
-        check_shares(self.val, self.test)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.
@@ -194,7 +205,7 @@ class GlobalTime:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ColdItems:
+class ColdItems(HeldOut):
     """Test consists of all interactions with held-out items, which are not trained on.
 
     The items are drawn uniformly from those that occur. Info `test_items` and
@@ -209,12 +220,7 @@ class ColdItems:
         Schein et al. 2002, Methods and metrics for cold-start recommendations, SIGIR.
     """
 
-    val: float = 0.1
-    test: float = 0.1
     seed: int = 0
-
-    def __post_init__(self):
-        check_shares(self.val, self.test)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.
@@ -234,7 +240,7 @@ class ColdItems:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ColdUsers:
+class ColdUsers(HeldOut):
     """Held-out users are not trained on; their history is a query, then targets.
 
     They are drawn uniformly from the users with at least two interactions. Test and
@@ -255,13 +261,11 @@ class ColdUsers:
         arXiv:1802.05814 (strong generalization).
     """
 
-    val: float = 0.1
-    test: float = 0.1
     query: float = 0.8
     seed: int = 0
 
     def __post_init__(self):
-        check_shares(self.val, self.test)
+        super().__post_init__()
         if not 0 < self.query < 1:
             raise ValueError(f"query={self.query}, expected between 0 and 1, exclusive")
 
