@@ -85,11 +85,7 @@ def write(
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            offsets = interactions.offsets()
-            columns = {name: getattr(interactions, name) for name in _DTYPES}
-            for user in range(interactions.num_users):
-                rows = slice(offsets[user], offsets[user + 1])
-                yield user, {"user": user} | {k: v[rows] for k, v in columns.items()}
+            yield from _records(interactions)
 
     with _tfds_output(progress):
         builder = Builder(data_dir=str(data_dir), file_format="array_record")
@@ -136,6 +132,14 @@ def read(folder: Path) -> Interactions:
 def builder_name(source: str) -> str:
     """Returns the TFDS name of a source."""
     return source.replace("-", "_")
+
+
+def _records(interactions: Interactions) -> Iterator[tuple[int, dict[str, Any]]]:
+    offsets = interactions.offsets()
+    columns = {name: getattr(interactions, name) for name in _DTYPES}
+    for user in range(interactions.num_users):
+        rows = slice(offsets[user], offsets[user + 1])
+        yield user, {"user": user} | {k: v[rows] for k, v in columns.items()}
 
 
 def _read_records(builder: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
