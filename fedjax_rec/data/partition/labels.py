@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etils import epy
 
+from fedjax_rec.core.checks import check_ranges
 from fedjax_rec.data.partition.units import Partition, RandomPartition, Unit, Units
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Dirichlet(LabelPartition):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_alpha(self.alpha)
+        check_ranges(self, alpha="(0, inf)")
 
     def _assign(self, train, units, labels, num_labels) -> Partition:
         client = assign.assign_dirichlet(
@@ -113,10 +113,7 @@ class Shards(LabelPartition):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shards_per_client < 1:
-            raise ValueError(
-                f"shards_per_client={self.shards_per_client}, expected 1 or more"
-            )
+        check_ranges(self, shards_per_client="[1, inf)")
 
     def _assign(self, train, units, labels, num_labels) -> Partition:
         most = units.count // self.num_clients
@@ -164,9 +161,7 @@ class Drift(LabelPartition):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_alpha(self.alpha)
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength={self.strength}, expected 0 (no drift) to 1")
+        check_ranges(self, alpha="(0, inf)", strength="[0, 1]")
 
     def _assign(self, train, units, labels, num_labels) -> Partition:
         first = np.full(units.count, np.iinfo(np.int64).max)
@@ -258,8 +253,3 @@ def labels_of_units(labels: np.ndarray, units: Units) -> np.ndarray:
 
 def _encode(values: Sequence[str]) -> np.ndarray:
     return np.unique(np.asarray(values, str), return_inverse=True)[1].astype(np.int32)
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha={alpha}, expected a number above 0 (iid is the limit)")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etils import epy
+
+from fedjax_rec.core.checks import check_choices, check_ranges
 
 if TYPE_CHECKING:
     from fedjax_rec.core.arrays import Array
@@ -72,12 +73,8 @@ class RandomPartition:
     seed: int = 0
 
     def __post_init__(self):
-        if self.num_clients < 1:
-            raise ValueError(f"num_clients={self.num_clients}, expected 1 or more")
-        if self.unit not in ("user", "interaction"):
-            raise ValueError(
-                f"unit={self.unit!r} is unknown; expected 'user' or 'interaction'"
-            )
+        check_ranges(self, num_clients="[1, inf)")
+        check_choices(self, unit=Unit)
 
     def units(self, train: Interactions) -> Units:
         """Returns the users with interactions, or the interactions, as units.
@@ -233,10 +230,7 @@ class QuantitySkew(RandomPartition):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.exponent < math.inf:
-            raise ValueError(
-                f"exponent={self.exponent}, expected 0 or more (1 is Zipf's law)"
-            )
+        check_ranges(self, exponent="[0, inf)")
 
     def partition(self, train: Interactions) -> Partition:
         """Partitions the training interactions; no client is empty.

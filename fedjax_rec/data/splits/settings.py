@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from etils import epy
 
+from fedjax_rec.core.checks import check_choices, check_ranges
 from fedjax_rec.data.splits.split import (
     Split,
     draw,
@@ -25,6 +26,10 @@ with epy.lazy_imports():
     import numpy as np
 
 
+Ties = Literal["file_order", "reverse_file_order"]
+Order = Literal["time", "random"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeaveOneOut:
     """Each user's latest interaction is test, the one before it validation.
@@ -41,12 +46,10 @@ class LeaveOneOut:
         He et al. 2017, Neural collaborative filtering, arXiv:1708.05031.
     """
 
-    ties: Literal["file_order", "reverse_file_order"] = "file_order"
+    ties: Ties = "file_order"
 
     def __post_init__(self):
-        if self.ties not in ("file_order", "reverse_file_order"):
-            expected = "'file_order' or 'reverse_file_order'"
-            raise ValueError(f"ties={self.ties!r} is unknown; expected {expected}")
+        check_choices(self, ties=Ties)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -79,8 +82,7 @@ class LeaveLast:
     count: int = 1
 
     def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count={self.count}, expected 1 or more")
+        check_ranges(self, count="[1, inf)")
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -132,13 +134,12 @@ class Ratio(HeldOut):
         seed: Seed of the draw for `random`.
     """
 
-    by: Literal["time", "random"] = "time"
+    by: Order = "time"
     seed: int = 0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.by not in ("time", "random"):
-            raise ValueError(f"by={self.by!r} is unknown; expected 'time' or 'random'")
+        check_choices(self, by=Order)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -266,8 +267,7 @@ class ColdUsers(HeldOut):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.query < 1:
-            raise ValueError(f"query={self.query}, expected between 0 and 1, exclusive")
+        check_ranges(self, query="(0, 1)")
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.
