@@ -1,5 +1,6 @@
 """A transfer into its folder: `fedjax-rec transfer`."""
 
+import contextlib
 import dataclasses
 import sys
 from typing import Any
@@ -95,10 +96,8 @@ def _run(
         folder.append(event)
         training(event)
 
-    try:
+    with contextlib.closing(training):
         source = transferring.train_source(simulation, listen)
-    finally:
-        training.close()
     ranking = _Ranking(show)
 
     def ranked(name: str, metrics: dict[str, float]) -> None:
@@ -106,7 +105,7 @@ def _run(
         folder.append({**event, "metrics": metrics})
         ranking.done(name)
 
-    try:
+    with contextlib.closing(ranking):
         moved = transferring.transfer(
             experiment,
             options.target,
@@ -118,8 +117,6 @@ def _run(
             start=ranking.start,
             advance=ranking.advance,
         )
-    finally:
-        ranking.close()
     for kind, seconds in moved.seconds.items():
         folder.time(kind, simulation.rounds, seconds)
     result = _record(experiment, options, simulation, source, held, moved)

@@ -94,27 +94,25 @@ class Guard:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Passes an event to all trackers that have not failed."""
-        for name, tracker in list(self._trackers.items()):
-            try:
-                tracker.log(event)
-            except Exception as error:
-                del self._trackers[name]
-                self._failed(name, error, "gets no more of this run, which goes on")
+        effect = "gets no more of this run, which goes on"
+        self._each(lambda tracker: tracker.log(event), effect)
 
     def close(self, finished: bool) -> None:
         """Ends all trackers that have not failed."""
-        for name, tracker in self._trackers.items():
-            try:
-                tracker.close(finished)
-            except Exception as error:
-                self._failed(name, error, "may lack the end of this run")
+        effect = "may lack the end of this run"
+        self._each(lambda tracker: tracker.close(finished), effect)
         self._trackers.clear()
 
-    def _failed(self, name: str, error: Exception, effect: str) -> None:
-        self._warn(
-            f"warning: {name} failed ({type(error).__name__}: {error}); it {effect}. "
-            "metrics.jsonl has everything"
-        )
+    def _each(self, call: Callable[[Tracker], None], effect: str) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                call(tracker)
+            except Exception as error:
+                del self._trackers[name]
+                self._warn(
+                    f"warning: {name} failed ({type(error).__name__}: {error}); it "
+                    f"{effect}. metrics.jsonl has everything"
+                )
 
 
 def start(
