@@ -1,6 +1,5 @@
 """Progress of a run in a terminal or a log, and the wait of devices for the host."""
 
-import math
 import sys
 import threading
 import time
@@ -28,9 +27,6 @@ class Progress:
         enabled: whether anything is shown.
         done: rounds done before this process began.
         extra: shown after the numbers, as text.
-
-    Attributes:
-        not_finite: the first round with a loss that was not finite, or `None`.
     """
 
     def __init__(
@@ -56,7 +52,6 @@ class Progress:
         self._loss, self._quality, self._extra = "", "", extra
         self._evaluated = False
         self._closed = threading.Event()
-        self.not_finite: int | None = None
         if live:
             threading.Thread(target=self._tick, daemon=True).start()
         self._say(done, "compiling…")
@@ -91,8 +86,6 @@ class Progress:
         loss = event.get("loss")
         if loss is not None:
             self._loss = f"loss {loss:.4f}"
-            if not math.isfinite(loss) and self.not_finite is None:
-                self.not_finite = event["round"]
         self._bar.set_postfix_str(self._numbers(), refresh=False)
         self._bar.update(event["round"] - self._bar.n)
 

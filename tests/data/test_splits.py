@@ -64,13 +64,6 @@ def test_parts_stay_sorted_and_keep_the_entities(name):
         assert part.items is DATA.items
 
 
-@pytest.mark.parametrize("name", SPLITS)
-def test_counts_are_plain_numbers(name):
-    counts = SPLITS[name].split(DATA).counts()
-    assert all(type(value) in (int, float) for value in counts.values())
-    assert counts["test"] == len(SPLITS[name].split(DATA).test)
-
-
 @pytest.mark.parametrize("name", ["leave_one_out", "leave_one_out_reversed", "ratio"])
 def test_within_a_user_the_past_trains(name):
     tied = toy(

@@ -38,12 +38,6 @@ class Split:
     name: str
     info: dict[str, Any]
 
-    def counts(self) -> dict[str, int | float]:
-        """Returns the sizes of the parts and the numbers in `info` for a report."""
-        sizes = {part: len(getattr(self, part)) for part in ("train", "val", "test")}
-        plain = {k: v for k, v in self.info.items() if isinstance(v, int | float)}
-        return {**sizes, **plain}
-
 
 def split_by(
     data: Interactions,
