@@ -14,10 +14,10 @@ from fedjax_rec.storage.errors import FileError
 
 EXTRA = "pip install 'fedjax-rec[tracking]'"
 
-# A tracker's package, its module here, and the name it leaves in a run's folder.
+# A tracker's package, its module and class here, and its name in a run's folder.
 _TRACKERS = {
-    "tensorboard": ("tensorboardX", "tensorboard_tracker", "tensorboard"),
-    "wandb": ("wandb", "wandb_tracker", "wandb.json"),
+    "tensorboard": ("tensorboardX", "tensorboard_tracker:TensorBoard", "tensorboard"),
+    "wandb": ("wandb", "wandb_tracker:WeightsAndBiases", "wandb.json"),
 }
 KINDS = tuple(_TRACKERS)
 
@@ -145,11 +145,12 @@ def start(
     started: dict[str, Tracker] = {}
     done = history[-1]["round"] if history else 0
     for kind in kinds:
-        _, name, trace = _TRACKERS[kind]
+        _, location, trace = _TRACKERS[kind]
+        name, _, cls = location.partition(":")
         continued = (folder.path / trace).exists()
         module = importlib.import_module(f"{__name__}.{name}")
         try:
-            started[kind] = module.start(folder, config, done, group)
+            started[kind] = getattr(module, cls)(folder, config, done, group)
             for event in () if continued else history:
                 started[kind].log(event)
         except Exception as error:
