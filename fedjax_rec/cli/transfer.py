@@ -6,7 +6,7 @@ usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
 
 Trains the experiment that CONFIG describes (FedFM with users=History(), everything
 shared), then ranks another data set's items for its users, from their histories and
-without training: beside random, the target's popularity, the same model with the
+without training: next to random, the target's popularity, the same model with the
 target's texts shuffled, and the model before training. Then every target user's client
 takes a few local steps on its own history, and is ranked for again.
 

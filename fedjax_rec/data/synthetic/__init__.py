@@ -93,10 +93,8 @@ def synthetic(
     generosity = user_rng.standard_normal(num_users)
     # A third of the items is the most a user meets, unless that leaves too little room.
     third = num_items // 3
-    most = third if num_users * third >= num_interactions else num_items
-    size = histories.activity(
-        user_rng, num_users, num_interactions, most, user_exponent
-    )
+    cap = third if num_users * third >= num_interactions else num_items
+    size = histories.activity(user_rng, num_users, num_interactions, cap, user_exponent)
 
     user = np.repeat(np.arange(num_users), size)
     timestamp, elapsed = histories.moments(rng, size, START, SPAN)
