@@ -10,7 +10,7 @@ import numpy as np
 
 from fedjax_rec.core import packing
 from fedjax_rec.core.backbone import LORA_A, LORA_BASE, Backbone, Layout
-from fedjax_rec.data.histories import histories
+from fedjax_rec.data.splits.split import histories
 from fedjax_rec.models.adapters.describe import describe
 from fedjax_rec.models.item_tower import ItemTower, adapted_tower, cached_tower
 from fedjax_rec.models.start import principal

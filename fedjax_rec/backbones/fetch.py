@@ -17,8 +17,7 @@ from pathlib import Path
 from fedjax_rec.storage.cache import cache_root
 from fedjax_rec.storage.download import check_digest
 from fedjax_rec.storage.errors import FileError, Unreachable, writable
-from fedjax_rec.storage.files import digest, publish, replacing, temporary
-from fedjax_rec.storage.locks import locked
+from fedjax_rec.storage.files import digest, locked, publish, replacing, temporary
 
 _LOG = logging.getLogger(__name__)
 _NOTE = "verified.json"

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_rec.storage.errors import writable
-from fedjax_rec.storage.files import PARTIAL, digest, replacing
-from fedjax_rec.storage.locks import locked
+from fedjax_rec.storage.files import PARTIAL, digest, locked, replacing
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1  # version of the files; other versions have other folders

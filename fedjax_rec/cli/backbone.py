@@ -1,12 +1,5 @@
-"""`fedjax-rec backbone fetch` and `backbone describe`."""
+"""Fetches a backbone, and shows where an adapter attaches.
 
-import sys
-
-from fedjax_rec.runs.session import set_up_jax
-from fedjax_rec.storage.cache import cache_root
-from fedjax_rec.storage.errors import UserError
-
-HELP = """\
 usage: fedjax-rec backbone fetch minilm
        fedjax-rec backbone describe NAME_OR_FOLDER
 
@@ -28,6 +21,14 @@ model.safetensors, tokenizer.json.
 names: minilm (all-MiniLM-L6-v2, 91 MB), tiny (random, needs no file: for tests)
 """
 
+import sys
+
+from fedjax_rec.runs.session import set_up_jax
+from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.storage.errors import UserError
+
+HELP = __doc__ or ""
+
 
 def main(args: list[str]) -> int:
     """Runs the command."""
@@ -39,12 +40,7 @@ def main(args: list[str]) -> int:
             expected = " or ".join(actions)
             raise UserError(f"unknown: backbone {args[0]}; expected {expected}")
         return 0 if asked else 2
-    from fedjax_rec.storage.errors import FileError
-
-    try:
-        actions[args[0]](args[1])
-    except FileError as error:
-        raise UserError(str(error)) from error
+    actions[args[0]](args[1])
     return 0
 
 

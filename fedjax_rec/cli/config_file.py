@@ -1,9 +1,11 @@
 """Experiments from a config file."""
 
+import contextlib
 import dataclasses
 import difflib
 import re
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,13 +162,25 @@ def check_data(data: Any, prefix: str = "--data.") -> None:
     Raises:
         UserError: there are none.
     """
-    try:
+    with user_errors(prefix):
         if isinstance(data, FileData):
             check_folder(data.source, data.dir, data.cache, data.download)
         elif isinstance(data, CsvData):
             check_folder("csv", data.dir)
+
+
+@contextlib.contextmanager
+def user_errors(prefix: str = "--data.", subject: str = "") -> Iterator[None]:
+    """Converts a `ValueError` of the block into a `UserError` about flags.
+
+    Args:
+        prefix: beginning of the flags of the data.
+        subject: precedes the message.
+    """
+    try:
+        yield
     except ValueError as error:
-        raise UserError(in_flags(error, prefix)) from error
+        raise UserError(f"{subject}{in_flags(error, prefix)}") from error
 
 
 def in_flags(error: ValueError, prefix: str = "--data.") -> str:

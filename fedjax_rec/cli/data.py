@@ -31,7 +31,7 @@ from fedjax_rec.cli.arguments import (
     read_options,
     usage,
 )
-from fedjax_rec.cli.config_file import check_data, in_flags, load_config
+from fedjax_rec.cli.config_file import check_data, load_config, user_errors
 from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.session import set_up_jax
@@ -61,11 +61,8 @@ def main(args: list[str]) -> int:
     if len(args) < 2 or args[0] not in actions or args[1].startswith("-"):
         text = HELP.format(sources=", ".join(SOURCES))
         return usage(text, args, f"{' or '.join(actions)}, then a source or a config")
-    try:
+    with user_errors("--data." if args[0] == "describe" else "--"):
         actions[args[0]](args[1], args[2:])
-    except ValueError as error:
-        prefix = "--data." if args[0] == "describe" else "--"
-        raise UserError(in_flags(error, prefix)) from error
     return 0
 
 
@@ -122,6 +119,7 @@ def describe(name: str, args: list[str]) -> None:
     check_data(experiment.data)
     set_up_jax()
     from fedjax_rec.data import describe as describing
+    from fedjax_rec.report import population
     from fedjax_rec.storage.files import replacing
 
     data = experiment.data.load(progress=True)
@@ -131,7 +129,7 @@ def describe(name: str, args: list[str]) -> None:
     if options.plot is not None:
         try:
             with replacing(options.plot) as temporary:
-                describing.plot(facts, temporary)
+                population.plot(facts, temporary)
         except (ImportError, OSError, ValueError) as error:
             raise UserError(f"{options.plot}: {error}") from error
         print(f"written: {options.plot}")

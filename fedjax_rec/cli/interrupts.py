@@ -35,7 +35,6 @@ def put_off() -> Iterator[Callable[[], int]]:
     received: list[int] = []
 
     def handle(number: int, frame: object) -> None:
-        del frame
         if received:
             raise KeyboardInterrupt
         received.append(number)

@@ -19,8 +19,6 @@ def window_of(count: int, done: int, rounds: int, eval_every: int) -> Window:
     Raises:
         UserError: no round can be profiled.
     """
-    if count < 1:
-        raise UserError(f"--profile {count}: expected a number of rounds, from 1")
     try:
         return choose_window(count, done, rounds, min(eval_every, rounds))
     except ValueError as error:

@@ -1,6 +1,5 @@
-"""Progress of a run: a live bar in a terminal, one line per evaluation in a log."""
+"""Progress of a run in a terminal or a log, and the wait of devices for the host."""
 
-import math
 import sys
 import threading
 import time
@@ -9,6 +8,11 @@ from typing import Any
 from tqdm import tqdm
 
 from fedjax_rec.runs.session import is_screen
+from fedjax_rec.runs.writer import RunFolder
+from fedjax_rec.simulation.simulation import Simulation
+
+WAITING = "waiting"
+"""Event name in `timings.jsonl` for the wait of the devices for the host."""
 
 
 class Progress:
@@ -23,9 +27,6 @@ class Progress:
         enabled: whether anything is shown.
         done: rounds done before this process began.
         extra: shown after the numbers, as text.
-
-    Attributes:
-        not_finite: the first round with a loss that was not finite, or `None`.
     """
 
     def __init__(
@@ -51,7 +52,6 @@ class Progress:
         self._loss, self._quality, self._extra = "", "", extra
         self._evaluated = False
         self._closed = threading.Event()
-        self.not_finite: int | None = None
         if live:
             threading.Thread(target=self._tick, daemon=True).start()
         self._say(done, "compiling…")
@@ -86,8 +86,6 @@ class Progress:
         loss = event.get("loss")
         if loss is not None:
             self._loss = f"loss {loss:.4f}"
-            if not math.isfinite(loss) and self.not_finite is None:
-                self.not_finite = event["round"]
         self._bar.set_postfix_str(self._numbers(), refresh=False)
         self._bar.update(event["round"] - self._bar.n)
 
@@ -124,3 +122,48 @@ def _headline(event: dict[str, Any]) -> str:
     names = [n for n in values if n.startswith("ndcg@") and "/" not in n]
     name = "ndcg@10" if "ndcg@10" in names else next(iter(names), None)
     return f"{part} {name} {values[name]:.4f}" if name else ""
+
+
+class Waiting:
+    """Measures the wait; a population stored on the devices never waits.
+
+    Args:
+        simulation: the simulation that runs.
+        folder: the run's folder; each evaluation adds a line to its `timings.jsonl`.
+    """
+
+    def __init__(self, simulation: Simulation, folder: RunFolder):
+        self._population, self._folder = simulation.population, folder
+        self._before = self._written = simulation.population.waited
+        self._training, self._compiled = 0.0, False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Takes an event of the simulation."""
+        if event["event"] == "round":
+            # The first one waits for the compiler, and would hide all others.
+            self._training += event["seconds"] if self._compiled else 0.0
+            self._compiled = True
+        elif event["event"] == "evaluation" and not self._population.still:
+            since = self._population.waited - self._written
+            self._folder.time(WAITING, event["round"], since)
+            self._written += since
+
+    @property
+    def seconds(self) -> float:
+        """Seconds the devices waited in this process."""
+        return self._population.waited - self._before
+
+    def __str__(self) -> str:
+        """`waiting 3 %` of the time that rounds took; empty without waiting."""
+        if self._population.still or not self._training:
+            return ""
+        return f"waiting {self.seconds / self._training:.0%}".replace("%", " %")
+
+    def sentence(self) -> str:
+        """Sentence for the end of a run; empty without waiting."""
+        if not str(self):
+            return ""
+        return (
+            f"The devices waited {self.seconds:.2f} s for the host, which brings them "
+            f"each cohort: {str(self).removeprefix('waiting ')} of the time of rounds"
+        )

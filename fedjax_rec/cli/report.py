@@ -1,4 +1,16 @@
-"""`fedjax-rec report RUN...`: several runs in comparison."""
+"""Compares finished runs.
+
+usage: fedjax-rec report RUN [RUN ...] [--output FOLDER]
+
+One line per configuration, with mean and standard deviation if runs differ only by
+seed, and rankers that learn nothing. Runs under different protocols or on different
+data are not comparable: the differences are listed. A RUN is a run's folder, or a
+folder that holds some. FOLDER gets comparison.md and, with the extra `analysis`,
+curves.png.
+
+  fedjax-rec report runs/quickstart-fedfm-synthetic-s0
+  fedjax-rec report runs/* --output comparison
+"""
 
 import dataclasses
 from pathlib import Path
@@ -9,18 +21,7 @@ from fedjax_rec.cli.arguments import read_arguments, read_options, usage
 from fedjax_rec.runs.folder import CONFIG, Run, RunFolder, read_run
 from fedjax_rec.storage.errors import UserError, writable
 
-HELP = """\
-usage: fedjax-rec report RUN [RUN ...] [--output FOLDER]
-
-Compares finished runs: one line per configuration, with mean and standard deviation if
-runs differ only by seed, and rankers that learn nothing. Runs under different
-protocols or on different data are not comparable: the differences are listed. A RUN is
-a run's folder, or a folder that holds some. FOLDER gets comparison.md and, with the
-extra `analysis`, curves.png.
-
-  fedjax-rec report runs/quickstart-fedfm-synthetic-s0
-  fedjax-rec report runs/* --output comparison
-"""
+HELP = __doc__ or ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

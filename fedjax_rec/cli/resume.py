@@ -12,16 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedjax_rec.cli.interrupts import Stopped
-from fedjax_rec.runs.folder import (
-    CONFIG,
-    METRICS,
-    VERSIONS,
-    Run,
-    RunFolder,
-    check_same,
-    has_checkpoint,
-    read_run,
-)
+from fedjax_rec.runs import folder as runs
+from fedjax_rec.runs.folder import Run, RunFolder
 from fedjax_rec.storage.errors import FileError, UserError
 
 if TYPE_CHECKING:  # JAX and Orbax are loaded only when a run begins
@@ -41,7 +33,7 @@ def read(path: Path) -> Run:
     Raises:
         UserError: the folder holds no run that can be continued.
     """
-    run = read_run(path)
+    run = runs.read_run(path)
     if "few_shot" in run.config:
         raise UserError(f"{path} holds a transfer; only `train` keeps checkpoints")
     return run
@@ -54,7 +46,7 @@ def command(path: Path) -> str:
 
 def advice(path: Path) -> str:
     """A line on how to continue a run that was interrupted, if it can be."""
-    if not has_checkpoint(path):
+    if not runs.has_checkpoint(path):
         return ""
     return f"\nIts checkpoints are intact. Continue with\n  {command(path)}"
 
@@ -66,7 +58,7 @@ def check_config(run: Run, config: Mapping[str, Any]) -> None:
     if more:
         new["rounds"] = old["rounds"]
     fix = "A run continues with its own config; only --rounds may grow"
-    check_same(run.path, "holds a run of another config", old, new, fix)
+    runs.check_same(run.path, "holds a run of another config", old, new, fix)
     if more and old["eval_every"] > old["rounds"]:
         raise FileError(
             f"{run.path} was evaluated only after its {old['rounds']} rounds, not "
@@ -94,7 +86,7 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
         before |= life["changed"]
     old, new = ({n: v.get(n) for n in DECISIVE} for v in (before, now))
     if not accept:
-        check_same(
+        runs.check_same(
             run.path,
             "was computed by other software or on another machine",
             old,
@@ -107,7 +99,7 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
 
 def check_prepared(run: Run, prepared: Mapping[str, Any]) -> None:
     """Raises a FileError if the run began with other data."""
-    check_same(
+    runs.check_same(
         run.path,
         "began with other data (hashes of everything read)",
         {"data": run.versions.get("prepared")},
@@ -148,7 +140,7 @@ def go_back(
     Raises:
         FileError: no checkpoint can be continued with more rounds.
     """
-    metrics, last = folder.path / METRICS, run.config["rounds"]
+    metrics, last = folder.path / runs.METRICS, run.config["rounds"]
     size = metrics.stat().st_size if metrics.exists() else 0
     more = simulation.rounds != last
     # A longer run would not have evaluated or selected that round.
@@ -157,7 +149,7 @@ def go_back(
 
     def unfit(progress: Mapping[str, Any]) -> str:
         if progress["position"] > size:
-            return f"{METRICS} ends before it"
+            return f"{runs.METRICS} ends before it"
         if early and progress["round"] == last:
             return f"round {last} was evaluated only because it was the last"
         return ""
@@ -182,9 +174,9 @@ def go_back(
         "changed": dict(changed),
     }
     lives = [*run.versions.get("resumed", []), life]
-    folder.write_json(VERSIONS, {**run.versions, "resumed": lives})
+    folder.write_json(runs.VERSIONS, {**run.versions, "resumed": lives})
     if more:
-        folder.write_json(CONFIG, config)
+        folder.write_json(runs.CONFIG, config)
     return done
 
 

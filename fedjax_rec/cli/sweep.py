@@ -46,14 +46,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from fedjax_rec.cli import explain
+from fedjax_rec.cli import config_file, explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import (
-    check_data,
-    in_flags,
-    load_configs,
-    named_config,
-)
 from fedjax_rec.storage.errors import UserError
 
 HELP = __doc__ or ""
@@ -106,10 +100,10 @@ class Sweep:
 
 def main(args: list[str]) -> int:
     """Runs the command."""
-    path, others = named_config(args)
+    path, others = config_file.named_config(args)
     if not path:
         return usage(HELP, args)
-    config = load_configs(path)
+    config = config_file.load_configs(path)
     flags, words = read_arguments(others)
     options, bases = Sweep(), []
     for experiment in config.experiments:
@@ -122,11 +116,11 @@ def main(args: list[str]) -> int:
         print(explain.asked(words, options, bases[0], title, config.doc), end="")
         return 0
     for base in bases:
-        check_data(base.data)
+        config_file.check_data(base.data)
     from fedjax_rec.sweep.runner import sweep
 
     name = bases[0].name if len(bases) == 1 else Path(path).stem
     try:
         return sweep(options, bases, config.grid, name)
     except UserError as error:
-        raise UserError(in_flags(error)) from error
+        raise UserError(config_file.in_flags(error)) from error

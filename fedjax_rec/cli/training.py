@@ -12,31 +12,20 @@ from rich.console import Console
 
 from fedjax_rec.cli import profile as profiling
 from fedjax_rec.cli import resume as resuming
-from fedjax_rec.cli.config_file import in_flags
+from fedjax_rec.cli.config_file import user_errors
 from fedjax_rec.cli.interrupts import Stopped, put_off
 from fedjax_rec.cli.options import Train
-from fedjax_rec.cli.progress import Progress
-from fedjax_rec.cli.waiting import Waiting
+from fedjax_rec.cli.progress import Progress, Waiting
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record, run_name
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.report import run as report
-from fedjax_rec.report.write import write_report, write_result
+from fedjax_rec.runs import folder as runs
 from fedjax_rec.runs import tracking
 from fedjax_rec.runs.checkpoint import Checkpoints
 from fedjax_rec.runs.fingerprint import fingerprint
-from fedjax_rec.runs.folder import (
-    CHECKPOINTS,
-    REPORT,
-    Run,
-    RunFolder,
-    check_folder,
-    continue_run,
-    free_folder,
-    open_run,
-    plain,
-    read_run,
-)
+from fedjax_rec.runs.folder import Run, RunFolder
+from fedjax_rec.runs.plain import plain
 from fedjax_rec.runs.session import join, set_up_jax, versions
 from fedjax_rec.runs.writer import SilentFolder
 from fedjax_rec.simulation.mesh import agree
@@ -75,11 +64,11 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    path = options.output or free_folder("runs", run_name(experiment))
+    path = options.output or runs.free_folder("runs", run_name(experiment))
     changed: dict[str, Any] = {}
-    try:
+    with user_errors():
         if before is None:
-            check_folder(path, config, options.overwrite)
+            runs.check_folder(path, config, options.overwrite)
         else:
             path = before.path
             resuming.check_config(before, config)
@@ -88,15 +77,13 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
             accept = options.accept_versions
             changed = resuming.check_versions(before, versions(), accept)
         simulation = _built(experiment, options, before, say)
-    except ValueError as error:
-        raise UserError(in_flags(error)) from error
     software = {**versions(), "prepared": fingerprint(simulation)}
     overwrite = options.overwrite
     try:
         with (
-            open_run(path, config, software, overwrite)
+            runs.open_run(path, config, software, overwrite)
             if before is None
-            else continue_run(path)
+            else runs.continue_run(path)
         ) as folder:
             if options.distributed:
                 agree(str(folder.path.absolute()))
@@ -134,14 +121,14 @@ def _built(
 def _finished(path: Path, say: Say) -> dict[str, Any]:
     """The result of a run that was finished before."""
     say(f"{path} is finished; there is no round left")
-    if not (path / REPORT).exists():  # killed while it was being drawn
-        write_report(RunFolder(path))
+    if not (path / runs.REPORT).exists():  # killed while it was being drawn
+        report.write_report(RunFolder(path))
     return _shown(path)
 
 
 def _shown(path: Path) -> dict[str, Any]:
     """Prints a finished run's table, and returns its result."""
-    run = read_run(path)
+    run = runs.read_run(path)
     report.show(Console(), run)
     return run.result or {}
 
@@ -151,13 +138,11 @@ def _follow(
 ) -> dict[str, Any]:
     """The part of a process that is not the first: it computes, and is silent."""
     quiet = dataclasses.replace(options, quiet=True, track=())
-    try:
+    with user_errors():
         simulation = build(experiment)
         folder = SilentFolder(Path(agree("")))
         run = _Run(experiment, quiet, simulation, folder, lambda text: None)
         return run.compute(before, {})
-    except ValueError as error:
-        raise UserError(in_flags(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +186,7 @@ class _Run:
                 folder.tracker = trackers
                 result = self._run(done, pause, stack)
             if not isinstance(folder, SilentFolder):
-                write_result(folder, record(self.experiment, simulation, result))
+                report.write_result(folder, record(self.experiment, simulation, result))
             return result
 
     def _run(self, done: int, pause: Any, stack: contextlib.ExitStack):
@@ -231,7 +216,7 @@ class _Run:
         config, every = plain(self.experiment), options.checkpoint.every
         if every == 0 and before is None:
             return 0, None
-        root, digest = folder.path / CHECKPOINTS, resuming.config_hash(config)
+        root, digest = folder.path / runs.CHECKPOINTS, resuming.config_hash(config)
         checkpoints = Checkpoints(root, digest, options.checkpoint.keep, self.inform)
         stack.callback(checkpoints.close)
         done = 0

@@ -1,21 +1,12 @@
-"""`fedjax-rec transfer CONFIG`: trained on one data set, scored on another."""
+"""Trains on one data set, and ranks another one for its users.
 
-from fedjax_rec.cli import explain
-from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import check_data, load_config, named_config
-from fedjax_rec.cli.data import data_of
-from fedjax_rec.cli.options import Transfer
-from fedjax_rec.storage.errors import UserError
-from fedjax_rec.transfer.config import Target, check
-
-HELP = """\
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
                            [--few-shot.FIELD VALUE] [--output DIR] [--overwrite]
                            [--quiet] [--FIELD VALUE]
 
 Trains the experiment that CONFIG describes (FedFM with users=History(), everything
 shared), then ranks another data set's items for its users, from their histories and
-without training: beside random, the target's popularity, the same model with the
+without training: next to random, the target's popularity, the same model with the
 target's texts shuffled, and the model before training. Then every target user's client
 takes a few local steps on its own history, and is ranked for again.
 
@@ -30,6 +21,21 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED-to-TARGET) then holds
 config.json, versions.json, metrics.jsonl, timings.jsonl, result.json, report.md, and
 few_shot.png with the extra `analysis`.
 """
+
+from fedjax_rec.cli import explain
+from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_file import (
+    check_data,
+    load_config,
+    named_config,
+    user_errors,
+)
+from fedjax_rec.cli.data import data_of
+from fedjax_rec.cli.options import Transfer
+from fedjax_rec.storage.errors import UserError
+from fedjax_rec.transfer.config import Target, check
+
+HELP = __doc__ or ""
 
 
 def main(args: list[str]) -> int:
@@ -52,10 +58,8 @@ def main(args: list[str]) -> int:
         title = f"usage: fedjax-rec transfer {path} [--target NAME] [--FIELD VALUE ...]"
         print(explain.asked(words, options, experiment, title, doc), end="")
         return 0
-    try:
+    with user_errors():
         check(experiment, options.target)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     check_data(experiment.data)
     check_data(options.target.data, "--target.data.")
     from fedjax_rec.cli.transferring import transfer

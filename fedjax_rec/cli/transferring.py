@@ -1,5 +1,6 @@
 """A transfer into its folder: `fedjax-rec transfer`."""
 
+import contextlib
 import dataclasses
 import sys
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
-from fedjax_rec.cli.config_file import in_flags
+from fedjax_rec.cli.config_file import user_errors
 from fedjax_rec.cli.options import Transfer
 from fedjax_rec.cli.progress import Progress
 from fedjax_rec.cli.training import opening
@@ -17,19 +18,11 @@ from fedjax_rec.experiment.record import data_name, record, run_name
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.report import transfer as report
 from fedjax_rec.report.tables import can_plot
-from fedjax_rec.runs.folder import (
-    REPORT,
-    RESULT,
-    RunFolder,
-    check_folder,
-    free_folder,
-    open_run,
-    plain,
-    read_run,
-)
+from fedjax_rec.runs import folder as runs
+from fedjax_rec.runs.folder import RunFolder
+from fedjax_rec.runs.plain import plain
 from fedjax_rec.runs.session import set_up_jax, versions
 from fedjax_rec.simulation.simulation import Simulation
-from fedjax_rec.storage.errors import UserError
 from fedjax_rec.transfer import run as transferring
 from fedjax_rec.transfer.audiences import TargetSplit, load_target, target_protocol
 
@@ -55,41 +48,35 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
         "few_shot": plain(options.few_shot),
     }
     name = f"{run_name(experiment)}-to-{data_name(options.target.data)}"
-    path = options.output or free_folder("runs", name)
+    path = options.output or runs.free_folder("runs", name)
     console = Console(stderr=True)
 
     def say(text: str) -> None:
         if show:
             console.print(text, highlight=False, soft_wrap=True)
 
-    try:
+    with user_errors():
         check_experiment(experiment)
-        check_folder(path, config, options.overwrite)
-    except ValueError as error:
-        raise UserError(in_flags(error)) from error
-    try:
+        runs.check_folder(path, config, options.overwrite)
+    with user_errors("--target.data.", "target: "):
         say("reading the target…")
         held = load_target(experiment, options.target, show)
-    except ValueError as error:
-        raise UserError(f"target: {in_flags(error, '--target.data.')}") from error
-    try:
+    with user_errors():
         say("preparing the source's data and clients…")
         simulation = build(experiment, progress=show)
         transferring.check_source(simulation, options.few_shot)
-    except ValueError as error:
-        raise UserError(in_flags(error)) from error
     say(opening(experiment, simulation))
     say(
         f"then {len(held.users):,} users of {held.split.train.name}, "
         f"{held.split.train.num_items:,} items"
     )
     try:
-        with open_run(path, config, versions(), options.overwrite) as folder:
+        with runs.open_run(path, config, versions(), options.overwrite) as folder:
             result = _run(experiment, options, simulation, held, folder)
     except KeyboardInterrupt:
         console.print(f"\nstopped; the finished rounds are in {path}/metrics.jsonl")
         raise
-    report.show(Console(), read_run(path))
+    report.show(Console(), runs.read_run(path))
     Console().print(f"written: {path}", highlight=False, soft_wrap=True)
     return result
 
@@ -109,10 +96,8 @@ def _run(
         folder.append(event)
         training(event)
 
-    try:
+    with contextlib.closing(training):
         source = transferring.train_source(simulation, listen)
-    finally:
-        training.close()
     ranking = _Ranking(show)
 
     def ranked(name: str, metrics: dict[str, float]) -> None:
@@ -120,7 +105,7 @@ def _run(
         folder.append({**event, "metrics": metrics})
         ranking.done(name)
 
-    try:
+    with contextlib.closing(ranking):
         moved = transferring.transfer(
             experiment,
             options.target,
@@ -132,15 +117,13 @@ def _run(
             start=ranking.start,
             advance=ranking.advance,
         )
-    finally:
-        ranking.close()
     for kind, seconds in moved.seconds.items():
         folder.time(kind, simulation.rounds, seconds)
     result = _record(experiment, options, simulation, source, held, moved)
     # First, so that an error in drawing cannot lose it.
-    folder.write_json(RESULT, result)
-    run = read_run(folder.path)
-    folder.write_text(REPORT, report.markdown(run))
+    folder.write_json(runs.RESULT, result)
+    run = runs.read_run(folder.path)
+    folder.write_text(runs.REPORT, report.markdown(run))
     if can_plot():
         with folder.replacing(report.CURVE) as temporary:
             report.plot(run, temporary)
@@ -194,33 +177,27 @@ class _Ranking:
 
     def __init__(self, enabled: bool):
         self._enabled = enabled
-        self._bar: tqdm | None = None
+        self._bar = tqdm(disable=True)
 
     def start(self, stage: str, users: int) -> None:
         """Begins a stage of `users` rankings; 0 for one with bars of its own."""
         self.close()
-        if not users:
-            if self._enabled:
-                print(f"{stage}…", file=sys.stderr, flush=True)
-            return
+        if self._enabled and not users:
+            print(f"{stage}…", file=sys.stderr, flush=True)
         self._bar = tqdm(
             total=users,
             desc=stage,
             unit=" users",
-            disable=not self._enabled,
+            disable=not (self._enabled and users),
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 20,
         )
 
     def advance(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.update(count)
+        self._bar.update(count)
 
     def done(self, name: str) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{name} done", refresh=False)
+        self._bar.set_postfix_str(f"{name} done", refresh=False)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()

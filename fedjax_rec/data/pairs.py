@@ -85,7 +85,6 @@ def explicit_pairs() -> Callable[[Columns, Array], Columns]:
     """Labels each example with its rating, without negatives."""
 
     def draw(examples: Columns, key: Array) -> Columns:
-        del key
         columns = {name: examples[name] for name in ("item", "user", "mask")}
         return {**columns, "label": examples["rating"]}
 

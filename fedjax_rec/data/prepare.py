@@ -126,17 +126,12 @@ def _files(
     dir = folders.usual_folder(spec.name) if dir is None else dir
     if dir is not None:
         return Path(dir).expanduser()
-    if spec.download is None:
-        fix = f"Pass dir= ({spec.doc}){folders.advice(spec.name)}"
-        raise FileError(f"{spec.name}: no folder given", fix=fix)
-    archives = root / "downloads"
-    if download:
-        return fetch(spec.download, archives, progress=progress)
-    archive = verified(spec.download, archives)
-    if archive is None:
-        raise FileError(
-            f"{spec.name}: no folder given",
-            fix=f"Pass dir= ({spec.doc}){folders.advice(spec.name)}, or download=True "
-            f"for {spec.download.url}",
-        )
-    return archive
+    fix = f"Pass dir= ({spec.doc}){folders.advice(spec.name)}"
+    if spec.download is not None:
+        archives = root / "downloads"
+        if download:
+            return fetch(spec.download, archives, progress=progress)
+        if (archive := verified(spec.download, archives)) is not None:
+            return archive
+        fix += f", or download=True for {spec.download.url}"
+    raise FileError(f"{spec.name}: no folder given", fix=fix)

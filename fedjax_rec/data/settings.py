@@ -34,12 +34,10 @@ class SyntheticData:
 
     def origin(self, progress: bool = False) -> str:
         """Identifies the data."""
-        del progress
         return repr(self)
 
     def load(self, progress: bool = False) -> Interactions:
         """Generates the interactions."""
-        del progress
         sizes = dataclasses.asdict(self)
         return synthetic.synthetic(sizes.pop("seed"), **sizes)
 

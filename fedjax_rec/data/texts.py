@@ -8,9 +8,9 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from fedjax_rec.data.interactions import Entities, Interactions
-from fedjax_rec.data.sources.columns import ANY_ID, Column, identifiers
+from fedjax_rec.data.sources.convert import ANY_ID, identifiers
 from fedjax_rec.data.sources.files import InputFile
-from fedjax_rec.data.sources.tables import open_table
+from fedjax_rec.data.sources.tables import Column, open_table
 from fedjax_rec.storage.errors import FileError
 
 DEFAULT_TEMPLATES: dict[str, str] = {

@@ -4,15 +4,15 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from fedjax_rec.report.comparison import Row, columns_of, comparable, labels_of, rows_of
 from fedjax_rec.report.remarks import remarks_of, warnings_of
-from fedjax_rec.report.tables import Table, fields_of, panels, save, say
-from fedjax_rec.report.tables import can_plot as can_plot
+from fedjax_rec.report.tables import Table, can_plot, fields_of, panels, save, say
 from fedjax_rec.report.words import protocol_in_words
-from fedjax_rec.runs.folder import Run
+from fedjax_rec.runs.folder import REPORT, RESULT, Run, RunFolder, read_run
 
 CURVES = "curves.png"
 
@@ -70,6 +70,22 @@ def plot_curves(runs: Sequence[Run], path: str | Path) -> None:
     quality.set(xlabel="round", ylabel=f"validation {name.upper()}")
     quality.legend(fontsize=8)
     save(figure, path)
+
+
+def write_result(folder: RunFolder, result: dict[str, Any], draw: bool = True) -> None:
+    """Finishes a run's folder with `result.json`, `report.md` and the curves."""
+    # First, so that an error in drawing cannot lose it.
+    folder.write_json(RESULT, result)
+    write_report(folder, draw)
+
+
+def write_report(folder: RunFolder, draw: bool = True) -> None:
+    """Writes `report.md`, and if `draw` the curves, of a finished run."""
+    run = read_run(folder.path)
+    folder.write_text(REPORT, markdown(run))
+    if draw and can_plot():
+        with folder.replacing(CURVES) as temporary:
+            plot_curves([run], temporary)
 
 
 def _tables(runs: Sequence[Run]) -> Iterator[tuple[Table, str]]:

@@ -4,8 +4,8 @@ Matplotlib (the extra `analysis`) is only imported here.
 """
 
 import importlib.util
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich import box, table
@@ -71,15 +71,24 @@ def can_plot() -> bool:
 
 
 def panels(count: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
-    """A figure with a row of axes."""
-    # A Figure without pyplot needs no display and leaves no global state.
-    from matplotlib.figure import Figure
+    """A figure with a row of axes.
 
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    try:
+        # A Figure without pyplot needs no display and leaves no global state.
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "plotting needs Matplotlib, which is not installed. Install the extra: "
+            "pip install 'fedjax-rec[analysis]'"
+        ) from error
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False, **options)[0]
 
 
-def save(figure: Any, path: str | Path) -> None:
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
     """Writes a figure into an image file, with a light frame."""
     for axes in figure.axes:
         axes.grid(alpha=0.25)

@@ -149,11 +149,7 @@ class Checkpoints:
         restored, skipped = None, []
         for done in reversed(self.rounds):
             try:
-                progress = self._read_progress(done)
-                if reason := unfit(progress):
-                    raise ValueError(reason)
-                self._check_arrays(done, progress, like)
-                restored = self._read_arrays(done, progress, like)
+                restored = self._read(done, like, unfit)
                 break
             except FileError:
                 raise
@@ -167,12 +163,21 @@ class Checkpoints:
         self._manager.reload()
         return restored
 
-    def _read_progress(self, done: int) -> dict[str, Any]:
+    def _read(
+        self, done: int, like: Tree, unfit: Callable[[dict[str, Any]], str]
+    ) -> Restored:
         check_seal(self._path / str(done))
-        progress = self._read(done, _PROGRESS, ocp.args.JsonRestore())
+        progress = self._item(done, _PROGRESS, ocp.args.JsonRestore())
         if progress["config"] != self._config:
             raise ValueError("it belongs to another config")
-        return progress
+        if reason := unfit(progress):
+            raise ValueError(reason)
+        self._check_arrays(done, progress, like)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        arrays = self._item(done, _STATE, ocp.args.StandardRestore(abstract))
+        names = ("round", "best", "selected", "metrics")
+        snapshot = Snapshot(arrays, {name: progress[name] for name in names})
+        return Restored(snapshot, progress["position"])
 
     def _check_arrays(self, done: int, progress: dict[str, Any], like: Tree) -> None:
         old, new = (
@@ -190,14 +195,7 @@ class Checkpoints:
                 "than this experiment:\n" + "\n".join(lines[:9])
             )
 
-    def _read_arrays(self, done: int, progress: dict[str, Any], like: Tree) -> Restored:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        arrays = self._read(done, _STATE, ocp.args.StandardRestore(abstract))
-        names = ("round", "best", "selected", "metrics")
-        snapshot = Snapshot(arrays, {name: progress[name] for name in names})
-        return Restored(snapshot, progress["position"])
-
-    def _read(self, done: int, item: str, args: Any) -> Any:
+    def _item(self, done: int, item: str, args: Any) -> Any:
         args = ocp.args.Composite(**{item: args})
         return self._manager.restore(done, args=args)[item]
 
@@ -226,7 +224,6 @@ class _LastAndSelected:
         self.keep, self.selected = keep, 0
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list:
-        del context
         last = {info.step for info in checkpoints[-self.keep :]}
         return [info.step in last or info.step == self.selected for info in checkpoints]
 

@@ -20,8 +20,7 @@ from fedjax_rec.runs.writer import (
     read_lines,
 )
 from fedjax_rec.storage.errors import FileError, writable
-from fedjax_rec.storage.files import PARTIAL
-from fedjax_rec.storage.locks import locked
+from fedjax_rec.storage.files import PARTIAL, locked
 
 CONFIG, VERSIONS = "config.json", "versions.json"
 CHECKPOINTS = "checkpoints"

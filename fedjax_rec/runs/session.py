@@ -67,7 +67,6 @@ def join(coordinator: str = "", processes: int = 0, process_id: int = -1) -> boo
     """
     import jax
 
-    address: dict[str, Any] = {}
     if coordinator:
         if ":" not in coordinator:
             raise UserError(
@@ -79,17 +78,17 @@ def join(coordinator: str = "", processes: int = 0, process_id: int = -1) -> boo
                 "--coordinator, pass the number of processes, and to each its own id "
                 "from 0"
             )
-        address = {
-            "coordinator_address": coordinator,
-            "num_processes": processes,
-            "process_id": process_id,
-        }
     elif processes or process_id >= 0:
         raise UserError("--processes and --process-id need --coordinator HOST:PORT")
     # Without it processes on CPUs could not add up their arrays.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(**address, initialization_timeout=120)
+        jax.distributed.initialize(
+            coordinator or None,
+            processes or None,
+            process_id if coordinator else None,
+            initialization_timeout=120,
+        )
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"the processes did not find each other ({str(error).splitlines()[0]}). "

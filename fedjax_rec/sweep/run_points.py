@@ -14,7 +14,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record
 from fedjax_rec.experiment.settings import Experiment, MeshConfig
-from fedjax_rec.report.write import write_result
+from fedjax_rec.report.run import write_result
 from fedjax_rec.runs import tracking
 from fedjax_rec.runs.folder import RunFolder, open_run, plain
 from fedjax_rec.runs.session import versions

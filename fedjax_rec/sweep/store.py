@@ -21,7 +21,7 @@ from fedjax_rec.runs.folder import (
     read_run,
 )
 from fedjax_rec.storage.errors import UserError, writable
-from fedjax_rec.storage.locks import locked
+from fedjax_rec.storage.files import locked
 
 SWEEP = "sweep.json"
 WAITING, FINISHED, FAILED = "waiting", "finished", "failed"

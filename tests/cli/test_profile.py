@@ -8,8 +8,7 @@ import pytest
 
 from fedjax_rec.cli import main, training
 from fedjax_rec.cli import profile as profiling
-from fedjax_rec.cli.progress import Progress
-from fedjax_rec.cli.waiting import Waiting
+from fedjax_rec.cli.progress import Progress, Waiting
 from fedjax_rec.runs import tracking
 from fedjax_rec.runs.writer import RunFolder
 

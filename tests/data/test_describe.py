@@ -1,11 +1,9 @@
-import sys
-
 import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
 from fedjax_rec.data import partition
-from fedjax_rec.data.describe import describe, gini, label_divergences, plot, to_text
+from fedjax_rec.data.describe import describe, gini, label_divergences, to_text
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.synthetic import LIMITS, synthetic
 
@@ -68,24 +66,6 @@ def test_text_says_it_all():
     text = to_text(describe(toy(), partition.PerUser().partition(toy())))
     assert "bad_lines" in text
     assert "Synthetic" not in text
-
-
-@pytest.mark.parametrize("make", ["toy", "by_attribute", "per_user"])
-def test_plot_writes_an_image(make, tmp_path):
-    train = toy() if make == "toy" else TRAIN
-    result = (
-        partition.ByAttribute().partition(train)
-        if make == "by_attribute"
-        else partition.PerUser().partition(train)
-    )
-    plot(describe(train, result), tmp_path / "it.png")
-    assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_plot_without_matplotlib_names_the_extra(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"fedjax-rec\[analysis\]"):
-        plot(describe(toy(), partition.PerUser().partition(toy())), tmp_path / "it.png")
 
 
 def test_a_partition_of_other_data_is_refused():

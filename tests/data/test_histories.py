@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fedjax_rec.data.histories import histories
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.splits import Split
+from fedjax_rec.data.splits.split import histories
 
 
 def test_histories_are_the_last_items_latest_first():

@@ -290,7 +290,7 @@ def test_labels():
 
 def test_a_users_label_is_the_most_frequent_one():
     index = np.array([0, 0, 0, 1, 1, 2])
-    users = Units("user", 2, KEY, index, 3, np.array([4, 5, 9]))
+    users = Units(KEY, index, 3, np.array([4, 5, 9]))
     labels = np.array([1, 2, 2, 3, 0, 3])
     assert labels_of_units(labels, users).tolist() == [2, 0, 3]
 
@@ -313,7 +313,7 @@ THREE = partition.Dirichlet(num_clients=3)
         (lambda: partition.IID(num_clients=0), "num_clients=0"),
         (
             lambda: partition.IID(unit="item"),  # pyright: ignore
-            "'interaction'",
+            "user or interaction",
         ),
         (lambda: partition.Dirichlet(alpha=0), "alpha=0"),
         (lambda: THREE.partition(TRAIN, LABELS[1:]), "see labels_of"),
@@ -324,7 +324,7 @@ THREE = partition.Dirichlet(num_clients=3)
             ),
             "expected 1 to 2",
         ),
-        (lambda: partition.Shards(shards_per_client=0), "expected 1 or more"),
+        (lambda: partition.Shards(shards_per_client=0), "shards_per_client=0"),
         (lambda: partition.QuantitySkew(exponent=-1), "exponent=-1"),
         (lambda: partition.Drift(strength=2), "strength=2"),
         (lambda: partition.Drift(alpha=0), "alpha=0"),

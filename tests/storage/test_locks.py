@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from fedjax_rec.storage.errors import FileError
-from fedjax_rec.storage.files import temporary
-from fedjax_rec.storage.locks import acquire, locked
+from fedjax_rec.storage.files import acquire, locked, temporary
 
 fcntl = pytest.importorskip("fcntl")
 UNSUPPORTED = ("ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK")
@@ -42,7 +41,7 @@ def test_a_waiting_process_enters_when_the_other_ends(tmp_path, caplog):
     path = tmp_path / ".lock"
     code = (
         "import pathlib, sys, time\n"
-        "from fedjax_rec.storage.locks import locked\n"
+        "from fedjax_rec.storage.files import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(0.5)\n"

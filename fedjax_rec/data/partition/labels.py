@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etils import epy
 
-from fedjax_rec.data.partition.units import (
-    Partition,
-    Unit,
-    Units,
-    check_units,
-    units_of,
-)
+from fedjax_rec.core.checks import check_ranges
+from fedjax_rec.data.partition.units import Partition, RandomPartition, Unit, Units
 
 if TYPE_CHECKING:
     from fedjax_rec.data.interactions import Interactions
@@ -30,7 +24,42 @@ _COLUMNS = ("genres", "genre", "category", "categories", "rating")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dirichlet:
+class LabelPartition(RandomPartition):
+    """Base of the partitions by labels.
+
+    Attributes:
+        label: Column of the labels, see `labels_of`; empty for the genre.
+    """
+
+    label: str = ""
+
+    def partition(
+        self, train: Interactions, labels: np.ndarray | None = None
+    ) -> Partition:
+        """Partitions the training interactions.
+
+        Args:
+            train: The training interactions.
+            labels: `[n]` integers from 0, used in place of the column `label`.
+
+        Raises:
+            ValueError: There are too few units for the clients, or labels do not fit.
+        """
+        units = self.units(train)
+        labels = labels_of(train, self.label or None) if labels is None else labels
+        labels = check_labels(labels, train)
+        num_labels = int(labels.max()) + 1
+        return self._assign(train, units, labels_of_units(labels, units), num_labels)
+
+    def _assign(
+        self, train: Interactions, units: Units, labels: np.ndarray, num_labels: int
+    ) -> Partition:
+        """Assigns the units, given the label `[count]` of each."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dirichlet(LabelPartition):
     """Clients have Dirichlet label mixtures and equal numbers of units.
 
     Attributes:
@@ -46,42 +75,25 @@ class Dirichlet:
         for federated visual classification, arXiv:1909.06335.
     """
 
-    num_clients: int = 100
     alpha: float = 0.5
-    label: str = ""
-    unit: Unit = "user"
-    seed: int = 0
 
     def __post_init__(self):
-        check_units(self.num_clients, self.unit)
-        _check_alpha(self.alpha)
+        super().__post_init__()
+        check_ranges(self, alpha="(0, inf)")
 
-    def partition(
-        self, train: Interactions, labels: np.ndarray | None = None
-    ) -> Partition:
-        """Partitions the training interactions; no client is empty.
-
-        Args:
-            train: The training interactions.
-            labels: `[n]` integers from 0, used in place of the column `label`.
-
-        Raises:
-            ValueError: There are more clients than units, or labels do not fit.
-        """
-        units = units_of(train, self.unit, self.num_clients, self.seed)
-        labels = _labels(train, self.label, labels)
+    def _assign(self, train, units, labels, num_labels) -> Partition:
         client = assign.assign_dirichlet(
             units.key,
-            labels_of_units(labels, units),
+            labels,
             float(self.alpha),
-            num_labels=int(labels.max()) + 1,
+            num_labels=num_labels,
             num_clients=self.num_clients,
         )
-        return units.assigned(client, "dirichlet", alpha=self.alpha)
+        return self.assigned(units, client, "dirichlet", alpha=self.alpha)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shards:
+class Shards(LabelPartition):
     """Every client gets a few shards of the data sorted by label.
 
     Attributes:
@@ -97,33 +109,13 @@ class Shards:
         decentralized data, arXiv:1602.05629.
     """
 
-    num_clients: int = 100
     shards_per_client: int = 2
-    label: str = ""
-    unit: Unit = "user"
-    seed: int = 0
 
     def __post_init__(self):
-        check_units(self.num_clients, self.unit)
-        if self.shards_per_client < 1:
-            raise ValueError(
-                f"shards_per_client={self.shards_per_client}, expected 1 or more"
-            )
+        super().__post_init__()
+        check_ranges(self, shards_per_client="[1, inf)")
 
-    def partition(
-        self, train: Interactions, labels: np.ndarray | None = None
-    ) -> Partition:
-        """Partitions the training interactions; no client is empty.
-
-        Args:
-            train: The training interactions.
-            labels: `[n]` integers from 0, used in place of the column `label`.
-
-        Raises:
-            ValueError: There are more shards than units, or labels do not fit.
-        """
-        units = units_of(train, self.unit, self.num_clients, self.seed)
-        labels = _labels(train, self.label, labels)
+    def _assign(self, train, units, labels, num_labels) -> Partition:
         most = units.count // self.num_clients
         if self.shards_per_client > most:
             raise ValueError(
@@ -133,15 +125,15 @@ class Shards:
             )
         client = assign.assign_shards(
             units.key,
-            labels_of_units(labels, units),
+            labels,
             num_clients=self.num_clients,
             shards_per_client=self.shards_per_client,
         )
-        return units.assigned(client, "shards", per_client=self.shards_per_client)
+        return self.assigned(units, client, "shards", per_client=self.shards_per_client)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Drift:
+class Drift(LabelPartition):
     """Incremental drift: every client moves from one label mixture to another.
 
     Time is the share of units that came before, so drift is as fast in busy months as
@@ -163,47 +155,31 @@ class Drift:
         distributed concept drift, arXiv:2206.00799.
     """
 
-    num_clients: int = 100
     alpha: float = 0.5
     strength: float = 1.0
-    label: str = ""
     unit: Unit = "interaction"
-    seed: int = 0
 
     def __post_init__(self):
-        check_units(self.num_clients, self.unit)
-        _check_alpha(self.alpha)
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength={self.strength}, expected 0 (no drift) to 1")
+        super().__post_init__()
+        check_ranges(self, alpha="(0, inf)", strength="[0, 1]")
 
-    def partition(
-        self, train: Interactions, labels: np.ndarray | None = None
-    ) -> Partition:
-        """Partitions the training interactions; clients may be empty.
-
-        Args:
-            train: The training interactions.
-            labels: `[n]` integers from 0, used in place of the column `label`.
-
-        Raises:
-            ValueError: There are more clients than units, or labels do not fit.
-        """
-        units = units_of(train, self.unit, self.num_clients, self.seed)
-        labels = _labels(train, self.label, labels)
+    def _assign(self, train, units, labels, num_labels) -> Partition:
         first = np.full(units.count, np.iinfo(np.int64).max)
         np.minimum.at(first, units.index, train.timestamp)
         rank = np.empty(units.count, np.float32)
         rank[np.argsort(first, kind="stable")] = np.linspace(0, 1, units.count)
         client = assign.assign_drift(
             units.key,
-            labels_of_units(labels, units),
+            labels,
             rank,
             float(self.alpha),
             float(self.strength),
-            num_labels=int(labels.max()) + 1,
+            num_labels=num_labels,
             num_clients=self.num_clients,
         )
-        return units.assigned(client, "drift", alpha=self.alpha, strength=self.strength)
+        return self.assigned(
+            units, client, "drift", alpha=self.alpha, strength=self.strength
+        )
 
 
 def labels_of(train: Interactions, column: str | None = None) -> np.ndarray:
@@ -277,13 +253,3 @@ def labels_of_units(labels: np.ndarray, units: Units) -> np.ndarray:
 
 def _encode(values: Sequence[str]) -> np.ndarray:
     return np.unique(np.asarray(values, str), return_inverse=True)[1].astype(np.int32)
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha={alpha}, expected a number above 0 (iid is the limit)")
-
-
-def _labels(train: Interactions, column: str, labels: np.ndarray | None) -> np.ndarray:
-    labels = labels_of(train, column or None) if labels is None else labels
-    return check_labels(labels, train)

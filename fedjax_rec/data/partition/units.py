@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etils import epy
+
+from fedjax_rec.core.checks import check_choices, check_ranges
 
 if TYPE_CHECKING:
     from fedjax_rec.core.arrays import Array
@@ -45,25 +46,62 @@ class Units(NamedTuple):
     """The units that a partition assigns to clients.
 
     Attributes:
-        unit: Kind of unit.
-        num_clients: Number of clients to assign to.
         key: Typed key of the assignment.
         index: `[n]` unit of each interaction.
         count: Number of units.
         users: `[count]` user of each unit, or `None` if units are interactions.
     """
 
-    unit: Unit
-    num_clients: int
     key: Array
     index: np.ndarray
     count: int
     users: np.ndarray | None
 
-    def assigned(self, client_of_unit: Array, name: str, **options: Any) -> Partition:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomPartition:
+    """Base of the partitions that assign units to clients at random.
+
+    Attributes:
+        num_clients: Number of clients.
+        unit: Kind of unit.
+        seed: Seed of the assignment.
+    """
+
+    num_clients: int = 100
+    unit: Unit = "user"
+    seed: int = 0
+
+    def __post_init__(self):
+        check_ranges(self, num_clients="[1, inf)")
+        check_choices(self, unit=Unit)
+
+    def units(self, train: Interactions) -> Units:
+        """Returns the users with interactions, or the interactions, as units.
+
+        Raises:
+            ValueError: There are fewer units than clients.
+        """
+        users, index = None, np.arange(len(train))
+        if self.unit == "user":
+            users, index = np.unique(train.user, return_inverse=True)
+        count = len(train) if users is None else len(users)
+        if self.num_clients > count:
+            hint = " or unit='interaction'" if self.unit == "user" else ""
+            raise ValueError(
+                f"num_clients={self.num_clients}, expected 1 to {count}, the "
+                f"{self.unit}s in train of {train.name!r}. Use fewer clients{hint}."
+            )
+        key = keys.derive(jax.random.key(self.seed), keys.Purpose.PARTITION)
+        return Units(key, index, count, users)
+
+    def assigned(
+        self, units: Units, client_of_unit: Array, name: str, **options: Any
+    ) -> Partition:
         """Returns the partition in which each unit is on the client `client_of_unit`.
 
         Args:
+            units: The units.
             client_of_unit: `[count]` int32.
             name: Name of the partition.
             **options: Options to show after the name.
@@ -71,46 +109,18 @@ class Units(NamedTuple):
         n = self.num_clients
         clients = np.asarray(client_of_unit, np.int32)
         user_of_client = None
-        if self.users is not None and self.count == n:
+        if units.users is not None and units.count == n:
             order = np.argsort(clients)
             if (clients[order] == np.arange(n)).all():
-                user_of_client = self.users[order].astype(np.int32)
+                user_of_client = units.users[order].astype(np.int32)
         options["unit"] = self.unit
         shown = "".join(f", {option}={value}" for option, value in options.items())
         return Partition(
-            client=clients[self.index],
+            client=clients[units.index],
             num_clients=n,
             name=f"{name}({n}{shown})",
             user_of_client=user_of_client,
         )
-
-
-def units_of(train: Interactions, unit: Unit, num_clients: int, seed: int) -> Units:
-    """Returns the users with interactions, or the interactions, as units.
-
-    Raises:
-        ValueError: There are fewer units than clients.
-    """
-    users, index = None, np.arange(len(train))
-    if unit == "user":
-        users, index = np.unique(train.user, return_inverse=True)
-    count = len(train) if users is None else len(users)
-    if num_clients > count:
-        hint = " or unit='interaction'" if unit == "user" else ""
-        raise ValueError(
-            f"num_clients={num_clients}, expected 1 to {count}, the {unit}s in "
-            f"train of {train.name!r}. Use fewer clients{hint}."
-        )
-    key = keys.derive(jax.random.key(seed), keys.Purpose.PARTITION)
-    return Units(unit, num_clients, key, index, count, users)
-
-
-def check_units(num_clients: int, unit: Unit) -> None:
-    """Raises a `ValueError` for settings that are wrong for any data."""
-    if num_clients < 1:
-        raise ValueError(f"num_clients={num_clients}, expected 1 or more")
-    if unit not in ("user", "interaction"):
-        raise ValueError(f"unit={unit!r} is unknown; expected 'user' or 'interaction'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +184,7 @@ class ByAttribute:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IID:
+class IID(RandomPartition):
     """Units are dealt at random; the clients' numbers of units differ by at most one.
 
     Attributes:
@@ -188,28 +198,21 @@ class IID:
         decentralized data, arXiv:1602.05629 (the IID setting).
     """
 
-    num_clients: int = 100
-    unit: Unit = "user"
-    seed: int = 0
-
-    def __post_init__(self):
-        check_units(self.num_clients, self.unit)
-
     def partition(self, train: Interactions) -> Partition:
         """Partitions the training interactions; no client is empty.
 
         Raises:
             ValueError: There are more clients than units.
         """
-        units = units_of(train, self.unit, self.num_clients, self.seed)
+        units = self.units(train)
         client = assign.assign_uniform(
             units.key, num_units=units.count, num_clients=self.num_clients
         )
-        return units.assigned(client, "iid")
+        return self.assigned(units, client, "iid")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantitySkew:
+class QuantitySkew(RandomPartition):
     """Client sizes follow a power law of their rank; client 0 is the largest.
 
     Attributes:
@@ -223,17 +226,11 @@ class QuantitySkew:
         arXiv:1812.06127 (power-law sizes).
     """
 
-    num_clients: int = 100
     exponent: float = 1.5
-    unit: Unit = "user"
-    seed: int = 0
 
     def __post_init__(self):
-        check_units(self.num_clients, self.unit)
-        if not 0 <= self.exponent < math.inf:
-            raise ValueError(
-                f"exponent={self.exponent}, expected 0 or more (1 is Zipf's law)"
-            )
+        super().__post_init__()
+        check_ranges(self, exponent="[0, inf)")
 
     def partition(self, train: Interactions) -> Partition:
         """Partitions the training interactions; no client is empty.
@@ -241,11 +238,11 @@ class QuantitySkew:
         Raises:
             ValueError: There are more clients than units.
         """
-        units = units_of(train, self.unit, self.num_clients, self.seed)
+        units = self.units(train)
         client = assign.assign_power_law(
             units.key,
             float(self.exponent),
             num_units=units.count,
             num_clients=self.num_clients,
         )
-        return units.assigned(client, "quantity_skew", exponent=self.exponent)
+        return self.assigned(units, client, "quantity_skew", exponent=self.exponent)

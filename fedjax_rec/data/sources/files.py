@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import zipfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from fedjax_rec.storage.errors import FileError
@@ -107,13 +107,6 @@ class Folder:
             # zipfile raises RuntimeError for a member that needs a password.
             message = f"cannot be read ({error})"
             raise FileError(message, file=label, fix=fix) from error
-
-    def read_all(
-        self, required: Sequence[str], optional: Sequence[str] = ()
-    ) -> dict[str, InputFile]:
-        """Reads files by name; optional ones that are absent are left out."""
-        present = [name for name in optional if name in self.names]
-        return {name: self.read(name) for name in (*required, *present)}
 
 
 def open_folder(path: str | Path, expected: str, matches: Matches) -> Folder:

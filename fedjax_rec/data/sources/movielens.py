@@ -16,17 +16,10 @@ from pathlib import Path
 
 from fedjax_rec.data.filters import require_history
 from fedjax_rec.data.interactions import Entities, Interactions, make_interactions
-from fedjax_rec.data.sources.columns import (
-    INTEGER_ID,
-    TIMESTAMP,
-    Column,
-    Timestamps,
-    Vocabulary,
-    floats,
-)
+from fedjax_rec.data.sources import convert
 from fedjax_rec.data.sources.files import InputFile, open_folder
 from fedjax_rec.data.sources.source import Inputs, Options, Source, read_catalog
-from fedjax_rec.data.sources.tables import Table, open_table
+from fedjax_rec.data.sources.tables import Column, Table, open_table
 from fedjax_rec.storage.download import Download
 
 # The original files are Latin-1, many copies UTF-8. Accented Latin-1 text is hardly
@@ -136,7 +129,7 @@ def _tags(file: InputFile, ids: Sequence[str]) -> list[str]:
     Equally frequent ones keep the order of the file. Spellings that differ only in case
     are counted as one tag, and all of them are kept.
     """
-    known = Vocabulary(ids, closed=True)
+    known = convert.Vocabulary(ids, closed=True)
     item, tag = _open(file, "userId", "movieId", "tag", "timestamp").read(
         [
             Column("movieId", 1, known, "an id that movies.csv lists"),
@@ -187,17 +180,20 @@ def _read_ratings(
         name: Name of the data set.
         low: Lowest rating.
     """
-    known_items = Vocabulary(items.ids, closed=True)
+    known_items = convert.Vocabulary(items.ids, closed=True)
     if users is None:
-        known_users, user_expected = Vocabulary(integer=True), INTEGER_ID
+        known_users, user_expected = (
+            convert.Vocabulary(integer=True),
+            convert.INTEGER_ID,
+        )
     else:
-        known_users = Vocabulary(users.ids, closed=True)
+        known_users = convert.Vocabulary(users.ids, closed=True)
         user_expected = f"an id that {lists[0]} lists"
     columns = [
         Column("user id", 0, known_users, user_expected),
         Column("item id", 1, known_items, f"an id that {lists[1]} lists"),
-        Column("rating", 2, floats(low, 5), f"a number from {low} to 5"),
-        Column("timestamp", 3, Timestamps(), TIMESTAMP),
+        Column("rating", 2, convert.floats(low, 5), f"a number from {low} to 5"),
+        Column("timestamp", 3, convert.Timestamps(), convert.TIMESTAMP),
     ]
     arrays = dict(zip(_RATINGS, table.read(columns), strict=True))
     users = users or Entities(ids=known_users.ids)
@@ -215,7 +211,8 @@ def _source(
     def find(path: Path, options: Options) -> Inputs:
         required = set(files)
         folder = open_folder(path, ", ".join(files), lambda n: required <= set(n))
-        return folder.read_all(files, optional)
+        present = [name for name in optional if name in folder.names]
+        return {name: folder.read(name) for name in (*files, *present)}
 
     doc = f"{name} ({', '.join([*files, *optional])}), folder or zip"
     return Source(name=name, doc=doc, find=find, parse=parse, download=download)

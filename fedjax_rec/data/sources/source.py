@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fedjax_rec.data.interactions import Entities, Interactions
-from fedjax_rec.data.sources.columns import ANY_ID, INTEGER_ID, Column, Vocabulary
+from fedjax_rec.data.sources.convert import ANY_ID, INTEGER_ID, Vocabulary
 from fedjax_rec.data.sources.files import InputFile, open_folder
-from fedjax_rec.data.sources.tables import Table
+from fedjax_rec.data.sources.tables import Column, Table
 from fedjax_rec.storage.download import Download
 from fedjax_rec.storage.errors import FileError
 

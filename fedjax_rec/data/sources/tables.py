@@ -5,12 +5,11 @@ import io
 import itertools
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from fedjax_rec.data.sources.columns import Column
 from fedjax_rec.data.sources.files import InputFile
 from fedjax_rec.storage.errors import FileError
 
@@ -40,6 +39,23 @@ _COLUMN_NAMES = {
         "booktitle"
     ),
 }
+
+
+class Column(NamedTuple):
+    """A column to read.
+
+    Attributes:
+        name: Name in error messages.
+        index: Position in a row.
+        convert: Converts the strings of a block to an array or a list. Raises
+            `ValueError`, `KeyError` or `OverflowError` for values it does not accept.
+        expected: Description of the accepted values.
+    """
+
+    name: str
+    index: int
+    convert: Callable[[list[str]], Any]
+    expected: str
 
 
 class Table(NamedTuple):

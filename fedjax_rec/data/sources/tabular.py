@@ -10,24 +10,16 @@ References:
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedjax_rec.data.filters import require_history, require_rating
 from fedjax_rec.data.interactions import Entities, Interactions, make_interactions
-from fedjax_rec.data.sources.columns import (
-    ANY_ID,
-    NUMBER,
-    TIMESTAMP,
-    Column,
-    Timestamps,
-    Vocabulary,
-    floats,
-    identifiers,
-)
+from fedjax_rec.data.sources import convert
 from fedjax_rec.data.sources.files import InputFile
 from fedjax_rec.data.sources.source import (
     Inputs,
@@ -37,7 +29,7 @@ from fedjax_rec.data.sources.source import (
     find_table,
     read_catalog,
 )
-from fedjax_rec.data.sources.tables import DELIMITERS, Table, open_table
+from fedjax_rec.data.sources.tables import DELIMITERS, Column, Table, open_table
 
 _OPTIONS = (
     "file", "items_file", "users_file", "user", "item", "rating", "timestamp",
@@ -52,12 +44,11 @@ class _Known(NamedTuple):
 
     entities: Entities
     repeated: int
-    vocabulary: Vocabulary
+    vocabulary: convert.Vocabulary
 
 
-def _find_csv(path: Path, options: Options) -> Inputs:
-    suffixes = (".csv", ".tsv", ".dat", ".txt", ".data", ".inter")
-    return find_table(path, options, suffixes)
+# Columns by role, and counts for the notes.
+_Read = tuple[dict[str, Any], dict[str, int]]
 
 
 def _parse_csv(inputs: Inputs, options: Options) -> Interactions:
@@ -65,12 +56,7 @@ def _parse_csv(inputs: Inputs, options: Options) -> Interactions:
     if not options.get("header", True):
         roles = ("user", "item", "rating", "timestamp")
         options = {**dict(zip(roles, table.names, strict=False)), **options}
-    return _read_rows(table, inputs, options, CSV.name)
-
-
-def _find_atomic(path: Path, options: Options) -> Inputs:
-    sidecars = {"items": ".item", "users": ".user"}
-    return find_table(path, options, (".inter",), sidecars)
+    return _read(table, inputs, options, CSV.name)
 
 
 def _parse_atomic(inputs: Inputs, options: Options) -> Interactions:
@@ -82,7 +68,7 @@ def _parse_atomic(inputs: Inputs, options: Options) -> Interactions:
     """
     table = _open(inputs["interactions"], options, "\t")
     read = _read_histories if _HISTORY in table.names else _read_rows
-    return read(table, inputs, options, AMAZON.name)
+    return _read(table, inputs, options, AMAZON.name, read)
 
 
 def _open(file: InputFile, options: Options, delimiter: str | None = None) -> Table:
@@ -90,40 +76,33 @@ def _open(file: InputFile, options: Options, delimiter: str | None = None) -> Ta
     return open_table(file, encoding, delimiter, header=header)
 
 
-def _read_rows(
-    table: Table, inputs: Inputs, options: Options, name: str
-) -> Interactions:
+def _read_rows(table: Table, known: dict[str, _Known], options: Options) -> _Read:
     """Reads a table with one interaction per row."""
-    known = {role: _known(role, inputs, options) for role in ("user", "item")}
-    clock = Timestamps()
+    clock = convert.Timestamps()
     columns = []
-    for role, convert, expected, required in (
-        ("user", known["user"].vocabulary, ANY_ID, True),
-        ("item", known["item"].vocabulary, ANY_ID, True),
-        ("rating", floats(), NUMBER, False),
-        ("timestamp", clock, TIMESTAMP, False),
+    for role, converter, expected, required in (
+        ("user", known["user"].vocabulary, convert.ANY_ID, True),
+        ("item", known["item"].vocabulary, convert.ANY_ID, True),
+        ("rating", convert.floats(), convert.NUMBER, False),
+        ("timestamp", clock, convert.TIMESTAMP, False),
     ):
         find = table.require if required else table.find
         index = find(role, options.get(role))
         if index is not None:
-            columns.append(Column(role, index, convert, expected))
+            columns.append(Column(role, index, converter, expected))
     values = table.read(columns)
     arrays = {column.name: v for column, v in zip(columns, values, strict=True)}
-    notes = {"timestamps_truncated": clock.truncated} if clock.truncated else {}
-    return _assemble(arrays, known, options, name, notes)
+    return arrays, {"timestamps_truncated": clock.truncated} if clock.truncated else {}
 
 
-def _read_histories(
-    table: Table, inputs: Inputs, options: Options, name: str
-) -> Interactions:
+def _read_histories(table: Table, known: dict[str, _Known], options: Options) -> _Read:
     """Reads a table with one user per row; the position in the history is the clock."""
-    known = {role: _known(role, inputs, options) for role in ("user", "item")}
     users, items = known["user"].vocabulary, known["item"].vocabulary
     indices = [table.require(role, options.get(role)) for role in known]
     columns = [
-        Column("user", indices[0], users, ANY_ID),
-        Column("item", indices[1], identifiers, ANY_ID),
-        Column(_HISTORY, table.names.index(_HISTORY), _split, ANY_ID),
+        Column("user", indices[0], users, convert.ANY_ID),
+        Column("item", indices[1], convert.identifiers, convert.ANY_ID),
+        Column(_HISTORY, table.names.index(_HISTORY), _split, convert.ANY_ID),
     ]
     user, last, histories = table.read(columns)
     _, first = np.unique(user, return_index=True)
@@ -143,17 +122,19 @@ def _read_histories(
         "item": items(flat),
         "timestamp": np.arange(len(flat)) - np.repeat(starts, lengths),
     }
-    return _assemble(arrays, known, options, name, {})
+    return arrays, {}
 
 
-def _assemble(
-    arrays: dict[str, Any],
-    known: dict[str, _Known],
+def _read(
+    table: Table,
+    inputs: Inputs,
     options: Options,
     name: str,
-    notes: dict[str, int],
+    read: Callable[..., _Read] = _read_rows,
 ) -> Interactions:
-    """Merges, filters and counts the interactions of parsed columns."""
+    """Reads, merges, filters and counts the interactions of a table."""
+    known = {role: _known(role, inputs, options) for role in ("user", "item")}
+    arrays, notes = read(table, known, options)
     entities = {}
     for role, (listed, repeated, vocabulary) in known.items():
         further = len(vocabulary.ids) - len(listed.ids)
@@ -171,7 +152,7 @@ def _assemble(
 def _known(role: str, inputs: Inputs, options: Options) -> _Known:
     """Reads the table of users or items, if there is one."""
     if f"{role}s" not in inputs:
-        return _Known(Entities(ids=()), 0, Vocabulary())
+        return _Known(Entities(ids=()), 0, convert.Vocabulary())
     table = _open(inputs[f"{role}s"], options)
     index, title = 0, 1
     if options.get("header", True):
@@ -184,7 +165,7 @@ def _known(role: str, inputs: Inputs, options: Options) -> _Known:
         for column, values in entities.attributes.items()
     }
     entities = dataclasses.replace(entities, attributes=attributes)
-    return _Known(entities, repeated, Vocabulary(entities.ids))
+    return _Known(entities, repeated, convert.Vocabulary(entities.ids))
 
 
 def _id_index(table: Table, role: str, name: str | None) -> int:
@@ -221,14 +202,20 @@ CSV = Source(
         "any table of user, item, and maybe rating and timestamp, separated by "
         + ", ".join(repr(d) for d in DELIMITERS)
     ),
-    find=_find_csv,
+    find=functools.partial(
+        find_table, suffixes=(".csv", ".tsv", ".dat", ".txt", ".data", ".inter")
+    ),
     parse=_parse_csv,
     options=("header", "delimiter", *_OPTIONS),
 )
 AMAZON = Source(
     name="amazon",
     doc="Amazon reviews in RecBole's atomic files (.inter, .item, .user)",
-    find=_find_atomic,
+    find=functools.partial(
+        find_table,
+        suffixes=(".inter",),
+        sidecars={"items": ".item", "users": ".user"},
+    ),
     parse=_parse_atomic,
     options=_OPTIONS,
 )

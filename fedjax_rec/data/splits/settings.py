@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from etils import epy
 
+from fedjax_rec.core.checks import check_choices, check_ranges
 from fedjax_rec.data.splits.split import (
     Split,
-    check_shares,
     draw,
     rank_from_end,
     share_of,
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 with epy.lazy_imports():
     import jax
     import numpy as np
+
+
+Ties = Literal["file_order", "reverse_file_order"]
+Order = Literal["time", "random"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,12 +46,10 @@ class LeaveOneOut:
         He et al. 2017, Neural collaborative filtering, arXiv:1708.05031.
     """
 
-    ties: Literal["file_order", "reverse_file_order"] = "file_order"
+    ties: Ties = "file_order"
 
     def __post_init__(self):
-        if self.ties not in ("file_order", "reverse_file_order"):
-            expected = "'file_order' or 'reverse_file_order'"
-            raise ValueError(f"ties={self.ties!r} is unknown; expected {expected}")
+        check_choices(self, ties=Ties)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -80,8 +82,7 @@ class LeaveLast:
     count: int = 1
 
     def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count={self.count}, expected 1 or more")
+        check_ranges(self, count="[1, inf)")
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -98,7 +99,27 @@ class LeaveLast:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ratio:
+class HeldOut:
+    """Base of the splits that hold out shares of the data.
+
+    Attributes:
+        val: Share for validation.
+        test: Share for test.
+    """
+
+    val: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self):
+        if not (self.val >= 0 and self.test > 0 and self.val + self.test < 1):
+            raise ValueError(
+                f"val={self.val} and test={self.test}: expected val >= 0, test > 0 and "
+                "a sum below 1, so that train keeps something"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ratio(HeldOut):
     """Shares of each user's interactions, either the latest ones or random ones.
 
     A share is rounded down, but to no less than one interaction while train keeps one;
@@ -113,15 +134,12 @@ class Ratio:
         seed: Seed of the draw for `random`.
     """
 
-    val: float = 0.1
-    test: float = 0.1
-    by: Literal["time", "random"] = "time"
+    by: Order = "time"
     seed: int = 0
 
     def __post_init__(self):
-        check_shares(self.val, self.test)
-        if self.by not in ("time", "random"):
-            raise ValueError(f"by={self.by!r} is unknown; expected 'time' or 'random'")
+        super().__post_init__()
+        check_choices(self, by=Order)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -145,7 +163,7 @@ class Ratio:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GlobalTime:
+class GlobalTime(HeldOut):
     """One cut in time for all users, so that no training data lie in the future.
 
     Interactions with equal timestamps are never separated; they belong to the later
@@ -160,12 +178,6 @@ class GlobalTime:
         Ji et al. 2020, A critical study on data leakage in recommender system offline
         evaluation, arXiv:2010.11060.
     """
-
-    val: float = 0.1
-    test: float = 0.1
-
-    def __post_init__(self):
-        check_shares(self.val, self.test)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.
@@ -194,7 +206,7 @@ class GlobalTime:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ColdItems:
+class ColdItems(HeldOut):
     """Test consists of all interactions with held-out items, which are not trained on.
 
     The items are drawn uniformly from those that occur. Info `test_items` and
@@ -209,12 +221,7 @@ class ColdItems:
         Schein et al. 2002, Methods and metrics for cold-start recommendations, SIGIR.
     """
 
-    val: float = 0.1
-    test: float = 0.1
     seed: int = 0
-
-    def __post_init__(self):
-        check_shares(self.val, self.test)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.
@@ -234,7 +241,7 @@ class ColdItems:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ColdUsers:
+class ColdUsers(HeldOut):
     """Held-out users are not trained on; their history is a query, then targets.
 
     They are drawn uniformly from the users with at least two interactions. Test and
@@ -255,15 +262,12 @@ class ColdUsers:
         arXiv:1802.05814 (strong generalization).
     """
 
-    val: float = 0.1
-    test: float = 0.1
     query: float = 0.8
     seed: int = 0
 
     def __post_init__(self):
-        check_shares(self.val, self.test)
-        if not 0 < self.query < 1:
-            raise ValueError(f"query={self.query}, expected between 0 and 1, exclusive")
+        super().__post_init__()
+        check_ranges(self, query="(0, 1)")
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.

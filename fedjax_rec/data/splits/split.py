@@ -38,12 +38,6 @@ class Split:
     name: str
     info: dict[str, Any]
 
-    def counts(self) -> dict[str, int | float]:
-        """Returns the sizes of the parts and the numbers in `info` for a report."""
-        sizes = {part: len(getattr(self, part)) for part in ("train", "val", "test")}
-        plain = {k: v for k, v in self.info.items() if isinstance(v, int | float)}
-        return {**sizes, **plain}
-
 
 def split_by(
     data: Interactions,
@@ -95,15 +89,6 @@ def rank_from_end(data: Interactions, order: np.ndarray | None = None) -> np.nda
     return rank
 
 
-def check_shares(val: float, test: float) -> None:
-    """Raises a `ValueError` unless the shares leave some interactions for train."""
-    if not (val >= 0 and test > 0 and val + test < 1):
-        raise ValueError(
-            f"val={val} and test={test}: expected val >= 0, test > 0 and a sum below "
-            "1, so that train keeps something"
-        )
-
-
 def share_of(size: np.ndarray, share: float, room: np.ndarray) -> np.ndarray:
     """Returns each size's share, rounded down, at least 1 if any, within `room`."""
     # The epsilon keeps 10 * 0.3 from being rounded down to 2.
@@ -140,3 +125,21 @@ def draw(
     drawn = pool[np.asarray(jax.random.permutation(split_key(seed), len(pool)))]
     val_part = np.sort(drawn[num_test : num_test + num_val])
     return val_part.astype(np.int32), np.sort(drawn[:num_test]).astype(np.int32)
+
+
+def histories(split: Split, length: int) -> np.ndarray:
+    """Each user's last training items `[U, L]` int32, latest first, padded with `I`.
+
+    For users that are held out (`ColdUsers`) they are from the query part of the split.
+    """
+    parts = [split.train]
+    if "query" in split.info:
+        parts.append(split.info["query"])
+    shape = (split.train.num_users, length)
+    result = np.full(shape, split.train.num_items, np.int32)
+    for part in parts:
+        offsets = part.offsets()
+        rank = offsets[part.user + 1] - 1 - np.arange(len(part))
+        last = rank < length
+        result[part.user[last], rank[last]] = part.item[last]
+    return result

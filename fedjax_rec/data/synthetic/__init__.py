@@ -5,15 +5,8 @@ import numpy as np
 
 from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.synthetic import histories
 from fedjax_rec.data.synthetic.entities import make_items, make_users
-from fedjax_rec.data.synthetic.histories import (
-    ItemDraws,
-    TasteDraws,
-    activity,
-    choose_items,
-    item_tastes,
-    moments,
-)
 
 LIMITS = (
     "Tastes are a few clean clusters; real ones nest, overlap and are many more.",
@@ -93,20 +86,20 @@ def synthetic(
     # Each stage draws from its own stream, so more users do not change the items.
     item_rng, text_rng, user_rng, rng = map(np.random.default_rng, seeds.spawn(4))
 
-    taste, second = item_tastes(item_rng, num_items, num_tastes)
+    taste, second = histories.item_tastes(item_rng, num_items, num_tastes)
     weight = item_rng.permutation(np.arange(1, num_items + 1) ** -item_exponent)
     alpha = np.full(num_tastes, concentration)
     mixture, later = user_rng.dirichlet(alpha, (2, num_users))
     generosity = user_rng.standard_normal(num_users)
     # A third of the items is the most a user meets, unless that leaves too little room.
     third = num_items // 3
-    most = third if num_users * third >= num_interactions else num_items
-    size = activity(user_rng, num_users, num_interactions, most, user_exponent)
+    cap = third if num_users * third >= num_interactions else num_items
+    size = histories.activity(user_rng, num_users, num_interactions, cap, user_exponent)
 
     user = np.repeat(np.arange(num_users), size)
-    timestamp, elapsed = moments(rng, size, START, SPAN)
-    draw_early, draw_late = TasteDraws(mixture), TasteDraws(later)
-    draw_items = ItemDraws(taste, second, weight, num_tastes)
+    timestamp, elapsed = histories.moments(rng, size, START, SPAN)
+    draw_early, draw_late = histories.TasteDraws(mixture), histories.TasteDraws(later)
+    draw_items = histories.ItemDraws(taste, second, weight, num_tastes)
 
     def propose(slots: np.ndarray) -> np.ndarray:
         owner = user[slots]
@@ -116,7 +109,7 @@ def synthetic(
         wanted[rng.random(len(slots)) < explore] = num_tastes
         return draw_items(rng, wanted)
 
-    item, regardless = choose_items(rng, user, num_items, propose)
+    item, regardless = histories.choose_items(rng, user, num_items, propose)
     # The weights are too unequal to affect ratings as they are; their ranks are not.
     fame = weight.argsort().argsort() / num_items
     liking = mixture[user, taste[item]]

@@ -14,10 +14,10 @@ from fedjax_rec.storage.errors import FileError
 
 EXTRA = "pip install 'fedjax-rec[tracking]'"
 
-# A tracker's package, its module here, and the name it leaves in a run's folder.
+# A tracker's package, its module and class here, and its name in a run's folder.
 _TRACKERS = {
-    "tensorboard": ("tensorboardX", "tensorboard_tracker", "tensorboard"),
-    "wandb": ("wandb", "wandb_tracker", "wandb.json"),
+    "tensorboard": ("tensorboardX", "tensorboard_tracker:TensorBoard", "tensorboard"),
+    "wandb": ("wandb", "wandb_tracker:WeightsAndBiases", "wandb.json"),
 }
 KINDS = tuple(_TRACKERS)
 
@@ -94,27 +94,25 @@ class Guard:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Passes an event to all trackers that have not failed."""
-        for name, tracker in list(self._trackers.items()):
-            try:
-                tracker.log(event)
-            except Exception as error:
-                del self._trackers[name]
-                self._failed(name, error, "gets no more of this run, which goes on")
+        effect = "gets no more of this run, which goes on"
+        self._each(lambda tracker: tracker.log(event), effect)
 
     def close(self, finished: bool) -> None:
         """Ends all trackers that have not failed."""
-        for name, tracker in self._trackers.items():
-            try:
-                tracker.close(finished)
-            except Exception as error:
-                self._failed(name, error, "may lack the end of this run")
+        effect = "may lack the end of this run"
+        self._each(lambda tracker: tracker.close(finished), effect)
         self._trackers.clear()
 
-    def _failed(self, name: str, error: Exception, effect: str) -> None:
-        self._warn(
-            f"warning: {name} failed ({type(error).__name__}: {error}); it {effect}. "
-            "metrics.jsonl has everything"
-        )
+    def _each(self, call: Callable[[Tracker], None], effect: str) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                call(tracker)
+            except Exception as error:
+                del self._trackers[name]
+                self._warn(
+                    f"warning: {name} failed ({type(error).__name__}: {error}); it "
+                    f"{effect}. metrics.jsonl has everything"
+                )
 
 
 def start(
@@ -147,11 +145,12 @@ def start(
     started: dict[str, Tracker] = {}
     done = history[-1]["round"] if history else 0
     for kind in kinds:
-        _, name, trace = _TRACKERS[kind]
+        _, location, trace = _TRACKERS[kind]
+        name, _, cls = location.partition(":")
         continued = (folder.path / trace).exists()
         module = importlib.import_module(f"{__name__}.{name}")
         try:
-            started[kind] = module.start(folder, config, done, group)
+            started[kind] = getattr(module, cls)(folder, config, done, group)
             for event in () if continued else history:
                 started[kind].log(event)
         except Exception as error:

@@ -24,16 +24,21 @@ ADVICE = "Leave it out, or make the run's folder writable"
 
 
 class TensorBoard:
-    """Writes an event file into a folder.
+    """Writes an event file into TensorBoard's folder of a run, new or continued.
 
     Args:
-        path: the folder.
+        folder: the run's folder.
+        config: not used.
         done: rounds done before. TensorBoard drops later ones, which a killed process
             had written.
+        group: not used.
     """
 
-    def __init__(self, path: os.PathLike, done: int = 0):
-        os.makedirs(path, exist_ok=True)
+    def __init__(
+        self, folder: RunFolder, config: Mapping[str, Any], done: int, group: str
+    ):
+        path = folder.path / FOLDER
+        path.mkdir(exist_ok=True)
         continued = any("tfevents" in name for name in os.listdir(path))
         # Readers take the files of a folder in the order of their names.
         stamp = f"{time.time():.3f}.{platform.node()}.{os.getpid()}"
@@ -60,10 +65,3 @@ class TensorBoard:
         event = _EVENTS.Event(wall_time=time.time(), **fields)
         self._file.write(event.SerializeToString())
         self._file.flush()
-
-
-def start(
-    folder: RunFolder, config: Mapping[str, Any], done: int, group: str
-) -> TensorBoard:
-    """Starts TensorBoard's folder of a run, new or continued."""
-    return TensorBoard(folder.path / FOLDER, done)

@@ -22,10 +22,37 @@ ADVICE = (
 
 
 class WeightsAndBiases:
-    """One run in Weights & Biases."""
+    """Starts a run in Weights & Biases, or continues the one in `wandb.json`.
 
-    def __init__(self, run: Any):
-        self._run = run
+    Args:
+        folder: the run's folder.
+        config: the run's configuration, plain values.
+        done: not used.
+        group: name of a group of runs, or empty.
+    """
+
+    def __init__(
+        self, folder: RunFolder, config: Mapping[str, Any], done: int, group: str
+    ):
+        path = folder.path / FILE
+        previous = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        # The program's output is not captured, unless the environment asks for it.
+        settings = wandb.Settings(console=os.environ.get("WANDB_CONSOLE", "off"))
+        self._run = run = wandb.init(
+            dir=str(folder.path.absolute()),
+            id=previous.get("id"),
+            entity=previous.get("entity"),
+            project=previous.get("project")
+            or os.environ.get("WANDB_PROJECT", "fedjax_rec"),
+            name=os.environ.get("WANDB_NAME", folder.path.name),
+            group=os.environ.get("WANDB_RUN_GROUP", group) or None,
+            config=dict(config),
+            resume="allow",
+            reinit="create_new",  # a sweep has several runs at once
+            settings=settings,
+        )
+        ids = {"id": run.id, "project": run.project, "entity": run.entity or None}
+        folder.write_json(FILE, ids)
 
     def log(self, event: Mapping[str, Any]) -> None:
         # Rounds computed again after a kill have the same numbers, so either copy of a
@@ -34,29 +61,3 @@ class WeightsAndBiases:
 
     def close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)
-
-
-def start(
-    folder: RunFolder, config: Mapping[str, Any], done: int, group: str
-) -> WeightsAndBiases:
-    """Starts a run, or continues the one with the id in `wandb.json`."""
-    path = folder.path / FILE
-    previous = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    # The program's output is not captured, unless the environment asks for it.
-    settings = wandb.Settings(console=os.environ.get("WANDB_CONSOLE", "off"))
-    run = wandb.init(
-        dir=str(folder.path.absolute()),
-        id=previous.get("id"),
-        entity=previous.get("entity"),
-        project=previous.get("project")
-        or os.environ.get("WANDB_PROJECT", "fedjax_rec"),
-        name=os.environ.get("WANDB_NAME", folder.path.name),
-        group=os.environ.get("WANDB_RUN_GROUP", group) or None,
-        config=dict(config),
-        resume="allow",
-        reinit="create_new",  # a sweep has several runs at once
-        settings=settings,
-    )
-    ids = {"id": run.id, "project": run.project, "entity": run.entity or None}
-    folder.write_json(FILE, ids)
-    return WeightsAndBiases(run)

@@ -1,8 +1,7 @@
-"""Columns of a table, and the converters of their strings to numbers and indices."""
+"""Converters of the strings of a column to numbers and indices."""
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,23 +12,6 @@ ANY_ID = "an identifier that is not empty"
 INTEGER_ID = f"a whole number from 1 to {MAX_ID}"
 NUMBER = "a finite number"
 TIMESTAMP = "a date like 2018-09-24, or a number (of seconds) within 64 bits"
-
-
-class Column(NamedTuple):
-    """A column to read.
-
-    Attributes:
-        name: Name in error messages.
-        index: Position in a row.
-        convert: Converts the strings of a block to an array or a list. Raises
-            `ValueError`, `KeyError` or `OverflowError` for values it does not accept.
-        expected: Description of the accepted values.
-    """
-
-    name: str
-    index: int
-    convert: Callable[[list[str]], Any]
-    expected: str
 
 
 def identifiers(values: list[str]) -> list[str]:

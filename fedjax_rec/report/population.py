@@ -1,14 +1,11 @@
-"""Figure of a description; Matplotlib is imported only when it is drawn."""
-
-from __future__ import annotations
+"""Figure of how clients share the data."""
 
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from fedjax_rec.data.describe import Description
+from fedjax_rec.data.describe import Description
+from fedjax_rec.report.tables import panels, save
 
 
 def plot(description: Description, path: str | os.PathLike[str]) -> None:
@@ -21,25 +18,13 @@ def plot(description: Description, path: str | os.PathLike[str]) -> None:
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "plotting needs Matplotlib, which is not installed. Install the extra: "
-            "pip install 'fedjax-rec[analysis]'"
-        ) from error
     d = description
-    # Without pyplot, a figure needs no display and leaves no global state.
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure, (sizes, divergence, tail) = panels(3, (13, 4))
     figure.suptitle(f"{d.data}: {d.partition}, {d.clients:,} clients", fontsize=12)
-    sizes, divergence, tail = figure.subplots(1, 3)
     _draw_sizes(sizes, d)
     _draw_divergence(divergence, d)
     _draw_tail(tail, d)
-    for axes in (sizes, divergence, tail):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def _draw_sizes(axes, d: Description) -> None:

@@ -5,12 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedjax_rec.data.describe.figure import plot
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import Partition, labels_of
 from fedjax_rec.data.synthetic import LIMITS
-
-__all__ = ["Description", "describe", "plot", "to_text"]
 
 _QUANTILES = {
     "smallest": 0.0, "10 %": 0.1, "median": 0.5, "90 %": 0.9, "99 %": 0.99,
