@@ -68,10 +68,7 @@ from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, federated
 from fedjax_rec.wrappers.clustered_by_profile import ClusteredByProfile
 from fedjax_rec.wrappers.ifca import IFCA
-from fedjax_rec.wrappers.lora.fedex import FedEx
-from fedjax_rec.wrappers.lora.flexlora import FlexLoRA
-from fedjax_rec.wrappers.lora.flora import FLoRA
-from fedjax_rec.wrappers.lora.hetlora import HetLoRA
+from fedjax_rec.wrappers.lora.rules import FedEx, FlexLoRA, FLoRA, HetLoRA
 from fedjax_rec.wrappers.scaffold import Scaffold
 from tests.aggregators.registry import RULES
 from tests.codecs.deltas import CONTEXT, sender
