@@ -20,7 +20,7 @@ with epy.lazy_imports():
     from fedjax_rec.clients import steps
     from fedjax_rec.core import contracts
     from fedjax_rec.data import pairs
-    from fedjax_rec.models import factorization, neural_cf, pfedrec
+    from fedjax_rec.models import by_id
 
 if TYPE_CHECKING:
     from fedjax_rec.core.context import Context
@@ -135,12 +135,12 @@ class FedAvg:
     def _model(self, context: Context) -> contracts.Model:
         num_users = context.num_users if self.users == "table" else None
         if self.model == "scorer":
-            return pfedrec.personal_scorer(
+            return by_id.personal_scorer(
                 context.num_items, self.dim, self.init_scale, context.dtype
             )
         build = {
-            "mf": factorization.matrix_factorization,
-            "ncf": neural_cf.neural_cf,
+            "mf": by_id.matrix_factorization,
+            "ncf": by_id.neural_cf,
         }[self.model]
         model = build(
             context.num_items,

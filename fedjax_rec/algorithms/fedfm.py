@@ -10,7 +10,7 @@ from etils import epy
 from fedjax_rec.algorithms.fedfm_training import Joint
 from fedjax_rec.algorithms.fedfm_users import UserVector
 from fedjax_rec.core.optimizers import SGD, check_numbers, hparams_of, with_hparams
-from fedjax_rec.models.adapters.lora import LoRA
+from fedjax_rec.models.adapters.in_layers import LoRA
 
 with epy.lazy_imports():
     import jax

@@ -18,7 +18,7 @@ with epy.lazy_imports():
     from fedjax_rec.algorithms import implicit
     from fedjax_rec.core import contracts, rows
     from fedjax_rec.data import pairs
-    from fedjax_rec.models import factorization
+    from fedjax_rec.models import by_id
 
 if TYPE_CHECKING:
     from fedjax_rec.core.context import Context
@@ -77,7 +77,7 @@ class FedMF:
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
         n, explicit = context.num_items, self.feedback == "explicit"
-        model = factorization.matrix_factorization(
+        model = by_id.matrix_factorization(
             n,
             self.dim,
             init=self.init,

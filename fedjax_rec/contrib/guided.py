@@ -120,11 +120,7 @@ def with_profile(train: contracts.ClientUpdate) -> contracts.ClientUpdate:
         profile = personal.pop(PROFILE)
         params = contracts.Params(shared=params.shared, personal=personal)
         result = train(params, frozen, examples, hparams, key, **options)
-        return dataclasses.replace(
-            result,
-            personal={**result.personal, PROFILE: profile},
-            extras={**result.extras, PROFILE: profile},
-        )
+        return result.extended(personal={PROFILE: profile}, extras={PROFILE: profile})
 
     return update
 

@@ -41,9 +41,9 @@ _RULES = {
     "agnostic": "aggregators.losses:Agnostic",
     **_BUFFERED_RULES,
     "norm_bound": "aggregators.robust.clipping:NormBound",
-    "majority_vote": "aggregators.robust.majority:MajorityVote",
-    "by_trend": "contrib.by_trend:ByTrend",
-    "by_participation": "contrib.by_participation:ByParticipation",
+    "majority_vote": "aggregators.robust.medians:MajorityVote",
+    "by_trend": "contrib.weights:ByTrend",
+    "by_participation": "contrib.weights:ByParticipation",
 }
 
 _QUANTIZERS = {
@@ -96,8 +96,8 @@ SLOTS: dict[str, dict[str, str]] = {
         "fedavg": "algorithms.fedavg:FedAvg",
         "fedfm": "algorithms.fedfm:FedFM",
         "fedmf": "algorithms.fedmf:FedMF",
-        "fedncf": "algorithms.fedncf:FedNCF",
-        "pfedrec": "algorithms.pfedrec:PFedRec",
+        "fedncf": "algorithms.implicit:FedNCF",
+        "pfedrec": "algorithms.implicit:PFedRec",
     },
     "client_optimizer": _OPTIMIZERS,
     "optimizer": _OPTIMIZERS,
@@ -109,9 +109,9 @@ SLOTS: dict[str, dict[str, str]] = {
         "fedadagrad": "core.optimizers:FedAdagrad",
     },
     "adapter": {
-        "lora": "models.adapters.lora:LoRA",
-        "bottleneck": "models.adapters.bottleneck:Bottleneck",
-        "prefix_tuning": "models.adapters.prefix_tuning:PrefixTuning",
+        "lora": "models.adapters.in_layers:LoRA",
+        "bottleneck": "models.adapters.in_layers:Bottleneck",
+        "prefix_tuning": "models.adapters.in_layers:PrefixTuning",
         "embedding": "models.adapters.embedding:EmbeddingAdapter",
     },
     "users": {
@@ -125,8 +125,8 @@ SLOTS: dict[str, dict[str, str]] = {
     },
     "wrapper": {
         "scaffold": "wrappers.scaffold:Scaffold",
-        "ifca": "wrappers.ifca:IFCA",
-        "clustered_by_profile": "wrappers.clustered_by_profile:ClusteredByProfile",
+        "ifca": "wrappers.clustered:IFCA",
+        "clustered_by_profile": "wrappers.clustered:ClusteredByProfile",
         "fetch_sgd": "wrappers.fetch_sgd:FetchSGD",
         "fedit": "wrappers.lora.rules:FedIT",
         "fedex": "wrappers.lora.rules:FedEx",
@@ -144,9 +144,9 @@ SLOTS: dict[str, dict[str, str]] = {
     "codec": _CODECS,
     "codec.then": _QUANTIZERS,
     "attack": {
-        "sign_flip": "attacks.spoil:SignFlip",
-        "noise": "attacks.spoil:Noise",
-        "boost": "attacks.boost:Boost",
+        "sign_flip": "attacks.false_deltas:SignFlip",
+        "noise": "attacks.false_deltas:Noise",
+        "boost": "attacks.false_deltas:Boost",
         "alie": "aggregators.robust.colluding:ALIE",
         "ipm": "aggregators.robust.colluding:IPM",
     },

@@ -167,11 +167,7 @@ def controlled(recipe: contracts.Recipe) -> contracts.ClientUpdate:
         deltas = {name: result.delta[name] for name in c}
         change = jax.tree.map(change_of, c, deltas, is_leaf=rows.is_table)
         new = jax.tree.map(_plus, c_i, change, is_leaf=rows.is_table)
-        return dataclasses.replace(
-            result,
-            delta={**result.delta, CONTROL: change},
-            personal={**result.personal, OWN: new},
-        )
+        return result.extended(delta={CONTROL: change}, personal={OWN: new})
 
     return update
 

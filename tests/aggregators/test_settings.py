@@ -22,13 +22,10 @@ MODULES = (
     "aggregators.robust.clipping",
     "aggregators.robust.colluding",
     "aggregators.robust.krum",
-    "aggregators.robust.majority",
     "aggregators.robust.medians",
     "aggregators.robust.mixing",
-    "attacks.boost",
-    "attacks.spoil",
-    "contrib.by_participation",
-    "contrib.by_trend",
+    "attacks.false_deltas",
+    "contrib.weights",
     "contrib.guided",
 )
 

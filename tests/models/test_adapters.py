@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 from fedjax_rec.core.backbone import Backbone, Layout
-from fedjax_rec.models.adapters.bottleneck import Bottleneck
 from fedjax_rec.models.adapters.describe import describe
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
-from fedjax_rec.models.adapters.lora import LoRA
-from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
+from fedjax_rec.models.adapters.in_layers import Bottleneck, LoRA, PrefixTuning
 
 D, KV, F, LAYERS = 6, 5, 11, 3
 SITES = {

@@ -1,9 +1,8 @@
-"""The median and the trimmed mean of each coordinate, and the geometric median."""
+"""Votes by coordinate: median, trimmed mean and majority; and the geometric median."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from etils import epy
 
@@ -13,17 +12,15 @@ from fedjax_rec.aggregators.robust.voting import (
     majority_tolerates,
 )
 from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
+    from fedjax_rec.aggregators import fold
     from fedjax_rec.aggregators.robust import ballots, blocks, order
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Aggregator
+    from fedjax_rec.core import contracts, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +46,7 @@ class Median:
         check_ranges(self, share="[0, 0.5)")
         check_choices(self, voting=Voting)
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
         rule = blocks.by_column(order.median, majority_tolerates)
         return ballots.buffered(rule, self.voting, self.share)
@@ -84,13 +81,13 @@ class TrimmedMean:
         check_ranges(self, share="[0, 0.5)", attackers="[0, 0.5)")
         check_choices(self, voting=Voting)
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def tolerates(num_voters):
             return assumed_attackers(num_voters, self.share)
 
-        def column(x: Array, voters: Array, counts: Array) -> Array:
+        def column(x: jax.Array, voters: jax.Array, counts: jax.Array) -> jax.Array:
             return trimmed(x, voters, counts, tolerates(counts))
 
         rule = blocks.by_column(column, tolerates)
@@ -132,7 +129,7 @@ class GeometricMedian:
         check_ranges(self, steps="[1, inf)", smoothing="(0, inf)", share="[0, 0.5)")
         check_choices(self, voting=Voting)
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def median(xs, voters, weights, state):
@@ -152,7 +149,9 @@ class GeometricMedian:
         return ballots.buffered(rule, self.voting, self.share)
 
 
-def trimmed(x: Array, voters: Array, counts: Array, f: Array) -> Array:
+def trimmed(
+    x: jax.Array, voters: jax.Array, counts: jax.Array, f: jax.Array
+) -> jax.Array:
     """The mean of each column's numbers from rank `f` to rank `counts - f - 1`.
 
     Args:
@@ -171,3 +170,50 @@ def trimmed(x: Array, voters: Array, counts: Array, f: Array) -> Array:
     ends = low * at_low.astype(x.dtype) + high * at_high.astype(x.dtype)
     mean = (jnp.where(inside, x, 0).sum(0) + ends) / num
     return jnp.where(counts > 0, jnp.where(low == high, low, mean), 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MajorityVote:
+    """`step sign(sum_c sign(delta_c))` of each coordinate (signSGD, majority vote).
+
+    A client has one vote, whatever the size of its delta: less than half of the voters
+    cannot turn a coordinate on which the others agree. The voters on a row of a table
+    are the clients that touched it; a zero abstains, and a tie moves no coordinate.
+    Memory: one delta. `info` has the `tied_share` of the coordinates.
+
+    The outcome is a direction: a round moves every contested coordinate equally far,
+    under plain SGD by `step` times the server's learning rate. With the codec `sign` a
+    message has one bit per number, and error feedback lets small ones add up.
+
+    Attributes:
+        step: length of a coordinate's move, in the unit of the parameters.
+
+    References:
+        Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, ICML
+        2018, algorithm 3; and signSGD with Majority Vote is Communication Efficient and
+        Fault Tolerant, ICLR 2019.
+    """
+
+    step: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_ranges(self, step="(0, inf)")
+
+    def build(self, context: Context) -> contracts.Aggregator:
+        """The aggregator."""
+
+        def weigh(acc, deltas, weights, senders):
+            lengths = rows.table_lengths(acc.total)
+            sound, rejected = fold.accepted(deltas, weights, lengths)
+            # A row that a client sends in parts has one vote.
+            once = fold.zeroed(fold.each_row_once(deltas, lengths), sound)
+            signs = rows.map_values(jnp.sign, once)
+            return signs, sound.astype(weights.dtype), acc.sums + rejected
+
+        def finish(acc, state, shared):
+            leaves = jax.tree.leaves(acc.total)
+            tied = sum((x == 0).sum() for x in leaves) / sum(x.size for x in leaves)
+            delta = jax.tree.map(lambda x: self.step * jnp.sign(x), acc.total)
+            return delta, state, {"rejected_clients": acc.sums, "tied_share": tied}
+
+        return fold.fold(weigh, finish)

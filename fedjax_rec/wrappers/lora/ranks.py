@@ -5,7 +5,6 @@ here, and other columns hold zeros: a zero column of `A` meets a zero row of `B`
 that neither has a gradient, and both stay zero through any local optimizer.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -79,7 +78,6 @@ def with_ranks(update: ClientUpdate, rank_of: Callable[[Array], Array]) -> Clien
             grams = jnp.einsum("lir,lis->lrs", a, a), jnp.einsum("lro,lso->lrs", b, b)
             squares += jnp.sum(grams[0] * grams[1])
         norm = jnp.sqrt(jnp.maximum(squares, 0))
-        extras = {COLUMNS: columns.astype(norm.dtype), NORM: norm}
-        return dataclasses.replace(result, extras={**result.extras, **extras})
+        return result.extended(extras={COLUMNS: columns.astype(norm.dtype), NORM: norm})
 
     return ranked

@@ -159,7 +159,7 @@ class FLoRA(LoRARule):
     """The dense correction gains the mean product, and clients start from new factors.
 
     `[A_1 .. A_C] [n_1 B_1; ..; n_C B_C] / sum n_i` is the mean product. The new `A` is
-    uniform within `in ** -0.5`, as in `models.adapters.lora`, and `B = 0`. The draws
+    uniform within `in ** -0.5`, as that of the `LoRA` adapter, and `B = 0`. The draws
     follow from the first `A`, hence from the experiment's seed.
 
     References:

@@ -1,30 +1,138 @@
-"""Boosting an item: its row is pushed in the direction of rows of liked items."""
+"""Attacks as message transforms: noise, the opposite of a delta, or a boosted item."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from etils import epy
 
 from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from fedjax_rec.attacks import transform
-    from fedjax_rec.core import rows
+    from fedjax_rec.core import attackers, contracts, keys, messages, rows
 
-if TYPE_CHECKING:
-    from typing import Any
 
-    from fedjax_rec.core.arrays import Array
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Recipe
-    from fedjax_rec.core.messages import Sender
+def attacked(context: Context, settings: Any, falsify: Callable) -> contracts.Recipe:
+    """The recipe of `context` with an attack before its message transform.
+
+    Args:
+        context: facts about the experiment.
+        settings: their `share` and `seed` determine the attackers.
+        falsify: `(delta, sender, key)` to an attacker's false delta, of the same
+            structure; its other results are honest.
+    """
+    recipe = context.recipe
+    assert recipe is not None
+    members = attackers.attackers(context.num_clients, settings.share, settings.seed)
+
+    def encode(message: Any, state: Any, sender: messages.Sender):
+        # A false delta may hold its rows in another order.
+        leaves, structure = jax.tree.flatten(message, is_leaf=rows.is_rows)
+        message = structure.unflatten(
+            dataclasses.replace(x, ordered=False) if rows.is_rows(x) else x
+            for x in leaves
+        )
+        key = jax.random.fold_in(sender.key, int(keys.Purpose.ATTACK))
+        false = falsify(message, sender, key)
+        bad = members.at[sender.id].get(mode="fill", fill_value=False)
+        bad = bad & (sender.id >= 0)
+        return jax.tree.map(lambda x, y: jnp.where(bad, y, x), message, false), state
+
+    attack = messages.MessageTransform(
+        lambda message: (), encode, counted=False, purpose=keys.Purpose.ATTACK
+    )
+    if recipe.transform is not None:
+        attack = messages.chain(attack, recipe.transform)
+    return recipe._replace(transform=attack)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SignFlip:
+    """Attackers send `-scale` times their delta.
+
+    With a small `scale` it is inner product manipulation (Xie et al., Fall of Empires,
+    UAI 2019) by attackers that do not cooperate: each takes its own delta for the
+    honest mean. With a large one it is easy to see, and as easy to clip.
+
+    Attributes:
+        share: share of the population that attacks.
+        scale: length of the false delta relative to the honest one.
+        seed: seed of the attackers.
+
+    References:
+        Li et al., RSA: Byzantine-Robust Stochastic Aggregation Methods, AAAI 2019.
+    """
+
+    share: float = 0.1
+    scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, share="[0, 1]", scale="(0, inf)")
+
+    def build(self, context: Context) -> contracts.Recipe:
+        """Attacks `context.recipe`."""
+
+        def falsify(delta, sender, key):
+            return rows.map_values(lambda x: -self.scale * x, delta)
+
+        return attacked(context, self, falsify)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Attackers send Gaussian noise, on the rows that they touched.
+
+    Its standard deviation is `scale` times the root mean square of the leaf's delta.
+
+    Attributes:
+        share: share of the population that attacks.
+        scale: size of the noise relative to the honest delta.
+        seed: seed of the attackers.
+
+    References:
+        Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant
+        Gradient Descent, NIPS 2017, section 5.
+    """
+
+    share: float = 0.1
+    scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, share="[0, 1]", scale="(0, inf)")
+
+    def build(self, context: Context) -> contracts.Recipe:
+        """Attacks `context.recipe`."""
+
+        def draw(x, real, key):
+            square = jnp.where(real, jnp.square(x), 0).sum()
+            size = jnp.sqrt(square / jnp.maximum(real.sum(), 1).astype(x.dtype))
+            return self.scale * size * jax.random.normal(key, x.shape, x.dtype)
+
+        def leaf(delta, key):
+            if not rows.is_rows(delta):
+                return draw(delta, jnp.ones(delta.shape, bool), key)
+            real = delta.ids < delta.num_rows
+            real = real.reshape(-1, *[1] * (delta.values.ndim - 1))
+            real = jnp.broadcast_to(real, delta.values.shape)
+            return dataclasses.replace(delta, values=draw(delta.values, real, key))
+
+        def falsify(delta, sender, key):
+            leaves, structure = jax.tree.flatten(delta, is_leaf=rows.is_rows)
+            leaf_keys = jax.random.split(key, len(leaves))
+            return structure.unflatten(map(leaf, leaves, leaf_keys))
+
+        return attacked(context, self, falsify)
+
 
 Toward = Literal["own", "popular"]
 
@@ -72,7 +180,7 @@ class Boost:
         check_ranges(self, item="[-1, inf)", popular="[1, inf)")
         check_choices(self, toward=Toward)
 
-    def build(self, context: Context) -> Recipe:
+    def build(self, context: Context) -> contracts.Recipe:
         """Attacks `context.recipe`; its notes get the `exposed_item`.
 
         Raises:
@@ -88,14 +196,14 @@ class Boost:
         liked = jnp.asarray(by_popularity[: self.popular], jnp.int32)
         path = _own_vector(context, self.table) if self.toward == "own" else ()
 
-        def direction(sent: rows.Rows, sender: Sender) -> Array:
+        def direction(sent: rows.Rows, sender: messages.Sender) -> jax.Array:
             if self.toward == "own":
                 return functools.reduce(lambda tree, x: tree[x], path, sender.personal)
             # Padding ids are no items, so padding rows are left out.
             chosen = (sent.ids[:, None] == liked[None]).any(1)
             return jnp.where(chosen[:, None], sent.values, 0).sum(0)
 
-        def falsify(delta: dict[str, Any], sender: Sender, key: Array):
+        def falsify(delta: dict[str, Any], sender: messages.Sender, key: jax.Array):
             sent = _item_table(delta, self.table, rows.is_rows)
             real = sent.ids < num_items
             norms = jnp.sqrt(jnp.square(sent.values).sum(-1))
@@ -110,7 +218,7 @@ class Boost:
             false = dataclasses.replace(sent, ids=ids, values=values)
             return {**delta, self.table: false}
 
-        recipe = transform.attacked(context, self, falsify)
+        recipe = attacked(context, self, falsify)
         return recipe._replace(notes={**recipe.notes, "exposed_item": item})
 
 
