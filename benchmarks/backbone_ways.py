@@ -19,7 +19,7 @@ from fedjax_rec.aggregators import means
 from fedjax_rec.backbones import load_backbone
 from fedjax_rec.backbones.prefix import build_embeddings, build_prefix
 from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.core import packing
+from fedjax_rec.core import batch_packing, packing
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
 from fedjax_rec.core.contracts import Model, Recipe
@@ -280,7 +280,7 @@ def _model(work: Workload, path: Path) -> tuple[Model, Tree, Tree]:
     lengths, longest = work.lengths, int(work.lengths.max())
     width = longest
     if path.per_row > 1:
-        width = packing.fold_width(lengths, BATCH, path.per_row)
+        width = batch_packing.fold_width(lengths, BATCH, path.per_row)
     tower = adapted_tower(
         backbone, _LORA.build(), k, per_row=path.per_row, width=width, longest=longest
     )

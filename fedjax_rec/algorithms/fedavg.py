@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from etils import epy
 
+from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.context import Context
 from fedjax_rec.core.optimizers import (
     SGD,
     check_numbers,
@@ -21,9 +23,6 @@ with epy.lazy_imports():
     from fedjax_rec.core import contracts
     from fedjax_rec.data import pairs
     from fedjax_rec.models import by_id
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.context import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,10 +67,7 @@ class FedAvg:
     init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.model not in ("mf", "ncf", "scorer"):
-            raise ValueError(f"model={self.model!r}, expected mf, ncf or scorer")
-        if self.users not in ("personal", "table"):
-            raise ValueError(f"users={self.users!r}, expected personal or table")
+        check_settings(self)
         check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
         if self.model == "scorer" and self.users == "table":
             raise ValueError(

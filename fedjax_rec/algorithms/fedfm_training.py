@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from etils import epy
 
@@ -15,11 +15,8 @@ with epy.lazy_imports():
 
     from fedjax_rec.clients import local as local_training
     from fedjax_rec.clients import reconstruct, steps
-    from fedjax_rec.core import backbone
+    from fedjax_rec.core import backbone, contracts
     from fedjax_rec.models import two_tower
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.contracts import ClientUpdate, Local, Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +47,8 @@ class Joint:
         return hparams_of(self.optimizer, "training.optimizer")
 
     def build(
-        self, model: Model, local: Local, personal: tuple[str, ...]
-    ) -> tuple[Local, ClientUpdate]:
+        self, model: contracts.Model, local: contracts.Local, personal: tuple[str, ...]
+    ) -> tuple[contracts.Local, contracts.ClientUpdate]:
         """Properties of local training, and one client's.
 
         Args:
@@ -75,12 +72,7 @@ class Joint:
                 ),
                 "shared": with_hparams(optimizer, "training.optimizer", h),
             }
-            return optax.partition(
-                by_group,
-                lambda tree: {
-                    k: "personal" if k in personal else "shared" for k in tree
-                },
-            )
+            return optax.partition(by_group, kinds_of)
 
         names = None
         if backbone.LORA_BASE in model.fixed:
@@ -145,8 +137,8 @@ class Reconstruction:
         return {"training.lr": self.lr}
 
     def build(
-        self, model: Model, local: Local, personal: tuple[str, ...]
-    ) -> tuple[Local, ClientUpdate]:
+        self, model: contracts.Model, local: contracts.Local, personal: tuple[str, ...]
+    ) -> tuple[contracts.Local, contracts.ClientUpdate]:
         """See `Joint.build`; `personal` is the user's vector."""
         del personal
         assert local.draw is not None

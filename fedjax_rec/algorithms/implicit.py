@@ -21,6 +21,32 @@ with epy.lazy_imports():
     from fedjax_rec.models import by_id
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnPairs:
+    """Settings of local SGD on positive and sampled pairs, with an item table.
+
+    Attributes:
+        dim: width of user and item vectors.
+        client_lr: learning rate of all but the item table.
+        item_lr_scale: factor in the items' rate.
+        batch_size: pairs of a step.
+        local_epochs: passes over the pairs in a round.
+        negatives: negatives per positive.
+        init_scale: standard deviation of the initial vectors.
+    """
+
+    dim: int = 32
+    client_lr: float = 0.1
+    item_lr_scale: float = 1.0
+    batch_size: int = 256
+    local_epochs: int = 1
+    negatives: int = 4
+    init_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
+
+
 def row_rate(num_items: int) -> Callable[[dict[str, Any]], Any]:
     """The items' rate `client_lr * num_items * item_lr_scale`.
 
@@ -89,7 +115,7 @@ def implicit_recipe(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedNCF:
+class FedNCF(OnPairs):
     """The user vector stays on the client; the item table and the MLP are averaged.
 
     By default clients have equal weights in the mean; `Mean(weights="examples")` as the
@@ -111,36 +137,24 @@ class FedNCF:
         Knowledge-Based Systems 2022.
     """
 
-    dim: int = 32
     hidden: tuple[int, ...] = (32, 16, 8)
-    client_lr: float = 0.1
-    item_lr_scale: float = 1.0
-    batch_size: int = 256
-    local_epochs: int = 1
-    negatives: int = 4
-    init_scale: float = 0.1
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must be widths of at least 1, got {self.hidden}")
-        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
+        super().__post_init__()
 
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
         n = context.num_items
-        model = by_id.neural_cf(
-            n,
-            self.dim,
-            self.hidden,
-            init_scale=self.init_scale,
-            dtype=context.dtype,
-        )
+        options = {"init_scale": self.init_scale, "dtype": context.dtype}
+        model = by_id.neural_cf(n, self.dim, self.hidden, **options)
         joint = local.Phase(lambda h: optax.sgd(h["client_lr"]), row_rate=row_rate(n))
         return implicit_recipe(self, model, (joint,), n)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PFedRec:
+class PFedRec(OnPairs):
     """A personal score function; item rows are fine-tuned on the client and averaged.
 
     Every batch takes one SGD step on the scorer, then one on the items it holds. The
@@ -161,24 +175,12 @@ class PFedRec:
         algorithm 1.
     """
 
-    dim: int = 32
-    client_lr: float = 0.1
     item_lr_scale: float = 80.0
-    batch_size: int = 256
-    local_epochs: int = 1
-    negatives: int = 4
     init_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
 
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
         n = context.num_items
         model = by_id.personal_scorer(n, self.dim, self.init_scale, context.dtype)
-        return implicit_recipe(
-            self,
-            model._replace(common_start=True),
-            (sgd_on("scorer"), rows_only(n)),
-            n,
-        )
+        model = model._replace(common_start=True)
+        return implicit_recipe(self, model, (sgd_on("scorer"), rows_only(n)), n)

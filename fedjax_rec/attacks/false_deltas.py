@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from etils import epy
 
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_ranges, check_settings
 from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
@@ -55,7 +55,25 @@ def attacked(context: Context, settings: Any, falsify: Callable) -> contracts.Re
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SignFlip:
+class Attack:
+    """An attack by a share of the clients.
+
+    Attributes:
+        share: share of the population that attacks.
+        scale: size of the attack.
+        seed: seed of the attackers.
+    """
+
+    share: float = 0.1
+    scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, share="[0, 1]", scale="(0, inf)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SignFlip(Attack):
     """Attackers send `-scale` times their delta.
 
     With a small `scale` it is inner product manipulation (Xie et al., Fall of Empires,
@@ -71,13 +89,6 @@ class SignFlip:
         Li et al., RSA: Byzantine-Robust Stochastic Aggregation Methods, AAAI 2019.
     """
 
-    share: float = 0.1
-    scale: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 1]", scale="(0, inf)")
-
     def build(self, context: Context) -> contracts.Recipe:
         """Attacks `context.recipe`."""
 
@@ -88,7 +99,7 @@ class SignFlip:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Noise:
+class Noise(Attack):
     """Attackers send Gaussian noise, on the rows that they touched.
 
     Its standard deviation is `scale` times the root mean square of the leaf's delta.
@@ -102,13 +113,6 @@ class Noise:
         Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant
         Gradient Descent, NIPS 2017, section 5.
     """
-
-    share: float = 0.1
-    scale: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 1]", scale="(0, inf)")
 
     def build(self, context: Context) -> contracts.Recipe:
         """Attacks `context.recipe`."""
@@ -138,7 +142,7 @@ Toward = Literal["own", "popular"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Boost:
+class Boost(Attack):
     """Attackers push the row of one item, so that many users' scores for it rise.
 
     The item's row of the delta gets `scale` times the norm of the attacker's largest
@@ -167,18 +171,14 @@ class Boost:
         Manipulating Item Promotion, WSDM 2022. Rong et al., FedRecAttack, ICDE 2022.
     """
 
-    share: float = 0.1
-    scale: float = 1.0
-    seed: int = 0
     item: int = -1
     toward: Toward = "own"
     popular: int = 50
     table: str = "item"
 
     def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 1]", scale="(0, inf)")
-        check_ranges(self, item="[-1, inf)", popular="[1, inf)")
-        check_choices(self, toward=Toward)
+        super().__post_init__()
+        check_settings(self, item="[-1, inf)", popular="[1, inf)")
 
     def build(self, context: Context) -> contracts.Recipe:
         """Attacks `context.recipe`; its notes get the `exposed_item`.

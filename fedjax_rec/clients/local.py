@@ -142,8 +142,7 @@ def _adds_up(phases: tuple[Phase, ...], params: Params, correction: Correction) 
 
 
 def _spaces(tree: Tree) -> set[str]:
-    leaves = jax.tree.leaves(tree, is_leaf=rows.is_table)
-    return {leaf.space for leaf in leaves if rows.is_table(leaf)}
+    return {table.space for table in rows.tables_of(tree)}
 
 
 def _touch(shared: Tree, pairs: Columns, merge: bool):
@@ -156,10 +155,10 @@ def _touch(shared: Tree, pairs: Columns, merge: bool):
     """
     ids: Columns = {}
     local: dict[str, Any] = dict(pairs)
-    for leaf in jax.tree.leaves(shared, is_leaf=rows.is_table):
-        if not rows.is_table(leaf) or leaf.space in ids:
+    for table in rows.tables_of(shared):
+        space, length = table.space, table.values.shape[0]
+        if space in ids:
             continue
-        space, length = leaf.space, leaf.values.shape[0]
         touched = pairs[space]
         if not merge:
             ids[space], local[space] = touched, None

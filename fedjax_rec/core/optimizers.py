@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from etils import epy
 
 with epy.lazy_imports():
     import optax
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-
-class Optimizer(Protocol):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
     """Settings with an `optax` transformation.
 
     Class attributes: `traced`, the fields that may be arrays; for local steps also
@@ -27,13 +26,18 @@ class Optimizer(Protocol):
     `None` for another optimizer.
     """
 
-    traced: ClassVar[tuple[str, ...]]
+    traced: ClassVar[tuple[str, ...]] = ("lr",)
 
-    def build(self) -> optax.GradientTransformation: ...
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+    def build(self) -> optax.GradientTransformation:
+        """The transformation."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent.
 
     Attributes:
@@ -42,12 +46,8 @@ class SGD:
 
     lr: float = 1.0
 
-    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 0
     momentum: ClassVar = 0.0
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
@@ -55,7 +55,7 @@ class SGD:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Momentum:
+class Momentum(Optimizer):
     """SGD with momentum 0.9, for local steps.
 
     Attributes:
@@ -64,12 +64,8 @@ class Momentum:
 
     lr: float = 0.1
 
-    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 1
     momentum: ClassVar = 0.9
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
@@ -77,7 +73,7 @@ class Momentum:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adam:
+class Adam(Optimizer):
     """Adam with optax's defaults, for local steps.
 
     Attributes:
@@ -89,12 +85,8 @@ class Adam:
 
     lr: float = 1e-3
 
-    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 2
     momentum: ClassVar = None
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
@@ -102,7 +94,7 @@ class Adam:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adagrad:
+class Adagrad(Optimizer):
     """Adagrad with optax's defaults, for local steps.
 
     Attributes:
@@ -114,12 +106,8 @@ class Adagrad:
 
     lr: float = 0.1
 
-    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 1
     momentum: ClassVar = None
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
@@ -127,7 +115,7 @@ class Adagrad:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedAvgM:
+class FedAvgM(Optimizer):
     """Server SGD with momentum.
 
     Attributes:
@@ -144,16 +132,13 @@ class FedAvgM:
 
     traced: ClassVar[tuple[str, ...]] = ("lr", "momentum")
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
-
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
         return optax.sgd(self.lr, momentum=self.momentum)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedAdam:
+class FedAdam(Optimizer):
     """Server Adam with `beta_2 = 0.99`.
 
     It is optax's. Algorithm 2 of the paper starts `v` at `tau^2` or more and corrects
@@ -175,16 +160,13 @@ class FedAdam:
 
     traced: ClassVar[tuple[str, ...]] = ("lr", "momentum", "tau")
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
-
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
         return optax.adam(self.lr, b1=self.momentum, b2=0.99, eps=self.tau)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedYogi:
+class FedYogi(Optimizer):
     """Server Yogi with `beta_2 = 0.99`.
 
     It is optax's, which starts `v` at 1e-6 and corrects the bias, see `FedAdam`.
@@ -204,16 +186,13 @@ class FedYogi:
 
     traced: ClassVar[tuple[str, ...]] = ("lr", "momentum", "tau")
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
-
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
         return optax.yogi(self.lr, b1=self.momentum, b2=0.99, eps=self.tau)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedAdagrad:
+class FedAdagrad(Optimizer):
     """Server Adagrad without momentum.
 
     It is optax's, which starts `v` at 0.1 and adds `tau` under the root.
@@ -230,9 +209,6 @@ class FedAdagrad:
     tau: float = 1e-3
 
     traced: ClassVar[tuple[str, ...]] = ("lr", "tau")
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""

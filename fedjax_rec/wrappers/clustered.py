@@ -84,11 +84,7 @@ def best_of(recipe: contracts.Recipe, num_clusters: int) -> contracts.ClientUpda
 
         def loss_of(index):
             shared = stacks.select(params.shared, index)
-            spaces = {
-                leaf.space: pairs[leaf.space]
-                for leaf in jax.tree.leaves(shared, is_leaf=rows.is_table)
-                if rows.is_table(leaf)
-            }
+            spaces = {t.space: pairs[t.space] for t in rows.tables_of(shared)}
             view = contracts.Params(
                 shared=rows.gather(shared, spaces), personal=personal
             )

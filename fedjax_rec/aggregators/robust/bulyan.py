@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from etils import epy
 
 from fedjax_rec.aggregators.robust.voting import Voting
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
     from fedjax_rec.aggregators.robust import ballots, order, pairs
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Aggregator
+    from fedjax_rec.core import contracts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +50,9 @@ class Bulyan:
     attackers: float | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 0.25)", attackers="[0, 0.5)")
-        check_choices(self, voting=Voting)
+        check_settings(self, share="[0, 0.25)", attackers="[0, 0.5)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def rule(deltas, squared, voters, f, by_row):
@@ -73,7 +68,9 @@ class Bulyan:
         return ballots.buffered(by_pairs, self.voting, self.share, self.attackers)
 
 
-def choose(squared: Array, voters: Array, f: Array, num: Array) -> Array:
+def choose(
+    squared: jax.Array, voters: jax.Array, f: jax.Array, num: jax.Array
+) -> jax.Array:
     """The clients that Krum sets aside in `num` rounds.
 
     Distances are sorted once. A client's neighbours are then the first of its row that
@@ -127,7 +124,9 @@ def choose(squared: Array, voters: Array, f: Array, num: Array) -> Array:
     return voters & ~left
 
 
-def around_median(x: Array, voters: Array, counts: Array, keep: Array) -> Array:
+def around_median(
+    x: jax.Array, voters: jax.Array, counts: jax.Array, keep: jax.Array
+) -> jax.Array:
     """The mean of the `keep` numbers of each column that are nearest to its median.
 
     Args:

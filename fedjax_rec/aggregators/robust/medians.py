@@ -11,7 +11,7 @@ from fedjax_rec.aggregators.robust.voting import (
     assumed_attackers,
     majority_tolerates,
 )
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_ranges, check_settings
 from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
@@ -43,8 +43,7 @@ class Median:
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 0.5)")
-        check_choices(self, voting=Voting)
+        check_settings(self, share="[0, 0.5)")
 
     def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
@@ -78,8 +77,7 @@ class TrimmedMean:
     attackers: float | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 0.5)", attackers="[0, 0.5)")
-        check_choices(self, voting=Voting)
+        check_settings(self, share="[0, 0.5)", attackers="[0, 0.5)")
 
     def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
@@ -126,8 +124,7 @@ class GeometricMedian:
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_ranges(self, steps="[1, inf)", smoothing="(0, inf)", share="[0, 0.5)")
-        check_choices(self, voting=Voting)
+        check_settings(self, steps="[1, inf)", smoothing="(0, inf)", share="[0, 0.5)")
 
     def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etils import epy
 
 from fedjax_rec.aggregators.robust.medians import Median
 from fedjax_rec.aggregators.robust.voting import assumed_attackers, row_report
 from fedjax_rec.core.checks import check_ranges
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
     from fedjax_rec.aggregators.robust import ballots, order, pairs
-
-if TYPE_CHECKING:
-    from fedjax_rec.aggregators.robust.ballots import Ballots
-    from fedjax_rec.core.arrays import Array, Tree
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Aggregator
+    from fedjax_rec.core import contracts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,14 +47,14 @@ class NNM:
     def __post_init__(self) -> None:
         check_ranges(self, share="[0, 0.5)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator; `init` raises a ValueError if `then` has no buffer."""
         rule = self.then.build(context)
 
-        def init(shared: Tree, cohort_size: int) -> Ballots:
+        def init(shared: Any, cohort_size: int) -> ballots.Ballots:
             return ballots.kept_by(rule, "NNM", shared, cohort_size)
 
-        def finish(acc: Ballots, state: Any, shared: Tree):
+        def finish(acc: ballots.Ballots, state: Any, shared: Any):
             delta, state, info = rule.finish(self._mixed(acc), state, shared)
             counts = [table.counts for table in ballots.split(acc)[1]]
             size = len(acc.weights)
@@ -73,7 +69,7 @@ class NNM:
     def _assumed(self, num_voters):
         return assumed_attackers(num_voters, self.share)
 
-    def _mixed(self, acc: Ballots) -> Ballots:
+    def _mixed(self, acc: ballots.Ballots) -> ballots.Ballots:
         """The ballots after mixing; absent clients stay absent."""
         part, tables = ballots.split(acc)
         joint = part.deltas
@@ -82,7 +78,7 @@ class NNM:
         values = [pairs.row_by_row(self._mix, table, ballots=True) for table in tables]
         return acc._replace(deltas=ballots.with_rows(acc.deltas, joint, values))
 
-    def _mix(self, deltas: Tree, voters: Array, strips: int = 1) -> Tree:
+    def _mix(self, deltas: Any, voters: jax.Array, strips: int = 1) -> Any:
         """Each client's mean of its nearest.
 
         Args:
@@ -97,7 +93,7 @@ class NNM:
         near = jnp.where(voters[:, None], near / jnp.maximum(keep, 1)[:, None], 0)
         precision = jax.lax.Precision.HIGHEST
 
-        def leaf(x: Array) -> Array:
+        def leaf(x: jax.Array) -> jax.Array:
             flat = x.reshape(len(x), -1)
             mean = jnp.matmul(near.astype(x.dtype), flat, precision=precision)
             return mean.reshape(x.shape)

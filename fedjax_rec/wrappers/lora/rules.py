@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from etils import epy
 
 from fedjax_rec.aggregators.means import Weights
-from fedjax_rec.core.checks import check_choices
+from fedjax_rec.core.checks import check_settings
 from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
@@ -46,7 +46,7 @@ class LoRARule:
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_choices(self, weights=Weights)
+        check_settings(self)
         ranks, shares = self.ranks, self.rank_shares
         if ranks and min(ranks) < 1:
             raise ValueError(f"ranks={ranks}, expected ranks of at least 1")
