@@ -92,7 +92,6 @@ class QFedAvg:
         """
         q, lipschitz, recipe = self.q, self.lipschitz, context.recipe
         if lipschitz is None:
-            assert recipe is not None
             rate = recipe.local.rate(recipe.hparams) if recipe.local.rate else 0
             if not rate > 0:
                 raise ValueError(

@@ -172,7 +172,6 @@ class FedNova:
         Raises:
             ValueError: the local steps are not those of SGD.
         """
-        assert context.recipe is not None
         steps, momentum = context.recipe.local.steps, context.recipe.local.momentum
         if steps is None or not 0 <= momentum < 1:
             raise ValueError(

@@ -14,7 +14,7 @@ with epy.lazy_imports():
     import optax
 
     from fedjax_rec.clients import local as local_training
-    from fedjax_rec.clients import reconstruct, steps
+    from fedjax_rec.clients import reconstruct
     from fedjax_rec.core import backbone, contracts
     from fedjax_rec.models import two_tower
 
@@ -59,7 +59,9 @@ class Joint:
         optimizer, group = self.optimizer, 1 + local.negatives
         assert local.draw is not None
         plain = optimizer.momentum == 0
-        steps_of = steps.local_steps(local.batch_size, self.epochs, group, group)
+        steps_of = local_training.local_steps(
+            local.batch_size, self.epochs, group, group
+        )
 
         def kinds_of(tree) -> dict[str, str]:
             return {k: "personal" if k in personal else "shared" for k in tree}

@@ -15,7 +15,7 @@ with epy.lazy_imports():
     import optax
 
     from fedjax_rec.aggregators import means
-    from fedjax_rec.clients import local, steps
+    from fedjax_rec.clients import local
     from fedjax_rec.core import contracts
     from fedjax_rec.data import pairs
     from fedjax_rec.models import by_id
@@ -82,34 +82,43 @@ def implicit_recipe(
         phases: steps on every batch.
         num_items: `I`.
     """
-    draw = pairs.implicit_pairs(num_items, settings.negatives)
-    pair_count = 1 + settings.negatives
-    return contracts.Recipe(
-        model=model,
-        client_update=local.local_update(
-            model,
-            draw,
-            phases,
-            batch_size=settings.batch_size,
-            epochs=settings.local_epochs,
-        ),
-        aggregator=means.weighted_mean(uniform=True),
-        server_optimizer=lambda h: optax.sgd(1.0),
+    recipe = on_pairs(settings, model, phases, num_items)
+    return recipe._replace(
         hparams={
             "client_lr": settings.client_lr,
             "item_lr_scale": settings.item_lr_scale,
         },
-        local=contracts.Local(
-            draw=draw,
-            negatives=settings.negatives,
-            epochs=settings.local_epochs,
-            batch_size=settings.batch_size,
-            steps=steps.local_steps(
-                settings.batch_size, settings.local_epochs, pair_count
-            ),
+        local=recipe.local._replace(
             rate=lambda h: h["client_lr"],
             row_rate=row_rate(num_items),
             corrections=True,
+        ),
+    )
+
+
+def on_pairs(
+    settings: Any,
+    model: contracts.Model,
+    phases: tuple[local.Phase, ...],
+    num_items: int,
+) -> contracts.Recipe:
+    """The part of `implicit_recipe` that depends on no learning rate."""
+    draw = pairs.implicit_pairs(num_items, settings.negatives)
+    batch_size, epochs = settings.batch_size, settings.local_epochs
+    return contracts.Recipe(
+        model=model,
+        client_update=local.local_update(
+            model, draw, phases, batch_size=batch_size, epochs=epochs
+        ),
+        aggregator=means.weighted_mean(uniform=True),
+        server_optimizer=lambda h: optax.sgd(1.0),
+        hparams={},
+        local=contracts.Local(
+            draw=draw,
+            negatives=settings.negatives,
+            epochs=epochs,
+            batch_size=batch_size,
+            steps=local.local_steps(batch_size, epochs, 1 + settings.negatives),
         ),
     )
 

@@ -30,7 +30,6 @@ def attacked(context: Context, settings: Any, falsify: Callable) -> contracts.Re
             structure; its other results are honest.
     """
     recipe = context.recipe
-    assert recipe is not None
     members = attackers.attackers(context.num_clients, settings.share, settings.seed)
 
     def encode(message: Any, state: Any, sender: messages.Sender):
@@ -235,7 +234,6 @@ def _item_table(tree: dict[str, Any], name: str, is_table: Any) -> Any:
 
 def _own_vector(context: Context, table: str) -> tuple[str, ...]:
     """Path of the first personal vector as wide as a row of the item table."""
-    assert context.recipe is not None
     start = jax.eval_shape(context.recipe.model.init, jax.random.key(0))
     width = _item_table(start.shared, table, rows.is_table).values.shape[1:]
     for path, leaf in jax.tree_util.tree_leaves_with_path(start.personal):

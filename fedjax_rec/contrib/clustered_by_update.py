@@ -68,7 +68,6 @@ class ClusteredByUpdate:
     def build(self, context: Context) -> contracts.Recipe:
         """Wraps `context.recipe`."""
         recipe = context.recipe
-        assert recipe is not None
         common, m = self.clusters, self.sketch
 
         def index_of(params) -> jax.Array:

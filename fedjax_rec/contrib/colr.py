@@ -57,7 +57,6 @@ class CoLR:
                 message transform, or there is no item table of at least `rank` columns.
         """
         recipe = context.recipe
-        assert recipe is not None
         if recipe.transform is not None:
             raise ValueError(
                 "CoLR sends messages of its own, and this system has a message "

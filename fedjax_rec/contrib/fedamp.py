@@ -79,7 +79,6 @@ class FedAMP:
             ValueError: the stack would be larger, or the server takes other steps.
         """
         recipe, num_clients = context.recipe, context.num_clients
-        assert recipe is not None
         server = {n: v for n, v in recipe.hparams.items() if n.startswith(SERVER)}
         if any(value != 1 for value in server.values()):
             raise ValueError(

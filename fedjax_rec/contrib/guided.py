@@ -96,7 +96,6 @@ class Guided:
             ValueError: `likeness="profile"`, and the data have no texts.
         """
         recipe = context.recipe
-        assert recipe is not None
         if self.likeness == "update":
             return recipe._replace(aggregator=guided(self, context.num_clients))
         profiles = self.profile.vectors(context)

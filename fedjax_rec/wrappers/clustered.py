@@ -52,7 +52,6 @@ class IFCA:
     def build(self, context: Context) -> contracts.Recipe:
         """Wraps `context.recipe`, which needs `local.draw`."""
         recipe = context.recipe
-        assert recipe is not None
         made = stacks.stacked(
             recipe,
             self.clusters,
@@ -130,7 +129,6 @@ class ClusteredByProfile:
         Raises:
             ValueError: there are more clusters than clients with a profile.
         """
-        assert context.recipe is not None
         profiles = self.profile.vectors(context)
         return clustered_by_profile(context.recipe, self.clusters, profiles, self.seed)
 

@@ -60,7 +60,6 @@ class Scaffold:
                 that are one user each, or no shared group would be corrected.
         """
         recipe = context.recipe
-        assert recipe is not None
         local, model = recipe.local, recipe.model
         if not local.corrections or local.momentum or local.steps is None:
             raise ValueError(

@@ -57,7 +57,6 @@ class Colluding:
     def build(self, context: Context) -> contracts.Recipe:
         """Wraps the aggregator of `context.recipe`, which needs a buffer."""
         recipe = context.recipe
-        assert recipe is not None
         rule = recipe.aggregator
         members = attackers.attackers(context.num_clients, self.share, self.seed)
 

@@ -82,7 +82,6 @@ class LoRARule:
             ValueError: a factor is not shared or not trained, or a rank is larger than
                 the server's.
         """
-        assert context.recipe is not None
         recipe = rule.wrap(context.recipe, self)
         if self.then is None:
             return recipe
