@@ -211,7 +211,6 @@ def _scale_groups(names, scale) -> optax.GradientTransformation:
     """Multiplies the updates of some groups, if they are present."""
 
     def update(updates, state, params=None):
-        del params
         return {
             name: jax.tree.map(lambda u: u * scale, part) if name in names else part
             for name, part in updates.items()

@@ -142,7 +142,6 @@ class Reconstruction:
         self, model: contracts.Model, local: contracts.Local, personal: tuple[str, ...]
     ) -> tuple[contracts.Local, contracts.ClientUpdate]:
         """See `Joint.build`; `personal` is the user's vector."""
-        del personal
         assert local.draw is not None
         update = reconstruct.reconstruct_update(
             model,

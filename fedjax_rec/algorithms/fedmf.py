@@ -105,7 +105,6 @@ def rating_by_rating() -> contracts.ClientUpdate:
     """
 
     def update(params, frozen, examples, hparams, key) -> contracts.ClientResult:
-        del frozen, key
         lr, scale = hparams["client_lr"], hparams["item_lr_scale"]
         ids, mask = examples["item"], examples["mask"]
         table = rows.gather(params.shared, {"item": ids})["item"]

@@ -134,7 +134,6 @@ def before_last(
     seen: dict[str, Array] = {}
 
     def linear(params: Tree, path: str, x: Array, y: Array) -> Array:
-        del params
         if path == "ffn/up":
             seen["residual"] = x
         elif path == LAST_MAP:

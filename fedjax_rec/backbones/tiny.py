@@ -12,10 +12,14 @@ import numpy as np
 
 from fedjax_rec.backbones import bert
 from fedjax_rec.backbones.bert import BertConfig
-from fedjax_rec.backbones.checkpoint import check_dtype, fingerprint
+from fedjax_rec.backbones.checkpoint import (
+    check_dtype,
+    check_max_tokens,
+    check_texts,
+    fingerprint,
+)
 from fedjax_rec.backbones.encoder import encoder
 from fedjax_rec.backbones.pooling import Head
-from fedjax_rec.backbones.tokenize import check_max_tokens, check_texts
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
 from fedjax_rec.storage.errors import FileError

@@ -62,7 +62,6 @@ class DGC:
 
     def build(self, context: Context) -> messages.MessageTransform:
         """The codec of a delta; it depends on no fact about the experiment."""
-        del context
         shares = [share(fraction) for fraction in self.fractions]
 
         def init(shared):

@@ -167,7 +167,6 @@ def split_by_update(
         return {name: part for name, part in tree.items() if name != CENTERS}
 
     def start(shared: Any) -> jax.Array:
-        del shared
         return jnp.zeros((), jnp.int32)
 
     def init(shared: Any, cohort_size: int) -> UpdateFolds:

@@ -181,7 +181,6 @@ def message_passing(
         return ClientModels(models=shared, joined=jnp.zeros(num_clients, dtype))
 
     def init(shared: Any, cohort_size: int) -> Changes:
-        del cohort_size
         zeros = jax.tree.map(jnp.zeros_like, shared)
         return Changes(deltas=zeros, present=start(shared).joined)
 

@@ -166,7 +166,6 @@ def all_under_vmap(flag: Array) -> Array:
 
 @all_under_vmap.def_vmap
 def _all_under_vmap(axis_size, in_batched, flag):
-    del axis_size, in_batched
     return all_under_vmap(jnp.all(flag, axis=0)), False
 
 

@@ -59,7 +59,6 @@ def matrix_factorization(
         return with_users(shared, partial(draw, user_key), num_users, dim)
 
     def batch_loss(params, frozen, batch, key):
-        del frozen, key
         users = lookup_users(params, batch["user"])
         items = rows.lookup(params.shared["item"], batch["item"])
         predicted = items @ users if users.ndim == 1 else (items * users).sum(-1)
@@ -70,7 +69,6 @@ def matrix_factorization(
         return value, {}
 
     def score(params, frozen, query, candidates):
-        del frozen
         items = rows.lookup(params.shared["item"], candidates)
         return items @ lookup_users(params, query["user"])
 
@@ -132,12 +130,10 @@ def neural_cf(
         return x[..., 0]
 
     def loss(params, frozen, batch, key):
-        del frozen, key
         predicted = logits(params, batch["user"], batch["item"])
         return binary_cross_entropy(predicted, batch["label"], batch["mask"]), {}
 
     def score(params, frozen, query, candidates):
-        del frozen
         return logits(params, query["user"], candidates)
 
     return Model(init, loss, score)
@@ -179,12 +175,10 @@ def personal_scorer(
         return rows.lookup(params.shared["item"], ids) @ scorer["w"] + scorer["b"]
 
     def loss(params, frozen, batch, key):
-        del frozen, key
         predicted = logits(params, batch["item"])
         return binary_cross_entropy(predicted, batch["label"], batch["mask"]), {}
 
     def score(params, frozen, query, candidates):
-        del frozen, query
         return logits(params, candidates)
 
     return Model(init, loss, score)

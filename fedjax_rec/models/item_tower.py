@@ -36,7 +36,6 @@ def cached_tower() -> ItemTower:
     """Precomputed vectors: `frozen["embedding"]`, `[I, D]`."""
 
     def batch(groups, frozen, ids):
-        del groups
         return frozen["embedding"].at[ids].get(mode="clip")
 
     return ItemTower(

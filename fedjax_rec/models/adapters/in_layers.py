@@ -141,7 +141,6 @@ class Bottleneck:
             size], "b": [layers, size]}, "up": {"w": [layers, size, D], "b": [layers,
             D]}}}}`. Its `init` raises a ValueError if a pattern matches no block.
         """
-        del base
         size = self.size
 
         def init(key, backbone, num_layers, dtype):
@@ -215,7 +214,6 @@ class PrefixTuning:
             An adapter of one group: `{"prompt": {"keys": [layers, P, kv_width],
             "values": [layers, P, kv_width]}}`.
         """
-        del base
 
         def init(key, backbone, num_layers, dtype):
             shape = (num_layers, self.length, backbone.kv_width)

@@ -45,16 +45,13 @@ def check_at_least(settings: Any, **bounds: int) -> None:
 
 def same_linear(params: Tree, path: str, x: Array, y: Array) -> Array:
     """Returns the output `y` of the linear map at `path`."""
-    del params, path, x
     return y
 
 
 def same_block(params: Tree, path: str, y: Array) -> Array:
     """Returns the output `y` of the sublayer at `path`."""
-    del params, path
     return y
 
 
 def no_prefix(params: Tree) -> None:
     """Returns no pairs to attend to."""
-    del params

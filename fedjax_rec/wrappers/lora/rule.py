@@ -84,7 +84,6 @@ def lora_rule(settings: LoRARule, inner: Aggregator) -> Aggregator:
     mixed, norms = bool(settings.ranks), settings.norms
 
     def init(shared: Tree, cohort_size: int) -> factors.FactorSums:
-        del cohort_size
         if settings.lora_base and LORA_BASE not in shared:
             raise ValueError(
                 f"the rule adds to the dense correction {LORA_BASE!r}, which the "

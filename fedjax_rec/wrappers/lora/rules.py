@@ -236,19 +236,3 @@ class FlexLoRA(LoRARule):
             b_path = s[..., :r, None] * vt[..., :r, :]
             a[path], b[path] = u, jnp.pad(b_path, ((0, 0), (0, pad), (0, 0)))
         return {backbone.LORA_A: a, backbone.LORA_B: b}, state
-
-
-def truncated(mean, shared: Any, state: Any) -> tuple[dict[str, Any], Any]:
-    """LoRA's factors after a round, and the unchanged state."""
-    del shared
-    a, b = {}, {}
-    for path, product in mean.product.items():
-        u, s, vt = jnp.linalg.svd(product, full_matrices=False)
-        sign = jnp.where(u.sum(-2) < 0, -1, 1)  # an SVD leaves it open
-        u, vt = u * sign[..., None, :], vt * sign[..., None]
-        r = mean.a[path].shape[-1]
-        pad = max(0, r - s.shape[-1])  # a rank above that of any matrix
-        u = jnp.pad(u[..., :r], ((0, 0), (0, 0), (0, pad)))
-        b_path = s[..., :r, None] * vt[..., :r, :]
-        a[path], b[path] = u, jnp.pad(b_path, ((0, 0), (0, pad), (0, 0)))
-    return {backbone.LORA_A: a, backbone.LORA_B: b}, state
