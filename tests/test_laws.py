@@ -20,8 +20,12 @@ from fedjax_rec.aggregators.losses import Agnostic
 from fedjax_rec.aggregators.means import Mean, Sum
 from fedjax_rec.algorithms.fedavg import FedAvg
 from fedjax_rec.algorithms.fedfm import FedFM
-from fedjax_rec.algorithms.fedfm_training import Joint, Reconstruction
-from fedjax_rec.algorithms.fedfm_users import History, VectorAndHistory
+from fedjax_rec.algorithms.fedfm_parts import (
+    History,
+    Joint,
+    Reconstruction,
+    VectorAndHistory,
+)
 from fedjax_rec.algorithms.fedmf import FedMF
 from fedjax_rec.algorithms.implicit import FedNCF, PFedRec
 from fedjax_rec.clients.profile import ClientProfile

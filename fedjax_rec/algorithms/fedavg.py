@@ -8,14 +8,9 @@ from typing import Any, Literal
 from etils import epy
 
 from fedjax_rec.algorithms import implicit
+from fedjax_rec.core import optimizers
 from fedjax_rec.core.checks import check_settings
 from fedjax_rec.core.context import Context
-from fedjax_rec.core.optimizers import (
-    SGD,
-    check_numbers,
-    hparams_of,
-    with_hparams,
-)
 
 with epy.lazy_imports():
     from fedjax_rec.aggregators import means
@@ -56,10 +51,10 @@ class FedAvg:
     model: Literal["mf", "ncf", "scorer"] = "mf"
     users: Literal["personal", "table"] = "personal"
     dim: int = 32
-    client_optimizer: Any = SGD(lr=0.5)
+    client_optimizer: Any = optimizers.SGD(lr=0.5)
     item_lr_scale: float = 1.0
     proximal: float = 0.0
-    server_optimizer: Any = SGD(lr=1.0)
+    server_optimizer: Any = optimizers.SGD(lr=1.0)
     batch_size: int = 256
     local_epochs: int = 1
     negatives: int = 4
@@ -67,7 +62,9 @@ class FedAvg:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
+        optimizers.check_numbers(
+            self, ("dim", "batch_size", "local_epochs", "negatives")
+        )
         if self.model == "scorer" and self.users == "table":
             raise ValueError(
                 "model='scorer' has no user vectors to put in a table: the scorer "
@@ -84,7 +81,7 @@ class FedAvg:
             return h["client_optimizer.lr"] * h["item_lr_scale"]
 
         phase = local.Phase(
-            lambda h: with_hparams(optimizer, "client_optimizer", h),
+            lambda h: optimizers.with_hparams(optimizer, "client_optimizer", h),
             row_rate=row_rate if plain else None,
             proximal=(lambda h: h["proximal"]) if self.proximal else None,
         )
@@ -93,14 +90,14 @@ class FedAvg:
         )
         return recipe._replace(
             aggregator=means.per_row_mean(),
-            server_optimizer=lambda h: with_hparams(
+            server_optimizer=lambda h: optimizers.with_hparams(
                 self.server_optimizer, "server_optimizer", h
             ),
             hparams={
-                **hparams_of(optimizer, "client_optimizer"),
+                **optimizers.hparams_of(optimizer, "client_optimizer"),
                 "item_lr_scale": self.item_lr_scale,
                 "proximal": self.proximal,
-                **hparams_of(self.server_optimizer, "server_optimizer"),
+                **optimizers.hparams_of(self.server_optimizer, "server_optimizer"),
             },
             local=recipe.local._replace(
                 steps=recipe.local.steps if counted else None,

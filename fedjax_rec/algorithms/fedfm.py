@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from etils import epy
 
-from fedjax_rec.algorithms.fedfm_training import Joint
-from fedjax_rec.algorithms.fedfm_users import UserVector
+from fedjax_rec.algorithms.fedfm_parts import Joint, UserVector
 from fedjax_rec.core.checks import check_settings
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.optimizers import SGD, check_numbers, hparams_of, with_hparams

@@ -13,7 +13,7 @@ with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
-    from fedjax_rec.aggregators import clusters, groups, spherical_k_means
+    from fedjax_rec.aggregators import clusters, groups
     from fedjax_rec.core import contracts, count_sketch, rows, stacks, trees
 
 CENTERS = "centers"
@@ -73,7 +73,7 @@ class ClusteredByUpdate:
         def index_of(params) -> jax.Array:
             centers, own = params.shared[CENTERS], params.personal[SKETCH]
             known = centers.any() & own.any()
-            nearest = spherical_k_means.nearest_center(own, centers)
+            nearest = clusters.nearest_center(own, centers)
             return jnp.where(known, nearest, common)
 
         made = stacks.stacked(
@@ -197,7 +197,7 @@ def split_by_update(
         now = warm & (state + 1 >= warm_rounds) & enough
         centers = jax.lax.cond(
             now,
-            lambda: spherical_k_means.spherical_k_means(
+            lambda: clusters.spherical_k_means(
                 acc.sketches, num_clusters, jax.random.key(seed)
             ).astype(before.dtype),
             lambda: before,

@@ -6,6 +6,7 @@ shares one program.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -224,12 +225,9 @@ def with_hparams(
     optimizer: Any, name: str, hparams: Mapping[str, Any]
 ) -> optax.GradientTransformation:
     """The transformation with the scalars of `hparams_of` as they are in `hparams`."""
-    traced = object.__new__(type(optimizer))  # arrays do not pass `__post_init__`
-    for field in dataclasses.fields(optimizer):
-        value = getattr(optimizer, field.name)
-        object.__setattr__(
-            traced, field.name, hparams.get(f"{name}.{field.name}", value)
-        )
+    traced = copy.copy(optimizer)  # arrays do not pass `__post_init__`
+    for field in vars(optimizer):
+        vars(traced)[field] = hparams.get(f"{name}.{field}", vars(optimizer)[field])
     return traced.build()
 
 

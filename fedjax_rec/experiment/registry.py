@@ -115,13 +115,13 @@ SLOTS: dict[str, dict[str, str]] = {
         "embedding": "models.adapters.embedding:EmbeddingAdapter",
     },
     "users": {
-        "vector": "algorithms.fedfm_users:UserVector",
-        "history": "algorithms.fedfm_users:History",
-        "both": "algorithms.fedfm_users:VectorAndHistory",
+        "vector": "algorithms.fedfm_parts:UserVector",
+        "history": "algorithms.fedfm_parts:History",
+        "both": "algorithms.fedfm_parts:VectorAndHistory",
     },
     "training": {
-        "joint": "algorithms.fedfm_training:Joint",
-        "reconstruction": "algorithms.fedfm_training:Reconstruction",
+        "joint": "algorithms.fedfm_parts:Joint",
+        "reconstruction": "algorithms.fedfm_parts:Reconstruction",
     },
     "wrapper": {
         "scaffold": "wrappers.scaffold:Scaffold",

@@ -15,7 +15,7 @@ with epy.lazy_imports():
     import jax.numpy as jnp
     import numpy as np
 
-    from fedjax_rec.aggregators import clusters, spherical_k_means
+    from fedjax_rec.aggregators import clusters
     from fedjax_rec.core import contracts, rows, stacks, trees
 
 CLUSTER = "cluster"
@@ -186,7 +186,5 @@ def clustered_by_profile(
 def group_by_profile(profiles: Any, num_clusters: int, seed: int = 0) -> jax.Array:
     """Groups `[N]` int32 of clients with profiles `[N, p]`, by spherical k-means."""
     points = jnp.asarray(profiles)
-    centers = spherical_k_means.spherical_k_means(
-        points, num_clusters, jax.random.key(seed)
-    )
-    return spherical_k_means.nearest_center(points, centers)
+    centers = clusters.spherical_k_means(points, num_clusters, jax.random.key(seed))
+    return clusters.nearest_center(points, centers)

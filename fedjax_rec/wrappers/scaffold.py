@@ -127,11 +127,8 @@ def controlled(recipe: contracts.Recipe) -> contracts.ClientUpdate:
     Args:
         recipe: the system without them.
     """
-    steps, rate = recipe.local.steps, recipe.local.rate
-    row_rate = recipe.local.row_rate or rate
-    assert steps is not None
-    assert rate is not None
-    assert row_rate is not None
+    local: Any = recipe.local  # with the functions that `Scaffold.build` checks
+    steps, rate, row_rate = local.steps, local.rate, local.row_rate or local.rate
     train: Callable = recipe.client_update
 
     def update(params, frozen, examples, hparams, key) -> contracts.ClientResult:

@@ -6,7 +6,7 @@ import dataclasses
 
 from etils import epy
 
-from fedjax_rec.aggregators.robust.voting import Voting
+from fedjax_rec.aggregators.robust.voting import ByVotes
 from fedjax_rec.core.checks import check_settings
 from fedjax_rec.core.context import Context
 
@@ -19,7 +19,7 @@ with epy.lazy_imports():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bulyan:
+class Bulyan(ByVotes):
     """Krum chooses `n - 2 f` clients; each coordinate averages the middle of them.
 
     The client that Krum would take is set aside, Krum is asked again among the others,
@@ -45,8 +45,6 @@ class Bulyan:
         Byzantium, ICML 2018, algorithm 2.
     """
 
-    share: float = 0.1
-    voting: Voting = "dense"
     attackers: float | None = None
 
     def __post_init__(self) -> None:

@@ -7,8 +7,8 @@ import math
 
 from etils import epy
 
-from fedjax_rec.aggregators.robust.voting import Voting, majority_tolerates
-from fedjax_rec.core.checks import check_settings
+from fedjax_rec.aggregators.robust.voting import ByVotes, majority_tolerates
+from fedjax_rec.core.checks import check_ranges, check_settings
 from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
@@ -21,7 +21,7 @@ with epy.lazy_imports():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CenteredClipping:
+class CenteredClipping(ByVotes):
     """The last aggregate, moved by the mean of the clipped differences to it.
 
     `v <- v + 1/n sum_c (delta_c - v) min(1, tau / |delta_c - v|)`, `steps` times, from
@@ -51,8 +51,6 @@ class CenteredClipping:
 
     radius: float | None = None
     steps: int = 1
-    voting: Voting = "dense"
-    share: float = 0.1
 
     def __post_init__(self) -> None:
         check_settings(self, radius="[0, inf)", steps="[1, inf)", share="[0, 0.5)")
@@ -89,7 +87,7 @@ class CenteredClipping:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NormBound:
+class NormBound(ByVotes):
     """The uniform mean of the deltas, each scaled down to a norm of at most `bound`.
 
     `1/n sum_c delta_c min(1, b / |delta_c|)`, with norms over all leaves. Memory: one
@@ -120,17 +118,10 @@ class NormBound:
     bound: float | None = None
     first: float | None = None
     momentum: float = 0.0
-    voting: Voting = "dense"
-    share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_settings(
-            self,
-            bound="(0, inf)",
-            first="(0, inf)",
-            momentum="[0, 1)",
-            share="[0, 0.5)",
-        )
+        super().__post_init__()
+        check_ranges(self, bound="(0, inf)", first="(0, inf)", momentum="[0, 1)")
 
     def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""

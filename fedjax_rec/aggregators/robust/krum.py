@@ -7,7 +7,7 @@ from typing import Literal
 
 from etils import epy
 
-from fedjax_rec.aggregators.robust.voting import Voting
+from fedjax_rec.aggregators.robust.voting import ByVotes
 from fedjax_rec.core.checks import check_ranges, check_settings
 from fedjax_rec.core.context import Context
 
@@ -33,7 +33,7 @@ Variant = Literal["blanchard", "one_more", "unsquared"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Krum:
+class Krum(ByVotes):
     """The delta of the client with the nearest neighbours.
 
     Distances are over all leaves. Among equal scores the client in the first slot wins.
@@ -58,9 +58,7 @@ class Krum:
         Gradient Descent, NIPS 2017.
     """
 
-    share: float = 0.1
     variant: Variant = "blanchard"
-    voting: Voting = "dense"
     attackers: float | None = None
 
     def __post_init__(self) -> None:

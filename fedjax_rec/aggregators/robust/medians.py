@@ -7,7 +7,7 @@ import dataclasses
 from etils import epy
 
 from fedjax_rec.aggregators.robust.voting import (
-    Voting,
+    ByVotes,
     assumed_attackers,
     majority_tolerates,
 )
@@ -24,7 +24,7 @@ with epy.lazy_imports():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Median:
+class Median(ByVotes):
     """The median of each coordinate over the present clients.
 
     With `voting="dense"` it is zero on every row that fewer than half of the clients
@@ -39,12 +39,6 @@ class Median:
         Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 1.
     """
 
-    voting: Voting = "dense"
-    share: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_settings(self, share="[0, 0.5)")
-
     def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
         rule = blocks.by_column(order.median, majority_tolerates)
@@ -52,7 +46,7 @@ class Median:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrimmedMean:
+class TrimmedMean(ByVotes):
     """The mean of each coordinate without its `f` largest and `f` smallest numbers.
 
     `f = floor(share n)` of the `n` clients that vote on the coordinate, so that share
@@ -72,8 +66,6 @@ class TrimmedMean:
         Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 2.
     """
 
-    share: float = 0.1
-    voting: Voting = "dense"
     attackers: float | None = None
 
     def __post_init__(self) -> None:
@@ -93,7 +85,7 @@ class TrimmedMean:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GeometricMedian:
+class GeometricMedian(ByVotes):
     """RFA: the point with the smallest sum of distances to the clients' deltas.
 
     `argmin_z sum_c alpha_c |z - delta_c|`, by `steps` of
@@ -120,8 +112,6 @@ class GeometricMedian:
     steps: int = 4
     smoothing: float = 1e-6
     examples: bool = False
-    voting: Voting = "dense"
-    share: float = 0.1
 
     def __post_init__(self) -> None:
         check_settings(self, steps="[1, inf)", smoothing="(0, inf)", share="[0, 0.5)")

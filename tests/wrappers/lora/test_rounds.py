@@ -11,7 +11,7 @@ import pytest
 
 from fedjax_rec.aggregators.robust.medians import Median
 from fedjax_rec.algorithms.fedfm import FedFM
-from fedjax_rec.algorithms.fedfm_training import Joint
+from fedjax_rec.algorithms.fedfm_parts import Joint
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.optimizers import SGD
 from fedjax_rec.models.adapters.in_layers import LoRA, PrefixTuning

@@ -1,9 +1,9 @@
-"""Local training of FedFM: joint steps, or federated reconstruction."""
+"""Choices of FedFM: the user's part of the model, and how clients train."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from etils import epy
 
@@ -17,6 +17,45 @@ with epy.lazy_imports():
     from fedjax_rec.clients import reconstruct
     from fedjax_rec.core import backbone, contracts
     from fedjax_rec.models import two_tower
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UserVector:
+    """A vector for each user, which stays on the client."""
+
+    kind: ClassVar[Literal["vector"]] = "vector"
+    length: ClassVar[int] = 1
+    heads: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class History:
+    """Attention over the last items of a user; serves users not seen in training.
+
+    Attributes:
+        length: number of items.
+        heads: heads of the attention.
+    """
+
+    length: int = 20
+    heads: int = 4
+
+    kind: ClassVar[Literal["history", "both"]] = "history"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("length", "heads"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorAndHistory(History):
+    """The sum of a user's vector and attention over the last items.
+
+    Attributes:
+        length: number of items.
+        heads: heads of the attention.
+    """
+
+    kind: ClassVar[Literal["history", "both"]] = "both"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
