@@ -1,7 +1,6 @@
 """The pure functions of a transformer encoder: layers, and texts as vectors."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -91,26 +90,20 @@ LAST_MAP = "ffn/down"
 """Path of a layer's last linear map."""
 
 
-def encoder(
-    config: BertConfig,
-    head: Head,
-    *,
-    name: str,
-    max_tokens: int,
-    fingerprint: str,
-    tokenize: Callable[[Any], list],
-) -> Backbone:
-    """Binds configuration and head; the weights stay an argument of each function."""
+def encoder(config: BertConfig, head: Head, **about: Any) -> Backbone:
+    """Binds configuration and head; the weights stay an argument of each function.
+
+    Args:
+        config: the encoder's configuration.
+        head: pooling, and steps after it.
+        **about: `name`, `max_tokens`, `fingerprint` and `tokenize` of the backbone.
+    """
     return Backbone(
-        name=name,
         width=config.width,
         kv_width=config.width,
         num_layers=config.num_layers,
-        max_tokens=max_tokens,
         sites=config.sites,
         blocks=bert.BLOCKS,
-        fingerprint=fingerprint,
-        tokenize=tokenize,
         embed=partial(embed, config),
         run=partial(run, config),
         pool=partial(pool, head),
@@ -119,6 +112,7 @@ def encoder(
             before=partial(before_last, config),
             after=partial(after_last, config),
         ),
+        **about,
     )
 
 

@@ -22,9 +22,9 @@ _BUFFERED_RULES = {
     "geometric_median": "aggregators.robust.medians:GeometricMedian",
     "krum": "aggregators.robust.krum:Krum",
     "multi_krum": "aggregators.robust.krum:MultiKrum",
-    "bulyan": "aggregators.robust.bulyan:Bulyan",
+    "bulyan": "aggregators.robust.neighbours:Bulyan",
     "centered_clipping": "aggregators.robust.clipping:CenteredClipping",
-    "nnm": "aggregators.robust.mixing:NNM",
+    "nnm": "aggregators.robust.neighbours:NNM",
 }
 """Rules that keep the cohort's deltas, so that another rule can change them before."""
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Model, Params
-from fedjax_rec.models.losses import binary_cross_entropy, masked_mean, squared_error
+from fedjax_rec.models.losses import binary_cross_entropy, squared_error
 from fedjax_rec.models.users import lookup_users, with_users
 
 
@@ -21,8 +21,6 @@ def matrix_factorization(
     init: Literal["normal", "constant"] = "normal",
     init_scale: float = 0.1,
     loss: Literal["bce", "mse"] = "bce",
-    user_l2: float = 0.0,
-    item_l2: float = 0.0,
     dtype=jnp.float32,
 ) -> Model:
     """`score(u, i) = P_u . Q_i`; the item table `Q` is shared.
@@ -35,8 +33,6 @@ def matrix_factorization(
         init: `normal` with standard deviation `init_scale`, or `constant`.
         init_scale: scale, or value, of the initial entries.
         loss: `bce` on a 0/1 `label` through a sigmoid, `mse` on a rating `label`.
-        user_l2: adds `user_l2 |P_u|^2` to each example's loss.
-        item_l2: adds `item_l2 |Q_i|^2` to each example's loss.
         dtype: type of all parameters.
 
     Returns:
@@ -62,11 +58,7 @@ def matrix_factorization(
         users = lookup_users(params, batch["user"])
         items = rows.lookup(params.shared["item"], batch["item"])
         predicted = items @ users if users.ndim == 1 else (items * users).sum(-1)
-        value = criterion(predicted, batch["label"], batch["mask"])
-        if user_l2 or item_l2:
-            penalty = user_l2 * jnp.sum(users**2, -1) + item_l2 * jnp.sum(items**2, -1)
-            value += masked_mean(penalty, batch["mask"])
-        return value, {}
+        return criterion(predicted, batch["label"], batch["mask"]), {}
 
     def score(params, frozen, query, candidates):
         items = rows.lookup(params.shared["item"], candidates)

@@ -13,7 +13,6 @@ from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.backbone import LORA_A, LORA_B, LORA_BASE
 from fedjax_rec.core.contracts import Aggregator, Recipe, Senders
 from fedjax_rec.wrappers.lora import factors
-from fedjax_rec.wrappers.lora.ranks import COLUMNS, NORM, draw_ranks, with_ranks
 
 if TYPE_CHECKING:
     from fedjax_rec.wrappers.lora.rules import LoRARule
@@ -39,7 +38,9 @@ def wrap(recipe: Recipe, settings: LoRARule) -> Recipe:
         raise ValueError(f"ranks={ranks} exceed rank={rank} of the server")
     update = recipe.client_update
     if ranks or settings.norms:
-        update = with_ranks(update, draw_ranks(ranks or (rank,), shares))
+        update = factors.with_ranks(
+            update, factors.draw_ranks(ranks or (rank,), shares)
+        )
     server = recipe.server_optimizer
     if settings.exact:
         server = unchanged(GROUPS, server)
@@ -94,8 +95,8 @@ def lora_rule(settings: LoRARule, inner: Aggregator) -> Aggregator:
     def update(acc: factors.FactorSums, deltas: Tree, weights: Array, senders: Senders):
         n = (weights > 0).astype(weights.dtype) if settings.uniform else weights
         if norms:
-            n = n * senders.extras[NORM]
-        columns = senders.extras[COLUMNS] if mixed or norms else None
+            n = n * senders.extras[factors.NORM]
+        columns = senders.extras[factors.COLUMNS] if mixed or norms else None
         return factors.add(acc, deltas, n, columns)
 
     def finish(acc: factors.FactorSums, state: Tree, shared: Tree):

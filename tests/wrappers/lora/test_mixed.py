@@ -9,7 +9,7 @@ import pytest
 
 from fedjax_rec.aggregators import means
 from fedjax_rec.core.contracts import ClientResult, Params, Senders
-from fedjax_rec.wrappers.lora.ranks import COLUMNS, NORM, draw_ranks, with_ranks
+from fedjax_rec.wrappers.lora.factors import COLUMNS, NORM, draw_ranks, with_ranks
 from fedjax_rec.wrappers.lora.rules import FedEx, FedIT, FlexLoRA, FLoRA, HetLoRA
 
 IN, OUT, R, C = 6, 5, 3, 5

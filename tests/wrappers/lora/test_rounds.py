@@ -16,7 +16,7 @@ from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.optimizers import SGD
 from fedjax_rec.models.adapters.in_layers import LoRA, PrefixTuning
 from fedjax_rec.simulation.round import client_key
-from fedjax_rec.wrappers.lora.ranks import COLUMNS
+from fedjax_rec.wrappers.lora.factors import COLUMNS
 from fedjax_rec.wrappers.lora.rules import FedEx, FedIT, FLoRA, HetLoRA
 from tests.small_fedfm import SIZES, USERS, World, backbone
 
