@@ -267,7 +267,7 @@ def _model(work: Workload, path: Path) -> tuple[Model, Tree, Tree]:
         shared |= net.init(jax.random.key(0), backbone.width, jnp.float32)
         embedding = build_embeddings(backbone, weights, tokens, root=work.root)
         frozen = {"embedding": jnp.asarray(embedding.astype(np.float32))}
-        tower = cached_tower(backbone.width)
+        tower = cached_tower()
         return two_tower(tower, on_embedding=net, **common), frozen, shared
     suffix = {"head": weights["head"]}
     suffix["layers"] = jax.tree.map(lambda x: x[total - k :], weights["layers"])

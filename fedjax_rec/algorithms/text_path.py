@@ -211,9 +211,8 @@ def _facts(
     corpus: Corpus, adapted: _Adapted, settings: Any, name: str
 ) -> dict[str, Any]:
     trained = {n: g for n, g in adapted.groups.items() if n != LORA_BASE}
-    size = describe(trained)["total"]
-    layers = describe({"": corpus.weights["layers"]})["total"]["parameters"]
-    weights = describe({"": corpus.weights})["total"]
+    size, weights = describe(trained), describe(corpus.weights)
+    layers = describe(corpus.weights["layers"])["parameters"]
     share = adapted.layers / corpus.backbone.num_layers
     tokens = float(np.asarray(corpus.tokens.length).mean())
     return {
