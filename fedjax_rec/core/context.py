@@ -77,7 +77,7 @@ class Context:
     clients: Any = None
     pool: np.ndarray | None = None
     corpus: Corpus | None = None
-    recipe: Recipe = None  # pyright: ignore[reportAssignmentType]
+    recipe: Recipe | Any = None
     lora_base: bool = False
 
     def with_recipe(self, recipe: Recipe) -> Context:
