@@ -18,7 +18,7 @@ from fedjax_rec.aggregators import means
 from fedjax_rec.backbones import load_backbone
 from fedjax_rec.backbones.prefix import build_embeddings, build_prefix
 from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.core import packing
+from fedjax_rec.core import batch_packing, packing
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
 from fedjax_rec.core.contracts import Model, Recipe
@@ -30,7 +30,7 @@ from fedjax_rec.data.pairs import explicit_pairs
 from fedjax_rec.data.partition import PerUser
 from fedjax_rec.experiment.build import default_examples_per_chunk
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
-from fedjax_rec.models.adapters.lora import LoRA
+from fedjax_rec.models.adapters.in_layers import LoRA
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
 from fedjax_rec.models.two_tower import two_tower
 from fedjax_rec.simulation.chunks import chunk_sizes
@@ -259,7 +259,7 @@ def _model(work: Workload, path: Path) -> tuple[Model, Tree, Tree]:
         shared |= net.init(jax.random.key(0), backbone.width, jnp.float32)
         embedding = build_embeddings(backbone, weights, tokens, root=work.root)
         frozen = {"embedding": jnp.asarray(embedding.astype(np.float32))}
-        tower = cached_tower(backbone.width)
+        tower = cached_tower()
         return two_tower(tower, on_embedding=net, **common), frozen, shared
     suffix = {"head": weights["head"]}
     suffix["layers"] = jax.tree.map(lambda x: x[total - k :], weights["layers"])
@@ -272,7 +272,7 @@ def _model(work: Workload, path: Path) -> tuple[Model, Tree, Tree]:
     lengths, longest = work.lengths, int(work.lengths.max())
     width = longest
     if path.per_row > 1:
-        width = packing.fold_width(lengths, BATCH, path.per_row)
+        width = batch_packing.fold_width(lengths, BATCH, path.per_row)
     tower = adapted_tower(
         backbone, _LORA.build(), k, per_row=path.per_row, width=width, longest=longest
     )

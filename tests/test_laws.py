@@ -20,21 +20,23 @@ from fedjax_rec.aggregators.losses import Agnostic
 from fedjax_rec.aggregators.means import Mean, Sum
 from fedjax_rec.algorithms.fedavg import FedAvg
 from fedjax_rec.algorithms.fedfm import FedFM
-from fedjax_rec.algorithms.fedfm_training import Joint, Reconstruction
-from fedjax_rec.algorithms.fedfm_users import History, VectorAndHistory
+from fedjax_rec.algorithms.fedfm_parts import (
+    History,
+    Joint,
+    Reconstruction,
+    VectorAndHistory,
+)
 from fedjax_rec.algorithms.fedmf import FedMF
-from fedjax_rec.algorithms.fedncf import FedNCF
-from fedjax_rec.algorithms.pfedrec import PFedRec
+from fedjax_rec.algorithms.implicit import FedNCF, PFedRec
 from fedjax_rec.clients.profile import ClientProfile
 from fedjax_rec.codecs.low_rank import PowerSGD
 from fedjax_rec.codecs.sparsify import TopK
 from fedjax_rec.codecs.wire import is_field, num_bits
-from fedjax_rec.contrib.by_participation import ByParticipation
-from fedjax_rec.contrib.by_trend import ByTrend
 from fedjax_rec.contrib.clustered_by_update import ClusteredByUpdate
 from fedjax_rec.contrib.colr import CoLR
 from fedjax_rec.contrib.fedamp import FedAMP
 from fedjax_rec.contrib.guided import Guided
+from fedjax_rec.contrib.weights import ByParticipation, ByTrend
 from fedjax_rec.core import rows
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Params, Senders
@@ -57,22 +59,14 @@ from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.build import decide_lift, make_recipe
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.settings import BackboneConfig
-from fedjax_rec.models.adapters.bottleneck import Bottleneck
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
-from fedjax_rec.models.adapters.lora import LoRA
-from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
-from fedjax_rec.models.factorization import matrix_factorization
-from fedjax_rec.models.neural_cf import neural_cf
-from fedjax_rec.models.pfedrec import personal_scorer
+from fedjax_rec.models.adapters.in_layers import Bottleneck, LoRA, PrefixTuning
+from fedjax_rec.models.by_id import matrix_factorization, neural_cf, personal_scorer
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, federated
-from fedjax_rec.wrappers.clustered_by_profile import ClusteredByProfile
+from fedjax_rec.wrappers.clustered import IFCA, ClusteredByProfile
 from fedjax_rec.wrappers.freeze import Freeze
-from fedjax_rec.wrappers.ifca import IFCA
-from fedjax_rec.wrappers.lora.fedex import FedEx
-from fedjax_rec.wrappers.lora.flexlora import FlexLoRA
-from fedjax_rec.wrappers.lora.flora import FLoRA
-from fedjax_rec.wrappers.lora.hetlora import HetLoRA
+from fedjax_rec.wrappers.lora.rules import FedEx, FlexLoRA, FLoRA, HetLoRA
 from fedjax_rec.wrappers.scaffold import Scaffold
 from tests.aggregators.registry import RULES
 from tests.codecs.deltas import CONTEXT, sender

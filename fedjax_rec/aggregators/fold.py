@@ -93,9 +93,8 @@ def mean(
         return per_row and rows.is_table(leaf) and leaf.per_row
 
     def sums(shared: Tree, cohort_size: int) -> tuple[Array, list[Array]]:
-        zero, leaves = scalar(shared), jax.tree.leaves(shared, is_leaf=rows.is_table)
-        tables = [leaf.values for leaf in leaves if counted(leaf)]
-        return zero, [jnp.zeros(len(values), zero.dtype) for values in tables]
+        zero, tables = scalar(shared), filter(counted, rows.tables_of(shared))
+        return zero, [jnp.zeros(len(table.values), zero.dtype) for table in tables]
 
     def weigh_present(acc: Fold, deltas: Tree, weights: Array, senders: Senders):
         scale = weigh(deltas, weights, senders, rows.table_lengths(acc.total))

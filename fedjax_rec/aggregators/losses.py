@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from etils import epy
 
 from fedjax_rec.aggregators.means import Weights, scale_of
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_ranges, check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
@@ -18,9 +18,6 @@ with epy.lazy_imports():
     from fedjax_rec.aggregators import fold, means
     from fedjax_rec.core import contracts, rows
 
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array
-    from fedjax_rec.core.context import Context
 
 LEAST_LOSS = 1e-10
 """Lower bound of losses, as in the authors' code: `F^(q - 1)` has to be finite."""
@@ -85,8 +82,7 @@ class QFedAvg:
     weights: Weights = "examples"
 
     def __post_init__(self) -> None:
-        check_ranges(self, q="[0, inf)", lipschitz="(0, inf)")
-        check_choices(self, weights=Weights)
+        check_settings(self, q="[0, inf)", lipschitz="(0, inf)")
 
     def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator.
@@ -96,7 +92,6 @@ class QFedAvg:
         """
         q, lipschitz, recipe = self.q, self.lipschitz, context.recipe
         if lipschitz is None:
-            assert recipe is not None
             rate = recipe.local.rate(recipe.hparams) if recipe.local.rate else 0
             if not rate > 0:
                 raise ValueError(
@@ -186,7 +181,7 @@ class Agnostic:
         return contracts.Aggregator(init, update, finish, start)
 
 
-def by_quantile(context: Context, groups: int) -> Array:
+def by_quantile(context: Context, groups: int) -> jax.Array:
     """Groups of clients by their number of examples, as equal in size as ties allow.
 
     Args:
@@ -203,7 +198,7 @@ def by_quantile(context: Context, groups: int) -> Array:
     return jnp.asarray(np.searchsorted(ends, examples), jnp.int32)
 
 
-def project(v: Array) -> Array:
+def project(v: jax.Array) -> jax.Array:
     """The nearest point of the simplex to `v` `[G]`.
 
     References:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from etils import epy
 
-from fedjax_rec.core.checks import check_choices
+from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
-    from fedjax_rec.aggregators import fold
+    import jax
 
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Aggregator
+    from fedjax_rec.aggregators import fold
+    from fedjax_rec.core import contracts
+
 
 Weights = Literal["examples", "uniform"]
 
@@ -41,9 +41,9 @@ class Mean:
     per_row: bool = False
 
     def __post_init__(self) -> None:
-        check_choices(self, weights=Weights)
+        check_settings(self)
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
         return weighted_mean(uniform=self.weights == "uniform", per_row=self.per_row)
 
@@ -57,12 +57,14 @@ class Sum:
         2021.
     """
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
         return total()
 
 
-def weighted_mean(*, uniform: bool = False, per_row: bool = False) -> Aggregator:
+def weighted_mean(
+    *, uniform: bool = False, per_row: bool = False
+) -> contracts.Aggregator:
     """The aggregator of `Mean`."""
 
     def weigh(deltas, weights, senders, lengths):
@@ -71,12 +73,12 @@ def weighted_mean(*, uniform: bool = False, per_row: bool = False) -> Aggregator
     return fold.mean(weigh, per_row=per_row, linear=True)
 
 
-def per_row_mean(*, uniform: bool = False) -> Aggregator:
+def per_row_mean(*, uniform: bool = False) -> contracts.Aggregator:
     """The aggregator of `Mean(per_row=True)`."""
     return weighted_mean(uniform=uniform, per_row=True)
 
 
-def total() -> Aggregator:
+def total() -> contracts.Aggregator:
     """The aggregator of `Sum`."""
 
     def weigh(acc, deltas, weights, senders):
@@ -87,6 +89,6 @@ def total() -> Aggregator:
     )
 
 
-def scale_of(weights: Array, uniform: bool) -> Array:
+def scale_of(weights: jax.Array, uniform: bool) -> jax.Array:
     """Weights `[V]` as they are, or 1 for each present client."""
     return (weights > 0).astype(weights.dtype) if uniform else weights

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from etils import epy
 
 from fedjax_rec.core.checks import check_ranges
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
     from fedjax_rec.aggregators import fold
-    from fedjax_rec.core import rows
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Aggregator
+    from fedjax_rec.core import contracts, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +33,7 @@ class BySize:
     def __post_init__(self) -> None:
         check_ranges(self, power="(-inf, inf)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def weigh(deltas, weights, senders, lengths):
@@ -67,7 +63,7 @@ class ByEffectiveNumber:
     def __post_init__(self) -> None:
         check_ranges(self, beta="[0, 1)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def weigh(deltas, weights, senders, lengths):
@@ -101,7 +97,7 @@ class ByMagnitude:
     def __post_init__(self) -> None:
         check_ranges(self, power="(-inf, inf)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def weigh(deltas, weights, senders, lengths):
@@ -134,7 +130,7 @@ class Attentive:
     def __post_init__(self) -> None:
         check_ranges(self, temperature="(0, inf)", step="(-inf, inf)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def sums(shared, cohort_size):
@@ -170,13 +166,12 @@ class FedNova:
         Federated Optimization, NeurIPS 2020.
     """
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator for the local steps of `context.recipe`.
 
         Raises:
             ValueError: the local steps are not those of SGD.
         """
-        assert context.recipe is not None
         steps, momentum = context.recipe.local.steps, context.recipe.local.momentum
         if steps is None or not 0 <= momentum < 1:
             raise ValueError(

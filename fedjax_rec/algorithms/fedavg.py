@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from etils import epy
 
-from fedjax_rec.core.optimizers import (
-    SGD,
-    check_numbers,
-    hparams_of,
-    with_hparams,
-)
+from fedjax_rec.algorithms import implicit
+from fedjax_rec.core import optimizers
+from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     from fedjax_rec.aggregators import means
-    from fedjax_rec.clients import local as training
-    from fedjax_rec.clients import steps
+    from fedjax_rec.clients import local
     from fedjax_rec.core import contracts
-    from fedjax_rec.data import pairs
-    from fedjax_rec.models import factorization, neural_cf, pfedrec
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.context import Context
+    from fedjax_rec.models import by_id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,21 +51,20 @@ class FedAvg:
     model: Literal["mf", "ncf", "scorer"] = "mf"
     users: Literal["personal", "table"] = "personal"
     dim: int = 32
-    client_optimizer: Any = SGD(lr=0.5)
+    client_optimizer: Any = optimizers.SGD(lr=0.5)
     item_lr_scale: float = 1.0
     proximal: float = 0.0
-    server_optimizer: Any = SGD(lr=1.0)
+    server_optimizer: Any = optimizers.SGD(lr=1.0)
     batch_size: int = 256
     local_epochs: int = 1
     negatives: int = 4
     init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.model not in ("mf", "ncf", "scorer"):
-            raise ValueError(f"model={self.model!r}, expected mf, ncf or scorer")
-        if self.users not in ("personal", "table"):
-            raise ValueError(f"users={self.users!r}, expected personal or table")
-        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
+        check_settings(self)
+        optimizers.check_numbers(
+            self, ("dim", "batch_size", "local_epochs", "negatives")
+        )
         if self.model == "scorer" and self.users == "table":
             raise ValueError(
                 "model='scorer' has no user vectors to put in a table: the scorer "
@@ -81,51 +73,36 @@ class FedAvg:
 
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
-        model, optimizer = self._model(context), self.client_optimizer
+        optimizer = self.client_optimizer
         plain = optimizer.momentum == 0 and not self.proximal
-        pair_count = 1 + self.negatives
-        draw = pairs.implicit_pairs(context.num_items, self.negatives)
-
-        def rate(h):
-            return h["client_optimizer.lr"]
+        counted = optimizer.momentum is not None and not self.proximal
 
         def row_rate(h):
             return h["client_optimizer.lr"] * h["item_lr_scale"]
 
-        phase = training.Phase(
-            lambda h: with_hparams(optimizer, "client_optimizer", h),
+        phase = local.Phase(
+            lambda h: optimizers.with_hparams(optimizer, "client_optimizer", h),
             row_rate=row_rate if plain else None,
             proximal=(lambda h: h["proximal"]) if self.proximal else None,
         )
-        steps_of = steps.local_steps(self.batch_size, self.local_epochs, pair_count)
-        counted = optimizer.momentum is not None and not self.proximal
-        return contracts.Recipe(
-            model=model,
-            client_update=training.local_update(
-                model,
-                draw,
-                (phase,),
-                batch_size=self.batch_size,
-                epochs=self.local_epochs,
-            ),
+        recipe = implicit.on_pairs(
+            self, self._model(context), (phase,), context.num_items
+        )
+        return recipe._replace(
             aggregator=means.per_row_mean(),
-            server_optimizer=lambda h: with_hparams(
+            server_optimizer=lambda h: optimizers.with_hparams(
                 self.server_optimizer, "server_optimizer", h
             ),
             hparams={
-                **hparams_of(optimizer, "client_optimizer"),
+                **optimizers.hparams_of(optimizer, "client_optimizer"),
                 "item_lr_scale": self.item_lr_scale,
                 "proximal": self.proximal,
-                **hparams_of(self.server_optimizer, "server_optimizer"),
+                **optimizers.hparams_of(self.server_optimizer, "server_optimizer"),
             },
-            local=contracts.Local(
-                draw=draw,
-                negatives=self.negatives,
-                epochs=self.local_epochs,
-                batch_size=self.batch_size,
-                steps=steps_of if counted else None,
+            local=recipe.local._replace(
+                steps=recipe.local.steps if counted else None,
                 momentum=optimizer.momentum or 0.0,
-                rate=rate,
+                rate=lambda h: h["client_optimizer.lr"],
                 row_rate=row_rate,
                 corrections=plain,
                 optimizer_states=optimizer.states,
@@ -133,20 +110,16 @@ class FedAvg:
         )
 
     def _model(self, context: Context) -> contracts.Model:
-        num_users = context.num_users if self.users == "table" else None
+        num_items, dtype = context.num_items, context.dtype
         if self.model == "scorer":
-            return pfedrec.personal_scorer(
-                context.num_items, self.dim, self.init_scale, context.dtype
-            )
-        build = {
-            "mf": factorization.matrix_factorization,
-            "ncf": neural_cf.neural_cf,
-        }[self.model]
-        model = build(
-            context.num_items,
+            return by_id.personal_scorer(num_items, self.dim, self.init_scale, dtype)
+        kinds = {"mf": by_id.matrix_factorization, "ncf": by_id.neural_cf}
+        num_users = context.num_users if self.users == "table" else None
+        model = kinds[self.model](
+            num_items,
             self.dim,
             num_users=num_users,
             init_scale=self.init_scale,
-            dtype=context.dtype,
+            dtype=dtype,
         )
         return model._replace(single_user=num_users is None)

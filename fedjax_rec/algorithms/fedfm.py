@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from etils import epy
 
-from fedjax_rec.algorithms.fedfm_training import Joint
-from fedjax_rec.algorithms.fedfm_users import UserVector
+from fedjax_rec.algorithms.fedfm_parts import Joint, UserVector
+from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.context import Context
 from fedjax_rec.core.optimizers import SGD, check_numbers, hparams_of, with_hparams
-from fedjax_rec.models.adapters.lora import LoRA
+from fedjax_rec.models.adapters.in_layers import LoRA
 
 with epy.lazy_imports():
     import jax
@@ -23,8 +24,6 @@ with epy.lazy_imports():
     from fedjax_rec.data import pairs
     from fedjax_rec.models import two_tower
 
-if TYPE_CHECKING:
-    from fedjax_rec.core.context import Context
 
 ADAPTER_GROUPS = ("lora_a", "lora_b", "bottleneck", "prompt", "embedding_adapter")
 """Parameter groups of all adapters."""
@@ -83,8 +82,7 @@ class FedFM:
 
     def __post_init__(self) -> None:
         check_numbers(self, ("dim", "batch_size", "negatives"))
-        if self.loss not in ("bce", "bpr", "softmax"):
-            raise ValueError(f"loss={self.loss!r}, expected bce, bpr or softmax")
+        check_settings(self)
         if self.training.reconstructs and self.personal:
             raise ValueError(
                 "training=Reconstruction() rebuilds the user's vector each round and "
@@ -159,8 +157,8 @@ class FedFM:
             draw=draw,
             negatives=self.negatives,
             batch_size=self.batch_size,
-            text_flops=path.pair_flops,
-            weight_bytes=path.weight_bytes,
+            text_flops=path.facts.get("pair_flops", 0.0),
+            weight_bytes=path.facts.get("weight_bytes", 0),
             through_layers=path.name != "embedding",
             per_client=self._per_client(context, group),
         )
@@ -212,7 +210,6 @@ def _scale_groups(names, scale) -> optax.GradientTransformation:
     """Multiplies the updates of some groups, if they are present."""
 
     def update(updates, state, params=None):
-        del params
         return {
             name: jax.tree.map(lambda u: u * scale, part) if name in names else part
             for name, part in updates.items()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from etils import epy
 
-from fedjax_rec.core.optimizers import check_numbers
+from fedjax_rec.algorithms import implicit
+from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
@@ -15,17 +17,13 @@ with epy.lazy_imports():
     import optax
 
     from fedjax_rec.aggregators import means
-    from fedjax_rec.algorithms import implicit
     from fedjax_rec.core import contracts, rows
     from fedjax_rec.data import pairs
-    from fedjax_rec.models import factorization
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.context import Context
+    from fedjax_rec.models import by_id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedMF:
+class FedMF(implicit.OnPairs):
     """The user vector stays on the client, item gradients go to the server.
 
     `feedback="explicit"` is the paper: one pass over the ratings in time order, and
@@ -54,30 +52,18 @@ class FedMF:
     """
 
     feedback: Literal["implicit", "explicit"] = "implicit"
-    dim: int = 32
-    client_lr: float = 0.1
-    item_lr_scale: float = 1.0
     user_l2: float = 1e-4
     item_l2: float = 1e-4
-    batch_size: int = 256
-    local_epochs: int = 1
-    negatives: int = 4
     init: Literal["normal", "constant"] = "normal"
-    init_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.feedback not in ("implicit", "explicit"):
-            raise ValueError(
-                f"feedback={self.feedback!r}, expected implicit or explicit"
-            )
-        if self.init not in ("normal", "constant"):
-            raise ValueError(f"init={self.init!r}, expected normal or constant")
-        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
+        super().__post_init__()
+        check_settings(self)
 
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
         n, explicit = context.num_items, self.feedback == "explicit"
-        model = factorization.matrix_factorization(
+        model = by_id.matrix_factorization(
             n,
             self.dim,
             init=self.init,
@@ -87,9 +73,8 @@ class FedMF:
         )
         l2 = {"user_l2": self.user_l2, "item_l2": self.item_l2}
         if not explicit:
-            recipe = implicit.implicit_recipe(
-                self, model, (implicit.sgd_on("user"), implicit.rows_only(n)), n
-            )
+            phases = implicit.sgd_on("user"), implicit.rows_only(n)
+            recipe = implicit.implicit_recipe(self, model, phases, n)
             return recipe._replace(hparams={**recipe.hparams, **l2})
         return contracts.Recipe(
             model=model,
@@ -120,7 +105,6 @@ def rating_by_rating() -> contracts.ClientUpdate:
     """
 
     def update(params, frozen, examples, hparams, key) -> contracts.ClientResult:
-        del frozen, key
         lr, scale = hparams["client_lr"], hparams["item_lr_scale"]
         ids, mask = examples["item"], examples["mask"]
         table = rows.gather(params.shared, {"item": ids})["item"]

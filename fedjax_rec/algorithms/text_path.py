@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.core import packing
+from fedjax_rec.core import batch_packing, packing
 from fedjax_rec.core.backbone import LORA_A, LORA_BASE, Backbone, Layout
 from fedjax_rec.data.splits.split import histories
 from fedjax_rec.models.adapters.describe import describe
@@ -37,22 +37,19 @@ class TextPath(NamedTuple):
         frozen: arrays that no client trains.
         fixed: groups of the adapter that no client trains.
         why: sentence about the path.
-        facts: about backbone and adapter, for `result.json`.
-        weight_bytes: bytes of all weights.
-        pair_flops: operations of a pair.
+        facts: about backbone and adapter, for `result.json`; `weight_bytes` of all
+            weights, and `pair_flops`, the operations of a pair.
     """
 
     name: str
     tower: ItemTower
-    net: Any
     projection: Array
     center: Array
-    frozen: Tree
-    fixed: tuple[str, ...]
-    why: str
-    facts: dict[str, Any]
-    weight_bytes: int
-    pair_flops: float
+    net: Any = None
+    frozen: Tree = {}  # noqa: RUF012
+    fixed: tuple[str, ...] = ()
+    why: str = ""
+    facts: dict[str, Any] = {}  # noqa: RUF012
 
 
 def lifted_path(width: int, dim: int) -> TextPath:
@@ -64,16 +61,9 @@ def lifted_path(width: int, dim: int) -> TextPath:
     """
     return TextPath(
         name="embedding",
-        tower=cached_tower(width),
-        net=None,
+        tower=cached_tower(),
         projection=jnp.zeros((width, dim)),
         center=jnp.zeros(width),
-        frozen={},
-        fixed=(),
-        why="",
-        facts={},
-        weight_bytes=0,
-        pair_flops=0.0,
     )
 
 
@@ -116,7 +106,7 @@ def choose(algorithm: FedFM, context: Context) -> TextPath:
             histories(context.split, algorithm.users.length)
         )
     name = _name(corpus, adapted)
-    tower = cached_tower(corpus.backbone.width)
+    tower = cached_tower()
     if adapted.layers:
         frozen["text"] = _frozen_text(corpus, adapted, name)
         tower = _tower(algorithm, context, adapted, name)
@@ -131,8 +121,6 @@ def choose(algorithm: FedFM, context: Context) -> TextPath:
         fixed=tuple({LORA_BASE} & set(adapted.groups)),
         why=_why(corpus, adapted, name, facts),
         facts=facts,
-        weight_bytes=facts["weight_bytes"],
-        pair_flops=facts["pair_flops"],
     )
 
 
@@ -213,7 +201,7 @@ def _tower(
         adapted.adapter,
         adapted.layers,
         from_last_map=name == "last_map",
-        width=packing.fold_width(lengths, batch, min(4, batch)),
+        width=batch_packing.fold_width(lengths, batch, min(4, batch)),
         per_row=min(4, batch),
         longest=int(lengths.max()),
     )
@@ -223,9 +211,8 @@ def _facts(
     corpus: Corpus, adapted: _Adapted, settings: Any, name: str
 ) -> dict[str, Any]:
     trained = {n: g for n, g in adapted.groups.items() if n != LORA_BASE}
-    size = describe(trained)["total"]
-    layers = describe({"": corpus.weights["layers"]})["total"]["parameters"]
-    weights = describe({"": corpus.weights})["total"]
+    size, weights = describe(trained), describe(corpus.weights)
+    layers = describe(corpus.weights["layers"])["parameters"]
     share = adapted.layers / corpus.backbone.num_layers
     tokens = float(np.asarray(corpus.tokens.length).mean())
     return {

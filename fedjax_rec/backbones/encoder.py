@@ -1,6 +1,6 @@
-"""A BERT encoder and its head as the pure functions of a `Backbone`."""
+"""The pure functions of a transformer encoder: layers, and texts as vectors."""
 
-from collections.abc import Callable
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -8,44 +8,111 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_rec.backbones import bert, pooling
+from fedjax_rec.backbones import bert
 from fedjax_rec.backbones.bert import BertConfig
-from fedjax_rec.backbones.pooling import Head
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.backbone import Adapter, Backbone, LastMap, Layout
+
+MODES = ("mean", "cls", "max", "mean_sqrt_len")
+DENSE_ACTIVATIONS = {"Identity": lambda x: x, "Tanh": jnp.tanh}
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """Operations after the last layer.
+
+    Attributes:
+        pooling: a name of `MODES`.
+        steps: operations on the pooled vector, in order: `normalize`, or a dense layer
+            named by its activation; the n-th dense layer has the weights
+            `weights["head"]["dense"][n]`.
+    """
+
+    pooling: str = "mean"
+    steps: tuple[str, ...] = ()
+
+
+@partial(jax.jit, static_argnames=("head", "num_texts"), inline=True)
+def pool(
+    head: Head, weights: Tree, hidden: Array, layout: Layout, num_texts: int
+) -> Array:
+    """Computes the vectors of the segments `1..num_texts` of each row.
+
+    Args:
+        head: pooling and what follows it.
+        weights: weights, read at `head`.
+        hidden: `[R, W, D]`.
+        layout: where texts lie in the rows.
+        num_texts: `G`.
+
+    Returns:
+        `[R, G, D]` in float32 at least; zeros for a segment that a row does not have.
+    """
+    hidden = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
+    numbers = jnp.arange(1, num_texts + 1, dtype=layout.segment.dtype)
+    member = layout.segment[..., None, :] == numbers[:, None]
+    present = member.any(-1, keepdims=True)
+    dense = iter(weights["head"].get("dense", ()))
+    vectors = _pooled(head.pooling, hidden, member, layout.position)
+    for step in head.steps:
+        if step == "normalize":
+            # Bounded inside the root, so that an absent text's gradient is 0, not NaN.
+            square = jnp.square(vectors).sum(-1, keepdims=True)
+            vectors = vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+        else:
+            layer = next(dense)
+            activation = DENSE_ACTIVATIONS[step]
+            vectors = activation(vectors @ layer["kernel"] + layer["bias"])
+    return jnp.where(present, vectors, 0)
+
+
+def _pooled(mode: str, hidden: Array, member: Array, position: Array) -> Array:
+    """`[R, G, D]` from `hidden` `[R, W, D]` and `member` `[R, G, W]`."""
+    if mode == "max":
+        # One text at a time: all at once would take [R, G, W, D].
+        def largest(inside):
+            masked = jnp.where(inside[..., None], hidden, jnp.finfo(hidden.dtype).min)
+            return masked.max(-2)
+
+        return jnp.moveaxis(jax.lax.map(largest, jnp.moveaxis(member, -2, 0)), 0, -2)
+    if mode == "cls":
+        member = member & (position == 0)[..., None, :]
+    share = member.astype(hidden.dtype)
+    count = jnp.maximum(share.sum(-1, keepdims=True), 1)
+    if mode == "mean":
+        share = share / count
+    elif mode == "mean_sqrt_len":
+        share = share / jnp.sqrt(count)
+    return jnp.matmul(share, hidden, precision=jax.lax.Precision.HIGHEST)
+
 
 LAST_MAP = "ffn/down"
 """Path of a layer's last linear map."""
 
 
-def encoder(
-    config: BertConfig,
-    head: Head,
-    *,
-    name: str,
-    max_tokens: int,
-    fingerprint: str,
-    tokenize: Callable[[Any], list],
-) -> Backbone:
-    """Binds configuration and head; the weights stay an argument of each function."""
+def encoder(config: BertConfig, head: Head, **about: Any) -> Backbone:
+    """Binds configuration and head; the weights stay an argument of each function.
+
+    Args:
+        config: the encoder's configuration.
+        head: pooling, and steps after it.
+        **about: `name`, `max_tokens`, `fingerprint` and `tokenize` of the backbone.
+    """
     return Backbone(
-        name=name,
         width=config.width,
         kv_width=config.width,
         num_layers=config.num_layers,
-        max_tokens=max_tokens,
         sites=config.sites,
         blocks=bert.BLOCKS,
-        fingerprint=fingerprint,
-        tokenize=tokenize,
         embed=partial(embed, config),
         run=partial(run, config),
-        pool=partial(pooling.pool, head),
+        pool=partial(pool, head),
         last=LastMap(
             site=LAST_MAP,
             before=partial(before_last, config),
             after=partial(after_last, config),
         ),
+        **about,
     )
 
 
@@ -134,7 +201,6 @@ def before_last(
     seen: dict[str, Array] = {}
 
     def linear(params: Tree, path: str, x: Array, y: Array) -> Array:
-        del params
         if path == "ffn/up":
             seen["residual"] = x
         elif path == LAST_MAP:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_rec.backbones.bert import BertConfig
+from fedjax_rec.backbones.encoder import DENSE_ACTIVATIONS, MODES, Head
 from fedjax_rec.backbones.nonlinear import ACTIVATIONS
-from fedjax_rec.backbones.pooling import DENSE_ACTIVATIONS, MODES, Head
 from fedjax_rec.storage.errors import FileError
 
 # RoBERTa is BERT with positions that count from `pad_token_id + 1`.

@@ -60,7 +60,6 @@ def _normalize_forward(x: Array, eps: float):
 
 
 def _normalize_backward(eps: float, saved, gradient: Array):
-    del eps
     y, inverse, like = saved
     mean, along = _row_sums(gradient), _row_sums(y * gradient)
     back = inverse * (gradient - (mean + y * along) / y.shape[-1])

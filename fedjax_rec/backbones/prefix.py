@@ -36,10 +36,7 @@ def build_prefix(
     depth: int,
     *,
     to_last_map: bool = False,
-    root: Path | None,
-    progress: bool = False,
-    rows_per_step: int | None = None,
-    shard_bytes: int = _SHARD_BYTES,
+    **options: Any,
 ) -> Lists:
     """Computes the hidden state of every token after the first `depth` layers.
 
@@ -50,12 +47,7 @@ def build_prefix(
         depth: number of layers to run; 0 gives the embeddings.
         to_last_map: run the last of these layers only up to its last linear map, by
             `Backbone.last`.
-        root: results are cached in `root / "prefix"`, unless it is `None`.
-        progress: whether to show a progress bar on stderr for work of more than two
-            seconds.
-        rows_per_step: packed rows of one call to the devices; by default few on a CPU
-            and many elsewhere.
-        shard_bytes: approximate size of a file.
+        **options: `root` and others, as in `compute_or_load`.
 
     Returns:
         Lists of hidden states, values `[n + 1, D]` of the backbone's type; with
@@ -80,7 +72,6 @@ def build_prefix(
         )
 
     def step(weights: Tree, rows: Array, layout: Layout, num_texts: int) -> Array:
-        del num_texts
         hidden = backbone.embed(weights, rows, layout)
         if depth == 0:
             return hidden
@@ -95,8 +86,7 @@ def build_prefix(
     layers = jax.tree.map(lambda leaf: leaf[:depth], weights["layers"])
     weights = {**weights, "layers": layers}
     output = f"to the last map of {depth}" if to_last_map else depth
-    options = root, progress, rows_per_step, shard_bytes
-    parts = _computed(step, backbone, weights, tokens, output, *options)
+    parts = compute_or_load(step, backbone, weights, tokens, output, **options)
     end = np.zeros((1, *parts[0].shape[1:]), parts[0].dtype)
     lengths = np.asarray(tokens.length, np.int64)
     return packing.with_lengths(np.concatenate([*parts, end]), lengths)
@@ -106,11 +96,7 @@ def build_embeddings(
     backbone: Backbone,
     weights: Tree,
     tokens: Lists,
-    *,
-    root: Path | None,
-    progress: bool = False,
-    rows_per_step: int | None = None,
-    shard_bytes: int = _SHARD_BYTES,
+    **options: Any,
 ) -> np.ndarray:
     """Computes the vector that the whole backbone gives each text.
 
@@ -118,10 +104,7 @@ def build_embeddings(
         backbone: pure functions.
         weights: their array tree.
         tokens: tokens of the texts, values `[n + 1]` int32.
-        root: as in `build_prefix`.
-        progress: as in `build_prefix`.
-        rows_per_step: as in `build_prefix`.
-        shard_bytes: as in `build_prefix`.
+        **options: as in `build_prefix`.
 
     Returns:
         `[I, D]`; zeros for a text without tokens.
@@ -135,23 +118,37 @@ def build_embeddings(
         hidden = backbone.run(weights["layers"], hidden, layout, None, None)
         return backbone.pool(weights, hidden, layout, num_texts)
 
-    options = root, progress, rows_per_step, shard_bytes
-    parts = _computed(step, backbone, weights, tokens, _POOLED, *options)
+    parts = compute_or_load(step, backbone, weights, tokens, _POOLED, **options)
     return np.concatenate(parts)
 
 
-def _computed(
+def compute_or_load(
     step: Step,
     backbone: Backbone,
     weights: Tree,
     tokens: Lists,
     output: int | str,
+    *,
     root: Path | None,
-    progress: bool,
-    rows_per_step: int | None,
-    shard_bytes: int,
+    progress: bool = False,
+    rows_per_step: int | None = None,
+    shard_bytes: int = _SHARD_BYTES,
 ) -> list[np.ndarray]:
-    """Outputs for all texts, one array a shard, computed if not cached."""
+    """Outputs for all texts, one array a shard, computed if not cached.
+
+    Args:
+        step: the outputs of packed rows.
+        backbone: pure functions.
+        weights: their array tree.
+        tokens: tokens of the texts, values `[n + 1]` int32.
+        output: name of the outputs in the cache.
+        root: results are cached in `root / "prefix"`, unless it is `None`.
+        progress: whether to show a progress bar on stderr for work of more than two
+            seconds.
+        rows_per_step: packed rows of one call to the devices; by default few on a CPU
+            and many elsewhere.
+        shard_bytes: approximate size of a file.
+    """
     contents = _contents(step, backbone, weights, tokens, output, shard_bytes)
     pooled = output == _POOLED
 

@@ -10,12 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.backbones import bert
+from fedjax_rec.backbones import bert, checkpoint
 from fedjax_rec.backbones.bert import BertConfig
-from fedjax_rec.backbones.checkpoint import check_dtype, fingerprint
-from fedjax_rec.backbones.encoder import encoder
-from fedjax_rec.backbones.pooling import Head
-from fedjax_rec.backbones.tokenize import check_max_tokens, check_texts
+from fedjax_rec.backbones.encoder import Head, encoder
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
 from fedjax_rec.storage.errors import FileError
@@ -58,8 +55,8 @@ def tiny(
     Raises:
         FileError: an option is out of range.
     """
-    check_dtype(dtype)
-    check_max_tokens(max_tokens, 3)
+    checkpoint.check_dtype(dtype)
+    checkpoint.check_max_tokens(max_tokens, 3)
     if width % num_heads:
         raise FileError(
             f"num_heads {num_heads}",
@@ -80,7 +77,7 @@ def tiny(
         Head("mean", ("normalize",)),
         name="tiny",
         max_tokens=max_tokens,
-        fingerprint=fingerprint({"tiny": 1, **parts}),
+        fingerprint=checkpoint.fingerprint({"tiny": 1, **parts}),
         tokenize=hashing_tokenizer(vocab_size, max_tokens),
     )
     return backbone, {**_random_weights(config, seed, dtype), "head": {}}
@@ -93,7 +90,7 @@ def hashing_tokenizer(
 
     def tokenize(texts: Iterable[str]) -> list[np.ndarray]:
         rows = []
-        for text in check_texts(texts):
+        for text in checkpoint.check_texts(texts):
             words = _WORD.findall(text.lower())[: max_tokens - 2]
             ids = [zlib.crc32(w.encode()) % (vocab_size - _FIRST) for w in words]
             row = [CLS, *(_FIRST + i for i in ids), SEP]

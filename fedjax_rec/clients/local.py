@@ -154,8 +154,7 @@ def _adds_up(phases: tuple[Phase, ...], params: Params, correction: Correction) 
 
 
 def _spaces(tree: Tree) -> set[str]:
-    leaves = jax.tree.leaves(tree, is_leaf=rows.is_table)
-    return {leaf.space for leaf in leaves if rows.is_table(leaf)}
+    return {table.space for table in rows.tables_of(tree)}
 
 
 def _touch(shared: Tree, pairs: Columns, merge: bool):
@@ -168,10 +167,10 @@ def _touch(shared: Tree, pairs: Columns, merge: bool):
     """
     ids: Columns = {}
     local: dict[str, Any] = dict(pairs)
-    for leaf in jax.tree.leaves(shared, is_leaf=rows.is_table):
-        if not rows.is_table(leaf) or leaf.space in ids:
+    for table in rows.tables_of(shared):
+        space, length = table.space, table.values.shape[0]
+        if space in ids:
             continue
-        space, length = leaf.space, leaf.values.shape[0]
         touched = pairs[space]
         if not merge:
             ids[space], local[space] = touched, None
@@ -265,3 +264,24 @@ def _delta(
     before = {name: start[name] for name in shared}
     after = {name: trained[name] for name in shared}
     return jax.tree.map(difference, shared, before, after, is_leaf=rows.is_table)
+
+
+def local_steps(
+    batch_size: int, epochs: int = 1, pairs: int = 1, group: int = 1
+) -> Callable[[Array], Array]:
+    """Steps of `local_update` by the number of examples, without batches of padding.
+
+    Args:
+        batch_size: pairs of a batch.
+        epochs: passes over the pairs in a round.
+        pairs: pairs of an example: a positive and its negatives.
+        group: consecutive pairs that stay together.
+
+    Returns:
+        `(examples [V]) -> [V]`.
+
+    >>> print(local_steps(8, epochs=2, pairs=3)(jnp.array([1.0, 3.0, 0.0])))
+    [2. 4. 0.]
+    """
+    size = max(1, batch_size // group)
+    return lambda examples: epochs * jnp.ceil(examples * pairs / group / size)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from etils import epy
 
+from fedjax_rec.core.context import Context
+
 with epy.lazy_imports():
     import numpy as np
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from fedjax_rec.core.context import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -126,12 +126,7 @@ def _shared_step(grads: Tree, spaces: Columns, lr: Array, hparams: Tree) -> Tree
 
 
 def _ids_by_space(shared: Tree, pairs: Columns) -> Columns:
-    """Ids of the rows, in the order of the pairs, for each table's space."""
-    return {
-        leaf.space: pairs[leaf.space]
-        for leaf in jax.tree.leaves(shared, is_leaf=rows.is_table)
-        if rows.is_table(leaf)
-    }
+    return {table.space: pairs[table.space] for table in rows.tables_of(shared)}
 
 
 def _lifted(lift: Callable[..., Tree], shared: Tree, frozen: Tree, items: Array):

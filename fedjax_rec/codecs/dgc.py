@@ -62,7 +62,6 @@ class DGC:
 
     def build(self, context: Context) -> messages.MessageTransform:
         """The codec of a delta; it depends on no fact about the experiment."""
-        del context
         shares = [share(fraction) for fraction in self.fractions]
 
         def init(shared):
@@ -82,7 +81,7 @@ class DGC:
             held = memory.plus(moving, memory.read(state["held"], delta))
             message, _ = codec.encode(held, (), sender)
             sent = memory.aligned(codec.decode(message), held, codec.every_row)
-            left = memory.map_values(lambda u, x: jnp.where(x != 0, 0, u), moving, sent)
+            left = rows.map_values(lambda u, x: jnp.where(x != 0, 0, u), moving, sent)
             state = {
                 "momentum": memory.write(state["momentum"], left),
                 "held": memory.write(state["held"], memory.plus(held, sent, -1)),
@@ -106,4 +105,4 @@ def _clipped(delta: Any, clip: float) -> Any:
 
     norm = jnp.sqrt(sum(map(squares, jax.tree.leaves(delta, is_leaf=rows.is_rows))))
     factor = jnp.minimum(1, clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-    return memory.map_values(lambda x: x * factor, delta)
+    return rows.map_values(lambda x: x * factor, delta)

@@ -46,7 +46,6 @@ class Codec:
 
     def build(self, context: Context) -> messages.MessageTransform:
         """The codec of a delta; it depends on no fact about the experiment."""
-        del context
         around = {"none": lambda codec: codec, "ef": error_feedback, "ef21": ef21}
         return around[self.feedback](self.plain())
 

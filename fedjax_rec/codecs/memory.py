@@ -6,7 +6,6 @@ rows, and a round never copies a whole memory.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -80,21 +79,9 @@ def aligned(delta: Tree, target: Tree, every_row: bool = False) -> Tree:
     return jax.tree.map(leaf, delta, target, is_leaf=rows.is_rows)
 
 
-def map_values(fn: Callable[..., Array], delta: Tree, *others: Tree) -> Tree:
-    """`fn` of the numbers of deltas that touch the same rows in the same order."""
-
-    def leaf(x, *xs):
-        if rows.is_rows(x):
-            values = fn(x.values, *(other.values for other in xs))
-            return dataclasses.replace(x, values=values)
-        return fn(x, *xs)
-
-    return jax.tree.map(leaf, delta, *others, is_leaf=rows.is_rows)
-
-
 def plus(a: Tree, b: Tree, scale: float = 1.0) -> Tree:
     """`a + scale * b` of two deltas that touch the same rows in the same order."""
-    return map_values(lambda x, y: x + scale * y, a, b)
+    return rows.map_values(lambda x, y: x + scale * y, a, b)
 
 
 def take(states: Tree, clients: Array, deltas: Tree) -> Tree:

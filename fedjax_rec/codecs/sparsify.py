@@ -21,7 +21,25 @@ with epy.lazy_imports():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TopK(Codec):
+class Sparse(Codec):
+    """Sends a share of the numbers or rows.
+
+    Attributes:
+        fraction: the share, in [1e-4, 1].
+        then: codec of the numbers that are sent; `None` for float32.
+    """
+
+    fraction: float = 0.1
+    then: Codec | None = None
+    feedback: Feedback = "ef"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(self.fraction)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TopK(Sparse):
     """Sends the `k = ceil(fraction n)` largest numbers by magnitude.
 
     Of equal numbers the first are sent. `||x - C(x)||^2 <= (1 - k / n) ||x||^2`.
@@ -35,14 +53,7 @@ class TopK(Codec):
         Stich et al., Sparsified SGD with Memory, NeurIPS 2018.
     """
 
-    fraction: float = 0.1
     scope: Literal["leaf", "all"] = "leaf"
-    then: Codec | None = None
-    feedback: Feedback = "ef"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        share(self.fraction)
 
     def link(self) -> leaves.Link:
         return top_share(share(self.fraction), self.fraction, self.then)
@@ -94,7 +105,7 @@ class Threshold(Codec):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomK(Codec):
+class RandomK(Sparse):
     """Sends a random number of each of `k` even strata, and a 32-bit seed for the ids.
 
     The `n` numbers are cut into `k = ceil(fraction n)` runs of `w`, `n / k` rounded
@@ -114,12 +125,7 @@ class RandomK(Codec):
         Optimization, NeurIPS 2018 (random sparsification, not stratified).
     """
 
-    fraction: float = 0.1
-    then: Codec | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        share(self.fraction)
+    feedback: Feedback = "none"
 
     def link(self) -> leaves.Link:
         part, then = share(self.fraction), _link(self.then)
@@ -158,21 +164,13 @@ class RandomK(Codec):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RowTopK(Codec):
+class RowTopK(Sparse):
     """Sends the touched rows of a table with the largest norms, and dense leaves whole.
 
     Attributes:
         fraction: share of a client's touched rows, in [1e-4, 1].
         then: codec of the rows that are sent, and of dense leaves; `None` for float32.
     """
-
-    fraction: float = 0.1
-    then: Codec | None = None
-    feedback: Feedback = "ef"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        share(self.fraction)
 
     def plain(self) -> messages.MessageTransform:
         part, codec = share(self.fraction), leaves.leafwise(_link(self.then))

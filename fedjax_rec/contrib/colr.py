@@ -16,7 +16,7 @@ with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
-    from fedjax_rec.codecs import leaves, memory, wire
+    from fedjax_rec.codecs import leaves, wire
     from fedjax_rec.core import contracts, messages, orthogonal, rows
 
 Bases = Callable[[Any], dict[str, Any]]
@@ -57,7 +57,6 @@ class CoLR:
                 message transform, or there is no item table of at least `rank` columns.
         """
         recipe = context.recipe
-        assert recipe is not None
         if recipe.transform is not None:
             raise ValueError(
                 "CoLR sends messages of its own, and this system has a message "
@@ -126,7 +125,7 @@ def coordinates(bases: Bases, *, touched_only: bool = False):
 
     def inside(part, basis):
         part, num_rows, _ = leaves.in_order(part)
-        part = memory.map_values(lambda x: x @ basis.T, part)
+        part = rows.map_values(lambda x: x @ basis.T, part)
         every = jnp.zeros((num_rows, len(basis)), part.values.dtype)
         every = every.at[part.ids].set(part.values, mode="drop")
         return part, wire.floats(every.reshape(-1), every.size)
@@ -149,7 +148,7 @@ def coordinates(bases: Bases, *, touched_only: bool = False):
         delta = {**plain.decode(message["sent"]), **message.get("touched", {})}
         for name, basis in message["bases"].items():
             part = delta[name]
-            delta[name] = memory.map_values(lambda x, basis=basis: x @ basis, part)
+            delta[name] = rows.map_values(lambda x, basis=basis: x @ basis, part)
         return delta
 
     return messages.MessageTransform(lambda shared: (), encode, decode, every_row=True)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from etils import epy
 
 from fedjax_rec.clients.profile import ClientProfile
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
@@ -25,10 +26,6 @@ with epy.lazy_imports():
     from fedjax_rec.aggregators.robust import ballots
     from fedjax_rec.core import contracts, count_sketch, rows
 
-if TYPE_CHECKING:
-    from fedjax_rec.aggregators.robust.ballots import Ballots
-    from fedjax_rec.core.arrays import Array, Tree
-    from fedjax_rec.core.context import Context
 
 PROFILE = "profile"
 """Personal group of a client's profile `[p]`, and its name in `Senders.extras`."""
@@ -90,8 +87,7 @@ class Guided:
     brings_rule: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_choices(self, likeness=Likeness)
-        check_ranges(self, temperature="(0, inf)", sketch="[1, inf)")
+        check_settings(self, temperature="(0, inf)", sketch="[1, inf)")
 
     def build(self, context: Context) -> contracts.Recipe:
         """Wraps `context.recipe`.
@@ -100,7 +96,6 @@ class Guided:
             ValueError: `likeness="profile"`, and the data have no texts.
         """
         recipe = context.recipe
-        assert recipe is not None
         if self.likeness == "update":
             return recipe._replace(aggregator=guided(self, context.num_clients))
         profiles = self.profile.vectors(context)
@@ -120,11 +115,7 @@ def with_profile(train: contracts.ClientUpdate) -> contracts.ClientUpdate:
         profile = personal.pop(PROFILE)
         params = contracts.Params(shared=params.shared, personal=personal)
         result = train(params, frozen, examples, hparams, key, **options)
-        return dataclasses.replace(
-            result,
-            personal={**result.personal, PROFILE: profile},
-            extras={**result.extras, PROFILE: profile},
-        )
+        return result.extended(personal={PROFILE: profile}, extras={PROFILE: profile})
 
     return update
 
@@ -139,29 +130,31 @@ class Seen(NamedTuple):
         loss: `[N]`, its loss in that round.
     """
 
-    round: Array
-    last: Array
-    loss: Array
+    round: jax.Array
+    last: jax.Array
+    loss: jax.Array
 
 
 def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggregator:
     """The aggregator of `Guided`, for profiles of `width` numbers."""
 
-    def start(shared: Tree) -> Seen:
+    def start(shared: Any) -> Seen:
         zeros = jnp.zeros(num_clients, jnp.int32)
         return Seen(jnp.int32(0), zeros, zeros.astype(fold.scalar(shared).dtype))
 
-    def init(shared: Tree, cohort_size: int) -> Ballots:
+    def init(shared: Any, cohort_size: int) -> ballots.Ballots:
         zero = fold.scalar(shared)
         numbers = {"sketch": settings.sketch, "profile": width, "loss": 1, "ids": 2}
         zeros = {name: jnp.zeros(size, zero.dtype) for name, size in numbers.items()}
         return ballots.empty({"delta": shared, **zeros}, cohort_size)
 
-    def update(acc: Ballots, deltas: Tree, weights: Array, senders) -> Ballots:
+    def update(
+        acc: ballots.Ballots, deltas: Any, weights: jax.Array, senders
+    ) -> ballots.Ballots:
         tables = jax.tree.leaves(acc.deltas["delta"], is_leaf=rows.is_table)
         lengths = [x.values.shape[1] if rows.is_table(x) else 0 for x in tables]
 
-        def sketch(delta: Tree) -> Array:
+        def sketch(delta: Any) -> jax.Array:
             return count_sketch.sketch(delta, lengths, 1, settings.sketch)[0]
 
         profile = senders.extras[PROFILE] if width else jnp.zeros((len(weights), 0))
@@ -175,7 +168,7 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
         }
         return ballots.written(acc, message, weights, senders)
 
-    def finish(acc: Ballots, state: Seen, shared: Tree):
+    def finish(acc: ballots.Ballots, state: Seen, shared: Any):
         high, low = acc.deltas["ids"].astype(jnp.int32).T
         ids = (high << 16) + low - 1  # -1 is absent
         weight, info = _weigh(settings, acc, ids, state)
@@ -193,7 +186,7 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
     return contracts.Aggregator(init, update, finish, start)
 
 
-def _weigh(settings: Guided, acc: Ballots, ids: Array, state: Seen):
+def _weigh(settings: Guided, acc: ballots.Ballots, ids: jax.Array, state: Seen):
     """Weights `[C]` with sum one, and the metrics."""
     present, sketch, loss = acc.voters, acc.deltas["sketch"], acc.deltas["loss"][:, 0]
     vectors = sketch if settings.likeness == "update" else acc.deltas["profile"]
@@ -233,13 +226,13 @@ def _weigh(settings: Guided, acc: Ballots, ids: Array, state: Seen):
     }
 
 
-def _cosine(a: Array, b: Array) -> Array:
+def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
     """Cosines `[C]` of the rows of two arrays; 0 if one is zero."""
     norms = jnp.linalg.norm(a, axis=1) * jnp.linalg.norm(b, axis=1)
     return (a * b).sum(1) / jnp.maximum(norms, 1e-30)
 
 
-def _deviations(signal: Array, present: Array) -> Array:
+def _deviations(signal: jax.Array, present: jax.Array) -> jax.Array:
     """Standard deviations from the mean of the present clients, clipped to ±3."""
     count = jnp.maximum(present.sum(), 1)
     mean = jnp.where(present, signal, 0).sum() / count

@@ -1,6 +1,6 @@
 """Checks of settings."""
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def check_ranges(settings: Any, **ranges: str) -> None:
@@ -22,10 +22,17 @@ def check_ranges(settings: Any, **ranges: str) -> None:
             raise ValueError(f"{name}={value}, expected a number in {interval}")
 
 
-def check_choices(settings: Any, **choices: Any) -> None:
-    """Raises a ValueError unless fields have one of the values of their `Literal`."""
-    for name, literal in choices.items():
-        value, (*others, last) = getattr(settings, name), get_args(literal)
-        if value not in (*others, last):
+def check_settings(settings: Any, **ranges: str) -> None:
+    """Raises a ValueError unless fields have a value that their type allows.
+
+    Args:
+        settings: a dataclass; fields of a `Literal` type have one of its values.
+        **ranges: intervals of numbers, as for `check_ranges`.
+    """
+    check_ranges(settings, **ranges)
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            *others, last = get_args(hint)
             expected = f"{', '.join(others)} or {last}"
             raise ValueError(f"{name}={value!r}, expected {expected}")

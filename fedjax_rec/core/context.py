@@ -63,7 +63,7 @@ class Context:
         clients: `data.clients.ClientData` of all clients, as NumPy arrays.
         pool: item ids that training may see; `None` for all.
         corpus: texts and backbone; `None` if the data have none.
-        recipe: the system so far, for parts that change one.
+        recipe: the system so far, for parts that change one; the algorithm has none.
         lora_base: adapters need the dense correction of `LORA_BASE`.
     """
 
@@ -77,7 +77,7 @@ class Context:
     clients: Any = None
     pool: np.ndarray | None = None
     corpus: Corpus | None = None
-    recipe: Recipe | None = None
+    recipe: Recipe | Any = None
     lora_base: bool = False
 
     def with_recipe(self, recipe: Recipe) -> Context:

@@ -106,6 +106,11 @@ class ClientResult:
     metrics: dict[str, Array]
     extras: dict[str, Array] = dataclasses.field(default_factory=dict)
 
+    def extended(self, **groups: dict[str, Tree]) -> "ClientResult":
+        """With more entries in `delta`, `personal` or `extras`."""
+        extended = {n: {**getattr(self, n), **more} for n, more in groups.items()}
+        return dataclasses.replace(self, **extended)
+
 
 @struct
 class Correction:

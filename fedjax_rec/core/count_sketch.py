@@ -9,7 +9,6 @@ References:
     2002.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +17,6 @@ import jax.numpy as jnp
 
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree
-
-
-def size_of(shared: Tree) -> int:
-    """Number of shared parameters."""
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(shared))
 
 
 def sketch(delta: Tree, lengths: Sequence[int], repeats: int, columns: int) -> Array:

@@ -6,20 +6,20 @@ shares one program.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from etils import epy
 
 with epy.lazy_imports():
     import optax
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-
-class Optimizer(Protocol):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
     """Settings with an `optax` transformation.
 
     Class attributes: `traced`, the fields that may be arrays; for local steps also
@@ -27,13 +27,18 @@ class Optimizer(Protocol):
     `None` for another optimizer.
     """
 
-    traced: ClassVar[tuple[str, ...]]
+    traced: ClassVar[tuple[str, ...]] = ("lr",)
 
-    def build(self) -> optax.GradientTransformation: ...
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+    def build(self) -> optax.GradientTransformation:
+        """The transformation."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent.
 
     Attributes:
@@ -42,12 +47,8 @@ class SGD:
 
     lr: float = 1.0
 
-    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 0
     momentum: ClassVar = 0.0
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
@@ -55,7 +56,7 @@ class SGD:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Momentum:
+class Momentum(Optimizer):
     """SGD with momentum 0.9, for local steps.
 
     Attributes:
@@ -64,12 +65,8 @@ class Momentum:
 
     lr: float = 0.1
 
-    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 1
     momentum: ClassVar = 0.9
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
@@ -77,7 +74,7 @@ class Momentum:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adam:
+class Adam(Optimizer):
     """Adam with optax's defaults, for local steps.
 
     Attributes:
@@ -89,12 +86,8 @@ class Adam:
 
     lr: float = 1e-3
 
-    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 2
     momentum: ClassVar = None
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
@@ -102,7 +95,7 @@ class Adam:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adagrad:
+class Adagrad(Optimizer):
     """Adagrad with optax's defaults, for local steps.
 
     Attributes:
@@ -114,12 +107,8 @@ class Adagrad:
 
     lr: float = 0.1
 
-    traced: ClassVar[tuple[str, ...]] = ("lr",)
     states: ClassVar = 1
     momentum: ClassVar = None
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
@@ -127,7 +116,7 @@ class Adagrad:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedAvgM:
+class FedAvgM(Optimizer):
     """Server SGD with momentum.
 
     Attributes:
@@ -144,16 +133,13 @@ class FedAvgM:
 
     traced: ClassVar[tuple[str, ...]] = ("lr", "momentum")
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
-
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
         return optax.sgd(self.lr, momentum=self.momentum)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedAdam:
+class FedAdam(Optimizer):
     """Server Adam with `beta_2 = 0.99`.
 
     It is optax's. Algorithm 2 of the paper starts `v` at `tau^2` or more and corrects
@@ -175,16 +161,13 @@ class FedAdam:
 
     traced: ClassVar[tuple[str, ...]] = ("lr", "momentum", "tau")
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
-
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
         return optax.adam(self.lr, b1=self.momentum, b2=0.99, eps=self.tau)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedYogi:
+class FedYogi(Optimizer):
     """Server Yogi with `beta_2 = 0.99`.
 
     It is optax's, which starts `v` at 1e-6 and corrects the bias, see `FedAdam`.
@@ -204,16 +187,13 @@ class FedYogi:
 
     traced: ClassVar[tuple[str, ...]] = ("lr", "momentum", "tau")
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
-
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
         return optax.yogi(self.lr, b1=self.momentum, b2=0.99, eps=self.tau)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedAdagrad:
+class FedAdagrad(Optimizer):
     """Server Adagrad without momentum.
 
     It is optax's, which starts `v` at 0.1 and adds `tau` under the root.
@@ -231,9 +211,6 @@ class FedAdagrad:
 
     traced: ClassVar[tuple[str, ...]] = ("lr", "tau")
 
-    def __post_init__(self) -> None:
-        check_numbers(self)
-
     def build(self) -> optax.GradientTransformation:
         """The transformation."""
         return optax.adagrad(self.lr, eps=self.tau)
@@ -248,12 +225,9 @@ def with_hparams(
     optimizer: Any, name: str, hparams: Mapping[str, Any]
 ) -> optax.GradientTransformation:
     """The transformation with the scalars of `hparams_of` as they are in `hparams`."""
-    traced = object.__new__(type(optimizer))  # arrays do not pass `__post_init__`
-    for field in dataclasses.fields(optimizer):
-        value = getattr(optimizer, field.name)
-        object.__setattr__(
-            traced, field.name, hparams.get(f"{name}.{field.name}", value)
-        )
+    traced = copy.copy(optimizer)  # arrays do not pass `__post_init__`
+    for field in vars(optimizer):
+        vars(traced)[field] = hparams.get(f"{name}.{field}", vars(optimizer)[field])
     return traced.build()
 
 

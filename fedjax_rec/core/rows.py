@@ -59,6 +59,12 @@ def is_rows(leaf: Tree) -> bool:
     return isinstance(leaf, Rows)
 
 
+def tables_of(tree: Tree) -> list[Table]:
+    """The tables among the leaves, in order."""
+    leaves = jax.tree.leaves(tree, is_leaf=is_table)
+    return [leaf for leaf in leaves if is_table(leaf)]
+
+
 def table_lengths(shared: Tree) -> tuple[int, ...]:
     """`I` of each table among the leaves, in order; 0 for a dense leaf."""
     leaves = jax.tree.leaves(shared, is_leaf=is_table)
@@ -84,15 +90,19 @@ def map_tables(fn, tree: Tree, *rest: Tree) -> Tree:
     )
 
 
-def map_values(fn, deltas: Tree) -> Tree:
-    """Applies `fn` to dense leaves and to the values of `Rows`, not to their ids."""
+def map_values(fn, delta: Tree, *others: Tree) -> Tree:
+    """`fn` of dense leaves and of the values of `Rows`, not of their ids.
 
-    def leaf(delta):
-        if is_rows(delta):
-            return dataclasses.replace(delta, values=fn(delta.values))
-        return fn(delta)
+    Several deltas have to touch the same rows in the same order.
+    """
 
-    return jax.tree.map(leaf, deltas, is_leaf=is_rows)
+    def leaf(x, *xs):
+        if is_rows(x):
+            values = fn(x.values, *(other.values for other in xs))
+            return dataclasses.replace(x, values=values)
+        return fn(x, *xs)
+
+    return jax.tree.map(leaf, delta, *others, is_leaf=is_rows)
 
 
 def split_tables(tree: Tree) -> tuple[Tree, Tree]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from etils import epy
 
-from fedjax_rec.algorithms.pfedrec import PFedRec
+from fedjax_rec.algorithms.implicit import PFedRec
 from fedjax_rec.core.optimizers import check_numbers
 from fedjax_rec.data.partition.units import PerUser
 from fedjax_rec.data.settings import SyntheticData

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.core import packing
+from fedjax_rec.core import batch_packing, packing
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.backbone import Adapter, Backbone, Layout
 
@@ -25,31 +25,23 @@ class ItemTower(NamedTuple):
         batch: `(groups, frozen, ids [P]) -> [P, D]`, for the items of one client.
         catalog: `(groups, frozen, axis=None) -> [I, D]`, for all items at once; the
             devices of a mesh axis, if it is named, share the work.
-        width: `D`.
     """
 
     init: Callable[[Array], dict[str, Tree]]
     batch: Callable[[dict, Tree, Array], Array]
     catalog: Callable[..., Array]
-    width: int
 
 
-def cached_tower(width: int) -> ItemTower:
-    """Precomputed vectors: `frozen["embedding"]`, `[I, D]`.
-
-    Args:
-        width: `D`.
-    """
+def cached_tower() -> ItemTower:
+    """Precomputed vectors: `frozen["embedding"]`, `[I, D]`."""
 
     def batch(groups, frozen, ids):
-        del groups
         return frozen["embedding"].at[ids].get(mode="clip")
 
     return ItemTower(
         init=lambda key: {},
         batch=batch,
         catalog=lambda groups, frozen, axis=None: frozen["embedding"],
-        width=width,
     )
 
 
@@ -79,7 +71,7 @@ def adapted_tower(
         from_last_map: run only the last linear map of a single layer and the steps
             after it; the lists hold the output of `Backbone.last.before`.
         per_row: `G`, texts of a client's batch that share a row.
-        width: `W` of such a row (`packing.fold_width`).
+        width: `W` of such a row (`batch_packing.fold_width`).
         longest: tokens of the longest text.
         dtype: type of the adapter's parameters and of the vectors.
 
@@ -109,7 +101,7 @@ def adapted_tower(
 
     def batch(groups, frozen, ids):
         text = frozen["text"]
-        return packing.encode_packed(
+        return batch_packing.encode_packed(
             lambda *rows: encode(groups, text, *rows),
             text["lists"],
             ids,
@@ -131,7 +123,7 @@ def adapted_tower(
             encode_rows = jax.checkpoint(encode_rows)
         return _encode_plan(encode_rows, plan, values.shape[0] - 1, axis)
 
-    return ItemTower(init=init, batch=batch, catalog=catalog, width=backbone.width)
+    return ItemTower(init=init, batch=batch, catalog=catalog)
 
 
 def _encode_plan(

@@ -12,7 +12,7 @@ import optax
 
 from fedjax_rec.algorithms import text_path
 from fedjax_rec.algorithms.fedfm import FedFM
-from fedjax_rec.algorithms.fedfm_training import Joint
+from fedjax_rec.algorithms.fedfm_parts import Joint
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Tree

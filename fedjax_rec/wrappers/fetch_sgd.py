@@ -62,7 +62,6 @@ class FetchSGD:
             ValueError: it has a message transform, or several models.
         """
         recipe = context.recipe
-        assert recipe is not None
         if recipe.transform is not None or recipe.model.stack is not None:
             raise ValueError(
                 "FetchSGD sends sketches of one model's delta: expected a system with "

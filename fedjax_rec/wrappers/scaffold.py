@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 from etils import epy
+
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
-    from fedjax_rec.aggregators import groups
+    from fedjax_rec.aggregators import groups, means
     from fedjax_rec.core import contracts, rows
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fedjax_rec.core.arrays import Array, Tree
-    from fedjax_rec.core.context import Context
 
 CONTROL, OWN = "control", "own_control"
 """Groups of the control variates: the server's `c`, shared, and a client's `c_i`."""
@@ -62,7 +60,6 @@ class Scaffold:
                 that are one user each, or no shared group would be corrected.
         """
         recipe = context.recipe
-        assert recipe is not None
         local, model = recipe.local, recipe.model
         if not local.corrections or local.momentum or local.steps is None:
             raise ValueError(
@@ -103,12 +100,12 @@ def with_control(model: contracts.Model, *, tables: bool = True) -> contracts.Mo
         ValueError: in `init`, if no shared group would have one.
     """
 
-    def init(key: Array) -> contracts.Params:
+    def init(key: jax.Array) -> contracts.Params:
         params = model.init(key)
         zeros = {
             name: jax.tree.map(jnp.zeros_like, part)
             for name, part in params.shared.items()
-            if name not in model.fixed and (tables or not _has_table(part))
+            if name not in model.fixed and (tables or not rows.tables_of(part))
         }
         if not zeros:
             raise ValueError(
@@ -130,11 +127,8 @@ def controlled(recipe: contracts.Recipe) -> contracts.ClientUpdate:
     Args:
         recipe: the system without them.
     """
-    steps, rate = recipe.local.steps, recipe.local.rate
-    row_rate = recipe.local.row_rate or rate
-    assert steps is not None
-    assert rate is not None
-    assert row_rate is not None
+    local: Any = recipe.local  # with the functions that `Scaffold.build` checks
+    steps, rate, row_rate = local.steps, local.rate, local.row_rate or local.rate
     train: Callable = recipe.client_update
 
     def update(params, frozen, examples, hparams, key) -> contracts.ClientResult:
@@ -167,11 +161,7 @@ def controlled(recipe: contracts.Recipe) -> contracts.ClientUpdate:
         deltas = {name: result.delta[name] for name in c}
         change = jax.tree.map(change_of, c, deltas, is_leaf=rows.is_table)
         new = jax.tree.map(_plus, c_i, change, is_leaf=rows.is_table)
-        return dataclasses.replace(
-            result,
-            delta={**result.delta, CONTROL: change},
-            personal={**result.personal, OWN: new},
-        )
+        return result.extended(delta={CONTROL: change}, personal={OWN: new})
 
     return update
 
@@ -183,41 +173,15 @@ def mean_over(num_clients: int) -> contracts.Aggregator:
 
     Args:
         num_clients: `N`.
-
-    Raises:
-        ValueError: `num_clients` is below 1.
     """
-    if num_clients < 1:
-        raise ValueError(f"num_clients={num_clients}, expected at least 1")
 
-    def init(shared: Tree, cohort_size: int) -> Tree:
-        del cohort_size
-        return jax.tree.map(jnp.zeros_like, shared)
+    def finish(acc: Any, state: Any, shared: Any):
+        return jax.tree.map(lambda x: x / num_clients, acc.total), state, {}
 
-    def update(acc: Tree, deltas: Tree, weights: Array, senders) -> Tree:
-        del senders
-        present = (weights > 0).astype(weights.dtype)
-
-        def add(total, delta):
-            if rows.is_table(total):
-                values = rows.scatter_add(total.values, delta, present)
-                return dataclasses.replace(total, values=values)
-            return total + jnp.tensordot(present, delta, 1).astype(total.dtype)
-
-        return jax.tree.map(add, acc, deltas, is_leaf=rows.is_table)
-
-    def finish(acc: Tree, state: Tree, shared: Tree):
-        del shared
-        return jax.tree.map(lambda x: x / num_clients, acc), state, {}
-
-    return contracts.Aggregator(init, update, finish)
+    return means.total()._replace(finish=finish)
 
 
-def _plus(c_i: Tree, change: Tree) -> Tree:
+def _plus(c_i: Any, change: Any) -> Any:
     if not rows.is_table(c_i):
         return (c_i + change).astype(c_i.dtype)
     return dataclasses.replace(c_i, values=rows.scatter_add(c_i.values, change))
-
-
-def _has_table(part: Tree) -> bool:
-    return any(map(rows.is_table, jax.tree.leaves(part, is_leaf=rows.is_table)))

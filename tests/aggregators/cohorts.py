@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.clients.steps import local_steps
+from fedjax_rec.clients.local import local_steps
 from fedjax_rec.core import rows
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Aggregator, Local, Senders

@@ -8,7 +8,7 @@ from fedjax_rec.aggregators.robust.medians import (
     Median,
     TrimmedMean,
 )
-from fedjax_rec.aggregators.robust.mixing import NNM
+from fedjax_rec.aggregators.robust.neighbours import NNM
 from fedjax_rec.experiment import registry
 
 RULES: dict[str, Any] = {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.aggregators.spherical_k_means import (
+from fedjax_rec.aggregators.clusters import (
     nearest_center,
     spherical_k_means,
 )

@@ -12,7 +12,7 @@ from fedjax_rec.aggregators.weights import (
     BySize,
     FedNova,
 )
-from fedjax_rec.clients.steps import local_steps
+from fedjax_rec.clients.local import local_steps
 from fedjax_rec.core.contracts import Local, Senders
 from tests.aggregators.cohorts import (
     FEDAVG,

@@ -12,13 +12,15 @@ import pytest
 from fedjax_rec.aggregators.means import Mean, Sum
 from fedjax_rec.algorithms import text_path
 from fedjax_rec.algorithms.fedfm import FedFM
-from fedjax_rec.algorithms.fedfm_training import Joint, Reconstruction
-from fedjax_rec.algorithms.fedfm_users import History, VectorAndHistory
+from fedjax_rec.algorithms.fedfm_parts import (
+    History,
+    Joint,
+    Reconstruction,
+    VectorAndHistory,
+)
 from fedjax_rec.core.optimizers import SGD, Adam
-from fedjax_rec.models.adapters.bottleneck import Bottleneck
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
-from fedjax_rec.models.adapters.lora import LoRA
-from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
+from fedjax_rec.models.adapters.in_layers import Bottleneck, LoRA, PrefixTuning
 from tests.small_fedfm import SIZES, World, backbone, interactions
 
 SMALL: dict[str, Any] = {

@@ -9,8 +9,7 @@ import fedjax_rec
 from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.aggregators.robust.clipping import NormBound
 from fedjax_rec.aggregators.robust.medians import TrimmedMean
-from fedjax_rec.attacks.boost import Boost
-from fedjax_rec.attacks.spoil import SignFlip
+from fedjax_rec.attacks.false_deltas import Boost, SignFlip
 from fedjax_rec.core.attackers import attackers
 
 USERS, ITEMS = 60, 40

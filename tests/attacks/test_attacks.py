@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.attacks.boost import Boost
-from fedjax_rec.attacks.spoil import Noise, SignFlip
+from fedjax_rec.attacks.false_deltas import Boost, Noise, SignFlip
 from fedjax_rec.core import messages, rows
 from fedjax_rec.core.attackers import attackers
 from fedjax_rec.core.contracts import Params, Recipe

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.backbones import pooling
-from fedjax_rec.backbones.pooling import Head
+from fedjax_rec.backbones import encoder
+from fedjax_rec.backbones.encoder import Head
 from fedjax_rec.core.backbone import Layout
 
 
-@pytest.mark.parametrize("mode", pooling.MODES)
+@pytest.mark.parametrize("mode", encoder.MODES)
 def test_pooling_by_hand(mode):
     hidden = np.random.default_rng(0).normal(size=(1, 6, 3)).astype(np.float32) - 2
     segment = jnp.array([[1, 1, 1, 2, 2, 0]])
     layout = Layout(segment=segment, position=jnp.array([[0, 1, 2, 0, 1, 0]]))
-    found = pooling.pool(Head(mode), {"head": {}}, jnp.asarray(hidden), layout, 3)
+    found = encoder.pool(Head(mode), {"head": {}}, jnp.asarray(hidden), layout, 3)
     for g, part in enumerate((hidden[0, :3], hidden[0, 3:5])):
         expected = {
             "mean": part.mean(0),
@@ -34,7 +34,7 @@ def test_an_absent_text_has_no_nan_in_its_gradient():
 
     def loss(hidden):
         head = Head("mean", ("normalize",))
-        return pooling.pool(head, {"head": {}}, hidden, layout, 2).sum()
+        return encoder.pool(head, {"head": {}}, hidden, layout, 2).sum()
 
     gradient = jax.grad(loss)(jnp.ones((1, 2, 3)) * jnp.arange(3.0))
     assert jnp.isfinite(gradient).all()

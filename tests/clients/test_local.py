@@ -14,7 +14,7 @@ from fedjax_rec.clients import local
 from fedjax_rec.clients.local import Phase, local_update
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Correction, Params
-from fedjax_rec.models.factorization import matrix_factorization
+from fedjax_rec.models.by_id import matrix_factorization
 
 RATE = 0.5
 

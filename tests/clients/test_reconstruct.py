@@ -8,7 +8,7 @@ import pytest
 from fedjax_rec.clients.reconstruct import reconstruct_update
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Params
-from fedjax_rec.models.factorization import matrix_factorization
+from fedjax_rec.models.by_id import matrix_factorization
 
 MODEL = matrix_factorization(6, dim=3)
 ITEMS = np.array([4, 1, 4, 0, 2, 5, 6, 6, 6])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedjax_rec.contrib.by_participation import ByParticipation
+from fedjax_rec.contrib.weights import ByParticipation
 from tests.aggregators.cohorts import C, close, context, mean, run, sent
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedjax_rec.contrib.by_trend import ByTrend
+from fedjax_rec.contrib.weights import ByTrend
 from tests.aggregators.cohorts import FEDAVG, LOSS, N, close, context, mean, run, sent
 
 

@@ -5,11 +5,10 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_rec.contrib.clustered_by_update import SKETCH, ClusteredByUpdate
-from fedjax_rec.contrib.split_by_update import CENTERS
+from fedjax_rec.contrib.clustered_by_update import CENTERS, SKETCH, ClusteredByUpdate
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.stacks import select
-from fedjax_rec.wrappers.clustered_by_profile import (
+from fedjax_rec.wrappers.clustered import (
     CLUSTER,
     clustered_by_profile,
     group_by_profile,

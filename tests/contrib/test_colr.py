@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.algorithms.pfedrec import PFedRec
+from fedjax_rec.algorithms.implicit import PFedRec
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.contrib.colr import CoLR, coordinates
 from fedjax_rec.core import rows

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 from fedjax_rec.aggregators import means
-from fedjax_rec.contrib.fedamp import NUMBER, FedAMP
-from fedjax_rec.contrib.message_passing import message_passing, squared_distances
+from fedjax_rec.contrib.fedamp import NUMBER, FedAMP, message_passing, squared_distances
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import ClientResult, Model, Params, Recipe, Senders
 from tests import two_tastes as tastes

@@ -29,7 +29,6 @@ def flat(change):
 
 
 def test_places_are_those_of_the_flattened_parameters():
-    assert count_sketch.size_of(SHARED) == SIZE
     assert list(rows.table_lengths(SHARED)) == list(LENGTHS)
     change = delta(0)
     by_place = count_sketch.sketch_of_places(

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.core import packing
-from fedjax_rec.core.packing.encode import all_under_vmap
+from fedjax_rec.core import batch_packing, packing
+from fedjax_rec.core.batch_packing import all_under_vmap
 
 
 def title_lengths(count, seed=0):
@@ -134,7 +134,7 @@ def test_a_folded_batch_is_whole(count, per_row):
     lists = packing.make_lists(values)
     ids = np.random.default_rng(count).integers(0, 32, count)
     ids[0] = 32  # padding
-    index, layout, slots, fits = jax.jit(packing.fold, static_argnums=(2, 3))(
+    index, layout, slots, fits = jax.jit(batch_packing.fold, static_argnums=(2, 3))(
         lists, jnp.asarray(ids), per_row, 40 * per_row
     )
     assert fits
@@ -155,15 +155,15 @@ def test_a_fold_says_whether_it_fits():
     lists = packing.make_lists(random_lists([6, 5, 4, 3]))
     # Snake order: 6 + 3 and 5 + 4.
     for width, expected in [(9, True), (8, False)]:
-        *_, fits = packing.fold(lists, jnp.arange(4), 2, width)
+        *_, fits = batch_packing.fold(lists, jnp.arange(4), 2, width)
         assert bool(fits) is expected
 
 
 def test_folds_under_vmap_are_the_folds_of_each():
     lists = packing.make_lists(random_lists(title_lengths(20)))
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 21, (3, 6)))
-    together = jax.vmap(lambda i: packing.fold(lists, i, 3, 64))(ids)
-    alone = [packing.fold(lists, i, 3, 64) for i in ids]
+    together = jax.vmap(lambda i: batch_packing.fold(lists, i, 3, 64))(ids)
+    alone = [batch_packing.fold(lists, i, 3, 64) for i in ids]
     jax.tree.map(
         np.testing.assert_array_equal,
         together,
@@ -173,14 +173,14 @@ def test_folds_under_vmap_are_the_folds_of_each():
 
 def test_a_fold_width_seldom_overflows_and_is_not_wasteful():
     lengths = title_lengths(1682)
-    width = packing.fold_width(lengths, 32, 4)
+    width = batch_packing.fold_width(lengths, 32, 4)
     assert width % 8 == 0
     lists = packing.make_lists(random_lists(lengths))
     ids = jnp.asarray(np.random.default_rng(5).integers(0, 1682, (4000, 32)))
-    *_, fits = jax.jit(jax.vmap(lambda i: packing.fold(lists, i, 4, width)))(ids)
+    *_, fits = jax.jit(jax.vmap(lambda i: batch_packing.fold(lists, i, 4, width)))(ids)
     assert fits.mean() > 0.999
     assert lengths.mean() * 4 / width > 0.6
-    assert packing.fold_width(np.array([3, 3]), 8, 2) == 6
+    assert batch_packing.fold_width(np.array([3, 3]), 8, 2) == 6
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ FITS, OVERFLOWS = 100, 41
 
 def encoder(setting, width):
     def run(weight, ids):
-        return packing.encode_packed(
+        return batch_packing.encode_packed(
             mixed(weight), setting.lists, ids, per_row=3, width=width, longest=40
         )
 
@@ -221,7 +221,9 @@ def one_by_one(setting):
 
 @pytest.mark.parametrize("width", [FITS, OVERFLOWS, 120])
 def test_packed_vectors_are_those_of_each_text_alone(setting, width):
-    *_, fits = jax.vmap(lambda i: packing.fold(setting.lists, i, 3, width))(setting.ids)
+    *_, fits = jax.vmap(lambda i: batch_packing.fold(setting.lists, i, 3, width))(
+        setting.ids
+    )
     assert fits.all() == (width != OVERFLOWS)
     run = encoder(setting, width)
     expected = one_by_one(setting)
@@ -246,7 +248,7 @@ def test_packed_vectors_are_those_of_each_text_alone(setting, width):
 def test_one_overflow_sends_all_members_the_long_way(setting):
     """Of two members only one overflows; both are still right."""
     ids = jnp.stack([jnp.full(6, 41), jnp.full(6, 40)])  # 40 tokens each, 1 token each
-    *_, fits = jax.vmap(lambda i: packing.fold(setting.lists, i, 3, 60))(ids)
+    *_, fits = jax.vmap(lambda i: batch_packing.fold(setting.lists, i, 3, 60))(ids)
     assert fits.tolist() == [False, True]
     found = jax.jit(jax.vmap(encoder(setting, 60), (None, 0)))(setting.weight, ids)
     one = SimpleNamespace(**{**vars(setting), "ids": ids})

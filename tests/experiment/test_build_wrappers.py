@@ -22,15 +22,14 @@ from fedjax_rec import (
     Tilted,
     build,
 )
+from fedjax_rec.contrib.clustered_by_update import SKETCH
 from fedjax_rec.contrib.fedamp import NUMBER
-from fedjax_rec.contrib.split_by_update import SKETCH
 from fedjax_rec.core import stacks
 from fedjax_rec.experiment.build import make_recipe
 from fedjax_rec.simulation.round import train_client
 from fedjax_rec.simulation.scoring import score_tuned
 from fedjax_rec.sweep.grouping import groups_of
-from fedjax_rec.wrappers.clustered_by_profile import group_by_profile
-from fedjax_rec.wrappers.ifca import CLUSTER
+from fedjax_rec.wrappers.clustered import CLUSTER, group_by_profile
 
 SMALL = Experiment(
     name="small",

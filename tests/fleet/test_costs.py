@@ -28,8 +28,7 @@ from fedjax_rec.fleet.costs import (
     with_costs,
 )
 from fedjax_rec.fleet.devices import DeviceClass, FleetConfig
-from fedjax_rec.models.factorization import matrix_factorization
-from fedjax_rec.models.neural_cf import neural_cf
+from fedjax_rec.models.by_id import matrix_factorization, neural_cf
 
 SLOW = DeviceClass(
     name="slow",

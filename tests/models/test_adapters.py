@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 from fedjax_rec.core.backbone import Backbone, Layout
-from fedjax_rec.models.adapters.bottleneck import Bottleneck
 from fedjax_rec.models.adapters.describe import describe
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
-from fedjax_rec.models.adapters.lora import LoRA
-from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
+from fedjax_rec.models.adapters.in_layers import Bottleneck, LoRA, PrefixTuning
 
 D, KV, F, LAYERS = 6, 5, 11, 3
 SITES = {
@@ -139,7 +137,7 @@ def test_settings_have_a_name_and_know_whether_they_are_inside_the_layers():
 
 def test_settings_load_without_heavy_packages():
     """The command line checks arguments before anything heavy is loaded."""
-    modules = ("bottleneck", "embedding", "lora", "prefix_tuning")
+    modules = ("embedding", "in_layers")
     imports = "; ".join(f"import fedjax_rec.models.adapters.{m}" for m in modules)
     heavy = "{'jax', 'numpy', 'flax', 'optax'}"
     code = f"{imports}; import sys; assert not {heavy} & set(sys.modules)"
@@ -409,22 +407,25 @@ def test_the_linear_form_about_keeps_the_norm():
 
 
 def test_counts_by_hand():
-    def sizes(adapter):
-        return describe(adapter.init(jax.random.key(0), TOY, 2, jnp.float32))
+    def groups_of(adapter):
+        return adapter.init(jax.random.key(0), TOY, 2, jnp.float32)
 
-    found = sizes(LoRA(rank=4).build())
+    def sizes(adapter):
+        return describe(groups_of(adapter))
+
+    lora = groups_of(LoRA(rank=4).build())
     # 2 layers, 2 maps, rank 4: A has 6 rows, B 5 columns.
-    assert found["lora_a"] == {"parameters": 96, "bits": 96 * 32}
-    assert found["lora_b"] == {"parameters": 80, "bits": 80 * 32}
-    assert found["total"] == {"parameters": 176, "bits": 176 * 32}
+    assert describe(lora["lora_a"]) == {"parameters": 96, "bits": 96 * 32}
+    assert describe(lora["lora_b"]) == {"parameters": 80, "bits": 80 * 32}
+    assert describe(lora) == {"parameters": 176, "bits": 176 * 32}
     # 2 layers, 2 blocks: 6 * 3 + 3 down, 3 * 6 + 6 up.
-    assert sizes(Bottleneck(size=3).build())["total"]["parameters"] == 2 * 2 * (21 + 24)
+    assert sizes(Bottleneck(size=3).build())["parameters"] == 2 * 2 * (21 + 24)
     # 2 layers, a key and a value of 5 numbers, 4 times.
-    assert sizes(PrefixTuning(length=4).build())["total"]["parameters"] == 2 * 2 * 5 * 4
+    assert sizes(PrefixTuning(length=4).build())["parameters"] == 2 * 2 * 5 * 4
     linear = EmbeddingAdapter(rank=2).build().init(jax.random.key(0), D, jnp.float32)
-    assert describe(linear)["total"]["parameters"] == 24
+    assert describe(linear)["parameters"] == 24
     deep = EmbeddingAdapter(hidden=2).build().init(jax.random.key(0), D, jnp.float32)
-    assert describe(deep)["total"]["parameters"] == 12 + 2 + 12 + 6
+    assert describe(deep)["parameters"] == 12 + 2 + 12 + 6
 
 
 def test_sizes_at_other_dtypes_and_of_shapes_alone():
@@ -432,9 +433,9 @@ def test_sizes_at_other_dtypes_and_of_shapes_alone():
         return LoRA(rank=4).build().init(key, TOY, 2, jnp.bfloat16)
 
     shapes = jax.eval_shape(init, jax.random.key(0))
-    assert describe(shapes)["total"] == {"parameters": 176, "bits": 176 * 16}
-    assert describe(shapes, jnp.float32)["total"]["bits"] == 176 * 32
-    assert describe(shapes, jnp.int4)["total"]["bits"] == 176 * 4
+    assert describe(shapes) == {"parameters": 176, "bits": 176 * 16}
+    assert describe(shapes, jnp.float32)["bits"] == 176 * 32
+    assert describe(shapes, jnp.int4)["bits"] == 176 * 4
 
 
 def test_targets_that_match_nothing_name_what_there_is():

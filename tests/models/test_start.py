@@ -18,7 +18,7 @@ def test_a_step_from_zero_is_ridge_regression():
     e = rng.normal(size=(items, width)) * [3, 2, 1, 0.5, 0.2, 0.1] + 4
     projection, center = principal(e, width)
     model = two_tower(
-        cached_tower(width),
+        cached_tower(),
         num_items=items,
         projection=jnp.asarray(projection),
         center=jnp.asarray(center, jnp.float32),

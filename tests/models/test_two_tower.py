@@ -33,7 +33,7 @@ def build(**options):
         "history_length": L,
         "history_heads": HEADS,
     }
-    return two_tower(cached_tower(D), **{**defaults, **options})
+    return two_tower(cached_tower(), **{**defaults, **options})
 
 
 def drawn(model, seed=1):

@@ -72,7 +72,7 @@ def recipe_of(config, num_items, num_users=USERS):
     )
     path = TextPath(
         name="embedding",
-        tower=cached_tower(4),
+        tower=cached_tower(),
         net=EmbeddingAdapter(rank=2).build(),
         projection=head,
         center=embedding.mean(0),
@@ -80,8 +80,6 @@ def recipe_of(config, num_items, num_users=USERS):
         fixed=(),
         why="",
         facts={},
-        weight_bytes=0,
-        pair_flops=0.0,
     )
     return config.on(path, context)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.algorithms.pfedrec import PFedRec
+from fedjax_rec.algorithms.implicit import PFedRec
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import count_sketch, rows
 from fedjax_rec.core.context import Context

@@ -9,7 +9,7 @@ from fedjax_rec.aggregators import clusters, means
 from fedjax_rec.core import rows, stacks
 from fedjax_rec.core.contracts import Params, Senders
 from fedjax_rec.simulation.round import client_key, federated
-from fedjax_rec.wrappers.ifca import CLUSTER, IFCA
+from fedjax_rec.wrappers.clustered import CLUSTER, IFCA
 from tests import two_tastes as tastes
 from tests.two_tastes import EVERYBODY, wrap
 

@@ -22,8 +22,7 @@ from fedjax_rec import (
     build,
 )
 from fedjax_rec.aggregators import means
-from fedjax_rec.clients.local import Phase, local_update
-from fedjax_rec.clients.steps import local_steps
+from fedjax_rec.clients.local import Phase, local_steps, local_update
 from fedjax_rec.core import rows
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Local, Model, Params, Recipe, Senders

@@ -242,11 +242,10 @@ def _split(tree: Tree, voting: Voting) -> tuple[Tree, list[Array]]:
     """The tree with `None` for tables with voters by row, and the values of these."""
     if voting == "dense":
         return tree, []
-    leaves = jax.tree.leaves(tree, is_leaf=rows.is_table)
     others = jax.tree.map(
         lambda x: None if _by_row(x) else x, tree, is_leaf=rows.is_table
     )
-    return others, [leaf.values for leaf in leaves if _by_row(leaf)]
+    return others, [table.values for table in rows.tables_of(tree) if table.per_row]
 
 
 def _diluted(values: Array, table: RowBallots) -> Array:

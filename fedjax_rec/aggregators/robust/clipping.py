@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
 from etils import epy
 
-from fedjax_rec.aggregators.robust.voting import Voting, majority_tolerates
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.aggregators.robust.voting import ByVotes, majority_tolerates
+from fedjax_rec.core.checks import check_ranges, check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
@@ -17,16 +17,11 @@ with epy.lazy_imports():
 
     from fedjax_rec.aggregators import fold
     from fedjax_rec.aggregators.robust import ballots, blocks, order
-    from fedjax_rec.core import rows
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Aggregator
+    from fedjax_rec.core import contracts, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CenteredClipping:
+class CenteredClipping(ByVotes):
     """The last aggregate, moved by the mean of the clipped differences to it.
 
     `v <- v + 1/n sum_c (delta_c - v) min(1, tau / |delta_c - v|)`, `steps` times, from
@@ -56,14 +51,11 @@ class CenteredClipping:
 
     radius: float | None = None
     steps: int = 1
-    voting: Voting = "dense"
-    share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_ranges(self, radius="[0, inf)", steps="[1, inf)", share="[0, 0.5)")
-        check_choices(self, voting=Voting)
+        check_settings(self, radius="[0, inf)", steps="[1, inf)", share="[0, 0.5)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def clip(xs, voters, weights, centers):
@@ -95,7 +87,7 @@ class CenteredClipping:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NormBound:
+class NormBound(ByVotes):
     """The uniform mean of the deltas, each scaled down to a norm of at most `bound`.
 
     `1/n sum_c delta_c min(1, b / |delta_c|)`, with norms over all leaves. Memory: one
@@ -126,15 +118,12 @@ class NormBound:
     bound: float | None = None
     first: float | None = None
     momentum: float = 0.0
-    voting: Voting = "dense"
-    share: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self, bound="(0, inf)", first="(0, inf)", momentum="[0, 1)")
-        check_ranges(self, share="[0, 0.5)")
-        check_choices(self, voting=Voting)
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
         if self.voting == "dense":
             return self._folded()
@@ -157,7 +146,7 @@ class NormBound:
         rule = blocks.by_block(bounded, majority_tolerates, start)
         return ballots.buffered(rule, self.voting, self.share)
 
-    def _folded(self) -> Aggregator:
+    def _folded(self) -> contracts.Aggregator:
         """The rule for dense voting, in the memory of one delta."""
 
         def sums(shared, cohort_size):
@@ -198,7 +187,7 @@ class NormBound:
         """The bound of the first round; infinite if none is known."""
         return self.bound or self.first or math.inf
 
-    def _follow(self, limit: Array, middle: Array, length: Array):
+    def _follow(self, limit: jax.Array, middle: jax.Array, length: jax.Array):
         """A factor of the clipped mean, and the bound of the next round.
 
         Args:
@@ -217,7 +206,7 @@ class NormBound:
         return jnp.where(finite, 1, factor), jnp.where(middle > 0, new, limit)
 
 
-def _shrunk(far: Array, limit: Array, voters: Array) -> Array:
+def _shrunk(far: jax.Array, limit: jax.Array, voters: jax.Array) -> jax.Array:
     """`min(1, limit / far)` of the voters, 0 of other clients."""
     factor = jnp.minimum(1, limit / jnp.where(far > 0, far, 1))
     return jnp.where(voters, factor, 0)

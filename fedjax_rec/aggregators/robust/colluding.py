@@ -8,11 +8,13 @@ cohort's deltas has at hand. Their deltas have passed the codec already.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from etils import epy
 
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
@@ -21,15 +23,8 @@ with epy.lazy_imports():
 
     from fedjax_rec.aggregators import fold
     from fedjax_rec.aggregators.robust import ballots
-    from fedjax_rec.core import attackers
+    from fedjax_rec.core import attackers, contracts
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from fedjax_rec.aggregators.robust.ballots import Ballots
-    from fedjax_rec.core.arrays import Array, Tree
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Recipe, Senders
 
 Known = Literal["honest", "own"]
 """Deltas that colluders know: those of the honest clients, or the ones that they would
@@ -37,7 +32,59 @@ send themselves, which needs no spying."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ALIE:
+class Colluding:
+    """Clients that know one another's deltas and send a common false one.
+
+    Attributes:
+        share: share of the population that colludes.
+        scale: factor of the attack.
+        seed: seed of the colluders.
+        knows: known deltas.
+    """
+
+    share: float = 0.1
+    scale: float = 1.0
+    seed: int = 0
+    knows: Known = "honest"
+
+    def __post_init__(self) -> None:
+        check_settings(self, share="[0, 1]", scale="(0, inf)")
+
+    def false(self, mean: jax.Array, spread: jax.Array, z: jax.Array) -> jax.Array:
+        """The delta that colluders send, from mean and spread of the known deltas."""
+        raise NotImplementedError
+
+    def build(self, context: Context) -> contracts.Recipe:
+        """Wraps the aggregator of `context.recipe`, which needs a buffer."""
+        recipe = context.recipe
+        rule = recipe.aggregator
+        members = attackers.attackers(context.num_clients, self.share, self.seed)
+
+        # Accumulators are the ballots, and `[C]` with 1 for present colluders.
+        def init(shared: Any, cohort_size: int):
+            acc = ballots.kept_by(rule, "an attack by colluders", shared, cohort_size)
+            return acc, jnp.zeros_like(acc.weights)
+
+        def update(acc, deltas: Any, weights: jax.Array, senders: contracts.Senders):
+            inner, marks = acc
+            bad = members.at[senders.ids].get(mode="fill", fill_value=False)
+            bad = (bad & (senders.ids >= 0) & (weights > 0)).astype(marks.dtype)
+            marks = marks.at[senders.slots].add(bad, mode="drop")
+            return rule.update(inner, deltas, weights, senders), marks
+
+        def finish(acc, state: Any, shared: Any):
+            inner, marks = acc
+            bad = (marks > 0) & inner.voters
+            inner = _replaced(inner, bad, self.false, self.knows)
+            delta, state, info = rule.finish(inner, state, shared)
+            return delta, state, {**info, "colluders": bad.sum().astype(jnp.float32)}
+
+        attacked = rule._replace(init=init, update=update, finish=finish)
+        return recipe._replace(aggregator=attacked)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ALIE(Colluding):
     """A Little Is Enough: colluders send `mean - z std` of each coordinate.
 
     With `scale` 1, `z` is the largest number for which enough honest clients lie
@@ -60,25 +107,13 @@ class ALIE:
         Learning, NeurIPS 2019.
     """
 
-    share: float = 0.1
-    scale: float = 1.0
-    seed: int = 0
-    knows: Known = "honest"
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    def build(self, context: Context) -> Recipe:
-        """Wraps the aggregator of `context.recipe`, which needs a buffer."""
-
-        def false(mean: Array, spread: Array, z: Array) -> Array:
-            return mean - (self.scale * z).astype(mean.dtype) * spread
-
-        return _colluding(self, context, false)
+    def false(self, mean: jax.Array, spread: jax.Array, z: jax.Array) -> jax.Array:
+        """The delta that colluders send, from mean and spread of the known deltas."""
+        return mean - (self.scale * z).astype(mean.dtype) * spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IPM:
+class IPM(Colluding):
     """Inner product manipulation: colluders send `-scale mean`; otherwise as `ALIE`.
 
     Attributes:
@@ -92,61 +127,20 @@ class IPM:
         Manipulation, UAI 2019.
     """
 
-    share: float = 0.1
-    scale: float = 1.0
-    seed: int = 0
-    knows: Known = "honest"
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    def build(self, context: Context) -> Recipe:
-        """Wraps the aggregator of `context.recipe`, which needs a buffer."""
-        return _colluding(self, context, lambda mean, spread, z: -self.scale * mean)
+    def false(self, mean: jax.Array, spread: jax.Array, z: jax.Array) -> jax.Array:
+        """The delta that colluders send, from mean and spread of the known deltas."""
+        return -self.scale * mean
 
 
-def _check(settings: ALIE | IPM) -> None:
-    check_ranges(settings, share="[0, 1]", scale="(0, inf)")
-    check_choices(settings, knows=Known)
-
-
-def _colluding(settings: ALIE | IPM, context: Context, false: Callable) -> Recipe:
-    """The recipe with colluders that send `false(mean, standard deviation, z)`."""
-    recipe = context.recipe
-    assert recipe is not None
-    rule = recipe.aggregator
-    members = attackers.attackers(context.num_clients, settings.share, settings.seed)
-
-    # Accumulators are the ballots, and `[C]` with 1 for present colluders.
-    def init(shared: Tree, cohort_size: int):
-        acc = ballots.kept_by(rule, "an attack by colluders", shared, cohort_size)
-        return acc, jnp.zeros_like(acc.weights)
-
-    def update(acc, deltas: Tree, weights: Array, senders: Senders):
-        inner, marks = acc
-        bad = members.at[senders.ids].get(mode="fill", fill_value=False)
-        bad = (bad & (senders.ids >= 0) & (weights > 0)).astype(marks.dtype)
-        marks = marks.at[senders.slots].add(bad, mode="drop")
-        return rule.update(inner, deltas, weights, senders), marks
-
-    def finish(acc, state: Any, shared: Tree):
-        inner, marks = acc
-        bad = (marks > 0) & inner.voters
-        inner = _replaced(inner, bad, false, settings.knows)
-        delta, state, info = rule.finish(inner, state, shared)
-        return delta, state, {**info, "colluders": bad.sum().astype(jnp.float32)}
-
-    attacked = rule._replace(init=init, update=update, finish=finish)
-    return recipe._replace(aggregator=attacked)
-
-
-def _replaced(acc: Ballots, bad: Array, false: Callable, knows: Known) -> Ballots:
+def _replaced(
+    acc: ballots.Ballots, bad: jax.Array, false: Callable, knows: Known
+) -> ballots.Ballots:
     """The ballots with false ones in the places `bad` `[C]`."""
     present = acc.voters
     watched = bad if knows == "own" else present & ~bad
     z = most_deviations(present.sum(), bad.sum())
 
-    def replace(x: Array, votes: Array) -> Array:
+    def replace(x: jax.Array, votes: jax.Array) -> jax.Array:
         """`x` `[C, ...]`, with votes `[C]` or `[C, I]`."""
         seen = votes & fold.wide(watched, votes)
         count = fold.wide(seen.sum(0, keepdims=True), x)
@@ -163,7 +157,7 @@ def _replaced(acc: Ballots, bad: Array, false: Callable, knows: Known) -> Ballot
     return acc._replace(deltas=ballots.with_rows(acc.deltas, joint, values))
 
 
-def most_deviations(n: Array, m: Array) -> Array:
+def most_deviations(n: jax.Array, m: jax.Array) -> jax.Array:
     """`z` of `ALIE`, for `m` colluders among `n` clients; 0 if they are too few."""
     honest = jnp.maximum(n - m, 1)
     supporters = jnp.clip(n // 2 + 1 - m, 1, honest)

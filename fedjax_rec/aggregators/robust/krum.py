@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from etils import epy
 
-from fedjax_rec.aggregators.robust.voting import Voting
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.aggregators.robust.voting import ByVotes
+from fedjax_rec.core.checks import check_ranges, check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
@@ -16,11 +17,8 @@ with epy.lazy_imports():
 
     from fedjax_rec.aggregators import fold
     from fedjax_rec.aggregators.robust import ballots, order, pairs
+    from fedjax_rec.core import contracts
 
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Aggregator
 
 Variant = Literal["blanchard", "one_more", "unsquared"]
 """Krum's score of a client, among `n` present ones with `f` assumed attackers.
@@ -35,7 +33,7 @@ Variant = Literal["blanchard", "one_more", "unsquared"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Krum:
+class Krum(ByVotes):
     """The delta of the client with the nearest neighbours.
 
     Distances are over all leaves. Among equal scores the client in the first slot wins.
@@ -60,21 +58,37 @@ class Krum:
         Gradient Descent, NIPS 2017.
     """
 
-    share: float = 0.1
     variant: Variant = "blanchard"
-    voting: Voting = "dense"
     attackers: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_settings(self, share="[0, 0.5)", attackers="[0, 0.5)")
 
-    def build(self, context: Context) -> Aggregator:
+    def num_chosen(self, n: jax.Array, f: jax.Array) -> jax.Array:
+        """Number of chosen clients, among `n` with `f` assumed attackers."""
+        return jnp.int32(1)
+
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
-        return _krum(self, lambda n, f: jnp.int32(1))
+
+        def rule(deltas, squared, voters, f, by_row):
+            n = voters.sum(dtype=jnp.int32)
+            score = scores(squared, voters, n, f, self.variant)
+            keep = jnp.maximum(self.num_chosen(n, f), 1)
+            # A score that overflowed still comes before absent clients.
+            limited = jnp.minimum(score, jnp.finfo(score.dtype).max)
+            chosen = places(jnp.where(voters, limited, jnp.inf), keep, share=by_row)
+            weights = chosen / keep.astype(score.dtype)
+            delta = jax.tree.map(lambda x: fold.dot(weights.astype(x.dtype), x), deltas)
+            highest = jnp.where(chosen > 0, score, -jnp.inf).max()
+            return delta, {"krum_score": jnp.where(n > 0, highest, 0)}
+
+        by_pairs = pairs.by_pairs("Krum", rule, self.share, 2)
+        return ballots.buffered(by_pairs, self.voting, self.share, self.attackers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiKrum:
+class MultiKrum(Krum):
     """The mean of the deltas with the lowest scores of Krum.
 
     Memory and voting as in `Krum`. `info` has the highest `krum_score` of the chosen.
@@ -92,50 +106,20 @@ class MultiKrum:
         Gradient Descent, NIPS 2017, section 5.
     """
 
-    share: float = 0.1
     chosen: int | None = None
-    variant: Variant = "blanchard"
-    voting: Voting = "dense"
-    attackers: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        super().__post_init__()
         check_ranges(self, chosen="[1, inf)")
 
-    def build(self, context: Context) -> Aggregator:
-        """The aggregator."""
-
-        def keep(n: Array, f: Array) -> Array:
-            return n - f if self.chosen is None else jnp.minimum(self.chosen, n)
-
-        return _krum(self, keep)
+    def num_chosen(self, n: jax.Array, f: jax.Array) -> jax.Array:
+        """Number of chosen clients, among `n` with `f` assumed attackers."""
+        return n - f if self.chosen is None else jnp.minimum(self.chosen, n)
 
 
-def _check(settings: Krum | MultiKrum) -> None:
-    check_ranges(settings, share="[0, 0.5)", attackers="[0, 0.5)")
-    check_choices(settings, variant=Variant, voting=Voting)
-
-
-def _krum(settings: Krum | MultiKrum, keep_of) -> Aggregator:
-    def rule(deltas, squared, voters, f, by_row):
-        n = voters.sum(dtype=jnp.int32)
-        score = scores(squared, voters, n, f, settings.variant)
-        keep = jnp.maximum(keep_of(n, f), 1)
-        # A score that overflowed still comes before absent clients.
-        limited = jnp.minimum(score, jnp.finfo(score.dtype).max)
-        chosen = places(jnp.where(voters, limited, jnp.inf), keep, share=by_row)
-        weights = chosen / keep.astype(score.dtype)
-        delta = jax.tree.map(lambda x: fold.dot(weights.astype(x.dtype), x), deltas)
-        highest = jnp.where(chosen > 0, score, -jnp.inf).max()
-        return delta, {"krum_score": jnp.where(n > 0, highest, 0)}
-
-    by_pairs = pairs.by_pairs("Krum", rule, settings.share, 2)
-    return ballots.buffered(
-        by_pairs, settings.voting, settings.share, settings.attackers
-    )
-
-
-def scores(squared: Array, voters: Array, n: Array, f: Array, variant: Variant):
+def scores(
+    squared: jax.Array, voters: jax.Array, n: jax.Array, f: jax.Array, variant: Variant
+):
     """Krum's scores `[C]`, infinite for absent clients.
 
     Args:
@@ -153,7 +137,7 @@ def scores(squared: Array, voters: Array, n: Array, f: Array, variant: Variant):
     return jnp.where(voters, score, jnp.inf)
 
 
-def places(score: Array, keep: Array, share: bool) -> Array:
+def places(score: jax.Array, keep: jax.Array, share: bool) -> jax.Array:
     """Share `[C]` of each client in the `keep` lowest places.
 
     Args:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etils import epy
 
 from fedjax_rec.aggregators.robust.voting import Voting, assumed_attackers
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_settings
 
 with epy.lazy_imports():
     from fedjax_rec.aggregators.robust import ballots, blocks, order
@@ -44,8 +44,7 @@ class MeaMed:
     attackers: float | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 0.5)", attackers="[0, 0.5)")
-        check_choices(self, voting=Voting)
+        check_settings(self, share="[0, 0.5)", attackers="[0, 0.5)")
 
     def build(self, context: Context) -> Aggregator:
         """The aggregator."""

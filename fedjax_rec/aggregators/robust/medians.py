@@ -1,33 +1,30 @@
-"""The median and the trimmed mean of each coordinate, and the geometric median."""
+"""Votes by coordinate: median, trimmed mean and majority; and the geometric median."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from etils import epy
 
 from fedjax_rec.aggregators.robust.voting import (
-    Voting,
+    ByVotes,
     assumed_attackers,
     majority_tolerates,
 )
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_ranges, check_settings
+from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
+    from fedjax_rec.aggregators import fold
     from fedjax_rec.aggregators.robust import ballots, blocks, order
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array
-    from fedjax_rec.core.context import Context
-    from fedjax_rec.core.contracts import Aggregator
+    from fedjax_rec.core import contracts, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Median:
+class Median(ByVotes):
     """The median of each coordinate over the present clients.
 
     With `voting="dense"` it is zero on every row that fewer than half of the clients
@@ -42,21 +39,14 @@ class Median:
         Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 1.
     """
 
-    voting: Voting = "dense"
-    share: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 0.5)")
-        check_choices(self, voting=Voting)
-
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
         rule = blocks.by_column(order.median, majority_tolerates)
         return ballots.buffered(rule, self.voting, self.share)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrimmedMean:
+class TrimmedMean(ByVotes):
     """The mean of each coordinate without its `f` largest and `f` smallest numbers.
 
     `f = floor(share n)` of the `n` clients that vote on the coordinate, so that share
@@ -76,21 +66,18 @@ class TrimmedMean:
         Yin et al., Byzantine-Robust Distributed Learning, ICML 2018, definition 2.
     """
 
-    share: float = 0.1
-    voting: Voting = "dense"
     attackers: float | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, share="[0, 0.5)", attackers="[0, 0.5)")
-        check_choices(self, voting=Voting)
+        check_settings(self, share="[0, 0.5)", attackers="[0, 0.5)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def tolerates(num_voters):
             return assumed_attackers(num_voters, self.share)
 
-        def column(x: Array, voters: Array, counts: Array) -> Array:
+        def column(x: jax.Array, voters: jax.Array, counts: jax.Array) -> jax.Array:
             return trimmed(x, voters, counts, tolerates(counts))
 
         rule = blocks.by_column(column, tolerates)
@@ -98,7 +85,7 @@ class TrimmedMean:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GeometricMedian:
+class GeometricMedian(ByVotes):
     """RFA: the point with the smallest sum of distances to the clients' deltas.
 
     `argmin_z sum_c alpha_c |z - delta_c|`, by `steps` of
@@ -125,14 +112,11 @@ class GeometricMedian:
     steps: int = 4
     smoothing: float = 1e-6
     examples: bool = False
-    voting: Voting = "dense"
-    share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_ranges(self, steps="[1, inf)", smoothing="(0, inf)", share="[0, 0.5)")
-        check_choices(self, voting=Voting)
+        check_settings(self, steps="[1, inf)", smoothing="(0, inf)", share="[0, 0.5)")
 
-    def build(self, context: Context) -> Aggregator:
+    def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
 
         def median(xs, voters, weights, state):
@@ -152,7 +136,9 @@ class GeometricMedian:
         return ballots.buffered(rule, self.voting, self.share)
 
 
-def trimmed(x: Array, voters: Array, counts: Array, f: Array) -> Array:
+def trimmed(
+    x: jax.Array, voters: jax.Array, counts: jax.Array, f: jax.Array
+) -> jax.Array:
     """The mean of each column's numbers from rank `f` to rank `counts - f - 1`.
 
     Args:
@@ -171,3 +157,50 @@ def trimmed(x: Array, voters: Array, counts: Array, f: Array) -> Array:
     ends = low * at_low.astype(x.dtype) + high * at_high.astype(x.dtype)
     mean = (jnp.where(inside, x, 0).sum(0) + ends) / num
     return jnp.where(counts > 0, jnp.where(low == high, low, mean), 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MajorityVote:
+    """`step sign(sum_c sign(delta_c))` of each coordinate (signSGD, majority vote).
+
+    A client has one vote, whatever the size of its delta: less than half of the voters
+    cannot turn a coordinate on which the others agree. The voters on a row of a table
+    are the clients that touched it; a zero abstains, and a tie moves no coordinate.
+    Memory: one delta. `info` has the `tied_share` of the coordinates.
+
+    The outcome is a direction: a round moves every contested coordinate equally far,
+    under plain SGD by `step` times the server's learning rate. With the codec `sign` a
+    message has one bit per number, and error feedback lets small ones add up.
+
+    Attributes:
+        step: length of a coordinate's move, in the unit of the parameters.
+
+    References:
+        Bernstein et al., signSGD: Compressed Optimisation for Non-Convex Problems, ICML
+        2018, algorithm 3; and signSGD with Majority Vote is Communication Efficient and
+        Fault Tolerant, ICLR 2019.
+    """
+
+    step: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_ranges(self, step="(0, inf)")
+
+    def build(self, context: Context) -> contracts.Aggregator:
+        """The aggregator."""
+
+        def weigh(acc, deltas, weights, senders):
+            lengths = rows.table_lengths(acc.total)
+            sound, rejected = fold.accepted(deltas, weights, lengths)
+            # A row that a client sends in parts has one vote.
+            once = fold.zeroed(fold.each_row_once(deltas, lengths), sound)
+            signs = rows.map_values(jnp.sign, once)
+            return signs, sound.astype(weights.dtype), acc.sums + rejected
+
+        def finish(acc, state, shared):
+            leaves = jax.tree.leaves(acc.total)
+            tied = sum((x == 0).sum() for x in leaves) / sum(x.size for x in leaves)
+            delta = jax.tree.map(lambda x: self.step * jnp.sign(x), acc.total)
+            return delta, state, {"rejected_clients": acc.sums, "tied_share": tied}
+
+        return fold.fold(weigh, finish)

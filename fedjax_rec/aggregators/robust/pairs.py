@@ -13,12 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedjax_rec.aggregators.robust import voting
 from fedjax_rec.aggregators.robust.ballots import Ballots, RowBallots, Rule
-from fedjax_rec.aggregators.robust.voting import (
-    assumed_attackers,
-    check_cohort,
-    few_tolerate,
-)
 from fedjax_rec.core.arrays import Array, Tree
 
 PAIRS = 2**18
@@ -44,10 +40,10 @@ def by_pairs(
         share: assumed share of attackers.
         each: voters that the rule needs for an attacker.
     """
-    tolerates = few_tolerate(share, each)
+    tolerates = voting.few_tolerate(share, each)
 
     def joint(ballots: Ballots, state: Any):
-        f = assumed_attackers(ballots.voters.sum(dtype=jnp.int32), share)
+        f = voting.assumed_attackers(ballots.voters.sum(dtype=jnp.int32), share)
         squared = squared_distances(ballots.deltas)
         delta, info = rule(ballots.deltas, squared, ballots.voters, f, False)
         return delta, state, info
@@ -59,7 +55,7 @@ def by_pairs(
 
         return row_by_row(row, table), state, {}
 
-    check = functools.partial(check_cohort, name, share, each)
+    check = functools.partial(voting.check_cohort, name, share, each)
     return Rule(joint, by_row, tolerates, check=check)
 
 

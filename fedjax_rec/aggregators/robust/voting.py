@@ -7,18 +7,18 @@ of them attack than the rule withstands, however few attackers there are overall
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from etils import epy
 
+from fedjax_rec.core.checks import check_settings
+
 with epy.lazy_imports():
+    import jax
     import jax.numpy as jnp
     import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from fedjax_rec.core.arrays import Array
 
 Voting = Literal["dense", "voters", "diluted"]
 """The clients that vote on a row of a table.
@@ -27,6 +27,22 @@ Voting = Literal["dense", "voters", "diluted"]
 the clients that touched it. `diluted`: the same, and the outcome is multiplied by their
 share of the present clients, so that it estimates the uniform mean.
 """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByVotes:
+    """Settings of rules that decide by votes.
+
+    Attributes:
+        share: assumed share of attackers.
+        voting: the voters on a row of a table.
+    """
+
+    share: float = 0.1
+    voting: Voting = "dense"
+
+    def __post_init__(self) -> None:
+        check_settings(self, share="[0, 0.5)")
 
 
 def assumed_attackers(num_voters, share: float):
@@ -76,11 +92,11 @@ def check_cohort(rule: str, share: float, each: int, cohort_size: int) -> None:
 
 
 def row_report(
-    counts: Sequence[Array],
-    tolerates: Callable[[Array], Array],
+    counts: Sequence[jax.Array],
+    tolerates: Callable[[jax.Array], jax.Array],
     share: float,
     cohort_size: int,
-) -> dict[str, Array]:
+) -> dict[str, jax.Array]:
     """Metrics of the rows on which a rule by rows may fail.
 
     With `v` voters on a row, among which the rule withstands `t(v)` attackers:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etils import epy
 
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_ranges, check_settings
 
 if TYPE_CHECKING:
     from fedjax_rec.core.arrays import Array
@@ -73,8 +73,7 @@ class RandomPartition:
     seed: int = 0
 
     def __post_init__(self):
-        check_ranges(self, num_clients="[1, inf)")
-        check_choices(self, unit=Unit)
+        check_settings(self, num_clients="[1, inf)")
 
     def units(self, train: Interactions) -> Units:
         """Returns the users with interactions, or the interactions, as units.

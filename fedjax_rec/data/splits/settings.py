@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from etils import epy
 
-from fedjax_rec.core.checks import check_choices, check_ranges
+from fedjax_rec.core.checks import check_ranges, check_settings
 from fedjax_rec.data.splits.split import (
     Split,
     draw,
@@ -49,7 +49,7 @@ class LeaveOneOut:
     ties: Ties = "file_order"
 
     def __post_init__(self):
-        check_choices(self, ties=Ties)
+        check_settings(self)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""
@@ -139,7 +139,7 @@ class Ratio(HeldOut):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, by=Order)
+        check_settings(self)
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`."""

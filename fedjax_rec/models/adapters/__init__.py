@@ -1,4 +1,4 @@
-"""Small trainable parts on a frozen backbone, one per file.
+"""Small trainable parts on a frozen backbone.
 
 Each is a settings dataclass with a method `build`. Importing one loads no heavy
 package, so that the command line can check arguments first.

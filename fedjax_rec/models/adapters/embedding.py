@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from etils import epy
 
@@ -13,9 +13,6 @@ from fedjax_rec.models.adapters import sites
 with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array, Tree
 
 
 class EmbeddingNet(NamedTuple):
@@ -26,8 +23,8 @@ class EmbeddingNet(NamedTuple):
         apply: `(params, e [..., D]) -> [..., D]`.
     """
 
-    init: Callable[[Array, int, Any], dict[str, Tree]]
-    apply: Callable[[Tree, Array], Array]
+    init: Callable[[jax.Array, int, Any], dict[str, Any]]
+    apply: Callable[[Any, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

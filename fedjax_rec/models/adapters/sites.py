@@ -1,13 +1,8 @@
 """Sites that an adapter attaches to, and hooks without effect for the others."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.arrays import Array, Tree
+from typing import Any
 
 
 def matching(patterns: Iterable[str], paths: Collection[str], what: str) -> list[str]:
@@ -43,18 +38,15 @@ def check_at_least(settings: Any, **bounds: int) -> None:
             raise ValueError(f"{name} must be at least {bound}, got {value}")
 
 
-def same_linear(params: Tree, path: str, x: Array, y: Array) -> Array:
+def same_linear(params: Any, path: str, x: Any, y: Any) -> Any:
     """Returns the output `y` of the linear map at `path`."""
-    del params, path, x
     return y
 
 
-def same_block(params: Tree, path: str, y: Array) -> Array:
+def same_block(params: Any, path: str, y: Any) -> Any:
     """Returns the output `y` of the sublayer at `path`."""
-    del params, path
     return y
 
 
-def no_prefix(params: Tree) -> None:
+def no_prefix(params: Any) -> None:
     """Returns no pairs to attend to."""
-    del params

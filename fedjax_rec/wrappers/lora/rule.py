@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -13,23 +12,12 @@ from fedjax_rec.core import trees
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.backbone import LORA_A, LORA_B, LORA_BASE
 from fedjax_rec.core.contracts import Aggregator, Recipe, Senders
-from fedjax_rec.wrappers.lora.factors import (
-    FactorSums,
-    Means,
-    add,
-    gap,
-    means,
-    zero_sums,
-)
-from fedjax_rec.wrappers.lora.ranks import COLUMNS, NORM, draw_ranks, with_ranks
+from fedjax_rec.wrappers.lora import factors
 
 if TYPE_CHECKING:
-    from fedjax_rec.wrappers.lora.settings import LoRARule
+    from fedjax_rec.wrappers.lora.rules import LoRARule
 
 GROUPS = (LORA_A, LORA_B, LORA_BASE)
-
-NewGroups = Callable[[Means, Tree, Tree], tuple[dict[str, Tree], Tree]]
-"""`(means, shared, state) -> (groups, state)`: new values of LoRA's groups."""
 
 
 def wrap(recipe: Recipe, settings: LoRARule) -> Recipe:
@@ -50,7 +38,9 @@ def wrap(recipe: Recipe, settings: LoRARule) -> Recipe:
         raise ValueError(f"ranks={ranks} exceed rank={rank} of the server")
     update = recipe.client_update
     if ranks or settings.norms:
-        update = with_ranks(update, draw_ranks(ranks or (rank,), shares))
+        update = factors.with_ranks(
+            update, factors.draw_ranks(ranks or (rank,), shares)
+        )
     server = recipe.server_optimizer
     if settings.exact:
         server = unchanged(GROUPS, server)
@@ -67,29 +57,16 @@ def wrap(recipe: Recipe, settings: LoRARule) -> Recipe:
     )
 
 
-def averages(mean: Means, shared: Tree, state: Tree) -> tuple[dict[str, Tree], Tree]:
-    """The means of both factors as new values, and the unchanged state."""
-    del shared
-    return {LORA_A: mean.a, LORA_B: mean.b}, state
-
-
-def lora_rule(
-    settings: LoRARule,
-    inner: Aggregator,
-    new_groups: NewGroups,
-    start: Callable[[Tree], Tree] = lambda shared: (),
-) -> Aggregator:
-    """Sets LoRA's groups to `new_groups`, and leaves all others to `inner`.
+def lora_rule(settings: LoRARule, inner: Aggregator) -> Aggregator:
+    """Sets LoRA's groups to `settings.new_groups`, and leaves all others to `inner`.
 
     The metric `lora_gap` is `factors.gap` of the cohort. The delta of LoRA's groups is
     exact if the server applies it unchanged.
 
     Args:
-        settings: weights and ranks of the clients; whether `new_groups` changes the
-            dense correction, which then has to exist.
+        settings: weights and ranks of the clients; new values of LoRA's groups, and
+            whether they change the dense correction, which then has to exist.
         inner: rule for the other groups.
-        new_groups: new values of LoRA's groups.
-        start: `(shared) -> state` of `new_groups`.
 
     Returns:
         An aggregator. Its accumulator holds a dense `[layers, in, out]` for each
@@ -107,25 +84,24 @@ def lora_rule(
         )
     mixed, norms = bool(settings.ranks), settings.norms
 
-    def init(shared: Tree, cohort_size: int) -> FactorSums:
-        del cohort_size
+    def init(shared: Tree, cohort_size: int) -> factors.FactorSums:
         if settings.lora_base and LORA_BASE not in shared:
             raise ValueError(
                 f"the rule adds to the dense correction {LORA_BASE!r}, which the "
                 "shared parameters do not have: build the adapter with base=True"
             )
-        return zero_sums(shared)
+        return factors.zero_sums(shared)
 
-    def update(acc: FactorSums, deltas: Tree, weights: Array, senders: Senders):
+    def update(acc: factors.FactorSums, deltas: Tree, weights: Array, senders: Senders):
         n = (weights > 0).astype(weights.dtype) if settings.uniform else weights
         if norms:
-            n = n * senders.extras[NORM]
-        columns = senders.extras[COLUMNS] if mixed or norms else None
-        return add(acc, deltas, n, columns)
+            n = n * senders.extras[factors.NORM]
+        columns = senders.extras[factors.COLUMNS] if mixed or norms else None
+        return factors.add(acc, deltas, n, columns)
 
-    def finish(acc: FactorSums, state: Tree, shared: Tree):
-        mean = means(acc, shared)
-        groups, new_state = new_groups(mean, shared, state)
+    def finish(acc: factors.FactorSums, state: Tree, shared: Tree):
+        mean = factors.means(acc, shared)
+        groups, new_state = settings.new_groups(mean, shared, state)
         moved = {
             name: jax.tree.map(jnp.subtract, groups.get(name, part), part)
             for name, part in shared.items()
@@ -134,10 +110,10 @@ def lora_rule(
         present, still = acc.weight > 0, jax.tree.map(jnp.zeros_like, moved)
         delta = trees.where(present, moved, still)
         state = trees.where(present, new_state, state)
-        return delta, state, {"lora_gap": gap(mean)}
+        return delta, state, {"lora_gap": factors.gap(mean)}
 
     # Not linear even if the delta is: products are of the factors of one client.
-    return by_group(GROUPS, Aggregator(init, update, finish, start), inner)
+    return by_group(GROUPS, Aggregator(init, update, finish, settings.start), inner)
 
 
 def with_gap(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
@@ -149,16 +125,20 @@ def with_gap(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
     """
 
     def init(shared: Tree, cohort_size: int) -> Tree:
-        return inner.init(shared, cohort_size), zero_sums(shared)
+        return inner.init(shared, cohort_size), factors.zero_sums(shared)
 
     def update(acc: Tree, deltas: Tree, weights: Array, senders: Senders) -> Tree:
         n = (weights > 0).astype(weights.dtype) if uniform else weights
         rest = inner.update(acc[0], deltas, weights, senders)
-        return rest, add(acc[1], deltas, n)
+        return rest, factors.add(acc[1], deltas, n)
 
     def finish(acc: Tree, state: Tree, shared: Tree):
         delta, state, info = inner.finish(acc[0], state, shared)
-        return delta, state, {**info, "lora_gap": gap(means(acc[1], shared))}
+        return (
+            delta,
+            state,
+            {**info, "lora_gap": factors.gap(factors.means(acc[1], shared))},
+        )
 
     def begin(acc: Tree, state: Tree) -> Tree:
         return inner.begin(acc[0], state), acc[1]

@@ -14,7 +14,7 @@ from fedjax_rec.aggregators.robust.medians import (
     Median,
     TrimmedMean,
 )
-from fedjax_rec.aggregators.robust.mixing import NNM
+from fedjax_rec.aggregators.robust.neighbours import NNM
 
 P, N = 14, 13
 

@@ -7,7 +7,6 @@ import pytest
 
 from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.aggregators.robust.ballots import Ballots, ballot_bytes
-from fedjax_rec.aggregators.robust.bulyan import Bulyan
 from fedjax_rec.aggregators.robust.clipping import CenteredClipping, NormBound
 from fedjax_rec.aggregators.robust.krum import Krum, MultiKrum
 from fedjax_rec.aggregators.robust.medians import (
@@ -15,7 +14,7 @@ from fedjax_rec.aggregators.robust.medians import (
     Median,
     TrimmedMean,
 )
-from fedjax_rec.aggregators.robust.mixing import NNM
+from fedjax_rec.aggregators.robust.neighbours import NNM, Bulyan
 from tests.aggregators.cohorts import built
 
 I, D, P = 5, 2, 14  # noqa: E741

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec import SGD, Experiment, FedAvg, SyntheticData, build
-from fedjax_rec.aggregators.robust.majority import MajorityVote
+from fedjax_rec.aggregators.robust.medians import MajorityVote
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders
 from tests.aggregators.cohorts import built

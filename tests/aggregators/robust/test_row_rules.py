@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from fedjax_rec.aggregators.robust.ballots import RowBallots
-from fedjax_rec.aggregators.robust.bulyan import Bulyan
 from fedjax_rec.aggregators.robust.clipping import CenteredClipping, NormBound
 from fedjax_rec.aggregators.robust.krum import Krum, MultiKrum
 from fedjax_rec.aggregators.robust.medians import Median, TrimmedMean
-from fedjax_rec.aggregators.robust.mixing import NNM
+from fedjax_rec.aggregators.robust.neighbours import NNM, Bulyan
 from fedjax_rec.aggregators.robust.pairs import row_by_row, sizes
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders

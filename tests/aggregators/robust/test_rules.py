@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from fedjax_rec.aggregators.robust.bulyan import Bulyan
 from fedjax_rec.aggregators.robust.clipping import CenteredClipping, NormBound
 from fedjax_rec.aggregators.robust.krum import Krum, MultiKrum
 from fedjax_rec.aggregators.robust.medians import (
@@ -11,7 +10,7 @@ from fedjax_rec.aggregators.robust.medians import (
     Median,
     TrimmedMean,
 )
-from fedjax_rec.aggregators.robust.mixing import NNM
+from fedjax_rec.aggregators.robust.neighbours import NNM, Bulyan
 
 P = 14
 

@@ -8,9 +8,7 @@ import pytest
 from fedjax_rec.aggregators import means
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders
-from fedjax_rec.wrappers.lora.fedex import FedEx
-from fedjax_rec.wrappers.lora.fedit import FedIT
-from fedjax_rec.wrappers.lora.flora import FLoRA
+from fedjax_rec.wrappers.lora.rules import FedEx, FedIT, FLoRA
 
 LAYERS, IN, OUT, R, C = 2, 7, 5, 3, 6
 SITES = ("query", "value")

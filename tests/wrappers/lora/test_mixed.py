@@ -9,12 +9,8 @@ import pytest
 
 from fedjax_rec.aggregators import means
 from fedjax_rec.core.contracts import ClientResult, Params, Senders
-from fedjax_rec.wrappers.lora.fedex import FedEx
-from fedjax_rec.wrappers.lora.fedit import FedIT
-from fedjax_rec.wrappers.lora.flexlora import FlexLoRA
-from fedjax_rec.wrappers.lora.flora import FLoRA
-from fedjax_rec.wrappers.lora.hetlora import HetLoRA
-from fedjax_rec.wrappers.lora.ranks import COLUMNS, NORM, draw_ranks, with_ranks
+from fedjax_rec.wrappers.lora.factors import COLUMNS, NORM, draw_ranks, with_ranks
+from fedjax_rec.wrappers.lora.rules import FedEx, FedIT, FlexLoRA, FLoRA, HetLoRA
 
 IN, OUT, R, C = 6, 5, 3, 5
 N = np.array([2.0, 1, 3, 1, 4], np.float32)

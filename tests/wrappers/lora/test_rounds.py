@@ -11,17 +11,13 @@ import pytest
 
 from fedjax_rec.aggregators.robust.medians import Median
 from fedjax_rec.algorithms.fedfm import FedFM
-from fedjax_rec.algorithms.fedfm_training import Joint
+from fedjax_rec.algorithms.fedfm_parts import Joint
 from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.optimizers import SGD
-from fedjax_rec.models.adapters.lora import LoRA
-from fedjax_rec.models.adapters.prefix_tuning import PrefixTuning
+from fedjax_rec.models.adapters.in_layers import LoRA, PrefixTuning
 from fedjax_rec.simulation.round import client_key
-from fedjax_rec.wrappers.lora.fedex import FedEx
-from fedjax_rec.wrappers.lora.fedit import FedIT
-from fedjax_rec.wrappers.lora.flora import FLoRA
-from fedjax_rec.wrappers.lora.hetlora import HetLoRA
-from fedjax_rec.wrappers.lora.ranks import COLUMNS
+from fedjax_rec.wrappers.lora.factors import COLUMNS
+from fedjax_rec.wrappers.lora.rules import FedEx, FedIT, FLoRA, HetLoRA
 from tests.small_fedfm import SIZES, USERS, World, backbone
 
 WIDTH, RANK = 44, 3

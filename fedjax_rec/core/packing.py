@@ -1,4 +1,10 @@
-"""Lists of different lengths, and their packing into rows, once on the host."""
+"""Texts of different lengths, several end to end in a row (layer 0).
+
+Titles are short and uneven: padded to the longest, most of a backbone's work would be
+on padding. A catalog is packed once on the host (`plan`). The items of a client's batch
+are known only inside the compiled program, which folds them into rows
+(`batch_packing`).
+"""
 
 from collections.abc import Sequence
 

@@ -1,9 +1,9 @@
-"""Local training of FedFM: joint steps, or federated reconstruction."""
+"""Choices of FedFM: the user's part of the model, and how clients train."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from etils import epy
 
@@ -14,12 +14,48 @@ with epy.lazy_imports():
     import optax
 
     from fedjax_rec.clients import local as local_training
-    from fedjax_rec.clients import reconstruct, steps
-    from fedjax_rec.core import backbone
+    from fedjax_rec.clients import reconstruct
+    from fedjax_rec.core import backbone, contracts
     from fedjax_rec.models import two_tower
 
-if TYPE_CHECKING:
-    from fedjax_rec.core.contracts import ClientUpdate, Local, Model
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UserVector:
+    """A vector for each user, which stays on the client."""
+
+    kind: ClassVar[Literal["vector"]] = "vector"
+    length: ClassVar[int] = 1
+    heads: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class History:
+    """Attention over the last items of a user; serves users not seen in training.
+
+    Attributes:
+        length: number of items.
+        heads: heads of the attention.
+    """
+
+    length: int = 20
+    heads: int = 4
+
+    kind: ClassVar[Literal["history", "both"]] = "history"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("length", "heads"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorAndHistory(History):
+    """The sum of a user's vector and attention over the last items.
+
+    Attributes:
+        length: number of items.
+        heads: heads of the attention.
+    """
+
+    kind: ClassVar[Literal["history", "both"]] = "both"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +86,8 @@ class Joint:
         return hparams_of(self.optimizer, "training.optimizer")
 
     def build(
-        self, model: Model, local: Local, personal: tuple[str, ...]
-    ) -> tuple[Local, ClientUpdate]:
+        self, model: contracts.Model, local: contracts.Local, personal: tuple[str, ...]
+    ) -> tuple[contracts.Local, contracts.ClientUpdate]:
         """Properties of local training, and one client's.
 
         Args:
@@ -62,7 +98,9 @@ class Joint:
         optimizer, group = self.optimizer, 1 + local.negatives
         assert local.draw is not None
         plain = optimizer.momentum == 0
-        steps_of = steps.local_steps(local.batch_size, self.epochs, group, group)
+        steps_of = local_training.local_steps(
+            local.batch_size, self.epochs, group, group
+        )
 
         def kinds_of(tree) -> dict[str, str]:
             return {k: "personal" if k in personal else "shared" for k in tree}
@@ -75,12 +113,7 @@ class Joint:
                 ),
                 "shared": with_hparams(optimizer, "training.optimizer", h),
             }
-            return optax.partition(
-                by_group,
-                lambda tree: {
-                    k: "personal" if k in personal else "shared" for k in tree
-                },
-            )
+            return optax.partition(by_group, kinds_of)
 
         names = None
         if backbone.LORA_BASE in model.fixed:
@@ -145,10 +178,9 @@ class Reconstruction:
         return {"training.lr": self.lr}
 
     def build(
-        self, model: Model, local: Local, personal: tuple[str, ...]
-    ) -> tuple[Local, ClientUpdate]:
+        self, model: contracts.Model, local: contracts.Local, personal: tuple[str, ...]
+    ) -> tuple[contracts.Local, contracts.ClientUpdate]:
         """See `Joint.build`; `personal` is the user's vector."""
-        del personal
         assert local.draw is not None
         update = reconstruct.reconstruct_update(
             model,
