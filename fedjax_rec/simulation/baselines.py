@@ -115,13 +115,10 @@ def rank_draws(
         position = jnp.zeros(data.num_users, jnp.int32)
         position = position.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
 
-        def score(users, candidates):
-            scores = -counts[position[users]].astype(jnp.float32)
-            if candidates is None:
-                return scores
-            return jnp.take_along_axis(scores, candidates, axis=-1)
-
-        return evaluate(score, targets, protocol, root, simulation.user_chunk)
+        scorer = baselines.by_user(
+            lambda user: -counts[position[user]].astype(jnp.float32)
+        )
+        return evaluate(scorer, targets, protocol, root, simulation.user_chunk)
 
     results, owners = [], _owners(simulation, targets)
     for root in roots:
