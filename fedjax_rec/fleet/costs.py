@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,11 @@ from fedjax_rec.core.arrays import Array, Tree, static, struct
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import Participation, Sampler
 from fedjax_rec.fleet import cost_class as cost_classes
-from fedjax_rec.fleet.cohorts import Cohort
 from fedjax_rec.fleet.cost_class import CostClasses, Holdings
 from fedjax_rec.fleet.devices import DeviceClass, FleetConfig
+
+if TYPE_CHECKING:
+    from fedjax_rec.fleet.cohorts import Cohort
 
 
 @struct
@@ -252,7 +254,7 @@ class Participants(NamedTuple):
 
 
 def make_participants(
-    cohort: Cohort,
+    cohort: "Cohort",
     config: FleetConfig,
     recipe: Recipe,
     holdings: Holdings,
