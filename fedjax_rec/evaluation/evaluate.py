@@ -83,14 +83,11 @@ def evaluate(
             )
         )(scores, mask, keys)
 
-    rows = (
-        _chunked(targets.user, chunk, 0),
-        _chunked(targets.positives, chunk, num_items),
-        _chunked(targets.exclude_offset, chunk, 0),
-        _chunked(targets.exclude_size, chunk, 0),
-    )
+    columns = [(targets.user, 0), (targets.positives, num_items)]
+    columns += [(targets.exclude_offset, 0), (targets.exclude_size, 0)]
     if targets.candidates is not None:
-        rows = (*rows, _chunked(targets.candidates, chunk, num_items))
+        columns.append((targets.candidates, num_items))
+    rows = tuple(_chunked(column, chunk, fill) for column, fill in columns)
     more = tuple(_chunked(array, chunk, 0) for array in extra)
     metrics = jax.lax.map(run, (rows, more))
     return {name: value.reshape(-1)[:num_users] for name, value in metrics.items()}

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.evaluation.selection import selection_value
+from fedjax_rec.evaluation.protocol import selection_value
 
 if TYPE_CHECKING:
     from fedjax_rec.simulation.simulation import Simulation

@@ -16,8 +16,7 @@ from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
-from fedjax_rec.evaluation.protocol import Protocol
-from fedjax_rec.evaluation.selection import selected_metrics, selection_value
+from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, selection_value
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
