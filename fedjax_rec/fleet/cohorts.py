@@ -37,7 +37,6 @@ class Cohort:
 
     def describe(self, fleet: Fleet) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Facts for the result, and sentences for the start of a run."""
-        del fleet
         return {}, ()
 
 
