@@ -174,6 +174,7 @@ class Run:
         from fedjax_rec.simulation import mesh as meshes
         from fedjax_rec.simulation.chunks import chunk_sizes
         from fedjax_rec.simulation.hosted import Hosted
+        from fedjax_rec.simulation.resident import Setup
         from fedjax_rec.simulation.round import federated
 
         count, mesh, key = data.num_clients, meshes.make_mesh(), jax.random.key(0)
@@ -181,9 +182,8 @@ class Run:
         chunks = chunk_sizes(data, 2_000, COHORT, meshes.shares(mesh))
         algorithm = federated(recipe, chunks, devices=meshes.client_axis(mesh))
         sampler = sampling.uniform(count, COHORT)
-        self.population = Hosted(
-            recipe, algorithm, sampler, data, mesh, key, rounds, folder
-        )
+        setup = Setup(recipe, algorithm, sampler, data, mesh, key, rounds)
+        self.population = Hosted(setup, folder)
         self.state = meshes.place(mesh, algorithm.init(key))
         self.hparams = meshes.place(mesh, recipe.hparams)
 

@@ -54,7 +54,7 @@ CONFINED = {
     "wandb": ("runs/tracking/wandb_tracker.py",),
     "tensorflow": (),
     "torch": (),
-    "ray": ("sweep/on_ray.py",),
+    "ray": ("sweep/fan_out.py",),
     "optuna": ("sweep/choose.py",),
 }
 

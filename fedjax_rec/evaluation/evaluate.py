@@ -1,13 +1,23 @@
-"""Runs a scorer over every evaluated user, chunk by chunk, in one program."""
+"""Runs a scorer over every evaluated user, chunk by chunk, in one program.
+
+Some scorers need no model: every result is compared with them.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_rec.core.arrays import Array
-from fedjax_rec.evaluation.baselines import ScoreFn
 from fedjax_rec.evaluation.metrics import full_metrics, user_metrics
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
+
+UserScorer = Callable[[Array], Array]
+"""`(user scalar) -> [I]`: one user's scores of all items."""
+
+ScoreFn = Callable[[Array, Array | None], Array]
+"""`(users [V], candidates [V, K] or None) -> [V, K]`, or `[V, I]` for `None`."""
 
 
 def evaluate(
@@ -83,14 +93,11 @@ def evaluate(
             )
         )(scores, mask, keys)
 
-    rows = (
-        _chunked(targets.user, chunk, 0),
-        _chunked(targets.positives, chunk, num_items),
-        _chunked(targets.exclude_offset, chunk, 0),
-        _chunked(targets.exclude_size, chunk, 0),
-    )
+    columns = [(targets.user, 0), (targets.positives, num_items)]
+    columns += [(targets.exclude_offset, 0), (targets.exclude_size, 0)]
     if targets.candidates is not None:
-        rows = (*rows, _chunked(targets.candidates, chunk, num_items))
+        columns.append((targets.candidates, num_items))
+    rows = tuple(_chunked(column, chunk, fill) for column, fill in columns)
     more = tuple(_chunked(array, chunk, 0) for array in extra)
     metrics = jax.lax.map(run, (rows, more))
     return {name: value.reshape(-1)[:num_users] for name, value in metrics.items()}
@@ -132,3 +139,38 @@ def _check(scores: Array, shape: tuple[int, ...]) -> None:
             f"score_fn returned {scores.shape}, expected {shape}: one row per user, "
             "one column per candidate (every item if candidates is None)"
         )
+
+
+def popularity(train_items: Array, num_items: int) -> Array:
+    """Scores an item by its number of training interactions.
+
+    Args:
+        train_items: `[n]` item ids; those outside `[0, I)` are padding.
+        num_items: `I`.
+
+    Returns:
+        `[I]` float32 counts.
+
+    >>> popularity(jnp.array([2, 0, 2]), 3)
+    Array([1., 0., 2.], dtype=float32)
+    """
+    counts = jnp.zeros(num_items, jnp.int32)
+    counts = counts.at[jnp.asarray(train_items)].add(1, mode="drop")
+    return counts.astype(jnp.float32)
+
+
+def random_scores(key: Array, user: Array, num_items: int) -> Array:
+    """`[I]` uniform scores of one user, a function of key and user only."""
+    return jax.random.uniform(jax.random.fold_in(key, user), (num_items,))
+
+
+def by_user(scorer: UserScorer) -> ScoreFn:
+    """Turns a scorer of one user's whole catalogue into a `ScoreFn`."""
+
+    def score(users: Array, candidates: Array | None) -> Array:
+        scores = jax.vmap(scorer)(users)
+        if candidates is None:
+            return scores
+        return jnp.take_along_axis(scores, candidates, axis=-1)
+
+    return score

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,10 @@ from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.cost_class import group_bits
-from fedjax_rec.fleet.participants import make_participants
+from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
-
-if TYPE_CHECKING:
-    from fedjax_rec.core.context import Corpus as CorpusOf
 
 
 def build(
@@ -118,7 +115,10 @@ def make_context(
 ) -> Context:
     """The facts that an experiment's parts are built from."""
     train, num_clients = prepared.split.train, prepared.clients.num_clients
-    prefix_cache = experiment.execution.prefix_cache
+    # Its attributes are cached properties, which a type checker takes for others.
+    corpus: Any = Corpus(
+        experiment.backbone, train, experiment.execution.prefix_cache, progress
+    )
     return Context(
         num_items=train.num_items,
         num_users=train.num_users,
@@ -129,9 +129,7 @@ def make_context(
         split=prepared.split,
         clients=prepared.clients,
         pool=prepared.pool,
-        corpus=cast(
-            "CorpusOf", Corpus(experiment.backbone, train, prefix_cache, progress)
-        ),
+        corpus=corpus,
         lora_base=getattr(experiment.wrapper, "lora_base", False),
     )
 

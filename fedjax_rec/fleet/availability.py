@@ -12,16 +12,9 @@ import numpy as np
 
 from fedjax_rec.core.arrays import Array, struct
 from fedjax_rec.core.rounds import Participation, Sampler
+from fedjax_rec.fleet import sampling
 from fedjax_rec.fleet.costs import Fleet, FleetCosts
 from fedjax_rec.fleet.devices import HOURS, DeviceClass
-from fedjax_rec.fleet.sampling import (
-    FAILURE,
-    check_size,
-    draws_needed,
-    first_distinct,
-    random_order,
-    thresholds,
-)
 
 HEADER = ("device", "hour", "availability")
 
@@ -156,9 +149,10 @@ def make_presence(
     devices, zones = fleet.devices, fleet.costs.zones
     curves = None if trace is None else read_trace(trace, devices)
     chance = availability(devices, rounds_per_day, zones, curves)
+    dropout = np.array([device.dropout for device in devices])
     arrays: dict[str, Any] = {
-        "available": thresholds(chance),
-        "dropout": thresholds(np.array([device.dropout for device in devices])),
+        "available": sampling.thresholds(chance),
+        "dropout": sampling.thresholds(dropout),
     }
     return Presence(costs=fleet.costs, **arrays)
 
@@ -191,23 +185,23 @@ def available(
     n = presence.costs.cost_class.shape[0]
     if not over_selection >= 1:
         raise ValueError(f"over_selection must be at least 1, got {over_selection}")
-    check_size(n, cohort_size)
+    sampling.check_size(n, cohort_size)
     size = min(n, math.ceil(round(over_selection * cohort_size, 6)))
     fewest = float(presence.expected(able).min())
     # Fewer are available with probability FAILURE: Chernoff, independent chances.
-    certain = fewest - math.sqrt(2 * fewest * -math.log(FAILURE))
+    certain = fewest - math.sqrt(2 * fewest * -math.log(sampling.FAILURE))
     repeated = 1 - (certain - np.arange(size)) / n
-    draws = draws_needed(np.maximum(repeated, 0), n)
+    draws = sampling.draws_needed(np.maximum(repeated, 0), n)
 
     def sample(tables: Presence, key: Array, number: Array) -> Participation:
         order_key, key = jax.random.split(key)
-        order = random_order(order_key, n, draws)
+        order = sampling.random_order(order_key, n, draws)
         # A client drawn twice gets the same words twice.
         words = jax.vmap(lambda i: _words(key, i))(order)
         kind, zone, able = tables.costs.able(order)
         slot = number % tables.available.shape[1]
         comes = able & (words[:, 0] < tables.available[kind, slot, zone])
-        invited = first_distinct(jnp.where(comes, order, n), size, n)
+        invited = sampling.first_distinct(jnp.where(comes, order, n), size, n)
         words = jax.vmap(lambda i: _words(key, i))(invited)
         kind, _ = tables.costs.devices(invited)
         stays = (invited < n) & (words[:, 1] >= tables.dropout[kind])

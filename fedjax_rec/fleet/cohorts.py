@@ -37,8 +37,20 @@ class Cohort:
 
     def describe(self, fleet: Fleet) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Facts for the result, and sentences for the start of a run."""
-        del fleet
         return {}, ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sized(Cohort):
+    """A cohort with a number of slots that its settings give."""
+
+    size: int = 256
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "size")
+
+    def slots(self, num_clients: int) -> int:
+        return self.size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,37 +65,24 @@ class AllClients(Cohort):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Uniform(Cohort):
+class Uniform(_Sized):
     """Clients drawn uniformly without replacement.
 
     Attributes:
         size: number of clients in a round.
     """
 
-    size: int = 256
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "size")
-
-    def slots(self, num_clients: int) -> int:
-        return self.size
-
     def build(self, fleet: Fleet) -> Sampler:
         return sampling.uniform(len(fleet.examples), self.size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Poisson(Cohort):
+class Poisson(_Sized):
     """Each client independently with the same probability.
 
     Attributes:
         size: expected number of clients in a round.
     """
-
-    size: int = 256
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "size")
 
     def slots(self, num_clients: int) -> int:
         return min(num_clients, math.ceil(self.size + 4 * self.size**0.5))
@@ -94,27 +93,19 @@ class Poisson(Cohort):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Weighted(Cohort):
+class Weighted(_Sized):
     """Clients drawn without replacement, in proportion to their number of examples.
 
     Attributes:
         size: number of clients in a round.
     """
 
-    size: int = 256
-
-    def __post_init__(self) -> None:
-        _check_positive(self, "size")
-
-    def slots(self, num_clients: int) -> int:
-        return self.size
-
     def build(self, fleet: Fleet) -> Sampler:
         return sampling.weighted(fleet.examples, self.size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Available(Cohort):
+class Available(_Sized):
     """Clients drawn uniformly from those available at the round's hour.
 
     Attributes:
@@ -126,20 +117,17 @@ class Available(Cohort):
             of every device class) that replaces the curves of the device classes.
     """
 
-    size: int = 256
     over_selection: float = 1.0
     rounds_per_day: int = 96
     trace: str | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, "size", "rounds_per_day")
+        super().__post_init__()
+        _check_positive(self, "rounds_per_day")
         if not 1 <= self.over_selection < math.inf:
             raise ValueError(
                 f"over_selection must be at least 1, got {self.over_selection}"
             )
-
-    def slots(self, num_clients: int) -> int:
-        return self.size
 
     def check(self, fleet: FleetConfig) -> None:
         if self.trace is not None:

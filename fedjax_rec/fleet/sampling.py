@@ -41,8 +41,7 @@ def uniform(num_clients: int, cohort_size: int) -> Sampler:
     check_size(num_clients, cohort_size)
     draws = draws_needed(np.arange(cohort_size) / num_clients, num_clients)
 
-    def sample(tables: Tree, key: Array, number: Array) -> Participation:
-        del tables, number
+    def sample(_tables: Tree, key: Array, _number: Array) -> Participation:
         order = random_order(key, num_clients, draws)
         if draws is None:
             return complete(jnp.sort(order[:cohort_size]))
@@ -76,8 +75,7 @@ def poisson(num_clients: int, mean: float, cohort_size: int) -> Sampler:
     share = mean / num_clients
     draws = draws_needed(np.arange(cohort_size) / num_clients, num_clients)
 
-    def from_all(tables: Tree, key: Array, number: Array) -> Participation:
-        del tables, number
+    def from_all(_tables: Tree, key: Array, _number: Array) -> Participation:
         words = jax.random.uniform(key, (num_clients,))
         # Those below the threshold, in random order since the words are random.
         order = jnp.argsort(words)[:cohort_size].astype(jnp.int32)
@@ -93,8 +91,7 @@ def poisson(num_clients: int, mean: float, cohort_size: int) -> Sampler:
     log = num_clients * np.log1p(-share) + np.concatenate([[0.0], np.cumsum(steps)])
     bounds = thresholds(np.cumsum(np.exp(log)))
 
-    def sample(tables: Tree, key: Array, number: Array) -> Participation:
-        del number
+    def sample(tables: Tree, key: Array, _number: Array) -> Participation:
         count_key, key = jax.random.split(key)
         word = jax.random.bits(count_key, (), jnp.uint32) >> 1
         count = jnp.searchsorted(tables, word, side="right").astype(jnp.int32)
@@ -140,8 +137,7 @@ def weighted(weights: np.ndarray, cohort_size: int) -> Sampler:
     largest = np.sort(np.partition(weights, n - cohort_size)[n - cohort_size :])[::-1]
     draws = draws_needed((np.cumsum(largest) - largest) / total, n)
 
-    def from_all(tables: Array, key: Array, number: Array) -> Participation:
-        del number
+    def from_all(tables: Array, key: Array, _number: Array) -> Participation:
         noise = jax.random.gumbel(key, (n,), mode="high")
         value, ids = jax.lax.top_k(noise + tables, cohort_size)
         ids = jnp.where(value > -jnp.inf, ids, n).astype(jnp.int32)
@@ -151,8 +147,7 @@ def weighted(weights: np.ndarray, cohort_size: int) -> Sampler:
         with np.errstate(divide="ignore"):
             return Sampler(from_all, np.log(weights.astype(np.float32)))
 
-    def sample(tables: Array, key: Array, number: Array) -> Participation:
-        del number
+    def sample(tables: Array, key: Array, _number: Array) -> Participation:
         words = jax.random.randint(key, (draws,), 0, np.uint32(total), jnp.uint32)
         order = jnp.searchsorted(tables, words, side="right").astype(jnp.int32)
         return complete(first_distinct(order, cohort_size, n))

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ OPERATIONS = 5
 _RUNS = re.compile(r"XLA Ops|Stream")
 # A TPU's operations are called by their whole text: `%fusion.3 = f32[8] fusion(...)`.
 _FIRST_NAME = re.compile(r"%?([\w.-]+)")
+# Most events of the host's threads, among which a CPU's operations run.
+_SKIPPED = ("end: ", "Threadpool")
 
 
 class Ran(NamedTuple):
@@ -88,19 +90,12 @@ def read_trace(path: str | Path) -> Trace:
                     window = span
                 elif event.name in host:
                     host[event.name].append(span)
-                else:
-                    ran += _on_cpu(event, programs)
+                elif not event.name.startswith(_SKIPPED):
+                    stats = dict(event.stats)
+                    if "hlo_op" in stats:
+                        device = f"CPU:{stats.get('device_ordinal', 0)}"
+                        ran.append(_ran(event, device, programs, stats))
     return Trace(ran, window, host)
-
-
-def _on_cpu(event: Any, programs: Programs) -> Iterator[Ran]:
-    """A CPU's operations, which run in the host's threads among many other events."""
-    if event.name.startswith(("end: ", "Threadpool")):  # most events: skipped early
-        return
-    stats = dict(event.stats)
-    if "hlo_op" in stats:
-        device = f"CPU:{stats.get('device_ordinal', 0)}"
-        yield _ran(event, device, programs, stats)
 
 
 def _ran(event: Any, device: str, programs: Programs, stats: dict) -> Ran:

@@ -11,8 +11,7 @@ import numpy as np
 
 from fedjax_rec.core import keys, trees
 from fedjax_rec.data.pack import pack
-from fedjax_rec.evaluation import baselines
-from fedjax_rec.evaluation.evaluate import evaluate
+from fedjax_rec.evaluation.evaluate import by_user, evaluate, random_scores
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation.chunks import fold_clients
 from fedjax_rec.simulation.evaluation import take_users
@@ -48,7 +47,7 @@ def rank_baselines(
 
     def make_rank(scores):
         def rank(targets, key):
-            scorer = baselines.by_user(lambda user: scores(key, user))
+            scorer = by_user(lambda user: scores(key, user))
             return evaluate(
                 scorer, targets, simulation.protocol, key, simulation.user_chunk
             )
@@ -56,7 +55,7 @@ def rank_baselines(
         return jax.jit(rank)
 
     rankers = {
-        "random": make_rank(lambda k, u: baselines.random_scores(k, u, num_items)),
+        "random": make_rank(lambda k, u: random_scores(k, u, num_items)),
         "popularity": make_rank(lambda key, user: popular),
     }
     owners = _owners(simulation, targets)
@@ -115,13 +114,8 @@ def rank_draws(
         position = jnp.zeros(data.num_users, jnp.int32)
         position = position.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
 
-        def score(users, candidates):
-            scores = -counts[position[users]].astype(jnp.float32)
-            if candidates is None:
-                return scores
-            return jnp.take_along_axis(scores, candidates, axis=-1)
-
-        return evaluate(score, targets, protocol, root, simulation.user_chunk)
+        scorer = by_user(lambda user: -counts[position[user]].astype(jnp.float32))
+        return evaluate(scorer, targets, protocol, root, simulation.user_chunk)
 
     results, owners = [], _owners(simulation, targets)
     for root in roots:

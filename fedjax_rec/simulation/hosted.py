@@ -18,14 +18,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation import mesh as meshes
-from fedjax_rec.simulation.many_rounds import draw_cohort
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.personal import initial_on_host
-from fedjax_rec.simulation.resident import Block
+from fedjax_rec.simulation.resident import Block, Setup, draw_cohort
 
 _BLOCK = 8_192
 """Clients of one block of an evaluation."""
@@ -58,13 +56,7 @@ class Hosted:
         personal: personal parameters `[N, ...]`, NumPy arrays.
 
     Args:
-        recipe: the system.
-        algorithm: the recipe bound to `mesh.client_axis`.
-        sampler: draws cohorts.
-        data: all clients' data, as NumPy arrays or memory maps.
-        mesh: devices of one process.
-        key: root key of the experiment.
-        capacity: number of cohorts drawn at once.
+        setup: the population and the system; the mesh has devices of one process.
         folder: folder of the memory maps of personal state; `None` keeps it in memory.
 
     Raises:
@@ -73,17 +65,8 @@ class Hosted:
 
     still = False
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        algorithm: FederatedAlgorithm,
-        sampler: Sampler,
-        data: ClientData,
-        mesh: Mesh,
-        key: Array,
-        capacity: int,
-        folder: Path | None = None,
-    ):
+    def __init__(self, setup: Setup, folder: Path | None = None):
+        recipe, algorithm, sampler, data, mesh, key, capacity = setup
         if jax.process_count() > 1:
             raise ValueError(
                 "a population on the host works with one process: over several, each "
@@ -91,9 +74,6 @@ class Hosted:
             )
         self.mesh, self.data, self.waited = mesh, data, 0.0
         self._key, self._placed_key = key, meshes.place(mesh, key)
-        self._sizes = tuple(
-            np.asarray(lists.size) for lists in (data.interactions, data.exclude)
-        )
         self._buckets = np.asarray(data.buckets)
         self._pool = meshes.place(mesh, data.pool)
         self._shares = meshes.shares(mesh)
@@ -142,10 +122,7 @@ class Hosted:
         per_share = -(-len(drawn.ids) // self._shares)
         dealt = meshes.deal(self._buckets[ids], self._shares)
         groups = [ids[positions] for positions in dealt]
-        slots = np.full((self._shares, per_share), n, np.int32)
-        for row, group in zip(slots, groups, strict=True):
-            row[: len(group)] = group
-        slots = slots.reshape(-1)
+        slots = meshes.in_slots(groups, per_share, n)
         late = busy is not None and np.isin(ids, busy).any()
         return Ready(
             ids=slots,
@@ -161,7 +138,7 @@ class Hosted:
         return meshes.place_clients(
             self.mesh,
             self.data,
-            dict(enumerate(groups)),
+            groups,
             clients=per_share,
             lengths=lengths,
             pool=self._pool,
@@ -174,12 +151,12 @@ class Hosted:
         does not fit: each length needs a program, and there is seldom a second.
         """
         if not self._lengths:
+            sizes = (self.data.interactions.size, self.data.exclude.size)
             self._lengths = [
                 int(per_share * x.mean() + 6 * x.std() * per_share**0.5) + int(x.max())
-                for x in self._sizes
+                for x in map(np.asarray, sizes)
             ]
-        for column, sizes in enumerate(self._sizes):
-            need = max(int(sizes[group].sum()) for group in groups) + 1
+        for column, need in enumerate(meshes.column_lengths(self.data, groups)):
             while need > self._lengths[column]:
                 self._lengths[column] *= 2
         return list(self._lengths)
@@ -210,10 +187,7 @@ class Hosted:
         ids = np.where(order >= 0, clients[order], n).astype(np.int32)
         ids, order = ids.reshape(-1, size), order.reshape(-1, size)
         # Columns of one length for all blocks, for one program.
-        lengths = [
-            1 + max(int(sizes[block[block < n]].sum()) for block in ids)
-            for sizes in self._sizes
-        ]
+        lengths = meshes.column_lengths(self.data, [b[b < n] for b in ids])
         for block, positions in zip(ids, order, strict=True):
             per_share = size // self._shares
             yield Block(

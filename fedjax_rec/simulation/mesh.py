@@ -7,7 +7,7 @@ tables are split. A share is one position on the axis `clients`.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -138,10 +138,10 @@ def place_taken(mesh: Mesh, order: np.ndarray, take: Callable[..., Tree]) -> Tre
 def place_clients(
     mesh: Mesh,
     data: ClientData,
-    groups: Mapping[int, np.ndarray],
+    groups: Sequence[np.ndarray],
     *,
     clients: int,
-    lengths: tuple[int, int],
+    lengths: Sequence[int],
     pool: Array | None,
 ) -> ClientData:
     """The data of groups of clients, dealt over the mesh.
@@ -149,19 +149,20 @@ def place_clients(
     Args:
         mesh: mesh of all processes' devices.
         data: all clients' data, as NumPy arrays.
-        groups: client ids by share, at least those of this process's devices.
+        groups: client ids of each share.
         clients: rows of a share.
         lengths: length of the columns of interactions, and of exclusions.
         pool: the pool of `data` on all devices.
     """
+    present = own_shares(mesh)
     parts = pack(
         dataclasses.replace(data, pool=None),
-        list(groups.values()),
+        [groups[share] for share in present],
         clients=clients,
         interactions=lengths[0],
         exclusions=lengths[1],
     )
-    dealt = place_dealt(mesh, dict(zip(groups, parts, strict=True)))
+    dealt = place_dealt(mesh, dict(zip(present, parts, strict=True)))
     return dataclasses.replace(dealt, pool=pool)
 
 
@@ -235,6 +236,20 @@ def deal(buckets: np.ndarray, count: int) -> list[np.ndarray]:
     owner = np.empty(len(buckets), np.int32)
     owner[np.argsort(buckets, kind="stable")] = np.arange(len(buckets)) % count
     return [np.flatnonzero(owner == share) for share in range(count)]
+
+
+def in_slots(groups: Sequence[np.ndarray], length: int, absent: int) -> np.ndarray:
+    """`[shares * length]` int32: the clients of each share, padded with `absent`."""
+    slots = np.full((len(groups), length), absent, np.int32)
+    for row, group in zip(slots, groups, strict=True):
+        row[: len(group)] = group
+    return slots.reshape(-1)
+
+
+def column_lengths(data: ClientData, groups: Sequence[np.ndarray]) -> list[int]:
+    """Lengths of columns of interactions and exclusions that hold any of the groups."""
+    sizes = np.asarray(data.interactions.size), np.asarray(data.exclude.size)
+    return [1 + max(int(size[group].sum()) for group in groups) for size in sizes]
 
 
 def table_specs(shared: Tree, mesh: Mesh, split: bool) -> Tree:

@@ -1,20 +1,20 @@
 """A population on the devices; each device holds its own clients all the time."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from fedjax_rec.core import trees
+from fedjax_rec.core import keys, trees
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
+from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.profiling.stages import SAMPLING, staged
 from fedjax_rec.simulation import mesh as meshes
-from fedjax_rec.simulation.many_rounds import make_one_round, many_rounds
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
 from fedjax_rec.simulation.personal import initial_personal
 
@@ -35,6 +35,28 @@ class Block(NamedTuple):
     data: ClientData
 
 
+class Setup(NamedTuple):
+    """A population and the system that trains it.
+
+    Attributes:
+        recipe: the system.
+        algorithm: the recipe bound to `mesh.client_axis`.
+        sampler: draws cohorts.
+        data: all clients' data, as NumPy arrays or memory maps.
+        mesh: the devices.
+        key: root key of the experiment.
+        capacity: largest number of rounds of one program, and of cohorts drawn at once.
+    """
+
+    recipe: Recipe
+    algorithm: FederatedAlgorithm
+    sampler: Sampler
+    data: ClientData
+    mesh: Mesh
+    key: Array
+    capacity: int
+
+
 class Resident:
     """Personal state and clients' data on the devices.
 
@@ -43,53 +65,32 @@ class Resident:
         waited: seconds that the devices waited for the host: none.
 
     Args:
-        recipe: the system.
-        algorithm: the recipe bound to `mesh.client_axis`.
-        sampler: draws cohorts.
-        data: all clients' data, as NumPy arrays.
-        mesh: the devices.
-        key: root key of the experiment.
-        capacity: largest number of rounds of one program.
+        setup: the population and the system.
     """
 
     still = True
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        algorithm: FederatedAlgorithm,
-        sampler: Sampler,
-        data: ClientData,
-        mesh: Mesh,
-        key: Array,
-        capacity: int,
-    ):
+    def __init__(self, setup: Setup):
+        recipe, algorithm, sampler, data, mesh, key, capacity = setup
         self.mesh, self.waited = mesh, 0.0
         self._key, self._num_clients = meshes.place(mesh, key), data.num_clients
         groups = meshes.deal(np.asarray(data.buckets), meshes.shares(mesh))
         self._rows = max(len(group) for group in groups)
+        self._ids = meshes.in_slots(groups, self._rows, data.num_clients)
+        present = self._ids < data.num_clients
         self._slots = np.empty(data.num_clients, np.int32)
-        for share, group in enumerate(groups):
-            self._slots[group] = share * self._rows + np.arange(len(group))
-        self._own = {share: groups[share] for share in meshes.own_shares(mesh)}
-        sizes = (np.asarray(data.interactions.size), np.asarray(data.exclude.size))
-        interactions, exclusions = (
-            max(int(size[group].sum()) for group in groups) + 1 for size in sizes
-        )
+        self._slots[self._ids[present]] = np.flatnonzero(present)
         self.data = meshes.place_clients(
             mesh,
             data,
-            self._own,
+            groups,
             clients=self._rows,
-            lengths=(interactions, exclusions),
+            lengths=meshes.column_lengths(data, groups),
             pool=meshes.place(mesh, data.pool),
         )
-        parts = {}
-        for share, group in self._own.items():
-            ids = np.full(self._rows, data.num_clients, np.int32)
-            ids[: len(group)] = group
-            parts[share] = initial_personal(recipe, key, jnp.asarray(ids))
-        self._personal = meshes.place_dealt(mesh, parts)
+        self._personal = meshes.place_taken(
+            mesh, self._ids, lambda ids: initial_personal(recipe, key, jnp.asarray(ids))
+        )
         one_round = make_one_round(algorithm, sampler, meshes.client_axis(mesh))
         out = (EVERYWHERE, DEALT, EVERYWHERE)
         self._run_rounds = meshes.program(
@@ -117,16 +118,11 @@ class Resident:
             self._personal = meshes.place(self.mesh, personal)
             return
 
-        def part_of(leaf: Any, group: np.ndarray) -> np.ndarray:
-            part = np.zeros((self._rows, *leaf.shape[1:]), leaf.dtype)
-            part[: len(group)] = np.asarray(leaf)[group]
-            return part
+        def take(ids: np.ndarray) -> Tree:
+            clients = np.minimum(ids, self._num_clients - 1)
+            return jax.tree.map(lambda x: np.asarray(x)[clients], personal)
 
-        parts = {
-            share: jax.tree.map(lambda x, group=group: part_of(x, group), personal)
-            for share, group in self._own.items()
-        }
-        self._personal = meshes.place_dealt(self.mesh, parts)
+        self._personal = meshes.place_taken(self.mesh, self._ids, take)
 
     def advance(
         self, state: ServerState, frozen: Tree, hparams: Tree, count: int
@@ -163,3 +159,84 @@ class Resident:
         rows = np.where(order >= 0, row[order], self._rows).astype(np.int32)
         placed = meshes.place(self.mesh, rows, DEALT)
         yield Block(order, placed, self._personal, self.data)
+
+
+def draw_cohort(sampler: Sampler, tables: Tree, key: Array, number: Array):
+    """The cohort of a round, from the root key of the experiment."""
+    cohort_key = keys.derive(key, keys.Purpose.COHORT, number)
+    return staged(SAMPLING, sampler.sample)(tables, cohort_key, number)
+
+
+def local_rows(slots: Array | None, ids: Array, rows: int, axis: str | None) -> Array:
+    """Rows `[C]` of clients on this device; clients of other devices are past the end.
+
+    Args:
+        slots: `[N]` the row of each client in the concatenated arrays of all devices;
+            `None` if it is the client's id.
+        ids: `[C]`, `N` if absent.
+        rows: number of rows of this device.
+        axis: the axis of the mesh.
+    """
+    if slots is None or axis is None:
+        return ids
+    slot = slots.at[ids].get(mode="fill", fill_value=jnp.iinfo(slots.dtype).max)
+    row = slot - jax.lax.axis_index(axis) * rows
+    return jnp.where((row >= 0) & (row < rows), row, rows)
+
+
+def make_one_round(
+    algorithm: FederatedAlgorithm, sampler: Sampler, axis: str | None = None
+):
+    """Builds a round with its draw of a cohort.
+
+    Args:
+        algorithm: its `round` joins the devices of `axis`.
+        sampler: draws cohorts.
+        axis: mesh axis that clients are dealt over.
+
+    Returns:
+        `(state, personal, data, frozen, hparams, key, slots, tables) -> (state,
+        personal, metrics)`, pure.
+    """
+
+    def one_round(
+        state: ServerState, personal: Tree, data, frozen, hparams, key, slots, tables
+    ):
+        drawn = draw_cohort(sampler, tables, key, state.round)
+        rows = local_rows(slots, drawn.ids, data.num_clients, axis)
+        cohort = Cohort(ids=drawn.ids, rows=rows, personal=personal)
+        state, cohort, metrics = algorithm.round(
+            state, cohort, data, frozen, hparams, key
+        )
+        # Counts of real messages replace the sampler's expectations.
+        return state, cohort.personal, {**drawn.metrics, **metrics}
+
+    return one_round
+
+
+def many_rounds(one_round, capacity: int):
+    """Up to `capacity` rounds in a loop.
+
+    Returns:
+        `(state, personal, data, frozen, hparams, key, slots, tables, count) -> (state,
+        personal, metrics)`. `count` is traced, so that one program serves any number of
+        rounds; `metrics` are `[capacity]` arrays with `count` real values first.
+    """
+
+    # Under `jit` it is traced once, though its shapes are read beforehand.
+    traced = jax.jit(one_round, inline=True)
+
+    def run(state, personal, data, frozen, hparams, key, slots, tables, count):
+        fixed = (data, frozen, hparams, key, slots, tables)
+        shapes = jax.eval_shape(traced, state, personal, *fixed)[2]
+        log = jax.tree.map(lambda x: jnp.zeros(capacity, x.dtype), shapes)
+
+        def step(i, carry):
+            state, personal, log = carry
+            state, personal, metrics = traced(state, personal, *fixed)
+            log = jax.tree.map(lambda column, x: column.at[i].set(x), log, metrics)
+            return state, personal, log
+
+        return jax.lax.fori_loop(0, count, step, (state, personal, log))
+
+    return run

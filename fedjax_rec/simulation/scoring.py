@@ -14,13 +14,6 @@ from fedjax_rec.profiling.stages import EVALUATION, staged
 from fedjax_rec.simulation.round import client_key, train_client
 
 
-def score_user(
-    recipe: Recipe, params: Params, frozen: Tree, user: Array, candidates, **query
-) -> Array:
-    """`[K]` (or `[I]`) scores of one user under the given parameters."""
-    return recipe.model.score(params, frozen, {"user": user, **query}, candidates)
-
-
 def score_tuned(
     recipe: Recipe,
     shared: Tree,
@@ -53,9 +46,10 @@ def score_tuned(
         shared, recipe = params.shared, recipe._replace(model=stack.model)
         result = dataclasses.replace(result, delta=delta, personal=params.personal)
 
-    def score(shared, candidates, **query):
+    def score(shared, candidates, query):
         params = Params(shared=shared, personal=result.personal)
-        return score_user(recipe, params, frozen, user, candidates, **query)
+        query = {"user": user, **query}
+        return recipe.model.score(params, frozen, query, candidates)
 
     after = jax.tree.map(_tune, shared, result.delta, is_leaf=rows.is_table)
     before = jax.tree.map(
@@ -64,14 +58,14 @@ def score_tuned(
         after,
         is_leaf=rows.is_table,
     )
-    scores = score(before, candidates)
+    scores = score(before, candidates, {})
     touched = _touched_items(shared, result.delta)
     if touched is None:
         return scores
     num_items, ids = touched
     first = rows.first_occurrence(ids, num_items)
     real = (first == jnp.arange(len(ids))) & (ids < num_items)
-    tuned = score(after, None, text=jnp.minimum(ids, num_items - 1))
+    tuned = score(after, None, {"text": jnp.minimum(ids, num_items - 1)})
     target = jnp.where(real, ids, num_items)
     if candidates is None:
         return scores.at[target].set(tuned, mode="drop")
@@ -150,7 +144,7 @@ def make_evaluate(
                     return score_tuned(recipe, shared, result, frozen, user, candidates)
                 personal = result.personal
             params = Params(shared=shared, personal=personal)
-            return score_user(recipe, params, frozen, user, candidates)
+            return recipe.model.score(params, frozen, {"user": user}, candidates)
 
         def score(users, candidates, *owners):
             clients, client_rows = owners
@@ -180,8 +174,8 @@ def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
         def square(row):
             client_row, user, item, rating = row
             params = Params(shared=shared, personal=trees.take(personal, client_row))
-            predicted = score_user(recipe, params, frozen, user, item[None])[0]
-            return jnp.square(predicted - rating)
+            scores = recipe.model.score(params, frozen, {"user": user}, item[None])
+            return jnp.square(scores[0] - rating)
 
         columns = (client_rows, user, item, rating)
         return jax.lax.map(square, columns, batch_size=chunk)

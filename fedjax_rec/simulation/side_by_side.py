@@ -11,27 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.keys import Purpose, derive
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.summary import summarise
-from fedjax_rec.simulation.cells import (
-    DEVICES,
-    EVERYWHERE,
-    SEEDS,
-    SPLIT,
-    make_each,
-    make_rounds,
-    without_round,
-)
+from fedjax_rec.simulation import cells
 from fedjax_rec.simulation.evaluation import ratings_of, take_users, user_groups
-from fedjax_rec.simulation.layout import Layout
 from fedjax_rec.simulation.loop import Event, Lanes, run_lanes
-from fedjax_rec.simulation.many_rounds import make_one_round, many_rounds
 from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.resident import Resident
+from fedjax_rec.simulation.resident import Resident, make_one_round, many_rounds
 from fedjax_rec.simulation.round import federated
 from fedjax_rec.simulation.scoring import make_evaluate, make_squares
 from fedjax_rec.simulation.simulation import Simulation
@@ -56,23 +46,25 @@ class SideBySide:
         chosen = list(devices or jax.devices())[: shape[0]]
         if len(chosen) < shape[0]:
             raise ValueError(f"{shape[0]} devices asked for, there are {len(chosen)}")
-        self.mesh = Mesh(np.array(chosen), (DEVICES,), axis_types=(AxisType.Auto,))
+        axis = (cells.DEVICES,)
+        self.mesh = Mesh(np.array(chosen), axis, axis_types=(AxisType.Auto,))
         # On a CPU a chunk should stay in cache, however many experiments share it.
         chunks = tuple(max(1, round(v / shape[2])) for v in simulation.chunks)
         recipe, n = simulation.recipe, simulation.data.num_clients
         algorithm = federated(
-            recipe, chunks, lifted=simulation.lifted, batch_axis=SEEDS
+            recipe, chunks, lifted=simulation.lifted, batch_axis=cells.SEEDS
         )
         self._init = jax.jit(
             lambda key: (algorithm.init(key), initial_personal(recipe, key, n))
         )
         one_round = make_one_round(algorithm, simulation.sampler)
-        self._rounds = make_rounds(
+        self._rounds = cells.make_rounds(
             many_rounds(one_round, simulation.eval_every), self.mesh
         )
-        self._evaluate = make_each(_evaluation_of(simulation), shape[2], self.mesh)
-        self._rmse = make_each(_rmse_of(simulation), shape[2], self.mesh)
-        self._data, self._frozen, self._tables = self._replicate(
+        evaluate, rmse = _evaluation_of(simulation), _rmse_of(simulation)
+        self._evaluate = cells.make_each(evaluate, shape[2], self.mesh)
+        self._rmse = cells.make_each(rmse, shape[2], self.mesh)
+        self._data, self._frozen, self._tables = self._place(
             (resident_data(simulation), simulation.frozen, simulation.sampler.tables)
         )
         self._targets = {part: self._place_targets(part) for part in simulation.targets}
@@ -80,7 +72,7 @@ class SideBySide:
 
     def events(
         self,
-        layout: Layout,
+        layout: cells.Layout,
         seeds: Sequence[int],
         settings: Sequence[Mapping[str, float]],
     ) -> Iterator[tuple[int, Event]]:
@@ -95,7 +87,7 @@ class SideBySide:
             The position of an experiment and an event of it, as `Simulation.events`.
         """
         state, personal, *constants = self._start(layout.index, seeds, settings)
-        cells = [tuple(cell) for cell in np.argwhere(layout.real)]
+        lane_cells = [tuple(cell) for cell in np.argwhere(layout.real)]
 
         def advance(count: int) -> list[dict[str, np.ndarray]]:
             nonlocal state, personal
@@ -104,11 +96,11 @@ class SideBySide:
                 state, personal, *fixed, jnp.int32(count)
             )
             log = {name: np.asarray(column) for name, column in log.items()}
-            return [{name: x[cell] for name, x in log.items()} for cell in cells]
+            return [{name: x[cell] for name, x in log.items()} for cell in lane_cells]
 
         def each(program: Callable, lanes: Sequence[int], *inputs) -> list[Any]:
             """The results of a program for some lanes."""
-            which, count, places = self._queues([cells[lane] for lane in lanes])
+            which, count, places = self._queues([lane_cells[lane] for lane in lanes])
             results = jax.device_get(
                 program(state, personal, *constants, which, count, *inputs)
             )
@@ -123,10 +115,10 @@ class SideBySide:
             ratings = self._rated[part]
             return [float(x) for x in each(self._rmse, lanes, ratings, self._frozen)]
 
-        best = [-np.inf] * len(cells)
+        best = [-np.inf] * len(lane_cells)
         lanes = Lanes(advance, evaluate, rmse)
         for lane, event, _ in run_lanes(self.simulation, lanes, best):
-            yield int(layout.index[cells[lane]]), event
+            yield int(layout.index[lane_cells[lane]]), event
 
     def _start(self, index: np.ndarray, seeds, settings):
         """State, personal state, scalars and keys before the first round."""
@@ -146,14 +138,14 @@ class SideBySide:
         }
         hparams = jax.tree.map(lambda x: x.reshape(index.shape), hparams)
         keys = jnp.stack([jax.random.key(seed) for seed in row_seeds])
-        state, personal, hparams, keys = jax.device_put(
-            (without_round(state), personal, hparams, keys.reshape(devices, rows)),
-            NamedSharding(self.mesh, SPLIT),
+        keys, states = keys.reshape(devices, rows), cells.without_round(state)
+        state, personal, hparams, keys = self._place(
+            (states, personal, hparams, keys), cells.SPLIT
         )
-        number = self._replicate(jnp.int32(0))
+        number = self._place(jnp.int32(0))
         return dataclasses.replace(state, round=number), personal, hparams, keys
 
-    def _queues(self, cells: Sequence[tuple[int, int, int]]):
+    def _queues(self, visited: Sequence[tuple[int, int, int]]):
         """Each device's cells, to be visited in turn.
 
         Returns:
@@ -164,15 +156,15 @@ class SideBySide:
         which = np.zeros((devices, rows * width), np.int32)
         count = np.zeros(devices, np.int32)
         places = []
-        for device, row, column in cells:
+        for device, row, column in visited:
             places.append((device, int(count[device])))
             which[device, count[device]] = row * width + column
             count[device] += 1
-        which, count = jax.device_put((which, count), NamedSharding(self.mesh, SPLIT))
+        which, count = self._place((which, count), cells.SPLIT)
         return which, count, places
 
-    def _replicate(self, tree: Tree) -> Tree:
-        return jax.device_put(tree, NamedSharding(self.mesh, EVERYWHERE))
+    def _place(self, tree: Tree, spec: PartitionSpec = cells.EVERYWHERE) -> Tree:
+        return jax.device_put(tree, NamedSharding(self.mesh, spec))
 
     def _place_targets(self, part: str):
         """`({bucket: (targets, client ids)}, mask, owners)` of a part's users."""
@@ -182,7 +174,7 @@ class SideBySide:
         for bucket, positions in user_groups(sim, part):
             users = take_users(targets, positions)
             clients = sim.client_of_user[np.asarray(users.user)].astype(np.int32)
-            groups[bucket] = self._replicate((users, clients))
+            groups[bucket] = self._place((users, clients))
             masks.append(np.asarray(users.mask))
             owners.append(clients)
         owner = np.concatenate(owners) if sim.multi_user else None
@@ -194,7 +186,7 @@ class SideBySide:
         sim = self.simulation
         user, item, rating = ratings_of(sim, part, slice(None))
         ids = [x.astype(np.int32) for x in (sim.client_of_user[user], user, item)]
-        return self._replicate((*ids, rating))
+        return self._place((*ids, rating))
 
 
 def resident_data(simulation: Simulation) -> ClientData:
@@ -237,8 +229,7 @@ def _rmse_of(simulation: Simulation) -> Callable:
     """`(state, personal, hparams, key, ratings, frozen) -> scalar`."""
     squares: Callable = make_squares(simulation.recipe)
 
-    def rmse_one(state, personal, hparams, key, ratings, frozen):
-        del hparams, key
+    def rmse_one(state, personal, _hparams, _key, ratings, frozen):
         return jnp.sqrt(squares(state, personal, *ratings, frozen).mean())
 
     return rmse_one

@@ -13,22 +13,21 @@ from jax.sharding import Mesh
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
+from fedjax_rec.core.rounds import Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
-from fedjax_rec.evaluation.protocol import Protocol
-from fedjax_rec.evaluation.selection import selected_metrics, selection_value
+from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, selection_value
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
+from fedjax_rec.simulation import loop
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
 from fedjax_rec.simulation.evaluation import Evaluator, check_split
 from fedjax_rec.simulation.hosted import Hosted
-from fedjax_rec.simulation.loop import Event, Lanes, Profiler, run_lanes
+from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
 from fedjax_rec.simulation.mesh import EVERYWHERE
-from fedjax_rec.simulation.resident import Resident
+from fedjax_rec.simulation.resident import Resident, Setup
 from fedjax_rec.simulation.round import federated
-from fedjax_rec.simulation.snapshot import Selection, Snapshot, overwrite
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -105,24 +104,24 @@ class Simulation:
             lifted=self.lifted,
             devices=meshes.client_axis(self.mesh),
         )
-        self.state: ServerState = self._initial_state(algorithm)
-        self.population = self._population(algorithm)
-        self.evaluator = Evaluator(self)
-
-    def _initial_state(self, algorithm: FederatedAlgorithm) -> ServerState:
         # A copy, since rounds donate it, and a model may hold its initial values.
         state = jax.tree.map(jnp.copy, algorithm.init(self.key))
         specs = dataclasses.replace(
             jax.tree.map(lambda _: EVERYWHERE, state),
             shared=meshes.table_specs(state.shared, self.mesh, self.split_tables),
         )
-        return meshes.place(self.mesh, state, specs)
-
-    def _population(self, algorithm: FederatedAlgorithm) -> Hosted | Resident:
-        parts = (self.recipe, algorithm, self.sampler, self.data, self.mesh, self.key)
-        if self.hosted:
-            return Hosted(*parts, self.eval_every, self.folder)
-        return Resident(*parts, self.eval_every)
+        self.state: ServerState = meshes.place(self.mesh, state, specs)
+        setup = Setup(
+            recipe=self.recipe,
+            algorithm=algorithm,
+            sampler=self.sampler,
+            data=self.data,
+            mesh=self.mesh,
+            key=self.key,
+            capacity=self.eval_every,
+        )
+        self.population = Hosted(setup, self.folder) if self.hosted else Resident(setup)
+        self.evaluator = Evaluator(self)
 
     @property
     def personal(self) -> Tree:
@@ -181,7 +180,7 @@ class Simulation:
             snapshot: a snapshot of the same experiment.
             history: the events before it.
         """
-        arrays = overwrite(
+        arrays = loop.overwrite(
             {"server": self.state, "personal": self.personal}, snapshot.arrays
         )
         self.state, self.personal = arrays["server"], arrays["personal"]
@@ -191,7 +190,7 @@ class Simulation:
         self.history, self.at_rest = list(history), True
 
     def events(
-        self, rest_every: int = 0, profiler: Profiler | None = None
+        self, rest_every: int = 0, profiler: loop.Profiler | None = None
     ) -> Iterator[Event]:
         """Trains, yielding one event per round and one per evaluation.
 
@@ -204,7 +203,7 @@ class Simulation:
             evaluate=lambda part, _: [self.evaluate(part)],
             rmse=lambda part, _: [self.rmse(part)],
         )
-        for _, event, at_rest in run_lanes(
+        for _, event, at_rest in loop.run_lanes(
             self,
             lanes,
             [self.selection.best],
@@ -224,7 +223,7 @@ class Simulation:
         listen: Callable[[Event], None] | None = None,
         rest: Callable[[Event], None] | None = None,
         rest_every: int = 0,
-        profiler: Profiler | None = None,
+        profiler: loop.Profiler | None = None,
     ) -> dict[str, Any]:
         """Trains to the end and evaluates the baselines.
 

@@ -1,13 +1,20 @@
-"""Points in processes of their own: the input of a process, and its result."""
+"""Points in processes of their own, on this machine or on a Ray cluster.
+
+Only this module imports Ray.
+"""
 
 import concurrent.futures
+import functools
 import math
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+
 from fedjax_rec.experiment.own_module import load_modules, loaded_modules
-from fedjax_rec.sweep.grouping import groups_of
+from fedjax_rec.sweep.grouping import free_bytes, groups_of
 from fedjax_rec.sweep.store import Point
 
 Done = Callable[[str, str], None]
@@ -79,7 +86,7 @@ def run_in_processes(
             memory.
         jobs: processes at a time.
     """
-    share = max(1, (memory or _free_bytes() // 2) // jobs)
+    share = max(1, (memory or free_bytes(jax.local_devices()[0]) // 2) // jobs)
     context = multiprocessing.get_context("spawn")  # JAX has threads: no fork
     with concurrent.futures.ProcessPoolExecutor(
         jobs,
@@ -99,9 +106,46 @@ def run_in_processes(
             raise
 
 
-def _free_bytes() -> int:
-    import jax
+def run_on_ray(
+    points: Sequence[Point], folder: Path, done: Done, memory: int, jobs: int
+) -> None:
+    """Runs points as Ray tasks; the points of a task share a program.
 
-    from fedjax_rec.sweep.memory import free_bytes
+    `RAY_ADDRESS` names a cluster; without it Ray starts on this machine. All machines
+    need this package, and `folder` under the same path.
 
-    return free_bytes(jax.local_devices()[0])
+    Args:
+        points: points to run.
+        folder: folder of the sweep.
+        done: callback.
+        memory: bytes of a task for points side by side; 0 is half of the free memory of
+            its machine.
+        jobs: tasks at a time; 1 is one per CPU of the cluster.
+    """
+    import ray  # pyright: ignore[reportMissingImports]
+
+    started = not ray.is_initialized()
+    if started:
+        # Workers keep this process's PYTHONPATH and caches.
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS"),
+            log_to_driver=False,
+            include_dashboard=False,
+        )
+    for module in loaded_modules():  # points may have classes of a config file
+        ray.cloudpickle.register_pickle_by_value(module)  # pyright: ignore
+    try:
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        workers = jobs if jobs > 1 else max(1, cpus)
+        remote = ray.remote(num_cpus=max(1, cpus // workers), max_retries=0)(work)
+        tasks = {
+            remote.remote(task, folder.absolute(), memory): task
+            for task in tasks_of(points, workers)
+        }
+        while tasks:
+            ready, _ = ray.wait(list(tasks), num_returns=1)
+            for future in ready:
+                report(tasks.pop(future), functools.partial(ray.get, future), done)
+    finally:
+        if started:
+            ray.shutdown()

@@ -19,7 +19,7 @@ def numeric_fields(settings: Sequence[Setting]) -> list[str]:
     fields = []
     for field in settings[0].values if settings else ():
         values = {setting.values[field] for setting in settings}
-        if len(values) > 1 and all(_is_number(v) for v in values):
+        if len(values) > 1 and all(type(v) in (int, float) for v in values):
             fields.append(field)
     return fields
 
@@ -170,7 +170,3 @@ def _label(values: dict[str, Any]) -> str:
 
 def _left_out(count: int) -> str | None:
     return f"{MOST_LINES} of {count}" if count > MOST_LINES else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

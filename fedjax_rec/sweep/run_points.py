@@ -19,7 +19,7 @@ from fedjax_rec.runs import tracking
 from fedjax_rec.runs.folder import RunFolder, open_run, plain
 from fedjax_rec.runs.session import versions
 from fedjax_rec.simulation.baselines import rank_baselines
-from fedjax_rec.simulation.layout import Layout, arrange
+from fedjax_rec.simulation.cells import Layout, arrange
 from fedjax_rec.simulation.loop import Event
 from fedjax_rec.simulation.side_by_side import SideBySide
 from fedjax_rec.simulation.simulation import Simulation
@@ -28,9 +28,10 @@ from fedjax_rec.sweep.grouping import (
     common_recipe,
     data_key,
     groups_of,
+    most_points,
+    point_bytes,
     scalars_of,
 )
-from fedjax_rec.sweep.memory import most_points, point_bytes
 from fedjax_rec.sweep.store import Point
 
 
@@ -48,7 +49,7 @@ class Listener:
     say: Callable[[str], None] = lambda text: None
     round_done: Callable[[str, Event], None] = lambda name, event: None
     point_done: Callable[[str, str], None] = lambda name, error: None
-    block_done: Callable[[], None] = lambda: None
+    block_done: Callable[[], object] = lambda: None
 
 
 def run_points(

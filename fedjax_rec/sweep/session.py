@@ -6,16 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.report.tables import can_plot
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep import plots, table
 from fedjax_rec.sweep.choose import Values, choose
-from fedjax_rec.sweep.fan_out import run_in_processes
+from fedjax_rec.sweep.fan_out import run_in_processes, run_on_ray
 from fedjax_rec.sweep.grouping import data_key
-from fedjax_rec.sweep.on_ray import run_on_ray
 from fedjax_rec.sweep.progress import SweepProgress
 from fedjax_rec.sweep.run_points import Listener, run_points
 from fedjax_rec.sweep.space import Draw
@@ -51,7 +48,13 @@ class Session:
                 again += folder.points[point.name]["status"] == FAILED
                 waiting.append(dataclasses.replace(point, track=options.track))
             folder.set_status(point.name, FINISHED if finished else WAITING)
-        data = _load(waiting[0].experiment) if waiting else {}
+        data = {}
+        if waiting:
+            first = waiting[0].experiment
+            try:  # data that cannot be loaded fail every point
+                data = {data_key(first): first.data.load()}
+            except ValueError as error:
+                raise UserError(str(error)) from error
         folder.save()
         finished = len(points) - len(waiting)
         words = [f"{len(points)} points in {folder.path}"]
@@ -124,27 +127,26 @@ class Session:
         before = [(s, v) for s, v in zip(tried, values, strict=True) if v is not None]
         choose(draws, options.optuna, options.batch, options.sample_seed, before, run)
 
-    def settings(self) -> tuple[list[table.Setting], str]:
-        """The table's rows so far, and the metric they are compared by."""
+    def write_tables(self) -> tuple[list[table.Setting], str]:
+        """Writes `table.csv` and `table.md` of the finished points.
+
+        Returns:
+            The rows, and the metric they are compared by.
+        """
         folder, runs = self.folder, self.folder.runs()
         failed = [
             plain(folder.experiment(entry["values"]))
             for entry in folder.with_status(FAILED).values()
         ]
-        rows = table.settings_of(runs, folder.fields(), failed)
-        return rows, table.selection_metric(runs)
-
-    def write_tables(self) -> None:
-        """Writes `table.csv` and `table.md` of the finished points."""
-        settings, metric = self.settings()
-        writer = self.folder.writer()
+        settings = table.settings_of(runs, folder.fields(), failed)
+        metric, writer = table.selection_metric(runs), folder.writer()
         writer.write_text("table.csv", table.as_csv(settings, metric))
         writer.write_text("table.md", table.markdown(settings, self.name, metric))
+        return settings, metric
 
     def finish(self) -> int:
         """Writes tables and plots, and prints the table; 1 if points failed."""
-        settings, metric = self.settings()
-        self.write_tables()
+        settings, metric = self.write_tables()
         console, folder = Console(), self.folder
         if can_plot() and metric and any(s.runs for s in settings):
             self._plot(settings, metric)
@@ -169,11 +171,3 @@ class Session:
         if table.sent_differs(settings):
             with writer.replacing(plots.FRONT) as temporary:
                 plots.plot_front(settings, metric, temporary)
-
-
-def _load(experiment: Experiment) -> dict[str, Interactions]:
-    """The data, by `data_key`: data that cannot be loaded fail every point."""
-    try:
-        return {data_key(experiment): experiment.data.load()}
-    except ValueError as error:
-        raise UserError(str(error)) from error

@@ -11,16 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedjax_rec.experiment import registry
-from fedjax_rec.experiment.fields import (
-    Field,
-    fields_of,
-    read_kind,
-    read_value,
-    shown,
-    text_of,
-    with_values,
-)
+from fedjax_rec.experiment import fields, registry
 from fedjax_rec.experiment.names import find
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
@@ -94,12 +85,14 @@ def with_kinds(
         name, _, form = text.partition("=")
         path = name.replace("-", "_")
         for experiment in list(variants):
-            field = fields_of(experiment).get(path)
+            field = fields.fields_of(experiment).get(path)
             if field is None or field.slot is None:
                 continue
             for kind in form.removeprefix("choice:").split(","):
                 with contextlib.suppress(UserError):  # `parse_grid` refuses it
-                    variants.append(with_values(experiment, {path: kind.strip()}))
+                    variants.append(
+                        fields.with_values(experiment, {path: kind.strip()})
+                    )
     return variants
 
 
@@ -120,7 +113,7 @@ def parse_grid(experiments: Sequence[Experiment], text: str) -> Axis:
     kind, *numbers = form.split(":")
     if kind in ("log", "linear") and len(numbers) == 3:
         low, high = _range(text, kind, hint, numbers[:2])
-        count = read_value("COUNT", int, [numbers[2]])
+        count = fields.read_value("COUNT", int, [numbers[2]])
         if count < 2:
             raise UserError(f"--grid {text}: expected at least 2 values, got {count}")
         space = np.geomspace if kind == "log" else np.linspace
@@ -129,7 +122,7 @@ def parse_grid(experiments: Sequence[Experiment], text: str) -> Axis:
             values = list(dict.fromkeys(round(v) for v in values))
         return Axis(field=name, values=tuple(values), geometric=kind == "log")
     if ":" in form and hint is int:
-        bounds = [read_value(name, int, [n]) for n in form.split(":")]
+        bounds = [fields.read_value(name, int, [n]) for n in form.split(":")]
         if len(bounds) not in (2, 3) or not range(*bounds):
             raise UserError(
                 f"--grid {text}: expected START:STOP with START below STOP (0:5 is "
@@ -137,18 +130,18 @@ def parse_grid(experiments: Sequence[Experiment], text: str) -> Axis:
             )
         return Axis(field=name, values=tuple(range(*bounds)))
     if ":" in form and hint is float:
-        raise UserError(f"--grid {text}: expected {shown(name)}= {GRID_FORMS}")
+        raise UserError(f"--grid {text}: expected {fields.shown(name)}= {GRID_FORMS}")
     values = [_value(name, field, v.strip()) for v in form.split(",")]
     if len(set(values)) < len(values):
         raise UserError(f"--grid {text}: a value occurs twice")
     return Axis(field=name, values=tuple(values), geometric=_geometric(values))
 
 
-def _value(name: str, field: Field, text: str) -> Any:
+def _value(name: str, field: fields.Field, text: str) -> Any:
     """A value; for a part, the name of its kind, which has to exist."""
     if field.slot is None:
-        return read_value(name, field.hint, [text])
-    return registry.name_of(read_kind(name, field, text))
+        return fields.read_value(name, field.hint, [text])
+    return registry.name_of(fields.read_kind(name, field, text))
 
 
 def parse_sample(experiments: Sequence[Experiment], text: str) -> Draw:
@@ -165,7 +158,9 @@ def parse_sample(experiments: Sequence[Experiment], text: str) -> Draw:
         return Draw(field=name, kind=kind, values=values)
     numbers = limits.split(":")
     if kind not in ("log", "uniform") or len(numbers) != 2:
-        raise UserError(f"--sample {text}: expected {shown(name)}= {SAMPLE_FORMS}")
+        raise UserError(
+            f"--sample {text}: expected {fields.shown(name)}= {SAMPLE_FORMS}"
+        )
     low, high = _range(text, kind, hint, numbers, flag="--sample")
     return Draw(field=name, kind=kind, low=low, high=high, integer=hint is int)
 
@@ -196,10 +191,10 @@ def sampled_settings(
 
 def check_fields(axes: Sequence[Axis], draws: Sequence[Draw]) -> None:
     """Raises a UserError if a field is named twice."""
-    fields = [part.field for part in (*axes, *draws)]
-    for field in fields:
-        if fields.count(field) > 1:
-            raise UserError(f"{shown(field)} is swept twice; expected once")
+    names = [part.field for part in (*axes, *draws)]
+    for field in names:
+        if names.count(field) > 1:
+            raise UserError(f"{fields.shown(field)} is swept twice; expected once")
 
 
 def names_axis(experiments: Sequence[Experiment]) -> Axis:
@@ -207,24 +202,25 @@ def names_axis(experiments: Sequence[Experiment]) -> Axis:
     return Axis(field="name", values=tuple(dict.fromkeys(e.name for e in experiments)))
 
 
-def _read(experiments, flag, text, forms) -> tuple[str, Field, str]:
+def _read(experiments, flag, text, forms) -> tuple[str, fields.Field, str]:
     name, equals, form = text.partition("=")
     if not equals or not form:
         raise UserError(f"{flag} {text}: expected FIELD=VALUES, VALUES one of {forms}")
     names = names_axis(experiments).values
     if name == "name" and len(names) > 1:
-        return name, Field(Literal[*names], "", None), form
+        return name, fields.Field(Literal[*names], "", None), form
     errors = []
     for experiment in experiments:
-        fields = fields_of(experiment)
-        del fields["name"]
+        present = fields.fields_of(experiment)
+        del present["name"]
         try:
-            path = find(fields, name, form.split(","))
-            if typing.get_origin(fields[path].hint) is tuple:
+            path = find(present, name, form.split(","))
+            if typing.get_origin(present[path].hint) is tuple:
                 raise UserError(
-                    f"{shown(path)} takes several values; expected a field of one"
+                    f"{fields.shown(path)} takes several values; expected a field "
+                    "of one"
                 )
-            return path, fields[path], form
+            return path, present[path], form
         except UserError as error:
             errors.append(error)
     raise UserError(f"{flag} {text}: {errors[0]}")
@@ -233,12 +229,11 @@ def _read(experiments, flag, text, forms) -> tuple[str, Field, str]:
 def _range(text, kind, hint, numbers, flag="--grid"):
     if hint not in (int, float):
         raise UserError(f"{flag} {text}: {kind} wants a field that is a number")
-    low, high = (read_value(flag, float, [n]) for n in numbers)
+    low, high = (fields.read_value(flag, float, [n]) for n in numbers)
     if not low < high or (kind == "log" and low <= 0):
         above = "0 < LOW < HIGH" if kind == "log" else "LOW < HIGH"
-        raise UserError(
-            f"{flag} {text}: expected {above}, got {text_of(low)} and {text_of(high)}"
-        )
+        got = " and ".join(map(fields.text_of, (low, high)))
+        raise UserError(f"{flag} {text}: expected {above}, got {got}")
     return low, high
 
 

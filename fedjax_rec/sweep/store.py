@@ -1,25 +1,18 @@
 """A sweep's folder: `sweep.json`, a run folder per point, tables; always readable."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from fedjax_rec.experiment.fields import text_of, with_values
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.runs.folder import (
-    CONFIG,
-    RESULT,
-    Run,
-    RunFolder,
-    check_same,
-    plain,
-    read_run,
-)
+from fedjax_rec.runs.folder import CONFIG, RESULT, Run, RunFolder, check_same, read_run
+from fedjax_rec.runs.plain import plain
 from fedjax_rec.storage.errors import UserError, writable
 from fedjax_rec.storage.files import locked
 
@@ -35,13 +28,11 @@ class Point:
 
     Attributes:
         name: name of its folder.
-        values: changed values of the base, by field.
         experiment: the experiment with these values.
         track: trackers that receive its events, names of `tracking.KINDS`.
     """
 
     name: str
-    values: dict[str, Any]
     experiment: Experiment
     track: tuple[str, ...] = ()
 
@@ -99,7 +90,7 @@ class SweepFolder:
         name = self._names.setdefault(_in_any_order(values), point_name(values))
         experiment = self.experiment(values)
         self.points.setdefault(name, {"values": dict(values), "status": WAITING})
-        return Point(name=name, values=dict(values), experiment=experiment)
+        return Point(name=name, experiment=experiment)
 
     def experiment(self, values: Mapping[str, Any]) -> Experiment:
         """The experiment of a point with these values, checked."""
@@ -154,15 +145,13 @@ class SweepFolder:
         """The finished points."""
         return [read_run(self.path / name) for name in self.with_status(FINISHED)]
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[bool]:
         """Keeps a second sweep out of the folder.
 
         Raises:
             UserError: another process holds the lock.
         """
-        with locked(self.path / ".lock", fix=_FIX):
-            yield
+        return locked(self.path / ".lock", fix=_FIX)
 
 
 def _in_any_order(values: Mapping[str, Any]) -> str:

@@ -71,7 +71,14 @@ def load_target(
         raise ValueError(
             "no target user has two interactions: a history, and an item to rank"
         )
-    corpus = _corpus(experiment, target, split, progress)
+    config = dataclasses.replace(
+        experiment.backbone,
+        template=target.template,
+        notes=target.notes,
+        shuffle_texts=False,
+    )
+    prefix_cache = experiment.execution.prefix_cache
+    corpus = Corpus(config, split.train, prefix_cache, progress)
     corpus.check_texts()
     users = eligible
     if 0 < target.users < len(eligible):
@@ -196,15 +203,3 @@ def shuffled(audience: Audience, lifted: Tree, seed: int) -> tuple[Audience, Tre
         audience._replace(frozen={**audience.frozen, "embedding": embedding}),
         {**lifted, VECTORS: vectors},
     )
-
-
-def _corpus(
-    experiment: Experiment, target: Target, split: Split, progress: bool
-) -> Corpus:
-    config = dataclasses.replace(
-        experiment.backbone,
-        template=target.template,
-        notes=target.notes,
-        shuffle_texts=False,
-    )
-    return Corpus(config, split.train, experiment.execution.prefix_cache, progress)

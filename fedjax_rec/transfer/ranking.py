@@ -19,8 +19,7 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Params, Recipe
 from fedjax_rec.data.clients import ClientData
-from fedjax_rec.evaluation.baselines import ScoreFn
-from fedjax_rec.evaluation.evaluate import evaluate
+from fedjax_rec.evaluation.evaluate import ScoreFn, evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.simulation.evaluation import take_users

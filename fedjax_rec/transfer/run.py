@@ -18,7 +18,7 @@ import numpy as np
 
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.evaluation import baselines
+from fedjax_rec.evaluation.evaluate import by_user, popularity, random_scores
 from fedjax_rec.evaluation.protocol import main_cutoff
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.experiment.settings import Experiment
@@ -225,11 +225,8 @@ def rank_all(
     """
     num_items = audience.targets.num_items
     key = keys.derive(jax.random.key(ranker.seed), keys.Purpose.BASELINE)
-    counts = baselines.popularity(jnp.asarray(popular, jnp.int32), num_items)
-    chance = baselines.by_user(
-        lambda user: baselines.random_scores(key, user, num_items)
-    )
-    popularity = baselines.by_user(lambda user: counts)
+    counts = popularity(jnp.asarray(popular, jnp.int32), num_items)
+    chance = by_user(lambda user: random_scores(key, user, num_items))
     rankings: dict[str, PerUser] = {}
 
     def keep(name: str, per_user: PerUser) -> None:
@@ -237,7 +234,7 @@ def rank_all(
         listen(name, means(per_user))
 
     keep("random", ranker.baseline(audience, chance))
-    keep("popularity", ranker.baseline(audience, popularity))
+    keep("popularity", ranker.baseline(audience, by_user(lambda user: counts)))
     mixed = shuffled(audience, lifted["trained"], shuffle_seed)
     keep("shuffled", ranker.zero_shot(*mixed))
     for name, version in (("untrained", "untrained"), ("zero_shot", "trained")):

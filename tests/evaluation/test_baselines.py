@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.evaluation.baselines import by_user, popularity, random_scores
+from fedjax_rec.evaluation.evaluate import by_user, popularity, random_scores
 
 I = 20  # noqa: E741
 

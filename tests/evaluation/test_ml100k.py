@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from fedjax_rec.evaluation.baselines import by_user, popularity
-from fedjax_rec.evaluation.evaluate import evaluate
+from fedjax_rec.evaluation.evaluate import by_user, evaluate, popularity
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import make_targets

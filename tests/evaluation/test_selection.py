@@ -1,6 +1,6 @@
 import math
 
-from fedjax_rec.evaluation.selection import selected_metrics, selection_value
+from fedjax_rec.evaluation.protocol import selected_metrics, selection_value
 
 
 def test_validation_or_the_last_round_decides():

@@ -62,7 +62,7 @@ from fedjax_rec.experiment.build import (
     make_recipe,
 )
 from fedjax_rec.experiment.prepared import load_prepared
-from fedjax_rec.fleet.participants import make_participants
+from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import federated
 

@@ -24,7 +24,7 @@ from mesh_systems import (  # noqa: E402
 )
 
 from fedjax_rec import build  # noqa: E402
-from fedjax_rec.simulation.layout import arrange  # noqa: E402
+from fedjax_rec.simulation.cells import arrange  # noqa: E402
 from fedjax_rec.simulation.resident import Resident  # noqa: E402
 from fedjax_rec.simulation.side_by_side import SideBySide  # noqa: E402
 

@@ -27,11 +27,11 @@ from fedjax_rec import (
     build,
 )
 from fedjax_rec.experiment.fields import with_values
-from fedjax_rec.simulation.layout import arrange
-from fedjax_rec.simulation.many_rounds import make_one_round, many_rounds
+from fedjax_rec.simulation.cells import arrange
+from fedjax_rec.simulation.resident import make_one_round, many_rounds
 from fedjax_rec.simulation.round import federated
 from fedjax_rec.simulation.side_by_side import SideBySide
-from fedjax_rec.sweep.memory import point_bytes
+from fedjax_rec.sweep.grouping import point_bytes
 
 SMALL = Experiment(
     name="small",

@@ -22,7 +22,7 @@ from fedjax_rec import (
     build,
 )
 from fedjax_rec.runs.fingerprint import digest, fingerprint
-from fedjax_rec.simulation.snapshot import Snapshot
+from fedjax_rec.simulation.loop import Snapshot
 
 SMALL = Experiment(
     name="small",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedjax_rec.simulation.layout import arrange
+from fedjax_rec.simulation.cells import arrange
 
 
 @pytest.mark.parametrize(
