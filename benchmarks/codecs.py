@@ -37,7 +37,8 @@ from fedjax_rec.cli.options import Train
 from fedjax_rec.storage.errors import UserError
 
 CODECS = (
-    "bf16", "block_int", "qsgd", "drive", "sign", "top_k", "top_k+qsgd", "power_sgd"
+    "bf16", "block_int", "qsgd", "drive", "sign", "top_k", "top_k+qsgd,then.norm=max",
+    "power_sgd",
 )  # fmt: skip
 SYSTEMS = {
     "pfedrec": ("pfedrec_ml100k", "pfedrec_ml100k"),
@@ -61,7 +62,7 @@ def main() -> None:
     os.environ.setdefault("NPROC", "1")  # as the command line does, see session.py
     config, name = SYSTEMS[args.system]
     plain = experiment_of(config, name)
-    plain = dataclasses.replace(plain, rounds=args.repeats + 2)
+    plain = dataclasses.replace(plain, codec=None, rounds=args.repeats + 2)
     slots = {"codec": args.codecs, "aggregation": args.rules, "wrapper": args.wrappers}
     experiments = {"plain": plain}
     try:

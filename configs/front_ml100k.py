@@ -8,6 +8,7 @@ for 118 MB (5 minutes on 2 cores); for `lora` .0455 for 410 MB, .0459 with drive
 """
 
 from fedjax_rec import (
+    QSGD,
     BackboneConfig,
     Execution,
     Experiment,
@@ -18,6 +19,7 @@ from fedjax_rec import (
     PFedRec,
     Protocol,
     Reconstruction,
+    TopK,
     Uniform,
 )
 
@@ -25,10 +27,13 @@ from fedjax_rec import (
 def get_config() -> tuple[Experiment, ...]:
     """An ID-based system, and one that sends LoRA factors and a projection."""
     data = FileData(source="movielens-100k")
+    # The grid replaces it; `top_k+qsgd` is of its kinds and keeps its values.
+    codec = TopK(then=QSGD(norm="max"))
     return (
         Experiment(
             name="pfedrec",
             data=data,
+            codec=codec,
             algorithm=PFedRec(),
             execution=Execution(max_buckets=3),
             rounds=60,
@@ -37,6 +42,7 @@ def get_config() -> tuple[Experiment, ...]:
         Experiment(
             name="lora",
             data=data,
+            codec=codec,
             algorithm=FedFM(
                 # Clients share the states before this map, and go back no further.
                 adapter=LoRA(layers=1, rank=8, targets=("ffn/down",)),
