@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fedjax_rec.experiment.build import build as build
     from fedjax_rec.experiment.settings import Experiment as Experiment
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Experiment": "experiment.settings",
