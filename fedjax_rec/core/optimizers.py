@@ -167,7 +167,7 @@ class FedAdam(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedYogi(Optimizer):
+class FedYogi(FedAdam):
     """Server Yogi with `beta_2 = 0.99`.
 
     It is optax's, which starts `v` at 1e-6 and corrects the bias, see `FedAdam`.
@@ -180,12 +180,6 @@ class FedYogi(Optimizer):
     References:
         Reddi et al., Adaptive Federated Optimization, ICLR 2021.
     """
-
-    lr: float = 1e-2
-    momentum: float = 0.9
-    tau: float = 1e-3
-
-    traced: ClassVar[tuple[str, ...]] = ("lr", "momentum", "tau")
 
     def build(self) -> optax.GradientTransformation:
         """The transformation."""

@@ -4,23 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core import count_sketch, rows
+from tests.core.sketch_deltas import SIZE, D, I, delta
 
-I, D = 40, 4  # noqa: E741
 SHARED = {"item": rows.Table(values=jnp.zeros((I, D))), "w": jnp.zeros(20)}
-SIZE = I * D + 20
 LENGTHS = [I, 0]
-
-
-def delta(seed, touched=6):
-    rng = np.random.default_rng(seed)
-    ids = np.append(rng.choice(I, touched), I)  # repeats add up; one is padding
-    return {
-        "item": rows.Rows(
-            ids=jnp.asarray(ids, jnp.int32),
-            values=jnp.asarray(rng.normal(size=(touched + 1, D)), jnp.float32),
-        ),
-        "w": jnp.asarray(rng.normal(size=20), jnp.float32),
-    }
 
 
 def flat(change):

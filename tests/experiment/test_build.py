@@ -65,6 +65,7 @@ from fedjax_rec.experiment.prepared import load_prepared
 from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import federated
+from tests.experiment.embedded import EMBEDDING, Embedded
 
 ROOM = "fedjax_rec.experiment"
 ROOT = Path(__file__).resolve().parents[2] / "fedjax_rec" / "experiment"
@@ -78,14 +79,6 @@ SMALL = Experiment(
     eval_every=2,
 )
 PLAIN_SGD = PFedRec(dim=4, negatives=1)
-EMBEDDING = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
-
-
-class Embedded:
-    """A corpus whose texts are embedded at random, without a backbone."""
-
-    def embeddings(self):
-        return EMBEDDING
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from fedjax_rec.simulation.round import train_client
 from fedjax_rec.simulation.scoring import score_tuned
 from fedjax_rec.sweep.grouping import groups_of
 from fedjax_rec.wrappers.clustered import CLUSTER, group_by_profile
+from tests.experiment.embedded import Embedded
 
 SMALL = Experiment(
     name="small",
@@ -39,20 +40,12 @@ SMALL = Experiment(
     rounds=2,
     eval_every=2,
 )
-EMBEDDING = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
 WRAPPERS = {
     "loss": IFCA(clusters=3),
     "update": ClusteredByUpdate(clusters=3, warm_rounds=1),
     "profile": ClusteredByProfile(clusters=3),
     "fedamp": FedAMP(),
 }
-
-
-class Embedded:
-    """A corpus whose texts are embedded at random, without a backbone."""
-
-    def embeddings(self):
-        return EMBEDDING
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """Availability by hour, devices and dropouts, against the exact law."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from fedjax_rec.fleet.availability import (
 from fedjax_rec.fleet.cost_class import CostClasses
 from fedjax_rec.fleet.costs import device_of, make_fleet, with_costs
 from fedjax_rec.fleet.devices import PHONES, FleetConfig
+from tests.fleet.programs import longest
 
 OFTEN, SELDOM = (
     dataclasses.replace(PHONES[0], name=name, share=0.5, peak=p, trough=p, dropout=d)
@@ -102,19 +102,6 @@ def test_invited_are_uniform_over_those_available(n, size):
         keep = expected > 5
         square = ((sizes - expected)[keep] ** 2 / expected[keep]).sum()
         assert scipy.stats.chi2(keep.sum() - 1).sf(square) > 1e-3
-
-
-def longest(jaxpr):
-    """The most elements of any array that a program makes."""
-    sizes = [0]
-    for equation in jaxpr.eqns:
-        sizes += [math.prod(v.aval.shape) for v in equation.outvars]
-        for value in equation.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    sizes.append(longest(inner))
-    return max(sizes)
 
 
 def test_a_large_population_costs_what_its_cohort_costs():

@@ -1,7 +1,6 @@
 """Cohorts: their exact law on small populations, their cost on large ones."""
 
 import itertools
-import math
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from fedjax_rec.fleet.sampling import (
     first_distinct,
     random_order,
 )
+from tests.fleet.programs import longest
 
 
 def draws(sampler, count=4000):
@@ -118,21 +118,6 @@ def test_weighted_is_successive_sampling_by_draws():
 
 
 MILLION = 1_000_000
-
-
-def longest(jaxpr):
-    """The most elements of any array that a program makes, and of its constants."""
-    sizes = [0]
-    for equation in jaxpr.eqns:
-        sizes += [math.prod(v.aval.shape) for v in equation.outvars]
-        for value in equation.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                if hasattr(inner, "consts"):
-                    sizes += [np.size(c) for c in inner.consts]
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    sizes.append(longest(inner))
-    return max(sizes)
 
 
 @pytest.mark.parametrize(

@@ -139,20 +139,6 @@ class FedEx(LoRARule):
         return groups, state
 
 
-def corrected(mean, shared: Any, state: Any) -> tuple[dict[str, Any], Any]:
-    """LoRA's groups after a round, and the unchanged state."""
-    base = {
-        path: shared[backbone.LORA_BASE][path] + product - mean.a[path] @ mean.b[path]
-        for path, product in mean.product.items()
-    }
-    groups = {
-        backbone.LORA_A: mean.a,
-        backbone.LORA_B: mean.b,
-        backbone.LORA_BASE: base,
-    }
-    return groups, state
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FLoRA(LoRARule):
     """The dense correction gains the mean product, and clients start from new factors.
