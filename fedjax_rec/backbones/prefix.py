@@ -23,6 +23,7 @@ from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.backbone import Backbone, Layout
 from fedjax_rec.core.packing import Lists
 from fedjax_rec.storage.errors import FileError
+from fedjax_rec.storage.sources import code_of, package_sources
 
 _SHARD_BYTES = 64 << 20
 _BAR_AFTER_S = 2
@@ -142,7 +143,8 @@ def compute_or_load(
         weights: their array tree.
         tokens: tokens of the texts, values `[n + 1]` int32.
         output: name of the outputs in the cache.
-        root: results are cached in `root / "prefix"`, unless it is `None`.
+        root: results are cached in `root / "prefix"`, unless it is `None` or code of
+            the backbone has no file.
         progress: whether to show a progress bar on stderr for work of more than two
             seconds.
         rows_per_step: packed rows of one call to the devices; by default few on a CPU
@@ -174,7 +176,8 @@ def compute_or_load(
                 advance=bar.update,
             )
 
-    folder = None if root is None else Path(root) / "prefix"
+    unknown = code_of(tuple(backbone)) is None
+    folder = None if root is None or unknown else Path(root) / "prefix"
     return load_or_compute(contents, folder, compute)
 
 
@@ -214,6 +217,12 @@ def _contents(
         about={
             "backbone": backbone.name,
             "fingerprint": backbone.fingerprint,
+            "code": [package_sources("backbones", "core"), code_of(tuple(backbone))],
+            "jax": [
+                jax.__version__,
+                jax.default_backend(),
+                str(jax.config.values["jax_default_matmul_precision"]),
+            ],
             "tokens": digest.hexdigest(),
             "output": output,
             "shard_bytes": shard_bytes,

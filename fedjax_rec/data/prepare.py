@@ -15,6 +15,7 @@ from fedjax_rec.storage.cache import cache_root
 from fedjax_rec.storage.download import fetch, verified
 from fedjax_rec.storage.errors import FileError
 from fedjax_rec.storage.files import publish, temporary
+from fedjax_rec.storage.sources import package_sources
 
 _LOG = logging.getLogger(__name__)
 _FIX = "Pass another cache=, or set FEDJAX_REC_CACHE"
@@ -83,8 +84,8 @@ def locate(source: str, **options: Any) -> Path:
     """Returns the folder from which `load` reads a data set, prepared or not.
 
     Its name is a hash of everything that determines the interactions: the content of
-    the files, the options, and the record format. The arguments and errors are those of
-    `load`.
+    the files, the options, the record format, and the code that reads them. The
+    arguments and errors are those of `load`.
     """
     return _find(source, **options)[0]
 
@@ -109,6 +110,7 @@ def _find(
     origin = {
         "source": source,
         "form": builder.VERSION,
+        "code": package_sources("data"),
         "files": fingerprint(inputs),
         "min_interactions": min_interactions,
         # The hashes show which files were chosen, wherever they are.

@@ -5,17 +5,14 @@ the others read only the data of their own clients.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-import fedjax_rec
 from fedjax_rec.core import keys
 from fedjax_rec.data.clients import ClientData, lay_out, serving_clients
 from fedjax_rec.data.interactions import Interactions
@@ -27,8 +24,10 @@ from fedjax_rec.fleet.cost_class import Holdings, count_holdings
 from fedjax_rec.runs.fingerprint import digest
 from fedjax_rec.simulation.mesh import agree
 from fedjax_rec.storage.cache import cache_root, keep, recall
+from fedjax_rec.storage.sources import identity, package_sources
 
 _LOG = logging.getLogger(__name__)
+_DIGEST = "digest "
 
 
 class PreparedData(NamedTuple):
@@ -83,10 +82,19 @@ def load_prepared(
     root = cache_root(getattr(experiment.data, "cache", None)) / "populations"
     if jax.process_index() == 0:
         key = key_of(experiment, progress)
-        prepared = keep(root, key, make)
-        agree(key)
+        if key is None:
+            _LOG.info("prepared data are not cached: the code of a part has no file")
+        prepared = make() if key is None else keep(root, key, make)
+        agree(key or _digest_of(prepared))
         return prepared
     key = agree("")
+    if key.startswith(_DIGEST):
+        prepared = make()
+        if _digest_of(prepared) != key:
+            raise ValueError(
+                f"process {jax.process_index()} has other data than the first process"
+            )
+        return prepared
     if (cached := recall(root, key)) is not None:
         return cached
     _LOG.warning(
@@ -102,28 +110,34 @@ def load_prepared(
     return keep(root, key, make)
 
 
-def key_of(experiment: Experiment, progress: bool = False) -> str:
-    """Cache key of prepared data; data files count by their content."""
+def key_of(experiment: Experiment, progress: bool = False) -> str | None:
+    """Cache key of prepared data, or `None` if they cannot be cached.
+
+    Data files count by their content; settings, loaders, splits and partitions outside
+    of this package by their values and their source code.
+    """
+    # `origin` covers the values of the data's settings, but not the code of `load`.
+    parts = (
+        type(experiment.data),
+        experiment.split,
+        experiment.partition,
+        experiment.protocol,
+    )
+    identities = [identity(part) for part in parts]
+    if None in identities:
+        return None
     ingredients = {
         "data": experiment.data.origin(progress),
-        "split": repr(experiment.split),
-        "partition": repr(experiment.partition),
-        "protocol": repr(experiment.protocol),
+        "parts": identities,
         "jax": [jax.__version__, jax.config.values["jax_enable_x64"]],
         "numpy": np.__version__,
-        "code": _code(),
+        "code": package_sources(),
     }
     return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:20]
 
 
-@functools.cache
-def _code() -> str:
-    """A hash of this package's sources."""
-    root = Path(fedjax_rec.__file__).parent
-    sources = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        sources.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return sources.hexdigest()
+def _digest_of(prepared: PreparedData) -> str:
+    return _DIGEST + "".join(prepared.digests.values())
 
 
 def prepare(experiment: Experiment, data: Interactions) -> PreparedData:

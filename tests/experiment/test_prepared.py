@@ -1,6 +1,9 @@
 """Prepared data: laid out, cached, digested; and the targets in them."""
 
 import dataclasses
+import importlib
+import sys
+import types
 
 import jax
 import numpy as np
@@ -16,6 +19,8 @@ from fedjax_rec import (
     SyntheticData,
     paper_compat,
 )
+from fedjax_rec.data.partition import PerUser
+from fedjax_rec.experiment import prepared
 from fedjax_rec.experiment.prepared import (
     key_of,
     load_prepared,
@@ -47,9 +52,10 @@ def same(one, other):
 def test_prepared_data_come_from_the_cache_as_memory_maps(cache, monkeypatch):
     monkeypatch.setattr("fedjax_rec.storage.cache._SMALL", 0)
     first = load_prepared(EXPERIMENT)
-    assert (cache / key_of(EXPERIMENT)).exists()
-    monkeypatch.setattr(SyntheticData, "load", lambda *_: pytest.fail("loaded"))
+    entry = cache / (key_of(EXPERIMENT) or "")
+    files = {file: file.stat().st_ino for file in entry.iterdir()}
     again = load_prepared(EXPERIMENT)
+    assert {file: file.stat().st_ino for file in entry.iterdir()} == files
     assert isinstance(again.split.train.user, np.memmap)
     assert again.digests == first.digests
     assert same(again.clients, first.clients)
@@ -79,13 +85,81 @@ def test_the_cache_key_depends_on_all_that_decides_the_data(changes, differs):
     assert (key_of(change(**changes)) != key_of(EXPERIMENT)) == differs
 
 
+MODULE = """
+import dataclasses
+import {helper}
+from fedjax_rec import SyntheticData
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine:
+    scale: float = {scale}
+
+    def origin(self, progress=False):
+        return "mine"
+
+    def load(self, progress=False):
+        return {helper}.load()
+"""
+HELPER = """
+from fedjax_rec import SyntheticData
+
+def load():
+    return SyntheticData(num_users=12, num_items=20, num_interactions={count}).load()
+"""
+
+
+def test_an_edited_loader_or_module_that_it_imports_is_a_miss(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def key(scale=1.0, count=120):
+        values = {"helper": "own_helper", "scale": scale, "count": count}
+        (tmp_path / "own_helper.py").write_text(HELPER.format(**values))
+        (tmp_path / "own_data.py").write_text(MODULE.format(**values))
+        for name in ("own_data", "own_helper"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        experiment = change(data=importlib.import_module("own_data").Mine())
+        return key_of(experiment), len(load_prepared(experiment).split.train)
+
+    first, same, scaled, fewer = key(), key(), key(scale=2.0), key(count=100)
+    assert first == same
+    assert len({first[0], scaled[0], fewer[0]}) == 3
+    assert (first[1], fewer[1]) == (scaled[1], first[1] - 20)
+
+
+def test_a_replaced_function_of_the_package_is_a_miss(monkeypatch):
+    before = key_of(EXPERIMENT)
+    monkeypatch.setattr(PerUser, "partition", lambda self, train: None)
+    replaced = key_of(EXPERIMENT)
+    monkeypatch.undo()
+    assert before == key_of(EXPERIMENT) != replaced
+    lay_out = prepared.lay_out
+    monkeypatch.setattr(prepared, "lay_out", lambda *args, **_: lay_out(*args))
+    assert key_of(EXPERIMENT) not in (before, replaced)
+
+
+def test_code_without_a_file_is_not_cached(cache):
+    names = {"__name__": "typed", "PerUser": PerUser, "dataclasses": dataclasses}
+    sys.modules["typed"] = types.ModuleType("typed")
+    exec("class Typed(PerUser): pass", names)
+    vars(sys.modules["typed"])["Typed"] = names["Typed"]
+    try:
+        experiment = change(partition=names["Typed"]())
+        assert key_of(experiment) is None
+        assert load_prepared(experiment).digests == load_prepared(EXPERIMENT).digests
+        assert len(list(cache.iterdir())) == 1
+    finally:
+        del sys.modules["typed"]
+
+
 def test_items_that_training_may_see():
-    prepared = prepare(change(split=ColdItems(test=0.2)), EXPERIMENT.data.load())
-    info = prepared.split.info
+    laid_out = prepare(change(split=ColdItems(test=0.2)), EXPERIMENT.data.load())
+    info = laid_out.split.info
     cold = np.concatenate([info["val_items"], info["test_items"]])
-    assert prepared.pool is not None
-    assert sorted([*prepared.pool, *cold]) == list(range(20))
-    split = prepared.split
+    assert laid_out.pool is not None
+    assert sorted([*laid_out.pool, *cold]) == list(range(20))
+    split = laid_out.split
     assert training_items(dataclasses.replace(split, info={})) is None
 
 
