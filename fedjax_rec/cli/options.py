@@ -43,6 +43,8 @@ class Train:
         process_id: number of this process, from 0; with a coordinator.
         resume: folder of a run to continue; CONFIG is not needed.
         accept_versions: resume under other software or on another machine.
+        skip_damaged: resume from an older checkpoint if files of newer ones have
+            changed; those are kept in checkpoints/set-aside.
         checkpoint: when state is saved.
         track: trackers that receive the run's events: tensorboard, wandb.
         profile: number of rounds to profile after compiling.
@@ -57,6 +59,7 @@ class Train:
     process_id: int = -1
     resume: Path | None = None
     accept_versions: bool = False
+    skip_damaged: bool = False
     checkpoint: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)
     track: tuple[str, ...] = ()
     profile: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -123,6 +124,8 @@ def go_back(
     checkpoints: Checkpoints,
     config: Mapping[str, Any],
     changed: Mapping[str, Any],
+    skip_damaged: bool,
+    say: Callable[[str], None],
 ) -> int:
     """Restores simulation and files to the newest valid checkpoint.
 
@@ -133,12 +136,15 @@ def go_back(
         checkpoints: the run's checkpoints.
         config: the config with the new number of rounds.
         changed: see `check_versions`.
+        skip_damaged: see `Checkpoints.restore`.
+        say: called with a sentence about each checkpoint that is skipped.
 
     Returns:
         The number of finished rounds.
 
     Raises:
-        FileError: no checkpoint can be continued with more rounds.
+        FileError: no checkpoint can be continued with more rounds, or the newest cannot
+            be used.
     """
     metrics, last = folder.path / runs.METRICS, run.config["rounds"]
     size = metrics.stat().st_size if metrics.exists() else 0
@@ -160,10 +166,15 @@ def go_back(
             f"rounds would have: round {last} was evaluated only because it was the "
             "last. Start a run of that many rounds in another --output"
         )
-    restored = checkpoints.restore(simulation.snapshot().arrays, unfit)
-    events = folder.cut_back(restored.position if restored else 0)
-    done = 0
-    if restored:
+    like = simulation.snapshot().arrays
+    restored = checkpoints.restore(like, unfit, skip_damaged)
+    for done, reason in restored.skipped.items():
+        say(f"the checkpoint of round {done} is skipped: {reason}")
+    checkpoints.set_aside(restored.skipped)
+    if restored.skipped and restored.snapshot is None and size:
+        shutil.copy2(metrics, folder.path / f"{runs.METRICS}.before-round-0")
+    events, done = folder.cut_back(restored.position), 0
+    if restored.snapshot is not None:
         simulation.restore(restored.snapshot, events)
         done = restored.snapshot.progress["round"]
     folder.start(done)

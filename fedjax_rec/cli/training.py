@@ -217,12 +217,19 @@ class _Run:
         if every == 0 and before is None:
             return 0, None
         root, digest = folder.path / runs.CHECKPOINTS, resuming.config_hash(config)
-        checkpoints = Checkpoints(root, digest, options.checkpoint.keep, self.inform)
+        checkpoints = Checkpoints(root, digest, options.checkpoint.keep)
         stack.callback(checkpoints.close)
         done = 0
         if before is not None:
             done = resuming.go_back(
-                before, simulation, folder, checkpoints, config, changed
+                before,
+                simulation,
+                folder,
+                checkpoints,
+                config,
+                changed,
+                options.skip_damaged,
+                self.inform,
             )
             self.inform(
                 f"resumed after round {done}" if done else "no checkpoint: from round 0"

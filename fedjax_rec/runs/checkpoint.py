@@ -7,18 +7,20 @@ is sealed with the hashes of its files before it is renamed.
 """
 
 import contextlib
+import itertools
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.runs.seal import check_seal, write_seal
+from fedjax_rec.runs.seal import Damaged, check_seal, write_seal
 from fedjax_rec.simulation.simulation import Snapshot
 from fedjax_rec.storage.errors import FileError, writable
 
@@ -30,16 +32,22 @@ _SYSTEM_ERROR = re.compile(
 )
 
 
+SET_ASIDE = "set-aside"
+"""Folder of checkpoints that a resumed run did not go on from."""
+
+
 class Restored(NamedTuple):
     """Contents of a checkpoint.
 
     Attributes:
-        snapshot: state of the simulation.
+        snapshot: state of the simulation; `None` without a checkpoint to go on from.
         position: size of `metrics.jsonl` in bytes at the snapshot.
+        skipped: reasons by rounds of newer checkpoints that were skipped.
     """
 
-    snapshot: Snapshot
+    snapshot: Snapshot | None
     position: int
+    skipped: dict[int, str]
 
 
 class Checkpoints:
@@ -49,27 +57,19 @@ class Checkpoints:
         path: folder of the checkpoints; created if absent.
         config: hash of the configuration they belong to.
         keep: number of last checkpoints to keep; at least 1.
-        say: called with a sentence about each checkpoint that is skipped.
 
     Raises:
         FileError: the folder cannot be written.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        config: str,
-        keep: int = 2,
-        say: Callable[[str], None] = lambda text: None,
-    ):
-        self._path, self._config, self._say = Path(path).absolute(), config, say
+    def __init__(self, path: str | Path, config: str, keep: int = 2):
+        self._path, self._config = Path(path).absolute(), config
         self._retention = _LastAndSelected(keep)
         self._written = 0
         # Orbax also raises the failures that it logs, and they are reported once.
         logging.getLogger("absl").addFilter(_not_orbax)
         with writable(self._path):
             self._path.mkdir(parents=True, exist_ok=True)
-            _remove_unfinished(self._path)
             self._manager = ocp.CheckpointManager(
                 self._path,
                 options=ocp.CheckpointManagerOptions(
@@ -100,6 +100,7 @@ class Checkpoints:
         done = snapshot.progress["round"]
         if done in self._manager.all_steps():
             return
+        _remove_unfinished(self._path)
         self._written, self._retention.selected = done, snapshot.progress["selected"]
         progress = {
             **snapshot.progress,
@@ -131,53 +132,77 @@ class Checkpoints:
             self._manager.close()
 
     def restore(
-        self, like: Tree, unfit: Callable[[dict[str, Any]], str] = lambda progress: ""
-    ) -> Restored | None:
-        """Reads the newest valid checkpoint, and removes the newer ones.
+        self,
+        like: Tree,
+        unfit: Callable[[dict[str, Any]], str] = lambda progress: "",
+        skip_damaged: bool = False,
+    ) -> Restored:
+        """Reads the newest checkpoint to go on from; changes nothing on disk.
 
         Args:
             like: `Snapshot.arrays` of the simulation that will take it.
             unfit: `(progress) -> reason` why a run cannot go on from a checkpoint, or
                 an empty string.
-
-        Returns:
-            Its contents, or `None` without a valid checkpoint.
+            skip_damaged: go on from an older checkpoint, or from the start, if files of
+                newer ones have changed.
 
         Raises:
-            FileError: a valid checkpoint holds other arrays than `like`.
+            FileError: the newest is damaged and `skip_damaged` is false, or one belongs
+                to another config or holds other arrays than `like`.
+            OSError: a checkpoint cannot be read, which does not prove that it is
+                damaged; so do other errors, such as those of a full device.
         """
-        restored, skipped = None, []
+        skipped = {}
         for done in reversed(self.rounds):
             try:
-                restored = self._read(done, like, unfit)
-                break
-            except FileError:
-                raise
-            except Exception as error:
-                skipped.append(done)
-                reason = _first_line(error)
-                self._say(f"the checkpoint of round {done} is skipped: {reason}")
-        # Their rounds come again, and Orbax writes no round twice.
-        for done in skipped:
-            shutil.rmtree(self._path / str(done), ignore_errors=True)
+                snapshot, position = self._read(done, like, unfit)
+                return Restored(snapshot, position, skipped)
+            except Damaged as error:
+                if not skip_damaged:
+                    raise FileError(
+                        f"the checkpoint of round {done} in {self._path} is damaged: "
+                        f"{error}. Restore its files, or pass --skip-damaged to go on "
+                        "from the one before; damaged ones are kept in another folder"
+                    ) from error
+                skipped[done] = f"it is damaged: {error}"
+            except _Unfit as error:
+                skipped[done] = str(error)
+        return Restored(None, 0, skipped)
+
+    def set_aside(self, rounds: Iterable[int]) -> None:
+        """Moves checkpoints to the folder `set-aside`, as their rounds come again.
+
+        Orbax writes no round twice. Of several processes the first one moves.
+        """
+        if jax.process_index() == 0:
+            for done in rounds:
+                place = self._path / SET_ASIDE
+                place.mkdir(exist_ok=True)
+                names = (place / f"{done}{suffix}" for suffix in _suffixes())
+                free = next(name for name in names if not name.exists())
+                (self._path / str(done)).rename(free)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoints set aside")
         self._manager.reload()
-        return restored
 
     def _read(
         self, done: int, like: Tree, unfit: Callable[[dict[str, Any]], str]
-    ) -> Restored:
+    ) -> tuple[Snapshot, int]:
         check_seal(self._path / str(done))
         progress = self._item(done, _PROGRESS, ocp.args.JsonRestore())
         if progress["config"] != self._config:
-            raise ValueError("it belongs to another config")
+            raise FileError(
+                f"the checkpoint of round {done} in {self._path} belongs to another "
+                "config"
+            )
         if reason := unfit(progress):
-            raise ValueError(reason)
+            raise _Unfit(reason)
         self._check_arrays(done, progress, like)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         arrays = self._item(done, _STATE, ocp.args.StandardRestore(abstract))
         names = ("round", "best", "selected", "metrics")
         snapshot = Snapshot(arrays, {name: progress[name] for name in names})
-        return Restored(snapshot, progress["position"])
+        return snapshot, progress["position"]
 
     def _check_arrays(self, done: int, progress: dict[str, Any], like: Tree) -> None:
         old, new = (
@@ -226,6 +251,15 @@ class _LastAndSelected:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list:
         last = {info.step for info in checkpoints[-self.keep :]}
         return [info.step in last or info.step == self.selected for info in checkpoints]
+
+
+class _Unfit(ValueError):
+    """A valid checkpoint that the run cannot go on from."""
+
+
+def _suffixes() -> Iterator[str]:
+    """Nothing, `.1`, `.2` and so on."""
+    return ("" if i == 0 else f".{i}" for i in itertools.count())
 
 
 def _describe(tree: Tree) -> list[str]:

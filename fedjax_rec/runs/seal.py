@@ -12,6 +12,10 @@ SEAL = "seal.json"
 _UNSEALED = (SEAL, "_CHECKPOINT_METADATA")  # Orbax changes its metadata until the end
 
 
+class Damaged(ValueError):
+    """Files of a sealed folder were changed or removed."""
+
+
 def write_seal(folder: Path) -> None:
     """Writes the hashes of a folder's files."""
     text = json.dumps(_hashes(folder), indent=1)
@@ -22,17 +26,21 @@ def check_seal(folder: Path) -> None:
     """Compares a folder with its seal.
 
     Raises:
-        ValueError: a file was removed or changed, or the folder has no valid seal.
+        Damaged: a file was removed or changed, or the folder has no valid seal.
+        OSError: a file cannot be read, which says nothing about its content.
     """
     if not (folder / SEAL).exists():
-        raise ValueError("it is not complete")
-    seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        raise Damaged("it is not complete")
+    try:
+        seal = json.loads((folder / SEAL).read_bytes())
+    except ValueError as error:
+        raise Damaged(f"its file {SEAL} is not JSON: {error}") from error
     hashes = _hashes(folder)
     for name, sealed in seal.items():
         if name not in hashes:
-            raise ValueError(f"its file {name} is gone")
+            raise Damaged(f"its file {name} is gone")
         if hashes[name] != sealed:
-            raise ValueError(f"its file {name} has changed since it was written")
+            raise Damaged(f"its file {name} has changed since it was written")
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -41,17 +41,12 @@ LIKE = snapshot(0).arrays
 
 
 @pytest.fixture
-def said():
-    return []
-
-
-@pytest.fixture
-def opened(tmp_path, said):
+def opened(tmp_path):
     """Opens the checkpoints of a folder, and closes them at the end."""
     managers = []
 
     def opening(config="this", keep=2):
-        checkpoints = Checkpoints(tmp_path / "checkpoints", config, keep, said.append)
+        checkpoints = Checkpoints(tmp_path / "checkpoints", config, keep)
         managers.append(checkpoints)
         return checkpoints
 
@@ -85,7 +80,7 @@ def test_a_saved_state_comes_back(opened):
 
 
 def test_without_a_checkpoint_nothing_is_restored(opened):
-    assert opened().restore(LIKE) is None
+    assert opened().restore(LIKE) == (None, 0, {})
 
 
 def test_the_state_at_the_call_of_save_is_written(opened):
@@ -143,49 +138,96 @@ BREAKS = {
     "halved": (halve, "has changed"),
     "gone": (lambda folder: largest(folder).unlink(), "is gone"),
     "half removed": (lambda folder: (folder / "seal.json").unlink(), "not complete"),
-    "seal broken": (lambda folder: (folder / "seal.json").write_text("{"), "Expecting"),
+    "seal broken": (lambda folder: (folder / "seal.json").write_text("{"), "not JSON"),
     "empty": (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "not complete"),
 }
 
 
+def content(folder):
+    """Every file below a folder."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
 @pytest.mark.parametrize("how", BREAKS)
-def test_a_broken_checkpoint_is_skipped(opened, said, tmp_path, how):
+def test_a_broken_checkpoint_is_refused_or_skipped_and_kept(opened, tmp_path, how):
     save(opened(keep=3), 1, 2, 3)
     hurt, reason = BREAKS[how]
-    hurt(tmp_path / "checkpoints" / "3")
+    folder = tmp_path / "checkpoints"
+    hurt(folder / "3")
+    before, broken = content(folder), content(folder / "3")
     checkpoints = opened(keep=3)
-    restored = checkpoints.restore(LIKE)
+    with pytest.raises(FileError, match=rf"round 3 .* damaged: .*{reason}.*--skip-dam"):
+        checkpoints.restore(LIKE)
+    restored = checkpoints.restore(LIKE, skip_damaged=True)
+    assert content(folder) == before
     assert_equal(restored.snapshot.arrays, snapshot(2).arrays)
-    assert len(said) == 1
-    assert said[0].startswith("the checkpoint of round 3 is skipped: ")
-    assert reason in said[0]
+    assert restored.skipped.keys() == {3}
+    assert reason in restored.skipped[3]
     # Its round comes again, and is written again.
-    save(checkpoints, 3)
+    for _ in range(2):
+        checkpoints.set_aside(restored.skipped)
+        save(checkpoints, 3)
     assert checkpoints.rounds == [1, 2, 3]
+    assert content(folder / "set-aside" / "3") == broken
+    assert (folder / "set-aside" / "3.1" / "seal.json").exists()
     assert opened().restore(LIKE).snapshot.progress["round"] == 3
 
 
-def test_all_broken_is_as_none(opened, said, tmp_path):
+def test_all_broken(opened, tmp_path):
     save(opened(), 1, 2)
     for done in "12":
         halve(tmp_path / "checkpoints" / done)
-    assert opened().restore(LIKE) is None
-    assert len(said) == 2
+    before = content(tmp_path)
+    with pytest.raises(FileError, match="round 2"):
+        opened().restore(LIKE)
+    restored = opened().restore(LIKE, skip_damaged=True)
+    assert (restored.snapshot, restored.position) == (None, 0)
+    assert list(restored.skipped) == [2, 1]
+    assert content(tmp_path) == before
 
 
-def test_the_caller_may_skip_too(opened, said):
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), RuntimeError("RESOURCE_EXHAUSTED")]
+)
+@pytest.mark.parametrize("place", ["check_seal", "Checkpoints._item"])
+def test_a_failure_to_read_proves_no_damage(
+    opened, tmp_path, monkeypatch, error, place
+):
+    save(opened(), 1, 2)
+    before = content(tmp_path)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(f"fedjax_rec.runs.checkpoint.{place}", fail)
+    for skip in (False, True):
+        with pytest.raises(type(error), match=str(error)[-9:]):
+            opened().restore(LIKE, skip_damaged=skip)
+    assert content(tmp_path) == before
+
+
+def test_the_caller_may_skip_too(opened):
     save(opened(), 1, 2)
     restored = opened().restore(
         LIKE, lambda p: "too late" if p["position"] > 150 else ""
     )
     assert restored.snapshot.progress["round"] == 1
-    assert said == ["the checkpoint of round 2 is skipped: too late"]
+    assert restored.skipped == {2: "too late"}
+    assert opened().rounds == [1, 2]
 
 
-def test_another_config_is_skipped(opened, said):
+def test_another_config_is_refused_and_left(opened, tmp_path):
     save(opened("other"), 1)
-    assert opened("this").restore(LIKE) is None
-    assert "another config" in said[0]
+    before = content(tmp_path)
+    for skip in (False, True):
+        with pytest.raises(FileError, match="belongs to another config"):
+            opened("this").restore(LIKE, skip_damaged=skip)
+    assert content(tmp_path) == before
+    assert opened("other").restore(LIKE).snapshot.progress["round"] == 1
 
 
 def test_other_arrays_are_refused_and_left(opened):
@@ -205,7 +247,11 @@ def test_files_of_a_killed_save_are_removed(opened, tmp_path):
     save(opened(), 1)
     left = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "checkpoints" / "1", left)
-    assert opened().rounds == [1]
+    checkpoints = opened()
+    assert checkpoints.rounds == [1]
+    assert left.exists()
+    save(checkpoints, 2)
+    assert checkpoints.rounds == [1, 2]
     assert not left.exists()
 
 
