@@ -236,6 +236,16 @@ def _check_part(path: str, slot: str, value: Any) -> None:
             f"{path}={value!r}: expected a dataclass of settings, such as "
             f"{f'{named}()' if named else ', '.join(kinds.values())}"
         )
+    location = registry.location_of(type(value))
+    slots = [
+        name for name, kinds in registry.SLOTS.items() if location in kinds.values()
+    ]
+    if slots and slot not in slots:
+        expected = ", ".join(registry.SLOTS[slot])
+        raise TypeError(
+            f"{path}={type(value).__name__}(...) is a kind of {' and '.join(slots)}; "
+            f"expected one of {expected}"
+        )
     methods = _METHODS.get(path, () if "." in path else ("build",))
     missing = [name for name in methods if not hasattr(value, name)]
     if missing:
