@@ -77,7 +77,10 @@ class NoMethod:
         ({"algorithm": "fedavg"}, r"='fedavg': expected a dataclass .* such as FedAvg"),
         ({"split": "leave-last"}, r"split='leave-last': .* such as LeaveLast\(\)"),
         ({"split": "first"}, "split='first': .* such as LeaveOneOut, LeaveLast, Ratio"),
-        ({"codec": Krum()}, r"codec=Krum\(...\) is a kind of aggregation; expected one of bf16"),
+        (
+            {"codec": Krum()},
+            r"codec=Krum\(...\) is a kind of aggregation; expected one of float32",
+        ),
         ({"aggregation": SGD()}, r"aggregation=SGD\(...\) is a kind of"),
         (
             {"algorithm": FedAvg(client_optimizer=FedAdam())},
