@@ -142,7 +142,10 @@ SLOTS: dict[str, dict[str, str]] = {
         "guided": "contrib.guided:Guided",
         "colr": "contrib.colr:CoLR",
     },
-    "wrapper.then": {"scaffold": "wrappers.scaffold:Scaffold"},
+    "wrapper.then": {
+        "scaffold": "wrappers.scaffold:Scaffold",
+        "colr": "contrib.colr:CoLR",
+    },
     "aggregation": _RULES,
     "aggregation.then": _BUFFERED_RULES,
     "codec": _CODECS,
