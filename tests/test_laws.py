@@ -62,8 +62,9 @@ from fedjax_rec.experiment.settings import BackboneConfig
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
 from fedjax_rec.models.adapters.in_layers import Bottleneck, LoRA, PrefixTuning
 from fedjax_rec.models.by_id import matrix_factorization, neural_cf, personal_scorer
+from fedjax_rec.simulation.messages import without_state
 from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.round import client_key, federated
+from fedjax_rec.simulation.round import client_key, federated, round_hparams
 from fedjax_rec.wrappers.clustered import IFCA, ClusteredByProfile
 from fedjax_rec.wrappers.freeze import Freeze
 from fedjax_rec.wrappers.lora.rules import FedEx, FlexLoRA, FLoRA, HetLoRA
@@ -404,6 +405,23 @@ def mean_of(name) -> Any:
         if np.allclose(result["w"], expected["w"], atol=1e-6):
             return rule
     raise AssertionError(f"{name}: expected a uniform mean or a sum")
+
+
+@every_case
+def test_clients_train_with_the_same_outputs_outside_of_a_round(name):
+    """Tuned scores and estimates of memory need no key of a round."""
+    run = base(name)
+    examples = run.data.examples(jnp.int32(0), 0)
+    own = without_state(at(run.personal, 0))
+    params = Params(shared=run.start.shared, personal=own)
+    inside = round_hparams(run.recipe.hparams, run.key, jnp.int32(0))
+    results = [
+        jax.eval_shape(
+            run.recipe.client_update, params, run.frozen, examples, hparams, run.key
+        )
+        for hparams in (inside, run.recipe.hparams)
+    ]
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("name", marked(CASES))

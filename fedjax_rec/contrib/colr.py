@@ -72,6 +72,9 @@ class CoLR:
         train: Callable = recipe.client_update
 
         def update(params, frozen, examples, hparams, key):
+            # Tuning after a round sends nothing: it has no round key and no basis.
+            if "round_key" not in hparams:
+                return train(params, frozen, examples, hparams, key)
             correction = contracts.Correction(basis=bases(hparams["round_key"]))
             return train(params, frozen, examples, hparams, key, correction=correction)
 

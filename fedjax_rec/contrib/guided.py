@@ -70,6 +70,7 @@ class Guided:
         temperature: temperature of the likeness `exp(cosine / temperature)` by which
             others' deltas predict a client's.
         sketch: length of a sketch.
+        then: wrapper that is applied next.
     """
 
     likeness: Likeness = "profile"
@@ -83,6 +84,7 @@ class Guided:
     outlier: float = 1.0
     temperature: float = 0.2
     sketch: int = 1024
+    then: Any = None
 
     brings_rule: ClassVar[bool] = True
 
@@ -95,6 +97,12 @@ class Guided:
         Raises:
             ValueError: `likeness="profile"`, and the data have no texts.
         """
+        recipe = self._weighed(context)
+        if self.then is None:
+            return recipe
+        return self.then.build(context.with_recipe(recipe))
+
+    def _weighed(self, context: Context) -> contracts.Recipe:
         recipe = context.recipe
         if self.likeness == "update":
             return recipe._replace(aggregator=guided(self, context.num_clients))

@@ -105,7 +105,7 @@ def make_targets(
         if pool is None:
             raise ValueError(
                 "protocol.candidates='cold' ranks the items a split held out: it needs "
-                "split.kind='cold_items'"
+                "split=ColdItems(): --split cold_items"
             )
         pool_mask = np.isin(np.arange(num_items), pool)
         if not pool_mask[wanted % num_items].all():

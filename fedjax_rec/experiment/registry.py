@@ -142,7 +142,10 @@ SLOTS: dict[str, dict[str, str]] = {
         "guided": "contrib.guided:Guided",
         "colr": "contrib.colr:CoLR",
     },
-    "wrapper.then": {"scaffold": "wrappers.scaffold:Scaffold"},
+    "wrapper.then": {
+        "scaffold": "wrappers.scaffold:Scaffold",
+        "colr": "contrib.colr:CoLR",
+    },
     "aggregation": _RULES,
     "aggregation.then": _BUFFERED_RULES,
     "codec": _CODECS,
@@ -203,6 +206,11 @@ def load_class(location: str) -> type:
     return getattr(importlib.import_module(f"fedjax_rec.{module}"), name)
 
 
+def location_of(cls: type) -> str:
+    """`module:Class`, with the module below this package, as in `SLOTS`."""
+    return f"{cls.__module__.removeprefix('fedjax_rec.')}:{cls.__name__}"
+
+
 def name_of(part: Any) -> str:
     """The name of a part's kind in `SLOTS`, or that of its class.
 
@@ -211,8 +219,7 @@ def name_of(part: Any) -> str:
     if part is None:
         return "none"
     cls = type(part)
-    location = f"{cls.__module__.removeprefix('fedjax_rec.')}:{cls.__name__}"
-    name = kinds().get(location, cls.__name__)
+    name = kinds().get(location_of(cls), cls.__name__)
     then = getattr(part, "then", None)
     return name if then is None else f"{name}+{name_of(then)}"
 

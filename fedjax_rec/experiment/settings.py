@@ -236,6 +236,17 @@ def _check_part(path: str, slot: str, value: Any) -> None:
             f"{path}={value!r}: expected a dataclass of settings, such as "
             f"{f'{named}()' if named else ', '.join(kinds.values())}"
         )
+    location = registry.location_of(type(value))
+    if location in registry.kinds() and location not in registry.SLOTS[slot].values():
+        slots = [
+            name
+            for name, kinds in registry.SLOTS.items()
+            if location in kinds.values() and "." not in name
+        ]
+        raise TypeError(
+            f"{path}={type(value).__name__}(...) is a kind of {' and '.join(slots)}; "
+            f"expected one of {', '.join(registry.SLOTS[slot])}"
+        )
     methods = _METHODS.get(path, () if "." in path else ("build",))
     missing = [name for name in methods if not hasattr(value, name)]
     if missing:

@@ -54,7 +54,7 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
         if since:
             warnings.append(
                 f"DIVERGED ({run.path}): the loss is not finite since round {since}; "
-                "lower algorithm.client_lr"
+                "lower the learning rate of the clients"
             )
     return warnings
 

@@ -49,7 +49,7 @@ def backbone_in_words(facts: Mapping[str, Any]) -> str:
         f"Backbone {facts['name']} ({facts['layers']} layers of width "
         f"{facts['width']}, {facts['dtype']}), {adapter}; path {facts['path']}, items "
         f"encoded {'once a round' if facts['once'] else 'by each client'}.{shuffled} "
-        f"A client sends {sum(bits.values()) / 8000:,.1f} kB a round, uncompressed: "
+        f"Without a codec a client sends {sum(bits.values()) / 8000:,.1f} kB a round: "
         f"{parts}."
     )
 
@@ -77,7 +77,7 @@ def costs_in_words(costs: Mapping[str, Any], devices: Mapping[str, Any]) -> str:
     classes = ", ".join(f"{count:,} {name}" for name, count in counts)
     return (
         f"A client receives {size(costs['down_bytes_per_client'])} and sends "
-        f"{size(costs['up_bytes_per_client'])} a round, uncompressed.{lost} "
+        f"{size(costs['up_bytes_per_client'])} a round.{lost} "
         f"{costs['rounds']:,} rounds move {size(costs['down_bytes'])} down and "
         f"{size(costs['up_bytes'])} up, and would have taken "
         f"{duration(costs['simulated_seconds'])}, "

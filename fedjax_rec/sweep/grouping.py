@@ -143,8 +143,14 @@ def common_recipe(
 
 
 def scalars_of(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
-    """The values of the recipe's scalars at one point."""
-    return {name: _get(experiment.algorithm, name) for name in recipe.hparams}
+    """The values of the recipe's scalars at one point; others keep the recipe's."""
+    values = {}
+    for name, value in recipe.hparams.items():
+        try:
+            values[name] = _get(experiment.algorithm, name)
+        except AttributeError:
+            values[name] = value
+    return values
 
 
 def _get(settings: Any, name: str) -> Any:

@@ -88,9 +88,7 @@ def _axes_and_draws(
 def _check(options: Any, axes: list[space.Axis], draws: list[space.Draw]) -> None:
     space.check_fields(axes, draws)
     if not axes and not draws:
-        raise UserError(
-            "nothing to sweep; expected for example --grid algorithm.client-lr=0.1,1"
-        )
+        raise UserError("nothing to sweep; expected for example --grid seed=0:3")
     if draws and not (options.optuna or options.points):
         raise UserError("--sample needs --points N (how many) or --optuna N")
     if not draws and (options.optuna or options.points):

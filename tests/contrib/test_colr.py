@@ -146,6 +146,14 @@ def test_clients_train_in_the_basis_of_their_message(touched_only):
         assert close == lossless
 
 
+def test_tuning_after_a_round_has_no_basis():
+    wrapped = CoLR(rank=3).build(context(plain()))
+    params = wrapped.model.init(KEY)
+    args = (params, (), examples(), wrapped.hparams, jax.random.key(1))
+    tuned, expected = wrapped.client_update(*args), plain().client_update(*args)
+    jax.tree.map(np.testing.assert_array_equal, tuned.delta, expected.delta)
+
+
 def test_systems_without_a_basis_are_refused():
     recipe = plain()
     wrong = recipe._replace(local=recipe.local._replace(corrections=False))

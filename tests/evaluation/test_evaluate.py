@@ -160,7 +160,7 @@ def test_cold_candidates_are_ranked_among_themselves_by_hand():
     assert np.asarray(got["hr@3"]).tolist() == [1, 1]
     np.testing.assert_allclose(got["ndcg@3"], [0.5, 1])
     np.testing.assert_allclose(got["auc"][0], 0)
-    with pytest.raises(ValueError, match=r"needs split\.kind='cold_items'"):
+    with pytest.raises(ValueError, match=r"needs split=ColdItems"):
         make_targets(**layout)
     with pytest.raises(ValueError, match="outside the pool of cold items"):
         make_targets(**layout, pool=np.array([5, 6]))

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from fedjax_rec import (
+    SGD,
     Execution,
     Experiment,
+    FedAdam,
     FedAvg,
     FedFM,
+    Krum,
     MeshConfig,
     PFedRec,
     StoreConfig,
@@ -74,6 +77,15 @@ class NoMethod:
         ({"algorithm": "fedavg"}, r"='fedavg': expected a dataclass .* such as FedAvg"),
         ({"split": "leave-last"}, r"split='leave-last': .* such as LeaveLast\(\)"),
         ({"split": "first"}, "split='first': .* such as LeaveOneOut, LeaveLast, Ratio"),
+        (
+            {"codec": Krum()},
+            r"codec=Krum\(...\) is a kind of aggregation; expected one of float32",
+        ),
+        ({"aggregation": SGD()}, r"aggregation=SGD\(...\) is a kind of"),
+        (
+            {"algorithm": FedAvg(client_optimizer=FedAdam())},
+            r"algorithm.client_optimizer=FedAdam\(...\) is a kind of server_optimizer",
+        ),
         ({"cohort": 12}, "cohort=12: expected a dataclass of settings"),
         ({"data": None}, "data=None: expected a dataclass .* SyntheticData, FileData"),
         ({"algorithm": Plain()}, "algorithm=.*Plain.*: expected a dataclass"),

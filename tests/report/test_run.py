@@ -139,7 +139,7 @@ def test_a_backbone_is_reported_with_its_messages(tmp_path):
         assert "Backbone minilm (6 layers of width 384, float32)" in text
         assert "lora of 12,288 parameters in the last 1 of 6 layers" in text
         assert "path suffix, items encoded once a round" in text
-        assert "A client sends 50.2 kB a round" in text
+        assert "Without a codec a client sends 50.2 kB a round" in text
         assert "lora_a 24.6, lora_b 24.6, item 1.0" in text
         assert "SHUFFLED" not in text
         assert "WARNING" not in text

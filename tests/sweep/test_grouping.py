@@ -79,6 +79,13 @@ def test_scalars_of_a_recipe_are_passed_on(algorithm, field, values):
     assert [scalars_of(recipe, point)[field] for point in points] == list(values)
 
 
+def test_a_scalar_that_is_no_field_keeps_its_value():
+    recipe = FedAvg().build(CONTEXT)
+    recipe = recipe._replace(hparams={"proximal": 9.0, "margin": 0.25})
+    point = Experiment(name="x", algorithm=FedAvg(proximal=0.5))
+    assert scalars_of(recipe, point) == {"proximal": 0.5, "margin": 0.25}
+
+
 @pytest.mark.parametrize(
     ("algorithm", "field", "values", "outcomes"),
     [
