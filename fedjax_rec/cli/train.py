@@ -46,12 +46,14 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED) then has:
   profile/, profile.json    with --profile
 """
 
+import types
 from pathlib import Path
 
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
 from fedjax_rec.cli.config_file import check_data, load_config, named_config
 from fedjax_rec.cli.options import Train
+from fedjax_rec.experiment.own_module import loaded_modules
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 
@@ -69,11 +71,15 @@ def main(args: list[str]) -> int:
     folder = next((values for name, values in flags if name == "resume"), None)
     if folder is not None and len(folder) != 1:
         raise UserError("--resume: expected the folder of a run")
-    if path:
+    if folder:
+        modules = []
+        if path:  # for its classes; config.json has all values
+            load_config(path)
+            modules = loaded_modules()
+        path = f"{path or ''} --resume {folder[0]}".strip()
+        experiment, doc = _stored(Path(folder[0]), modules), f"Continues {folder[0]}."
+    elif path:
         experiment, doc = load_config(path)
-    elif folder:
-        path = f"--resume {folder[0]}"
-        experiment, doc = _stored(Path(folder[0])), f"Continues {folder[0]}."
     elif words:
         path, experiment, doc = "CONFIG", Experiment(name="experiment"), ""
     else:
@@ -90,8 +96,8 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _stored(folder: Path) -> Experiment:
+def _stored(folder: Path, modules: list[types.ModuleType]) -> Experiment:
     from fedjax_rec.cli.resume import read
     from fedjax_rec.experiment.stored import stored_experiment
 
-    return stored_experiment(read(folder).config, str(folder))
+    return stored_experiment(read(folder).config, str(folder), modules)

@@ -22,7 +22,7 @@ from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.report import run as report
 from fedjax_rec.runs import folder as runs
 from fedjax_rec.runs import tracking
-from fedjax_rec.runs.checkpoint import Checkpoints
+from fedjax_rec.runs.checkpoint import Checkpoints, RestoreError
 from fedjax_rec.runs.fingerprint import fingerprint
 from fedjax_rec.runs.folder import Run, RunFolder
 from fedjax_rec.runs.plain import plain
@@ -88,6 +88,8 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
             if options.distributed:
                 agree(str(folder.path.absolute()))
             _Run(experiment, options, simulation, folder, say).compute(before, changed)
+    except RestoreError:
+        raise
     except FileError as error:
         raise UserError(f"{error}{resuming.advice(path)}") from error
     except Stopped as stopped:

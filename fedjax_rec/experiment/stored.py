@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedjax_rec.experiment import registry
@@ -12,12 +12,16 @@ from fedjax_rec.runs.plain import differences, plain
 from fedjax_rec.storage.errors import UserError
 
 
-def stored_experiment(config: Mapping[str, Any], folder: str) -> Experiment:
+def stored_experiment(
+    config: Mapping[str, Any], folder: str, modules: Iterable[types.ModuleType] = ()
+) -> Experiment:
     """The experiment with the `plain` values `config`.
 
     Args:
         config: content of `config.json`.
         folder: folder of the run, for messages.
+        modules: modules whose classes the config may name, in addition to this
+            package's.
 
     Raises:
         UserError: it is not an experiment of this version of fedjax_rec.
@@ -27,7 +31,13 @@ def stored_experiment(config: Mapping[str, Any], folder: str) -> Experiment:
         f"file defines a class of its own: fedjax-rec train CONFIG --resume {folder}"
     )
     try:
-        experiment = _value(Experiment, config, "")
+        own = {
+            name: value
+            for module in modules
+            for name, value in vars(module).items()
+            if isinstance(value, type) and dataclasses.is_dataclass(value)
+        }
+        experiment = _value(Experiment, config, "", own)
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder}/config.json: {error}. {advice}") from error
     changes = differences(dict(config), plain(experiment))
@@ -40,35 +50,40 @@ def stored_experiment(config: Mapping[str, Any], folder: str) -> Experiment:
     return experiment
 
 
-def _value(hint: Any, value: Any, name: str) -> Any:
+def _value(hint: Any, value: Any, name: str, own: Mapping[str, type]) -> Any:
     """`value` with the type `hint`."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     choices = list(typing.get_args(hint)) if union else [hint]
     if isinstance(value, Mapping) and "type" in value:
-        return _dataclass(_class(choices, value["type"], name), value, name)
+        cls = _class(choices, value["type"], name, own)
+        return _dataclass(cls, value, name, own)
     if isinstance(value, list):
         lists = [h for h in choices if typing.get_origin(h) in (tuple, list)]
         kind = lists[0] if lists else tuple[Any, ...]
-        items = [_value(typing.get_args(kind)[0], item, name) for item in value]
+        items = [_value(typing.get_args(kind)[0], item, name, own) for item in value]
         return (typing.get_origin(kind) or tuple)(items)
     return value
 
 
-def _class(choices: list[Any], name: str, path: str) -> type:
-    """The class of a stored part: that of its field, or one in the registry."""
+def _class(choices: list[Any], name: str, path: str, own: Mapping[str, type]) -> type:
+    """The class of a stored part: of its field, the user's own, or registered."""
     for choice in choices:
         if isinstance(choice, type) and choice.__name__ == name:
             return choice
+    if name in own:
+        return own[name]
     if (location := registry.locations().get(name)) is None:
         raise ValueError(f"{path or 'it'} is a {name}, which is no kind of a part")
     return registry.load_class(location)
 
 
-def _dataclass(cls: type, value: Mapping[str, Any], name: str) -> Any:
+def _dataclass(
+    cls: type, value: Mapping[str, Any], name: str, own: Mapping[str, type]
+) -> Any:
     hints = typing.get_type_hints(cls)
     stored = {field: inner for field, inner in value.items() if field != "type"}
     unknown = sorted(stored.keys() - {field.name for field in dataclasses.fields(cls)})
     if unknown:
         raise ValueError(f"{name or 'it'} has no field {', '.join(unknown)}")
     paths = {field: f"{name}.{field}".strip(".") for field in stored}
-    return cls(**{f: _value(hints[f], x, paths[f]) for f, x in stored.items()})
+    return cls(**{f: _value(hints[f], x, paths[f], own) for f, x in stored.items()})

@@ -50,6 +50,10 @@ class Restored(NamedTuple):
     skipped: dict[int, str]
 
 
+class RestoreError(FileError):
+    """A run cannot go on from its newest checkpoint."""
+
+
 class Checkpoints:
     """The checkpoints of one run: the last few, and the selected round's.
 
@@ -147,8 +151,8 @@ class Checkpoints:
                 newer ones have changed.
 
         Raises:
-            FileError: the newest is damaged and `skip_damaged` is false, or one belongs
-                to another config or holds other arrays than `like`.
+            RestoreError: the newest is damaged and `skip_damaged` is false, or one
+                belongs to another config or holds other arrays than `like`.
             OSError: a checkpoint cannot be read, which does not prove that it is
                 damaged; so do other errors, such as those of a full device.
         """
@@ -159,7 +163,7 @@ class Checkpoints:
                 return Restored(snapshot, position, skipped)
             except Damaged as error:
                 if not skip_damaged:
-                    raise FileError(
+                    raise RestoreError(
                         f"the checkpoint of round {done} in {self._path} is damaged: "
                         f"{error}. Restore its files, or pass --skip-damaged to go on "
                         "from the one before; damaged ones are kept in another folder"
@@ -191,7 +195,7 @@ class Checkpoints:
         check_seal(self._path / str(done))
         progress = self._item(done, _PROGRESS, ocp.args.JsonRestore())
         if progress["config"] != self._config:
-            raise FileError(
+            raise RestoreError(
                 f"the checkpoint of round {done} in {self._path} belongs to another "
                 "config"
             )
@@ -215,7 +219,7 @@ class Checkpoints:
             if old.get(path) != new.get(path)
         ]
         if lines:
-            raise FileError(
+            raise RestoreError(
                 f"the checkpoint of round {done} in {self._path} holds other arrays "
                 "than this experiment:\n" + "\n".join(lines[:9])
             )

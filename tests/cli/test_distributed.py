@@ -109,7 +109,7 @@ def test_two_processes_give_the_numbers_of_one_and_read_their_own_clients(
     shutil.copytree(caches[0] / "populations", caches[1] / "populations")
     monkeypatch.setenv("FEDJAX_REC_CACHE", str(caches[1]))
     experiment, _ = load_config("small.py")
-    prepared = recall(caches[1] / "populations", key_of(experiment))
+    prepared = recall(caches[1] / "populations", key_of(experiment) or "")
     buckets = made[0].data.buckets
     assert spoil(prepared, buckets, shares=4, present=(2, 3)) > 10_000
     with socket.socket() as free:

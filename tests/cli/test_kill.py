@@ -118,7 +118,7 @@ class Bench:
         checkpoints = Checkpoints(folder / "checkpoints", config_hash(config))
         restored = checkpoints.restore(self.like)
         checkpoints.close()
-        assert restored is not None
+        assert restored.snapshot is not None
         leaves = jax.tree_util.tree_leaves_with_path(restored.snapshot.arrays)
         files = ("config.json", "metrics.jsonl", "result.json")
         return {

@@ -81,7 +81,7 @@ def arrays_of(again):
         checkpoints = Checkpoints(folder / "checkpoints", config_hash(config))
         restored = checkpoints.restore(like)
         checkpoints.close()
-        assert restored is not None
+        assert restored.snapshot is not None
         leaves = jax.tree.leaves(restored.snapshot.arrays)
         return restored.snapshot.progress, [np.asarray(x).tobytes() for x in leaves]
 
@@ -190,11 +190,25 @@ def test_without_a_checkpoint_it_starts_at_round_0(copied, shows, assert_same_ru
     assert_same_run(copied / "left", copied / "whole")
 
 
-def test_a_broken_checkpoint_costs_only_time(copied, shows, assert_same_run):
-    newest = max((copied / "left/checkpoints").iterdir(), key=lambda p: int(p.name))
+def test_a_broken_checkpoint_costs_only_time_if_the_user_agrees(
+    copied, shows, fails, assert_same_run
+):
+    folder = copied / "left/checkpoints"
+    newest = max(folder.iterdir(), key=lambda p: int(p.name))
     (newest / "seal.json").unlink()
-    output = shows("train", "--resume", "left")
-    assert f"the checkpoint of round {newest.name} is skipped: it is not" in output
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    metrics = (copied / "left/metrics.jsonl").read_bytes()
+    shown = fails("train", "--resume", "left")
+    assert "is damaged: it is not complete" in shown
+    assert "intact" not in shown
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert (copied / "left/metrics.jsonl").read_bytes() == metrics
+    output = shows("train", "--resume", "left", "--skip-damaged")
+    assert f"the checkpoint of round {newest.name} is skipped: it is damaged" in output
+    kept = folder / "set-aside" / newest.name
+    names = {p.relative_to(newest) for p in before if p.is_relative_to(newest)}
+    assert {p.relative_to(kept) for p in kept.rglob("*") if p.is_file()} == names
+    shutil.rmtree(folder / "set-aside")
     assert_same_run(copied / "left", copied / "whole")
 
 

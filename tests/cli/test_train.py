@@ -181,10 +181,12 @@ def test_classes_of_ones_own_take_flags_and_resume(folder, write, fails, shows):
     text = fails("train", "--resume", "out")
     assert "is a Doubled, which is no kind of a part" in text
     assert "fedjax-rec train CONFIG --resume out" in text
-    text = shows("train", config, *flags[:4], *flags[6:], "--resume", "out")
-    assert "out is finished" in text
-    text = fails("train", config, "--resume", "out")
-    assert "algorithm.factor: 4.0 there, 2.0 now" in text
+    assert "out is finished" in shows("train", config, "--resume", "out")
+    text = fails("train", config, "--resume", "out", "--algorithm.factor", "3")
+    assert "algorithm.factor: 4.0 there, 3.0 now" in text
+    text = shows("train", config, "--resume", "out", "--rounds", "2")
+    assert "26 users" in text
+    assert "resumed after round 1" in text
 
 
 def test_train_from_python(folder, write, monkeypatch):
