@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from etils import epy
 
+from fedjax_rec.core.checks import check_settings
+
 if TYPE_CHECKING:
     from fedjax_rec.data.interactions import Interactions
 
@@ -66,6 +68,9 @@ class FileData:
     top_items: int = 0
     first_users: int = 0
     download: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def origin(self, progress: bool = False) -> str:
         """Identifies the data by the content of their files."""

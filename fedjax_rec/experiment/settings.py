@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
+import functools
+import types
+import typing
 from typing import Any, Literal
 
 from etils import epy
@@ -198,8 +200,6 @@ class Experiment:
         _check_parts(self)
         for field in ("rounds", "eval_every"):
             value = getattr(self, field)
-            if not isinstance(value, numbers.Integral):
-                raise TypeError(f"{field} must be a whole number, got {value!r}")
             if value < 1:
                 raise ValueError(f"{field} must be at least 1, got {value}")
         if not 0 <= self.seed < 2**32:
@@ -217,6 +217,7 @@ _METHODS = {
 
 def _check_parts(settings: Any, prefix: str = "") -> None:
     """Raises a TypeError for parts that are no settings of their field."""
+    hints = _hints(type(settings))
     for field in dataclasses.fields(settings):
         path, value = f"{prefix}{field.name}", getattr(settings, field.name)
         slot = registry.slot_of(path) if field.type in (Any, "Any") else None
@@ -224,6 +225,43 @@ def _check_parts(settings: Any, prefix: str = "") -> None:
             _check_part(path, slot, value)
         if dataclasses.is_dataclass(value):
             _check_parts(value, f"{path}.")
+        elif not _fits(value, hints.get(field.name, Any)):
+            hint = hints[field.name]
+            expected = _WORDS.get(hint, str(hint).replace("typing.", ""))
+            raise TypeError(f"{path}={value!r}: expected {expected}")
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of the fields; empty if one has a name for type checkers only."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value can have a type of numbers, text, literals or sequences."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, choice) for choice in inner)
+    if hint in (None, types.NoneType):
+        return value is None
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (tuple, list):
+        if not isinstance(value, tuple | list):
+            return False
+        return len(inner) != 2 or all(_fits(item, inner[0]) for item in value)
+    if hint in (bool, str):
+        return type(value).__name__ == "bool_" or isinstance(value, hint)
+    if hint in (int, float):  # a sweep puts other numbers in their place
+        wrong = (str, bytes, bool, type(None), tuple, list, dict, set)
+        return not isinstance(value, (*wrong, float) if hint is int else wrong)
+    return True
 
 
 def _check_part(path: str, slot: str, value: Any) -> None:

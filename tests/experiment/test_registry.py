@@ -1,12 +1,14 @@
 """Kinds of parts load, have defaults and flags, and come back from files."""
 
+import copy
 import dataclasses
 import json
+import typing
 
 import pytest
 
 import fedjax_rec
-from fedjax_rec import Experiment, FedAvg, FedFM
+from fedjax_rec import Execution, Experiment, FedAvg, FedFM, Protocol, StoreConfig
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.fields import fields_of, read_kind
 from fedjax_rec.experiment.stored import stored_experiment
@@ -115,3 +117,32 @@ def test_public_names_load_on_first_use():
         assert getattr(fedjax_rec, name) is not None
     assert not hasattr(fedjax_rec, "Nope")
     assert not hasattr(fedjax_rec, "_private")
+
+
+def test_every_field_of_a_literal_type_is_checked_where_a_part_is_made():
+    checked = 0
+    kinds = {registry.load(slot, kind) for slot, kind in KINDS}
+    for cls in kinds | {Execution, Protocol, StoreConfig}:
+        for field, hint in typing.get_type_hints(cls).items():
+            if typing.get_origin(hint) is typing.Literal:
+                with pytest.raises(ValueError, match="bogus"):
+                    cls(**{field: "bogus"})
+                checked += 1
+    assert checked > 50
+
+
+def test_values_of_another_type_are_refused_by_an_experiment():
+    checked = 0
+    for slot, kinds in registry.SLOTS.items():
+        if "." in slot or slot not in {f.name for f in dataclasses.fields(Experiment)}:
+            continue
+        for part in (registry.load_class(location)() for location in kinds.values()):
+            for field, hint in typing.get_type_hints(type(part)).items():
+                wrong = {int: (8.5, "8"), float: ("0.1",), bool: ("no",)}.get(hint, ())
+                for value in wrong:
+                    changed = copy.copy(part)  # around the checks of its own class
+                    object.__setattr__(changed, field, value)
+                    with pytest.raises(TypeError, match=rf"{slot}.{field}=.*expected"):
+                        Experiment(name="x", **{slot: changed})
+                    checked += 1
+    assert checked > 150

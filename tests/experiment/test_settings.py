@@ -50,7 +50,7 @@ def test_absurd_values_are_refused(cls, fields, message):
 
 
 def test_whole_numbers():
-    with pytest.raises(TypeError, match=r"rounds must be a whole number, got 1000\.0"):
+    with pytest.raises(TypeError, match=r"rounds=1000\.0: expected a whole number"):
         Experiment(name="x", rounds=1e3)  # pyright: ignore[reportArgumentType]
     rounds = np.int64(3)
     assert Experiment(name="x", rounds=rounds).rounds == 3  # pyright: ignore[reportArgumentType]
