@@ -18,7 +18,6 @@ from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.fleet.cost_class import group_bits
 from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
 from fedjax_rec.simulation.mesh import shares
@@ -63,7 +62,7 @@ def build(
     lifted, why_lifted = decide_lift(recipe, context, experiment)
     notes = dict(recipe.notes)
     if "backbone" in notes:
-        bits = group_bits(recipe, prepared.holdings, num_items)
+        bits = participants.message_bits
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None

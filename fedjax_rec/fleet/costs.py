@@ -246,11 +246,13 @@ class Participants(NamedTuple):
         sampler: draws cohorts, with the costs of each.
         notes: facts for the result.
         why: sentences for the start of a run.
+        message_bits: bits of each group that a client trains, without a codec.
     """
 
     sampler: Sampler
     notes: dict[str, Any]
     why: tuple[str, ...]
+    message_bits: dict[str, int]
 
 
 def make_participants(
@@ -280,7 +282,8 @@ def make_participants(
     sampler = with_costs(cohort.build(fleet), fleet.costs)
     facts, why = cohort.describe(fleet)
     notes = {"devices": {**_device_notes(fleet, classes, cost_class), **facts}}
-    return Participants(sampler, notes, why)
+    bits = cost_classes.group_bits(recipe, holdings, num_items)
+    return Participants(sampler, notes, why, bits)
 
 
 def _device_notes(
