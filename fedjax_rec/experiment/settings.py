@@ -222,7 +222,7 @@ def _check_parts(settings: Any, prefix: str = "") -> None:
         path, value = f"{prefix}{field.name}", getattr(settings, field.name)
         slot = registry.slot_of(path) if field.type in (Any, "Any") else None
         if slot is not None and not (value is None and slot in registry.OPTIONAL):
-            _check_part(path, slot, value)
+            _check_part(path, slot, value, type(settings))
         if dataclasses.is_dataclass(value):
             _check_parts(value, f"{path}.")
         elif not _fits(value, hints.get(field.name, Any)):
@@ -264,7 +264,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def _check_part(path: str, slot: str, value: Any) -> None:
+def _check_part(path: str, slot: str, value: Any, owner: type) -> None:
     if isinstance(value, type):
         raise TypeError(f"{path}={value.__name__} is a class: call {value.__name__}()")
     if not dataclasses.is_dataclass(value):
@@ -275,7 +275,10 @@ def _check_part(path: str, slot: str, value: Any) -> None:
             f"{f'{named}()' if named else ', '.join(kinds.values())}"
         )
     location = registry.location_of(type(value))
-    if location in registry.kinds() and location not in registry.SLOTS[slot].values():
+    known = location in registry.kinds()
+    if "." in path:  # a part of the user's own may be followed by any kind
+        known = known and registry.location_of(owner) in registry.kinds()
+    if known and location not in registry.SLOTS[slot].values():
         slots = [
             name
             for name, kinds in registry.SLOTS.items()

@@ -6,7 +6,7 @@ are read here without their packages: https://protobuf.dev/programming-guides/en
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,16 +44,35 @@ class Programs(NamedTuple):
 
     Attributes:
         by_id: `{program id: {operation: Operation}}`.
-        by_name: the same by the program's name, for events without an id.
+        by_name: the same of each program with a name, for events without an id.
     """
 
     by_id: dict[int, dict[str, Operation]]
-    by_name: dict[str, dict[str, Operation]]
+    by_name: dict[str, list[dict[str, Operation]]]
 
     def find(self, program_id: Any, program: str, name: str) -> Operation | None:
         """An operation of a program, or `None` if the trace does not describe it."""
-        operations = self.by_id.get(program_id) or self.by_name.get(program) or {}
+        operations = self.by_id.get(program_id)
+        if operations is None:
+            operations = next(iter(self.by_name.get(program, [])), {})
         return operations.get(name)
+
+    def that_ran(self, ran: Iterable[tuple[str, str]]) -> "Programs":
+        """With one program for each name: the one that has most operations that ran.
+
+        A trace describes all programs of its process, several under one name.
+
+        Args:
+            ran: names of programs and operations.
+        """
+        names = defaultdict(set)
+        for program, operation in ran:
+            names[program].add(operation)
+        by_name = {
+            name: [max(programs, key=lambda each: len(names[name] & each.keys()))]
+            for name, programs in self.by_name.items()
+        }
+        return self._replace(by_name=by_name)
 
 
 def read_programs(path: str | Path) -> Programs:
@@ -66,7 +85,8 @@ def read_programs(path: str | Path) -> Programs:
             for module in _walk(program, 5, 6, 1):
                 operations = _operations(module)
                 programs.by_id[next(_walk(program, 1), 0)] = operations
-                programs.by_name[_text(_grouped(module), 1)] = operations
+                name = _text(_grouped(module), 1)
+                programs.by_name.setdefault(name, []).append(operations)
     return programs
 
 

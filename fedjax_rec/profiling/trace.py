@@ -73,7 +73,7 @@ def newest(folder: str | Path) -> Path:
 def read_trace(path: str | Path) -> Trace:
     """Reads a trace, an `.xplane.pb` file."""
     data, programs = ProfileData.from_file(str(path)), read_programs(path)
-    ran: list[Ran] = []
+    events: list[tuple[Any, str, dict]] = []
     window, host = None, {name: [] for name in HOST}
     for plane in data.planes:
         accelerator = plane.name.startswith("/device:")
@@ -85,7 +85,7 @@ def read_trace(path: str | Path) -> Trace:
             for event in line.events:
                 span = event.start_ns, event.start_ns + event.duration_ns
                 if accelerator:
-                    ran.append(_ran(event, device, programs, dict(event.stats)))
+                    events.append((event, device, dict(event.stats)))
                 elif event.name == MARK:
                     window = span
                 elif event.name in host:
@@ -94,13 +94,20 @@ def read_trace(path: str | Path) -> Trace:
                     stats = dict(event.stats)
                     if "hlo_op" in stats:
                         device = f"CPU:{stats.get('device_ordinal', 0)}"
-                        ran.append(_ran(event, device, programs, stats))
+                        events.append((event, device, stats))
+    programs = programs.that_ran(_names(event, stats) for event, _, stats in events)
+    ran = [_ran(event, device, programs, stats) for event, device, stats in events]
     return Trace(ran, window, host)
 
 
+def _names(event: Any, stats: dict) -> tuple[str, str]:
+    """The names of an event's program and operation."""
+    name = stats.get("hlo_op") or _FIRST_NAME.findall(event.name + "_")[0]
+    return str(stats.get("hlo_module", "")), str(name)
+
+
 def _ran(event: Any, device: str, programs: Programs, stats: dict) -> Ran:
-    program = str(stats.get("hlo_module", ""))
-    name = str(stats.get("hlo_op") or _FIRST_NAME.findall(event.name + "_")[0])
+    program, name = _names(event, stats)
     operation = programs.find(stats.get("program_id"), program, name)
     if operation is None:
         kind = re.sub(r"[.\d]+$", "", name)

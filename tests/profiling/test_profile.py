@@ -1,12 +1,14 @@
 """Profiling: the window of rounds, reading a trace, and its summary."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from fedjax_rec.aggregators.means import weighted_mean
 from fedjax_rec.core.contracts import Aggregator, Senders
-from fedjax_rec.profiling.programs import EXCHANGE, Operation, read_programs
+from fedjax_rec.profiling.programs import EXCHANGE, Operation, Programs, read_programs
 from fedjax_rec.profiling.stages import (
     AGGREGATION,
     EVALUATION,
@@ -195,7 +197,7 @@ def test_a_real_trace_names_the_stages_of_its_operations(recorded):
 
 def test_operations_are_described_as_the_compiler_describes_them(recorded):
     programs = read_programs(newest(recorded))
-    loop = programs.by_name["jit_loop"]
+    (loop,) = programs.by_name["jit_loop"]
     assert loop in programs.by_id.values()
     opcodes = {operation.opcode for operation in loop.values()}
     assert {"while", "sort"} <= opcodes
@@ -204,6 +206,19 @@ def test_operations_are_described_as_the_compiler_describes_them(recorded):
             assert operation.stage == "local training"
             assert programs.find(None, "jit_loop", name) == operation
     assert programs.find(None, "jit_absent", "x") is None
+
+
+def test_of_programs_with_one_name_the_one_that_ran_is_found():
+    """Other runs of a process leave programs of the same name."""
+    small, ran, large = (
+        {name: Operation("dot", "dot", stage) for name in names.split()}
+        for names, stage in (("a b", "x"), ("a b c d", "y"), ("a b e f g h", "z"))
+    )
+    events = [("run", name) for name in "abcdd"] + [("other", "e")]
+    for order in itertools.permutations((small, ran, large)):
+        programs = Programs({}, {"run": list(order)}).that_ran(events)
+        found = [programs.find(None, "run", name) for name in "abcd"]
+        assert found == [ran[name] for name in "abcd"]
 
 
 def test_an_exchange_is_no_part_of_its_stage(tmp_path):
