@@ -1,6 +1,8 @@
 """Checks of settings."""
 
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+import os
+import types
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def check_ranges(settings: Any, **ranges: str) -> None:
@@ -36,3 +38,41 @@ def check_settings(settings: Any, **ranges: str) -> None:
             *others, last = get_args(hint)
             expected = f"{', '.join(others)} or {last}"
             raise ValueError(f"{name}={value!r}, expected {expected}")
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raises a TypeError unless a value has a type of numbers, text or sequences.
+
+    Args:
+        name: dotted name of the field.
+        value: its value.
+        hint: its type; values of other types than these are not checked.
+    """
+    if not _fits(value, hint):
+        expected = _WORDS.get(hint, str(hint).replace("typing.", ""))
+        raise TypeError(f"{name}={value!r}: expected {expected}")
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, choice) for choice in inner)
+    if hint in (None, types.NoneType):
+        return value is None
+    if origin is Literal:
+        return value in inner
+    if origin in (tuple, list):
+        if not isinstance(value, tuple | list):
+            return False
+        return len(inner) != 2 or all(_fits(item, inner[0]) for item in value)
+    if hint is bool:
+        return isinstance(value, bool) or type(value).__name__ == "bool"
+    if hint is str:
+        return isinstance(value, str | os.PathLike)
+    if hint in (int, float):  # a sweep puts other numbers in their place
+        wrong = (str, bytes, bool, type(None), tuple, list, dict, set)
+        return not isinstance(value, (*wrong, float) if hint is int else wrong)
+    return True

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import types
 import typing
 from typing import Any, Literal
 
 from etils import epy
 
 from fedjax_rec.algorithms.implicit import PFedRec
+from fedjax_rec.core.checks import check_type
 from fedjax_rec.core.optimizers import check_numbers
 from fedjax_rec.data.partition.units import PerUser
 from fedjax_rec.data.settings import SyntheticData
@@ -225,13 +225,8 @@ def _check_parts(settings: Any, prefix: str = "") -> None:
             _check_part(path, slot, value, type(settings))
         if dataclasses.is_dataclass(value):
             _check_parts(value, f"{path}.")
-        elif not _fits(value, hints.get(field.name, Any)):
-            hint = hints[field.name]
-            expected = _WORDS.get(hint, str(hint).replace("typing.", ""))
-            raise TypeError(f"{path}={value!r}: expected {expected}")
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+        else:
+            check_type(path, value, hints.get(field.name, Any))
 
 
 @functools.cache
@@ -241,27 +236,6 @@ def _hints(cls: type) -> dict[str, Any]:
         return typing.get_type_hints(cls)
     except NameError:
         return {}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value can have a type of numbers, text, literals or sequences."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, choice) for choice in inner)
-    if hint in (None, types.NoneType):
-        return value is None
-    if origin is typing.Literal:
-        return value in inner
-    if origin in (tuple, list):
-        if not isinstance(value, tuple | list):
-            return False
-        return len(inner) != 2 or all(_fits(item, inner[0]) for item in value)
-    if hint in (bool, str):
-        return type(value).__name__ == "bool_" or isinstance(value, hint)
-    if hint in (int, float):  # a sweep puts other numbers in their place
-        wrong = (str, bytes, bool, type(None), tuple, list, dict, set)
-        return not isinstance(value, (*wrong, float) if hint is int else wrong)
-    return True
 
 
 def _check_part(path: str, slot: str, value: Any, owner: type) -> None:
