@@ -122,7 +122,11 @@ def _exclude(targets: Targets, offset: Array, size: Array) -> Array:
 def _exposure(
     scores: Array, exclude: Array, pool: Array | None, protocol: Protocol
 ) -> dict[str, Array]:
-    """Whether the exposed item is in one user's top k; ties count as ahead of it."""
+    """Whether the exposed item is in one user's top k; ties count as ahead of it.
+
+    As in all metrics, items without a finite score come last.
+    """
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     ranked = jnp.ones(scores.shape, bool) if pool is None else pool
     ranked = ranked.at[exclude].set(False, mode="drop")
     item = protocol.exposed_item
