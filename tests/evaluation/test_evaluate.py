@@ -193,9 +193,9 @@ def test_the_watched_items_exposure_by_hand():
         jax.random.key(0),
     )
     assert not any(np.asarray(tied[f"exposure@{k}"]).any() for k in (1, 2))
-    for scores in (jnp.full((3, 5), jnp.nan), scores.at[:, 3].set(jnp.nan)):
+    for broken in (jnp.full((3, 5), jnp.nan), scores.at[:, 3].set(jnp.nan)):
         diverged = evaluate(
-            lambda users, candidates, scores=scores: scores[users],
+            lambda users, candidates, broken=broken: broken[users],
             targets,
             protocol,
             jax.random.key(0),

@@ -48,9 +48,12 @@ class ByVotes:
 def assumed_attackers(num_voters, share: float):
     """`f = floor(share n)` int32, the attackers that a rule assumes among `n` voters.
 
-    `n` is a JAX or a NumPy array. A tenth of 10 is 1 in any precision.
+    `n` is a JAX or a NumPy array. A tenth of 10 is 1 in any precision, and `f` is
+    fewer than half, as is `share`.
     """
-    return (num_voters.astype("float32") * share + 1e-4).astype("int32")
+    assumed = (num_voters.astype("float32") * share + 1e-4).astype("int32")
+    most = (num_voters - (num_voters > 0)) // 2
+    return assumed - (assumed > most) * (assumed - most)
 
 
 def majority_tolerates(num_voters):

@@ -23,6 +23,21 @@ def test_floor_of_a_share_in_float32():
         assert assumed_attackers(np.arange(2000), share).tolist() == want
 
 
+@pytest.mark.parametrize("share", [0.4996, 0.49996, 0.4999999])
+def test_fewer_than_half_are_assumed_to_be_attackers(share):
+    """Exactly `floor(share n)` here, for whole numbers below 1 / (1 - 2 share)."""
+    for n in (np.arange(1000), jnp.arange(1000)):
+        assumed = np.asarray(assumed_attackers(n, share))
+        assert (2 * assumed <= np.maximum(np.arange(1000) - 1, 0)).all()
+        assert assumed[:4].tolist() == [0, 0, 0, 1]
+
+
+def test_trimming_nearly_half_leaves_the_median(fold):
+    x = np.repeat(np.array([[1.0], [3.0]], np.float32), 14, axis=1)
+    result, _, _ = fold(TrimmedMean(share=0.49996), x)
+    np.testing.assert_allclose(result, 2.0)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
 def test_binomial_tails(share):
     voters = np.arange(1, 201)
