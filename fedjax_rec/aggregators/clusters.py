@@ -83,19 +83,19 @@ def spherical_k_means(
 
     A start is drawn center by center: the point `x` with the largest `d exp(<x, g>)`,
     where `d` is its distance `1 - cos` to the nearest center so far, and `g` a normal
-    direction of its own. Of some starts the best end is taken, its centers in an order
-    of their own: nothing depends on the order of the points. A point of zeros has no
-    direction and counts nothing. A center that nobody is nearest to stays.
+    direction of its own. The best of all starts is taken, with its centers in a random
+    order, so that the result does not depend on the order of the points. A point of
+    zeros has no direction and is ignored. A center without nearest points stays.
 
     Args:
         points: `[n, m]`.
         num_clusters: `S`.
-        key: of the starts.
+        key: key of the starts.
         steps: Lloyd's steps.
         tries: starts.
 
     Returns:
-        `[S, m]` of length 1; all zeros where no point has a direction.
+        `[S, m]` of length 1; all zeros if no point has a direction.
 
     References:
         Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using
@@ -133,7 +133,7 @@ def spherical_k_means(
 
     tries_key, order_key = jax.random.split(key)
     centers, reached = jax.vmap(one)(jax.random.split(tries_key, tries))
-    # Of several starts with the same end any may be the best one, by rounding.
+    # Rounding may prefer any of several starts with the same end.
     best = centers[jnp.argmax(reached)]
     order = jnp.argsort(best @ jax.random.normal(order_key, best.shape[1:], best.dtype))
     return jnp.where(here.any(), best[order], 0)

@@ -77,7 +77,7 @@ class Joint:
 
     @property
     def one_step(self) -> bool:
-        """Whether a client whose pairs are one batch takes one step of plain SGD."""
+        """Whether a client with one batch of pairs takes one step of plain SGD."""
         return self.epochs == 1 and self.optimizer.momentum == 0
 
     @property

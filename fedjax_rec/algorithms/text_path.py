@@ -1,4 +1,4 @@
-"""How a catalog's texts reach the trained parts: cached up to where nothing trains."""
+"""How texts reach the trained parts of a model, cached below the first of them."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def _facts(
         "adapter_layers": adapted.layers,
         "adapter_parameters": size["parameters"],
         "adapter_bits": size["bits"],
-        # What a client's device would hold and compute: all layers forward, and
+        # Memory and compute of a client's device: all layers forward, and
         # backward through those with adapters, 2 operations a weight and token each;
         # the gradient of the activations only, since weights are frozen.
         "weight_bytes": weights["bits"] // 8,

@@ -12,7 +12,6 @@ from fedjax_rec.core.arrays import Array, Tree, static, struct
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import Participation, Sampler
 from fedjax_rec.fleet import cost_class as cost_classes
-from fedjax_rec.fleet.cost_class import CostClasses, Holdings
 from fedjax_rec.fleet.devices import DeviceClass, FleetConfig
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def device_of(ids: Array, ends: Array, zones: int, seed: int) -> tuple[Array, Ar
 def make_fleet(
     config: FleetConfig,
     cost_class: np.ndarray,
-    classes: CostClasses,
+    classes: cost_classes.CostClasses,
     examples: np.ndarray,
     pair_flops: float = 0.0,
 ) -> Fleet:
@@ -259,7 +258,7 @@ def make_participants(
     cohort: "Cohort",
     config: FleetConfig,
     recipe: Recipe,
-    holdings: Holdings,
+    holdings: cost_classes.Holdings,
     num_items: int,
 ) -> Participants:
     """Binds a cohort to a population.
@@ -287,7 +286,7 @@ def make_participants(
 
 
 def _device_notes(
-    fleet: Fleet, classes: CostClasses, cost_class: np.ndarray
+    fleet: Fleet, classes: cost_classes.CostClasses, cost_class: np.ndarray
 ) -> dict[str, Any]:
     """Clients of each device class, and clients that can never train."""
     with_examples = int((classes.pairs[cost_class] > 0).sum())

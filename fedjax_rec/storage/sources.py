@@ -125,7 +125,7 @@ def _add_files(code: Any, files: set[Path]) -> None:
             for function in _functions(member)
         ]
         names = {function.__code__.co_filename for function in functions}
-        if module is not None and module is not sys.modules["builtins"]:
+        if module is not sys.modules["builtins"]:
             names.add(getattr(module, "__file__", None) or "<unknown>")
         for name in names:
             _add_file(name, files)
