@@ -83,7 +83,8 @@ class FedAMP:
         if any(value != 1 for value in server.values()):
             raise ValueError(
                 "FedAMP sets each client's model and the server takes no step: use "
-                f"server_optimizer=SGD(lr=1.0), not {server}"
+                "server_optimizer=SGD(lr=1.0); this one has "
+                + ", ".join(f"{name}={value}" for name, value in server.items())
             )
         shapes = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
         size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

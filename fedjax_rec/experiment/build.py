@@ -153,9 +153,10 @@ def make_recipe(experiment: Experiment, context: Context) -> Recipe:
         recipe = wrapper.build(context.with_recipe(recipe))
     if codec is not None:
         if recipe.transform is not None:
+            owner = type(experiment.algorithm if wrapper is None else wrapper).__name__
             raise ValueError(
-                f"codec={type(codec).__name__}: this system has a message transform "
-                "of its own, and a message is encoded once"
+                f"codec={type(codec).__name__}: {owner} has a message transform of its "
+                "own, and a message is encoded once: leave out the codec"
             )
         if recipe.model.stack is not None:
             raise ValueError(

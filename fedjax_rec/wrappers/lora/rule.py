@@ -29,9 +29,9 @@ def wrap(recipe: Recipe, settings: LoRARule) -> Recipe:
     ]
     if missing:
         raise ValueError(
-            f"a rule for LoRA needs the LoRA adapter with both factors trained and "
-            f"shared, but {', '.join(missing)} is not: leave it out of `personal` and "
-            "`fixed`"
+            f"{type(settings).__name__} is a rule for LoRA and needs both factors "
+            f"trained and shared, but {' and '.join(missing)} is not: leave it out of "
+            "personal and fixed, of a system with algorithm=FedFM(adapter=LoRA())"
         )
     rank = jax.tree.leaves(shared[LORA_A])[0].shape[-1]
     if ranks and max(ranks) > rank:

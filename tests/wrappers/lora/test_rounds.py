@@ -139,7 +139,11 @@ def test_a_base_is_received_and_not_counted_as_trained():
 @pytest.mark.parametrize(
     ("rule", "fields", "message"),
     [
-        (FedEx(), {"adapter": PrefixTuning()}, "needs the LoRA adapter"),
+        (
+            FedEx(),
+            {"adapter": PrefixTuning()},
+            r"needs both factors .*algorithm=FedFM\(adapter=LoRA",
+        ),
         (FedIT(), {"personal": ("lora_b",)}, "lora_b is not: leave it out"),
         (FLoRA(), {"fixed": ("lora_a",)}, "lora_a is not: leave it out"),
         (HetLoRA(ranks=(9,)), {}, "exceed rank=3"),
