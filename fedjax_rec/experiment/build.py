@@ -1,6 +1,7 @@
 """From an experiment to a simulation that is ready to run."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +17,14 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.location import choose_location, on_disk
-from fedjax_rec.experiment.prepared import PreparedData, load_prepared
+from fedjax_rec.experiment.prepared import PreparedData, load_prepared, untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
+
+_LOG = logging.getLogger(__name__)
 
 
 def build(
@@ -49,6 +52,8 @@ def build(
     check(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
+    if warning := untimed(prepared.split):
+        _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
     recipe = (recipe_of or make_recipe)(experiment, context)
     protocol = _protocol(experiment.protocol, recipe, prepared)

@@ -159,6 +159,14 @@ def test_a_stand_in_is_warned_of_and_kept_apart(tmp_path):
     assert [len(row.metrics) for row in rows if not row.baseline] == [1, 1]
 
 
+def test_a_split_by_the_order_of_lines_is_warned_of(tmp_path):
+    run = make_run(tmp_path / "a")
+    run.result["data"] = {"name": "csv", "untimed": "8 interactions have no timestamps"}
+    for text in (" ".join(printed(run).split()), report.markdown(run)):
+        assert text.count("8 interactions have no timestamps") == 1
+        assert "NO TIMESTAMPS" in text
+
+
 def test_curves_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)]
