@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -162,7 +163,7 @@ def test_a_stand_in_is_warned_of_and_kept_apart(tmp_path):
 def test_a_split_by_the_order_of_lines_is_warned_of(tmp_path):
     run = make_run(tmp_path / "a")
     data = {"name": "csv", "untimed": "8 interactions have no timestamps"}
-    run = run._replace(result={**(run.result or {}), "data": data})
+    run = dataclasses.replace(run, result={**(run.result or {}), "data": data})
     for text in (" ".join(printed(run).split()), report.markdown(run)):
         assert text.count("8 interactions have no timestamps") == 1
         assert "NO TIMESTAMPS" in text
