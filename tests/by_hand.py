@@ -49,12 +49,13 @@ class World:
         )
         self.simulation = build(experiment, data=interactions(titles))
         data = jax.tree.map(jnp.asarray, self.simulation.data)
-        recipe, root = self.simulation.recipe, self.simulation.key
+        pairs: Any = self.simulation.recipe.local.draw
+        root = self.simulation.key
 
         @jax.jit
         def draw(number, client):
             keys = jax.random.split(client_key(root, number, client), 3)
-            return recipe.local.draw(data.examples(client, 0), keys[0]), keys[1]
+            return pairs(data.examples(client, 0), keys[0]), keys[1]
 
         self._draw = functools.cache(draw)
 
