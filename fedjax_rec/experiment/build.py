@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import weakref
 from collections.abc import Callable
@@ -13,17 +14,20 @@ import numpy as np
 
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.location import choose_location, on_disk
-from fedjax_rec.experiment.prepared import PreparedData, load_prepared
+from fedjax_rec.experiment.prepared import PreparedData, load_prepared, untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
+
+_LOG = logging.getLogger(__name__)
 
 
 def build(
@@ -51,8 +55,12 @@ def build(
     check(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
+    if warning := untimed(prepared.split):
+        _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
-    recipe = (recipe_of or make_recipe)(experiment, context)
+    precision = experiment.execution.precision
+    recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
+    recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     # A rule may refuse a small cohort: now, not after compiling.
     shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
@@ -123,7 +131,11 @@ def make_context(
     train, num_clients = prepared.split.train, prepared.clients.num_clients
     # Its attributes are cached properties, which a type checker takes for others.
     corpus: Any = Corpus(
-        experiment.backbone, train, experiment.execution.prefix_cache, progress
+        experiment.backbone,
+        train,
+        experiment.execution.prefix_cache,
+        progress,
+        experiment.execution.precision,
     )
     return Context(
         num_items=train.num_items,
