@@ -15,7 +15,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="fedncf_ml100k",
         data=FileData(source="movielens-100k"),
-        algorithm=FedNCF(client_lr=0.4, item_lr_scale=5.0),
+        algorithm=FedNCF(),
         rounds=100,
         eval_every=5,
     )

@@ -90,7 +90,7 @@ class DGC:
             return message, state
 
         decode = self._codec(shares[-1]).decode
-        return messages.MessageTransform(init, encode, decode)
+        return messages.MessageTransform(init, encode, decode, schedule=len(shares))
 
     def _codec(self, part: Share) -> messages.MessageTransform:
         link = top_share(part, max(self.fractions), self.then)

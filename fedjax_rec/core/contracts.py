@@ -160,6 +160,7 @@ class Local(NamedTuple):
         row_rate: `(hparams) -> scalar`, the learning rate of rows; by default `rate`.
         corrections: the update takes a `Correction`.
         optimizer_states: numbers that the optimizer keeps for each trained one.
+        every_row: clients train and send every row of a table, whatever they hold.
         encodings: times that an item's text passes through the backbone in a round.
         text_flops: operations that the backbone adds for a pair.
         weight_bytes: bytes of frozen weights on a device.
@@ -180,6 +181,7 @@ class Local(NamedTuple):
     row_rate: Callable[[Tree], Any] | None = None
     corrections: bool = False
     optimizer_states: int = 0
+    every_row: bool = False
     encodings: int = 1
     text_flops: float = 0.0
     weight_bytes: int = 0
@@ -205,6 +207,10 @@ class Senders:
     extras: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
+NUMBER_BYTES = 4
+"""Bytes of each of `Aggregator.numbers`."""
+
+
 class Aggregator(NamedTuple):
     """A fold over deltas, so that a mean needs no memory per client.
 
@@ -224,6 +230,8 @@ class Aggregator(NamedTuple):
         begin: `(acc, state) -> acc`, copies the part of the state that `update` reads
             into a new accumulator. That part is additive like the rest, so `finish`
             does not read it.
+        numbers: numbers that `update` reads of a client in addition to its delta and
+            its number of examples, such as its loss; they are counted as sent.
     """
 
     init: Callable[[Tree, int], Tree]
@@ -232,6 +240,7 @@ class Aggregator(NamedTuple):
     start: Callable[[Tree], Tree] = lambda shared: ()
     linear: bool = False
     begin: Callable[[Tree, Tree], Tree] = lambda acc, state: acc
+    numbers: int = 0
 
 
 class Recipe(NamedTuple):

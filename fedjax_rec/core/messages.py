@@ -62,6 +62,8 @@ class MessageTransform(NamedTuple):
         decode: `(message) -> message`, on the server.
         counted: the encoded message is a tree of `Field`s; their bits are its size.
         every_row: exactly the rows of the delta are decoded.
+        schedule: messages of a client whose sizes differ by their number: a first one,
+            a second and so on; the last holds from then on.
         purpose: purpose of the keys that `encode` derives from the sender's.
         parts: the transforms of a `chain`; empty otherwise. A round runs them one after
             the other, so that each reads the memory of the rows that it receives.
@@ -72,6 +74,7 @@ class MessageTransform(NamedTuple):
     decode: Callable[[Tree], Tree] = lambda message: message
     counted: bool = True
     every_row: bool = False
+    schedule: int = 1
     purpose: Purpose = Purpose.CODEC
     parts: tuple["MessageTransform", ...] = ()
 
@@ -119,6 +122,7 @@ def chain(*transforms: MessageTransform) -> MessageTransform:
         decode,
         counted=parts[-1].counted,
         every_row=all(part.every_row for part in parts),
+        schedule=max(part.schedule for part in parts),
         parts=parts,
     )
 

@@ -189,5 +189,5 @@ def test_negatives_count_in_the_bytes():
     fleet = simulation.sampler.tables[1]
     size = np.bincount(simulation.split.train.user, minlength=60)
     rows = size + (80 - size) * (1 - (1 - 1 / (80 - size)) ** size)
-    assert fleet.up[fleet.cost_class] == pytest.approx(rows * 20, rel=1e-6)
+    assert fleet.up[0, fleet.cost_class] == pytest.approx(rows * 20, rel=1e-6)
     assert fleet.pairs[fleet.cost_class].tolist() == (2 * size).tolist()

@@ -34,7 +34,15 @@ from tests.small_fedfm import World
 NCF = Experiment(
     name="freeze",
     data=SyntheticData(num_users=24, num_items=30, num_interactions=240),
-    algorithm=FedNCF(dim=4, hidden=(4,), negatives=1, batch_size=8, local_epochs=2),
+    algorithm=FedNCF(
+        dim=4,
+        hidden=(4,),
+        client_optimizer=SGD(lr=0.1),
+        averaging="plain",
+        negatives=1,
+        batch_size=8,
+        init_scale=0.1,
+    ),
     execution=Execution(max_buckets=1),
     rounds=2,
     eval_every=2,
