@@ -190,17 +190,15 @@ class MajorityVote:
         """The aggregator."""
 
         def weigh(acc, deltas, weights, senders):
-            lengths = rows.table_lengths(acc.total)
-            sound, rejected = fold.accepted(deltas, weights, lengths)
             # A row that a client sends in parts has one vote.
-            once = fold.zeroed(fold.each_row_once(deltas, lengths), sound)
+            once = fold.each_row_once(deltas, rows.table_lengths(acc.total))
             signs = rows.map_values(jnp.sign, once)
-            return signs, sound.astype(weights.dtype), acc.sums + rejected
+            return signs, (weights > 0).astype(weights.dtype), acc.sums
 
         def finish(acc, state, shared):
             leaves = jax.tree.leaves(acc.total)
             tied = sum((x == 0).sum() for x in leaves) / sum(x.size for x in leaves)
             delta = jax.tree.map(lambda x: self.step * jnp.sign(x), acc.total)
-            return delta, state, {"rejected_clients": acc.sums, "tied_share": tied}
+            return delta, state, {"tied_share": tied}
 
         return fold.fold(weigh, finish)
