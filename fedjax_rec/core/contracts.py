@@ -216,7 +216,8 @@ class Aggregator(NamedTuple):
     Attributes:
         init: `(shared, cohort_size) -> acc`, zeros shaped after the shared parameters.
         update: `(acc, deltas [V, ...], weights [V], senders) -> acc`; a client of
-            weight 0 is absent.
+            weight 0 is absent. A round passes finite deltas, losses and extras only,
+            and deltas whose squared norms do not overflow (`simulation.guard`).
         finish: `(acc, state, shared) -> (delta, state, info)`; the delta is dense, like
             the shared parameters.
         start: `(shared) -> state` that the server keeps between rounds.
