@@ -170,7 +170,7 @@ def _make_visit(recipe, aggregator, shared, cohort, keys, data, frozen, hparams)
         result, states, sent, sound = sending(
             shared, states, rows, result, ids, chunk_keys, hparams[ROUND_KEY]
         )
-        result = guard.guarded(result, before, sound)
+        result = guard.guarded(result, before, sound, shared)
         weight = result.weight
         senders = Senders(
             slots=jnp.where(slots < num_slots, cohort.first + slots, cohort_size),
