@@ -1,7 +1,10 @@
 """From an experiment to a simulation that is ready to run."""
 
+import contextlib
 import dataclasses
+import logging
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +19,14 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.location import choose_location, on_disk
-from fedjax_rec.experiment.prepared import PreparedData, load_prepared
+from fedjax_rec.experiment.prepared import PreparedData, load_prepared, untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
+
+_LOG = logging.getLogger(__name__)
 
 
 def build(
@@ -49,6 +54,8 @@ def build(
     check(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
+    if warning := untimed(prepared.split):
+        _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
     recipe = (recipe_of or make_recipe)(experiment, context)
     protocol = _protocol(experiment.protocol, recipe, prepared)
@@ -66,36 +73,41 @@ def build(
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
-    if location == "disk":
-        clients, folder = on_disk(clients, experiment.store.folder)
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
         1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
     )
-    return Simulation(
-        recipe=recipe,
-        split=prepared.split,
-        targets=prepared.targets,
-        digests=prepared.digests,
-        data=clients,
-        client_of_user=prepared.serving,
-        multi_user=not prepared.single,
-        sampler=participants.sampler,
-        cohort_size=context.cohort_size,
-        chunks=chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh)),
-        protocol=protocol,
-        rounds=experiment.rounds,
-        eval_every=min(experiment.eval_every, experiment.rounds),
-        seed=experiment.seed,
-        user_chunk=experiment.execution.user_chunk,
-        mesh=mesh,
-        hosted=location != "device",
-        folder=folder,
-        frozen=recipe.frozen,
-        split_tables=experiment.mesh.items > 1,
-        lifted=lifted,
-        notes={**notes, **participants.notes},
-        why=(*recipe.why, *why_lifted, *participants.why),
-    )
+    chunks = chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh))
+    with contextlib.ExitStack() as stack:
+        if location == "disk":
+            maps = on_disk(clients, experiment.store.folder)
+            clients, folder = stack.enter_context(maps)
+        simulation = Simulation(
+            recipe=recipe,
+            split=prepared.split,
+            targets=prepared.targets,
+            digests=prepared.digests,
+            data=clients,
+            client_of_user=prepared.serving,
+            multi_user=not prepared.single,
+            sampler=participants.sampler,
+            cohort_size=context.cohort_size,
+            chunks=chunks,
+            protocol=protocol,
+            rounds=experiment.rounds,
+            eval_every=min(experiment.eval_every, experiment.rounds),
+            seed=experiment.seed,
+            user_chunk=experiment.execution.user_chunk,
+            mesh=mesh,
+            hosted=location != "device",
+            folder=folder,
+            frozen=recipe.frozen,
+            split_tables=experiment.mesh.items > 1,
+            lifted=lifted,
+            notes={**notes, **participants.notes},
+            why=(*recipe.why, *why_lifted, *participants.why),
+        )
+        weakref.finalize(simulation, stack.pop_all().close)
+    return simulation
 
 
 def check(experiment: Experiment) -> None:

@@ -54,6 +54,19 @@ class PreparedData(NamedTuple):
     digests: dict[str, str]
 
 
+def untimed(split: Split) -> str:
+    """The warning about a split by time of data without timestamps, else empty."""
+    missing = split.train.notes.get("timestamps_missing", 0)
+    if not (missing and split.by_time):
+        return ""
+    return (
+        f"{missing:,} interactions of {split.train.name!r} have no timestamps, and "
+        f"{split.name} orders them by time: their order in the source was taken. In a "
+        "table sorted by user and item the latest interaction is then the largest item "
+        "id. Name the column of timestamps, or use split=Ratio(by='random')"
+    )
+
+
 def load_prepared(
     experiment: Experiment, data: Interactions | None = None, progress: bool = False
 ) -> PreparedData:

@@ -50,6 +50,9 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
         if backbone.get("stands_in"):
             warnings.append(f"STAND-IN ({run.path}): {backbone['warning']}")
     for run in runs:
+        if text := run.part("data").get("untimed"):
+            warnings.append(f"NO TIMESTAMPS ({run.path}): {text}")
+    for run in runs:
         since = (run.result or {}).get("loss_not_finite_since_round")
         if since:
             warnings.append(

@@ -9,16 +9,24 @@ import jax
 import numpy as np
 import pytest
 
+import fedjax_rec
 from fedjax_rec import (
     IID,
     ColdItems,
+    ColdUsers,
+    CsvData,
     Execution,
     Experiment,
+    GlobalTime,
+    LeaveLast,
+    LeaveOneOut,
     Protocol,
+    Ratio,
     StoreConfig,
     SyntheticData,
     paper_compat,
 )
+from fedjax_rec.data.interactions import make_interactions
 from fedjax_rec.data.partition import PerUser
 from fedjax_rec.experiment import prepared
 from fedjax_rec.experiment.prepared import (
@@ -26,6 +34,7 @@ from fedjax_rec.experiment.prepared import (
     load_prepared,
     prepare,
     training_items,
+    untimed,
 )
 
 EXPERIMENT = Experiment(
@@ -189,3 +198,34 @@ def test_some_users_are_evaluated_by_the_same_items():
     for index, user in enumerate(some.user):
         (position,) = np.flatnonzero(np.asarray(every.user) == user)
         np.testing.assert_array_equal(some.positives[index], every.positives[position])
+
+
+@pytest.mark.parametrize(
+    ("split", "by_time"),
+    [
+        (LeaveOneOut(), True),
+        (LeaveLast(), True),
+        (Ratio(), True),
+        (Ratio(by="random"), False),
+        (GlobalTime(), True),
+        (ColdItems(), False),
+        (ColdUsers(), True),
+    ],
+)
+def test_a_split_by_time_of_data_without_time_is_warned_of(split, by_time):
+    data = EXPERIMENT.data.load()
+    assert split.split(data).by_time == by_time
+    assert not untimed(split.split(data))
+    columns = {"user": data.user, "item": data.item}
+    entities = {"users": data.users, "items": data.items}
+    parts = split.split(make_interactions(**columns, **entities))
+    assert bool(untimed(parts)) == by_time
+
+
+def test_building_warns_of_a_split_by_lines(tmp_path, caplog):
+    rows = [f"{user},{item}" for user in "ab" for item in range(4)]
+    (tmp_path / "a.csv").write_text("user,item\n" + "\n".join(rows))
+    experiment = change(data=CsvData(dir=str(tmp_path / "a.csv")))
+    fedjax_rec.build(experiment)
+    assert "8 interactions of 'csv' have no timestamps" in caplog.text
+    assert "leave_one_out" in caplog.text

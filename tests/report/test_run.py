@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -157,6 +158,15 @@ def test_a_stand_in_is_warned_of_and_kept_apart(tmp_path):
     real = make_run(tmp_path / "b", seed=1, backbone={"name": "minilm"})
     rows = rows_of([stood_in, real])
     assert [len(row.metrics) for row in rows if not row.baseline] == [1, 1]
+
+
+def test_a_split_by_the_order_of_lines_is_warned_of(tmp_path):
+    run = make_run(tmp_path / "a")
+    data = {"name": "csv", "untimed": "8 interactions have no timestamps"}
+    run = dataclasses.replace(run, result={**(run.result or {}), "data": data})
+    for text in (" ".join(printed(run).split()), report.markdown(run)):
+        assert text.count("8 interactions have no timestamps") == 1
+        assert "NO TIMESTAMPS" in text
 
 
 def test_curves_are_drawn(tmp_path):

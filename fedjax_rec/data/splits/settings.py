@@ -159,6 +159,7 @@ class Ratio(HeldOut):
             test=in_test,
             name=f"ratio(val={self.val}, test={self.test}, by={self.by})",
             info={"users_too_short": int((size == 1).sum())},
+            by_time=self.by == "time",
         )
 
 
@@ -237,6 +238,7 @@ class ColdItems(HeldOut):
             test=np.isin(data.item, test_items),
             name=f"cold_items(fraction={self.test}, val_fraction={self.val})",
             info={"val_items": val_items, "test_items": test_items},
+            by_time=False,
         )
 
 
