@@ -49,7 +49,9 @@ def enumerated(positive, negative, k):
 def test_chance_is_the_mean_over_all_rankings(options, counts):
     levels = chance_level(targets_of(**options), (1, 2, 20))
     for k in (1, 2, 20):
-        hit, hits, area, areas = np.transpose([enumerated(*n, k) for n in counts])
+        hit, hits, area, areas = np.transpose(
+            [enumerated(positive, negative, k) for positive, negative in counts]
+        )
         assert levels[f"hr@{k}/chance"] == pytest.approx(hit.mean())
         assert levels[f"hr@{k}/error"] == pytest.approx(np.sqrt(hits.sum()) / 2)
         assert levels["auc/chance"] == pytest.approx(area.mean())
