@@ -202,12 +202,13 @@ def test_a_clients_candidates_are_all_negatives_or_none_is(
             held = train.item[train.user == user]
             negatives = drawn - set(held.tolist())
             known = targets.exclude_items[start[at] : start[at] + size[at]]
-            ranked = (
-                set(np.flatnonzero(targets.pool)) if candidates == "cold" else every
-            )
+            ranked = every
+            if targets.pool is not None:
+                ranked = set(np.flatnonzero(targets.pool).tolist())
             ranked = ranked - set(known.tolist())
-            if candidates == "sampled":
-                ranked = {*targets.candidates[at], *targets.positives[at]} & every
+            if targets.candidates is not None:
+                rows = (targets.candidates[at], targets.positives[at])
+                ranked = set(np.concatenate(rows).tolist()) & every
             assert ranked <= negatives or not ranked & negatives
 
 
