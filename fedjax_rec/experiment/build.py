@@ -14,6 +14,7 @@ import numpy as np
 
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
@@ -58,7 +59,9 @@ def build(
     if warning := untimed(prepared.split):
         _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
-    recipe = (recipe_of or make_recipe)(experiment, context)
+    precision = experiment.execution.precision
+    recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
+    recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     # A rule may refuse a small cohort: now, not after compiling.
     shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
@@ -131,7 +134,11 @@ def make_context(
     train, num_clients = prepared.split.train, prepared.clients.num_clients
     # Its attributes are cached properties, which a type checker takes for others.
     corpus: Any = Corpus(
-        experiment.backbone, train, experiment.execution.prefix_cache, progress
+        experiment.backbone,
+        train,
+        experiment.execution.prefix_cache,
+        progress,
+        experiment.execution.precision,
     )
     return Context(
         num_items=train.num_items,
