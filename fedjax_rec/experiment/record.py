@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.experiment.prepared import untimed
+from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import summarise_costs
 from fedjax_rec.simulation.simulation import Simulation
