@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import summarise_costs
 from fedjax_rec.simulation.simulation import Simulation
@@ -19,6 +20,7 @@ def record(
         for name, value in protocol["split_info"].items()
         if isinstance(value, bool | int | float | str)
     }
+    warning = untimed(simulation.split)
     diverged = result["diverged_in_round"]
     return {
         "name": experiment.name,
@@ -36,6 +38,7 @@ def record(
             "val": len(simulation.split.val),
             "test": len(simulation.split.test),
             "clients": simulation.data.num_clients,
+            **({"untimed": warning} if warning else {}),
         },
         **simulation.notes,
         "costs": summarise_costs(result["history"]),
