@@ -210,7 +210,8 @@ class MajorityVote:
 
         def finish(acc, state, shared):
             leaves = jax.tree.leaves(acc.total)
-            tied = sum((x == 0).sum() for x in leaves) / sum(x.size for x in leaves)
+            zeros = jnp.stack([(x == 0).sum() for x in leaves]).sum()
+            tied = zeros / sum(x.size for x in leaves)
             delta = jax.tree.map(lambda x: self.step * jnp.sign(x), acc.total)
             return delta, state, {"tied_share": tied}
 
