@@ -169,7 +169,7 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
         delta = jax.tree.map(
             lambda x: fold.dot(weight.astype(x.dtype), x), acc.ballots.deltas
         )
-        return delta, new, {"rejected_clients": acc.ballots.rejected, **info}
+        return delta, new, info
 
     numbers = width + bool(settings.loss_drop)
     return contracts.Aggregator(init, update, finish, start, numbers=numbers)

@@ -19,8 +19,9 @@ from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.corpus import Corpus
+from fedjax_rec.experiment.held_out import check_candidates, untimed
 from fedjax_rec.experiment.location import choose_location, on_disk
-from fedjax_rec.experiment.prepared import PreparedData, load_prepared, untimed
+from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
@@ -116,6 +117,8 @@ def build(
 def check(experiment: Experiment) -> None:
     """Raises a ValueError for settings that no data can fit, before loading any."""
     experiment.cohort.check(experiment.fleet)
+    held_out = getattr(experiment.split, "holds_out", "interactions")
+    check_candidates(held_out == "items", experiment.protocol)
     wide = experiment.execution.dtype == "float64"
     if wide and not jax.config.read("jax_enable_x64"):
         raise ValueError(

@@ -90,12 +90,10 @@ class Colluding:
             inner = _with(
                 inner, _replaced(_ballots(inner), bad, self.false, self.knows)
             )
-            rejected = {}
             if isinstance(inner, InFront):
-                rejected = {"rejected_clients": inner.polled.ballots.rejected}
                 inner = _folded(rule, inner.polled, state, shared)
             delta, state, info = rule.finish(inner, state, shared)
-            info = {**rejected, **info, "colluders": bad.sum().astype(jnp.float32)}
+            info = {**info, "colluders": bad.sum().astype(jnp.float32)}
             return delta, state, info
 
         def begin(acc, state: Any):
