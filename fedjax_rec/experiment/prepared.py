@@ -19,6 +19,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
+from fedjax_rec.experiment.held_out import check_candidates
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.cost_class import Holdings, count_holdings
 from fedjax_rec.runs.fingerprint import digest
@@ -52,19 +53,6 @@ class PreparedData(NamedTuple):
     pool: np.ndarray | None
     targets: dict[str, Targets]
     digests: dict[str, str]
-
-
-def untimed(split: Split) -> str:
-    """The warning about a split by time of data without timestamps, else empty."""
-    missing = split.train.notes.get("timestamps_missing", 0)
-    if not (missing and split.by_time):
-        return ""
-    return (
-        f"{missing:,} interactions of {split.train.name!r} have no timestamps, and "
-        f"{split.name} orders them by time: their order in the source was taken. In a "
-        "table sorted by user and item the latest interaction is then the largest item "
-        "id. Name the column of timestamps, or use split=Ratio(by='random')"
-    )
 
 
 def load_prepared(
@@ -160,6 +148,7 @@ def prepare(experiment: Experiment, data: Interactions) -> PreparedData:
     partition = experiment.partition.partition(train)
     leaks = experiment.protocol.negative_pool == "not_interacted"
     pool = training_items(split)
+    check_candidates(pool is not None, experiment.protocol)
     clients = lay_out(
         train,
         partition,

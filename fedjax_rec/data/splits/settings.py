@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from etils import epy
 
@@ -223,6 +223,7 @@ class ColdItems(HeldOut):
     """
 
     seed: int = 0
+    holds_out: ClassVar[str] = "items"
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.
@@ -266,6 +267,7 @@ class ColdUsers(HeldOut):
 
     query: float = 0.8
     seed: int = 0
+    holds_out: ClassVar[str] = "users"
 
     def __post_init__(self):
         super().__post_init__()
