@@ -176,7 +176,7 @@ ARITHMETIC = {
 @pytest.mark.parametrize("signal", ARITHMETIC)
 def test_weights_of_three_clients_and_one_apart(signal):
     parts, ratio = ARITHMETIC[signal]
-    factors = {"examples": 0.0, "outlier": 0.0, signal: 1.0}
+    factors: dict[str, Any] = {"examples": 0.0, "outlier": 0.0, signal: 1.0}
     rule = guided(Guided(**factors, sketch=1 << 10), 4, 2)
     shared = {"w": jnp.zeros(1)}
     lengths = np.array(parts.get("lengths", [1, 1, 1, 1]), np.float32)
