@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedjax_rec.cli.interrupts import Stopped
 from fedjax_rec.runs import folder as runs
 from fedjax_rec.runs.folder import Run, RunFolder
+from fedjax_rec.runs.interrupts import Stopped
 from fedjax_rec.storage.errors import FileError, UserError
 
 if TYPE_CHECKING:  # JAX and Orbax are loaded only when a run begins
@@ -26,6 +26,11 @@ DECISIVE = (
     "processor", "threads", "xla_flags",
 )  # fmt: skip
 """Entries of `versions.json` that can change the bits of a result."""
+
+_ACCEPT = (
+    "The bits of the result could change. Restore the versions, or pass "
+    "--accept-versions to continue anyway, which versions.json will record"
+)
 
 
 def read(path: Path) -> Run:
@@ -92,22 +97,43 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
             "was computed by other software or on another machine",
             old,
             new,
-            "The bits of the result could change. Restore the versions, or pass "
-            "--accept-versions to continue anyway, which versions.json will record",
+            _ACCEPT,
         )
     return {name: new[name] for name in DECISIVE if old[name] != new[name]}
 
 
-def check_prepared(run: Run, prepared: Mapping[str, Any]) -> None:
-    """Raises a FileError if the run began with other data."""
+def check_prepared(
+    run: Run, prepared: Mapping[str, Any], accept: bool
+) -> dict[str, Any]:
+    """Compares data and chunks with those that the run began with.
+
+    Args:
+        run: the run to be continued.
+        prepared: the current `fingerprint`.
+        accept: whether to continue in other chunks, which depend on the devices.
+
+    Returns:
+        The current chunks, if they differ.
+
+    Raises:
+        FileError: the data differ, or the chunks, and `accept` is false.
+    """
+    old, new = dict(run.versions.get("prepared") or {}), dict(prepared)
+    for life in run.versions.get("resumed", []):
+        old |= {n: x for n, x in life["changed"].items() if n == "chunks"}
+    chunks = old.pop("chunks", None), new.pop("chunks", None)
     runs.check_same(
         run.path,
         "began with other data (hashes of everything read)",
-        {"data": run.versions.get("prepared")},
-        {"data": dict(prepared)},
-        "Restore the data, the backbone and the machine's settings, or start the run "
-        "again with its config and --overwrite",
+        {"data": old},
+        {"data": new},
+        "Restore the data and the backbone, or start the run again with its config and "
+        "--overwrite",
     )
+    if not accept:
+        problem = "was computed in other chunks of clients, by other devices"
+        runs.check_same(run.path, problem, *({"chunks": c} for c in chunks), _ACCEPT)
+    return {} if chunks[0] == chunks[1] else {"chunks": chunks[1]}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

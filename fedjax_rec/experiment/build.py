@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -276,7 +275,8 @@ def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:
 
     Measured (benchmarks/RESULTS.md): on a CPU a chunk should stay in cache; an
     accelerator uses all the parallelism that fits. A text of 32 tokens in all layers
-    of MiniLM keeps about 4 MB in float32 for the backward pass.
+    of MiniLM keeps about 4 MB in float32 for the backward pass. A CPU's devices are its
+    cores, so that the number of cores has no part in it.
 
     Args:
         pairs: pairs of an example.
@@ -285,5 +285,5 @@ def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:
     on_cpu = jax.default_backend() == "cpu"
     budget = 10_000 if on_cpu else 2_000_000
     if texts:
-        budget = 16 * (os.cpu_count() or 1) if on_cpu else 4096
+        budget = 32 if on_cpu else 4096
     return max(1, budget // pairs)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.evaluation.protocol import selection_value
+from fedjax_rec.simulation.processes import everyones
 
 if TYPE_CHECKING:
     from fedjax_rec.simulation.simulation import Simulation
@@ -73,9 +74,7 @@ def run_lanes(
         if profiler is not None:
             until = min(until, done + profiler(done))
         # Several processes take the same steps, however fast each of them is.
-        count = until - done
-        if jax.process_count() == 1:
-            count = min(at_once, count)
+        count = int(everyones(min(at_once, until - done))[0])
         started = time.perf_counter()
         logs = lanes.advance(count)
         seconds = time.perf_counter() - started

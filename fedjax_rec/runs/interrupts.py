@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, delayed until a run can be stopped and continued."""
+"""Signals that end a process, delayed until a run can be stopped and continued."""
 
 import contextlib
 import os
@@ -22,9 +22,10 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def put_off() -> Iterator[Callable[[], int]]:
-    """Within the block the first SIGINT or SIGTERM is only recorded.
+    """Within the block the first SIGINT, SIGTERM or SIGUSR1 is only recorded.
 
-    The second stops at once, as a KeyboardInterrupt.
+    The second stops at once, as a KeyboardInterrupt. Batch systems send SIGTERM before
+    they kill, and on request SIGUSR1 some time before a limit.
 
     Yields:
         A function that returns the number of the signal received, or 0.
@@ -43,9 +44,12 @@ def put_off() -> Iterator[Callable[[], int]]:
             2, b"\nstopping after the current rounds; a second signal stops at once\n"
         )
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    names = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield lambda: received[0] if received else 0
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # A handler that was not installed from Python reads as `None`.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
