@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,17 +12,12 @@ from typing import TYPE_CHECKING, Any
 from fedjax_rec.runs import folder as runs
 from fedjax_rec.runs.folder import Run, RunFolder
 from fedjax_rec.runs.interrupts import Stopped
+from fedjax_rec.runs.resume import DECISIVE, decisive, record_life
 from fedjax_rec.storage.errors import FileError, UserError
 
 if TYPE_CHECKING:  # JAX and Orbax are loaded only when a run begins
     from fedjax_rec.runs.checkpoint import Checkpoints
     from fedjax_rec.simulation.simulation import Event, Simulation
-
-DECISIVE = (
-    "fedjax_rec", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices",
-    "processor", "threads", "xla_flags",
-)  # fmt: skip
-"""Entries of `versions.json` that can change the bits of a result."""
 
 _ACCEPT = (
     "The bits of the result could change. Restore the versions, or pass "
@@ -87,10 +79,7 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
     Raises:
         FileError: values differ, and `accept` is false.
     """
-    before = dict(run.versions)
-    for life in run.versions.get("resumed", []):
-        before |= life["changed"]
-    old, new = ({n: v.get(n) for n in DECISIVE} for v in (before, now))
+    old, new = decisive(run.versions), decisive(now)
     if not accept:
         runs.check_same(
             run.path,
@@ -134,13 +123,6 @@ def check_prepared(
         problem = "was computed in other chunks of clients, by other devices"
         runs.check_same(run.path, problem, *({"chunks": c} for c in chunks), _ACCEPT)
     return {} if chunks[0] == chunks[1] else {"chunks": chunks[1]}
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of the config without the number of rounds, which may grow."""
-    fixed = {name: value for name, value in config.items() if name != "rounds"}
-    text = json.dumps(fixed, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def go_back(
@@ -204,14 +186,7 @@ def go_back(
         simulation.restore(restored.snapshot, events)
         done = restored.snapshot.progress["round"]
     folder.start(done)
-    life = {
-        "round": done,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": ["fedjax-rec", *sys.argv[1:]],
-        "changed": dict(changed),
-    }
-    lives = [*run.versions.get("resumed", []), life]
-    folder.write_json(runs.VERSIONS, {**run.versions, "resumed": lives})
+    record_life(folder, run.versions, done, changed)
     if more:
         folder.write_json(runs.CONFIG, config)
     return done

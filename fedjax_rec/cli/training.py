@@ -26,6 +26,7 @@ from fedjax_rec.runs.fingerprint import fingerprint
 from fedjax_rec.runs.folder import Run, RunFolder
 from fedjax_rec.runs.interrupts import Stopped, put_off
 from fedjax_rec.runs.plain import plain
+from fedjax_rec.runs.resume import config_hash
 from fedjax_rec.runs.session import join, set_up_jax, versions
 from fedjax_rec.runs.writer import SilentFolder
 from fedjax_rec.simulation.processes import agree, everyones, together
@@ -232,7 +233,7 @@ class _Run:
         config, every = plain(self.experiment), options.checkpoint.every
         if every == 0 and before is None:
             return 0, None
-        root, digest = folder.path / runs.CHECKPOINTS, resuming.config_hash(config)
+        root, digest = folder.path / runs.CHECKPOINTS, config_hash(config)
         checkpoints = Checkpoints(root, digest, options.checkpoint.keep)
         stack.callback(checkpoints.close)
         done = 0

@@ -24,8 +24,8 @@ class Stopped(Exception):
 def put_off() -> Iterator[Callable[[], int]]:
     """Within the block the first SIGINT, SIGTERM or SIGUSR1 is only recorded.
 
-    The second stops at once, as a KeyboardInterrupt. Batch systems send SIGTERM before
-    they kill, and on request SIGUSR1 some time before a limit.
+    A SIGINT after it stops at once, as a KeyboardInterrupt. Batch systems send SIGTERM,
+    perhaps twice, before they kill, and on request SIGUSR1 some time before a limit.
 
     Yields:
         A function that returns the number of the signal received, or 0.
@@ -37,11 +37,13 @@ def put_off() -> Iterator[Callable[[], int]]:
 
     def handle(number: int, frame: object) -> None:
         if received:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         received.append(number)
         # Not `print`: this may come while the progress bar is being written.
         os.write(
-            2, b"\nstopping after the current rounds; a second signal stops at once\n"
+            2, b"\nstopping after the current rounds; another Ctrl-C stops at once\n"
         )
 
     names = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1

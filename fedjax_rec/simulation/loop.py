@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.evaluation.protocol import selection_value
+from fedjax_rec.evaluation.protocol import selected_metrics, selection_value
 from fedjax_rec.simulation.processes import everyones
 
 if TYPE_CHECKING:
@@ -145,6 +145,20 @@ class Selection(NamedTuple):
     best: float = -np.inf
     selected: int = 0
     metrics: dict[str, Any] = {}  # noqa: RUF012
+
+
+def selection_of(sim: Simulation, history: Sequence[Event]) -> Selection:
+    """The evaluation that a run is judged by after some events."""
+    tested = [event for event in history if "test" in event]
+    if not tested:
+        return Selection()
+    best = selection_value(sim.protocol.selection, tested[-1], sim.rounds)
+    return Selection(best, *selected_metrics(tested[-1:]))
+
+
+def progress_of(done: int, selection: Selection) -> dict[str, Any]:
+    """`Snapshot.progress` after `done` rounds."""
+    return {"round": done, **selection._asdict(), "best": float(selection.best)}
 
 
 def overwrite(old: Tree, new: Tree) -> Tree:

@@ -16,7 +16,7 @@ from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
-from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, selection_value
+from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
@@ -175,8 +175,7 @@ class Simulation:
         """
         if not self.at_rest:
             raise RuntimeError("a snapshot is taken at rest: after a due evaluation")
-        progress = {"round": int(self.state.round), **self.selection._asdict()}
-        progress["best"] = float(progress["best"])
+        progress = loop.progress_of(int(self.state.round), self.selection)
         return Snapshot({"server": self.state, "personal": self.personal}, progress)
 
     def restore(self, snapshot: Snapshot, history: Sequence[Event] = ()) -> None:
@@ -220,8 +219,7 @@ class Simulation:
             self.at_rest = at_rest
             self.history.append(event)
             if "test" in event:
-                best = selection_value(self.protocol.selection, event, self.rounds)
-                self.selection = Selection(best, *selected_metrics([event]))
+                self.selection = loop.selection_of(self, [event])
             yield event
 
     def run(

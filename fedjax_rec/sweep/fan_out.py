@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from fedjax_rec.experiment.own_module import load_modules, loaded_modules
+from fedjax_rec.runs.interrupts import Stopped, put_off
 from fedjax_rec.storage.errors import DiskFull
 from fedjax_rec.sweep.grouping import free_bytes, groups_of
 from fedjax_rec.sweep.store import Point
@@ -120,7 +121,13 @@ class _Worker:
         self.process = context.Process(target=_run_task, args=arguments)
         self.process.start()
         sender.close()  # so that the end of the process is the end of the pipe
-        self.points, self.finished = points, set[str]()
+        self.points, self.finished, self._stopped = points, set[str](), False
+
+    def stop(self) -> None:
+        """Lets the process save a checkpoint, and end."""
+        if not self._stopped:
+            self.process.terminate()
+        self._stopped = True
 
     def ending(self) -> str:
         """The reason of an end without a last message."""
@@ -143,6 +150,8 @@ def _run_task(
         work(pickle.loads(task), folder, memory, lambda *o: outcomes.send(o))
     except DiskFull as full:
         error = str(full)
+    except Stopped:
+        pass  # its points wait for the next call
     outcomes.send(error)
 
 
@@ -161,32 +170,40 @@ def run_in_processes(
 
     Raises:
         DiskFull: a folder has no room.
+        Stopped: a signal asked for it; the points that ran have checkpoints.
     """
     share = max(1, (memory or free_bytes(jax.local_devices()[0]) // 2) // jobs)
     tasks, workers = tasks_of(points, jobs), dict[Any, _Worker]()
-    try:
-        while tasks or workers:
-            while tasks and len(workers) < jobs:
-                worker = _Worker(tasks.pop(0), folder, share)
-                workers[worker.outcomes] = worker
-            for ready in multiprocessing.connection.wait(list(workers)):
-                worker = workers[ready]
-                tasks += _receive(worker, done)
-                if worker.outcomes.closed:
-                    del workers[ready]
-    finally:
-        for worker in workers.values():
-            worker.process.terminate()
-        for worker in workers.values():
-            worker.process.join()
+    with put_off() as signalled:
+        try:
+            while workers or (tasks and not signalled()):
+                while tasks and len(workers) < jobs and not signalled():
+                    worker = _Worker(tasks.pop(0), folder, share)
+                    workers[worker.outcomes] = worker
+                for ready in multiprocessing.connection.wait(list(workers), 1.0):
+                    worker = workers[ready]
+                    tasks += _receive(worker, done, bool(signalled()))
+                    if worker.outcomes.closed:
+                        del workers[ready]
+                if signalled():
+                    for worker in workers.values():
+                        worker.stop()
+        finally:
+            for worker in workers.values():
+                worker.process.kill()
+                worker.process.join()
+        if number := signalled():
+            raise Stopped(0, number)
 
 
-def _receive(worker: _Worker, done: Done) -> list[list[Point]]:
+def _receive(worker: _Worker, done: Done, stopping: bool) -> list[list[Point]]:
     """Takes a message or the end of a worker; returns tasks to run in its place."""
     try:
         message = worker.outcomes.recv()
     except EOFError:
         worker.outcomes.close()
+        if stopping:
+            return []
         return alone(worker.points, worker.finished, worker.ending(), done)
     if isinstance(message, tuple):
         worker.finished.add(message[0])

@@ -12,9 +12,9 @@ import pytest
 from fedjax_rec.cli import main, training
 from fedjax_rec.cli.config_file import load_config
 from fedjax_rec.cli.progress import Progress
-from fedjax_rec.cli.resume import config_hash
 from fedjax_rec.runs.checkpoint import Checkpoints
 from fedjax_rec.runs.folder import read_run
+from fedjax_rec.runs.resume import config_hash
 
 CONFIG = '''
 """Six rounds."""

@@ -97,7 +97,7 @@ def side_by_side(devices):
     programs = SideBySide(simulation, layouts[0].index.shape)
     events = {}
     for layout in layouts:
-        for position, event in programs.events(layout, seeds, scalars):
+        for position, event, _ in programs.events(layout, seeds, scalars):
             del event["seconds"], event["event"]
             events.setdefault(position, []).append(event)
     return events

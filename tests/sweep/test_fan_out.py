@@ -75,16 +75,16 @@ def test_a_message_is_an_outcome_an_end_or_a_full_disk():
     done = []
     worker = Silent(named("a", "b"), [("a", ""), None])
     for _ in range(2):
-        assert fan_out._receive(worker, lambda *x: done.append(x)) == []  # pyright: ignore
+        assert fan_out._receive(worker, lambda *x: done.append(x), False) == []  # pyright: ignore
     assert done == [("a", "")]
     assert worker.closed
     worker = Silent(named("a", "b"), [("a", "")])
-    fan_out._receive(worker, lambda *x: None)  # pyright: ignore
-    (task,) = fan_out._receive(worker, lambda *x: None)  # pyright: ignore
+    fan_out._receive(worker, lambda *x: None, False)  # pyright: ignore
+    (task,) = fan_out._receive(worker, lambda *x: None, False)  # pyright: ignore
     assert [point.name for point in task] == ["b"]
     full = Silent(named("a"), ["out: cannot be written (no room)"])
     with pytest.raises(DiskFull, match="no room"):
-        fan_out._receive(full, lambda *x: None)  # pyright: ignore
+        fan_out._receive(full, lambda *x: None, False)  # pyright: ignore
 
 
 @pytest.mark.slow
