@@ -251,6 +251,7 @@ class Recipe(NamedTuple):
         frozen: arrays that no client trains, such as the backbone's weights.
         notes: facts for `result.json`, by heading.
         why: sentences about how the system runs, for the log.
+        precision: precision of the products in every program, see `at_precision`.
     """
 
     model: Model
@@ -264,3 +265,4 @@ class Recipe(NamedTuple):
     frozen: Tree = ()
     notes: dict[str, Any] = {}  # noqa: RUF012
     why: tuple[str, ...] = ()
+    precision: str | None = "highest"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +13,21 @@ import numpy as np
 
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.corpus import Corpus
+from fedjax_rec.experiment.held_out import check_candidates, untimed
 from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
-from fedjax_rec.simulation.chunks import chunk_sizes
+from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
+
+_LOG = logging.getLogger(__name__)
 
 
 def build(
@@ -50,8 +55,12 @@ def build(
     check(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
+    if warning := untimed(prepared.split):
+        _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
-    recipe = (recipe_of or make_recipe)(experiment, context)
+    precision = experiment.execution.precision
+    recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
+    recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     # A rule may refuse a small cohort: now, not after compiling.
     shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
@@ -107,6 +116,8 @@ def build(
 def check(experiment: Experiment) -> None:
     """Raises a ValueError for settings that no data can fit, before loading any."""
     experiment.cohort.check(experiment.fleet)
+    held_out = getattr(experiment.split, "holds_out", "interactions")
+    check_candidates(held_out == "items", experiment.protocol)
     wide = experiment.execution.dtype == "float64"
     if wide and not jax.config.read("jax_enable_x64"):
         raise ValueError(
@@ -122,7 +133,11 @@ def make_context(
     train, num_clients = prepared.split.train, prepared.clients.num_clients
     # Its attributes are cached properties, which a type checker takes for others.
     corpus: Any = Corpus(
-        experiment.backbone, train, experiment.execution.prefix_cache, progress
+        experiment.backbone,
+        train,
+        experiment.execution.prefix_cache,
+        progress,
+        experiment.execution.precision,
     )
     return Context(
         num_items=train.num_items,
@@ -268,22 +283,3 @@ def _in_buckets(
     if context.dtype != jnp.float32:
         return with_rating_dtype(clients, context.dtype)
     return clients
-
-
-def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:
-    """Padded examples of one `vmap`, by the parallelism of the default device.
-
-    Measured (benchmarks/RESULTS.md): on a CPU a chunk should stay in cache; an
-    accelerator uses all the parallelism that fits. A text of 32 tokens in all layers
-    of MiniLM keeps about 4 MB in float32 for the backward pass. A CPU's devices are its
-    cores, so that the number of cores has no part in it.
-
-    Args:
-        pairs: pairs of an example.
-        texts: each pair is a text that passes through layers of a backbone.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    budget = 10_000 if on_cpu else 2_000_000
-    if texts:
-        budget = 32 if on_cpu else 4096
-    return max(1, budget // pairs)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import summarise_costs
 from fedjax_rec.simulation.simulation import Simulation
@@ -21,6 +22,7 @@ def record(
         for name, value in protocol["split_info"].items()
         if isinstance(value, bool | int | float | str)
     }
+    warning = untimed(simulation.split)
     diverged = not_finite_since(result["history"])
     return {
         "name": experiment.name,
@@ -38,6 +40,7 @@ def record(
             "val": len(simulation.split.val),
             "test": len(simulation.split.test),
             "clients": simulation.data.num_clients,
+            **({"untimed": warning} if warning else {}),
         },
         **simulation.notes,
         "costs": summarise_costs(result["history"]),

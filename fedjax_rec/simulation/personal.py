@@ -11,6 +11,7 @@ import numpy as np
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.simulation.messages import initial_state
 from fedjax_rec.storage.maps import new_map
 
@@ -47,6 +48,7 @@ def _make_draw(recipe: Recipe, key: Array) -> Callable[[Array], dict[str, Tree]]
         params = recipe.model.init(key)
         return {**params.personal, **initial_state(recipe, params.shared)}
 
+    start = at_precision(recipe.precision, start)
     if recipe.model.common_start:
         return lambda ids: jax.tree.map(
             lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), start(key)

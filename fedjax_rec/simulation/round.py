@@ -17,6 +17,7 @@ from fedjax_rec.core import trees
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Params, Recipe, Senders
 from fedjax_rec.core.keys import Purpose, derive
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.profiling import stages
@@ -126,6 +127,8 @@ def federated(
             {**metrics, **info},
         )
 
+    one_round = at_precision(recipe.precision, one_round)
+    init = at_precision(recipe.precision, init)
     return FederatedAlgorithm(init, staged(stages.GATHERING, one_round))
 
 

@@ -1,5 +1,6 @@
 """The content of `result.json`, and the names of runs."""
 
+import dataclasses
 import json
 import types
 
@@ -74,3 +75,8 @@ def test_the_record_has_plain_values_only():
     result["history"] = history[:1]
     content = record(Experiment(name="a"), simulation, result)  # pyright: ignore
     assert "loss_not_finite_since_round" not in content
+    assert "untimed" not in content["data"]
+    split.train = dataclasses.replace(data, notes={"timestamps_missing": 60})
+    split.by_time, split.name = True, "leave_one_out"
+    content = record(Experiment(name="a"), simulation, result)  # pyright: ignore
+    assert "60 interactions of 'synthetic' have no" in content["data"]["untimed"]
