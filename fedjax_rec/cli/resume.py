@@ -121,7 +121,8 @@ def check_prepared(
     )
     if not accept:
         problem = "was computed in other chunks of clients, by other devices"
-        runs.check_same(run.path, problem, *({"chunks": c} for c in chunks), _ACCEPT)
+        then, now = ({"chunks": value} for value in chunks)
+        runs.check_same(run.path, problem, then, now, _ACCEPT)
     return {} if chunks[0] == chunks[1] else {"chunks": chunks[1]}
 
 

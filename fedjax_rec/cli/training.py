@@ -67,8 +67,8 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
 
     path = options.output if before is None else before.path
     changed: dict[str, Any] = {}
-    if _is_finished(before, config):
-        return _finished(path, say)
+    if before is not None and _is_finished(before, config):
+        return _finished(before.path, say)
     with together(), user_errors():
         if before is not None:
             resuming.check_config(before, config)
@@ -122,8 +122,8 @@ def _built(experiment: Experiment, options: Train, say: Say) -> Simulation:
     return simulation
 
 
-def _is_finished(before: Run | None, config: Any) -> bool:
-    return before is not None and before.result is not None and before.config == config
+def _is_finished(before: Run, config: Any) -> bool:
+    return before.result is not None and before.config == config
 
 
 def _finished(path: Path, say: Say) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _follow(
     experiment: Experiment, options: Train, before: Run | None
 ) -> dict[str, Any]:
     """The part of a process that is not the first: it computes, and is silent."""
-    if _is_finished(before, plain(experiment)):
+    if before is not None and _is_finished(before, plain(experiment)):
         return {}
     with together():
         pass  # the first process checks config and folder

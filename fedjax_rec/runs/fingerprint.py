@@ -58,10 +58,10 @@ def digest(tree: Tree) -> str:
     """
     result = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        shape = isinstance(leaf, jax.ShapeDtypeStruct)
-        array = leaf if shape else np.ascontiguousarray(leaf)
-        name = jax.tree_util.keystr(path)
+        array, name = leaf, jax.tree_util.keystr(path)
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            array = np.ascontiguousarray(leaf)
         result.update(f"{name} {array.dtype}{array.shape}".encode())
-        if not shape:
+        if isinstance(array, np.ndarray):
             result.update(array.view(np.uint8).data if array.ndim else array.tobytes())
     return result.hexdigest()[:16]

@@ -107,7 +107,7 @@ def adam_on_split_tables():
     """Facts about a table in two parts, and its moments of the server's Adam."""
     algorithm = dataclasses.replace(SMALL.algorithm, server_optimizer=FedAdam(lr=0.01))
     mesh = MeshConfig(devices=4, items=2)
-    simulation = build(dataclasses.replace(SMALL, algorithm=algorithm, mesh=mesh))
+    simulation: Any = build(dataclasses.replace(SMALL, algorithm=algorithm, mesh=mesh))
     moments = jax.tree.leaves(simulation.state.optimizer)
     moments = sorted({rows_of_a_shard(x) for x in moments if x.ndim})
     simulation.advance(1)
