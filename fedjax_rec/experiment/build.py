@@ -1,7 +1,10 @@
 """From an experiment to a simulation that is ready to run."""
 
+import contextlib
 import dataclasses
+import logging
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +14,12 @@ import numpy as np
 
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.corpus import Corpus
+from fedjax_rec.experiment.held_out import check_candidates, untimed
 from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
@@ -22,6 +27,8 @@ from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
+
+_LOG = logging.getLogger(__name__)
 
 
 def build(
@@ -49,8 +56,12 @@ def build(
     check(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
+    if warning := untimed(prepared.split):
+        _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
-    recipe = (recipe_of or make_recipe)(experiment, context)
+    precision = experiment.execution.precision
+    recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
+    recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     # A rule may refuse a small cohort: now, not after compiling.
     shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
@@ -66,41 +77,48 @@ def build(
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
-    if location == "disk":
-        clients, folder = on_disk(clients, experiment.store.folder)
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
         1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
     )
-    return Simulation(
-        recipe=recipe,
-        split=prepared.split,
-        targets=prepared.targets,
-        digests=prepared.digests,
-        data=clients,
-        client_of_user=prepared.serving,
-        multi_user=not prepared.single,
-        sampler=participants.sampler,
-        cohort_size=context.cohort_size,
-        chunks=chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh)),
-        protocol=protocol,
-        rounds=experiment.rounds,
-        eval_every=min(experiment.eval_every, experiment.rounds),
-        seed=experiment.seed,
-        user_chunk=experiment.execution.user_chunk,
-        mesh=mesh,
-        hosted=location != "device",
-        folder=folder,
-        frozen=recipe.frozen,
-        split_tables=experiment.mesh.items > 1,
-        lifted=lifted,
-        notes={**notes, **participants.notes},
-        why=(*recipe.why, *why_lifted, *participants.why),
-    )
+    chunks = chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh))
+    with contextlib.ExitStack() as stack:
+        if location == "disk":
+            maps = on_disk(clients, experiment.store.folder)
+            clients, folder = stack.enter_context(maps)
+        simulation = Simulation(
+            recipe=recipe,
+            split=prepared.split,
+            targets=prepared.targets,
+            digests=prepared.digests,
+            data=clients,
+            client_of_user=prepared.serving,
+            multi_user=not prepared.single,
+            sampler=participants.sampler,
+            cohort_size=context.cohort_size,
+            chunks=chunks,
+            protocol=protocol,
+            rounds=experiment.rounds,
+            eval_every=min(experiment.eval_every, experiment.rounds),
+            seed=experiment.seed,
+            user_chunk=experiment.execution.user_chunk,
+            mesh=mesh,
+            hosted=location != "device",
+            folder=folder,
+            frozen=recipe.frozen,
+            split_tables=experiment.mesh.items > 1,
+            lifted=lifted,
+            notes={**notes, **participants.notes},
+            why=(*recipe.why, *why_lifted, *participants.why),
+        )
+        weakref.finalize(simulation, stack.pop_all().close)
+    return simulation
 
 
 def check(experiment: Experiment) -> None:
     """Raises a ValueError for settings that no data can fit, before loading any."""
     experiment.cohort.check(experiment.fleet)
+    held_out = getattr(experiment.split, "holds_out", "interactions")
+    check_candidates(held_out == "items", experiment.protocol)
     wide = experiment.execution.dtype == "float64"
     if wide and not jax.config.read("jax_enable_x64"):
         raise ValueError(
@@ -116,7 +134,11 @@ def make_context(
     train, num_clients = prepared.split.train, prepared.clients.num_clients
     # Its attributes are cached properties, which a type checker takes for others.
     corpus: Any = Corpus(
-        experiment.backbone, train, experiment.execution.prefix_cache, progress
+        experiment.backbone,
+        train,
+        experiment.execution.prefix_cache,
+        progress,
+        experiment.execution.precision,
     )
     return Context(
         num_items=train.num_items,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fedjax_rec.core import rows, trees
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import ClientResult, Params, Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.core.trained_rows import changed_rows, rows_at
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
@@ -137,7 +138,7 @@ def make_evaluate(
 
         return evaluate(score, targets, protocol, key, chunk, (clients, client_rows))
 
-    return staged(EVALUATION, run)
+    return staged(EVALUATION, at_precision(recipe.precision, run))
 
 
 def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
@@ -161,7 +162,7 @@ def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
         columns = (client_rows, user, item, rating)
         return jax.lax.map(square, columns, batch_size=chunk)
 
-    return staged(EVALUATION, squares)
+    return staged(EVALUATION, at_precision(recipe.precision, squares))
 
 
 def _lifted(recipe: Recipe, shared: Tree, frozen: Tree, axis: str | None) -> Tree:
