@@ -63,7 +63,9 @@ def score_tuned(
         return model.score(params, frozen, {"user": user}, candidates)
 
     if candidates is not None:
-        return score(candidates, lambda *leaf: rows_at(*leaf, candidates))
+        return score(
+            candidates, lambda table, change: rows_at(table, change, candidates)
+        )
     scores = score(None, lambda before, _: before)
     changed = [
         changed_rows(table, change)
