@@ -25,6 +25,7 @@ from fedjax_rec import (
 from fedjax_rec.contrib.clustered_by_update import SKETCH
 from fedjax_rec.contrib.fedamp import NUMBER
 from fedjax_rec.core import stacks
+from fedjax_rec.core.contracts import Params
 from fedjax_rec.experiment.build import make_recipe
 from fedjax_rec.simulation.round import train_client
 from fedjax_rec.simulation.scoring import score_tuned
@@ -103,16 +104,18 @@ def test_tuned_scores_are_those_of_the_clients_own_model(name):
     @jax.jit
     def tuned(shared, own, client):
         result = train(shared, own, (), recipe.hparams, client, key)
-        return result, score_tuned(recipe, shared, result, (), client, None)
+        received = Params(shared=shared, personal=own)
+        return result, score_tuned(recipe, received, result, (), client, None)
 
-    for client in (4, 7):
+    newcomer = 9  # after the split, without a sketch: it trains the common model
+    for client in (4, 7, newcomer):
         own = jax.tree.map(lambda x, c=client: x[c], simulation.personal)
         if name == "update":  # after the split, in a cluster of its own choice
             shared["centers"] = jax.random.normal(key, shared["centers"].shape)
-            own[SKETCH] = shared["centers"][client % 3]
+            own[SKETCH] = shared["centers"][client % 3] * (client != newcomer)
         result, scores = tuned(shared, own, jnp.int32(client))
         if name == "update":
-            index = client % 3
+            index = 3 if client == newcomer else client % 3
         elif name == "fedamp":
             index = int(own[NUMBER])
         else:
