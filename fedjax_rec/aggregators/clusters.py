@@ -69,7 +69,8 @@ def by_cluster(inner: Aggregator, num_clusters: int) -> Aggregator:
 
     def finish(acc: ClusterFolds, state: Tree, shared: Tree):
         model = select(shared, 0)
-        delta = jax.vmap(lambda fold: inner.finish(fold, (), model)[0])(acc.folds)
+        empty = inner.start(model)  # of the rule's structure, without arrays
+        delta = jax.vmap(lambda fold: inner.finish(fold, empty, model)[0])(acc.folds)
         most = acc.members.max() / jnp.maximum(acc.members.sum(), 1)
         return rows_first(delta), state, {"cluster_most": most}
 

@@ -12,7 +12,7 @@ FITTING = {
     "fcf": {"fetch_sgd", "clustered_by_profile", "clustered_by_update", "guided"},
     "fedavg": {"scaffold", "ifca", "fedamp", "colr", "fetch_sgd", "guided"},
     "fedmf": {"scaffold", "ifca", "fedamp", "colr", "fetch_sgd", "guided"},
-    "fedncf": {"ifca", "fedamp", "fetch_sgd", "freeze", "guided"},
+    "fedncf": {"ifca", "fedamp", "fetch_sgd", "guided"},
     "pfedrec": {"scaffold", "ifca", "fedamp", "colr", "fetch_sgd", "guided"},
 }
 """Some wrappers that go through a round with an algorithm."""

@@ -101,8 +101,11 @@ def test_a_client_trains_as_if_the_loss_had_no_gradient_there(group):
     simulation = made(wrapper=Freeze(groups=(group,)))
     recipe, data = simulation.recipe, jax.tree.map(jnp.asarray, simulation.data)
     n, key = data.num_items, jax.random.key(3)
-    phase = Phase(lambda h: optax.sgd(h["client_lr"]), row_rate=implicit.row_rate(n))
-    reference = implicit.implicit_recipe(
+    phase = Phase(
+        lambda h: optax.sgd(h["client_optimizer.lr"]),
+        row_rate=lambda h: h["client_optimizer.lr"] * n * h["item_lr_scale"],
+    )
+    reference = implicit.on_pairs(
         NCF.algorithm, without_gradient(recipe.model, group), (phase,), n
     )
     params, examples = recipe.model.init(key), data.examples(jnp.int32(4), 0)
