@@ -216,7 +216,9 @@ OTHER_RULES = {
         FedAvg(**SMALL),
         wrapper=ClusteredByProfile(profile=ClientProfile(source="random")),
     ),
-    "fedncf, fedamp": case(FedNCF(**SMALL), wrapper=FedAMP(sigma=0.5)),
+    "fedavg ncf prox, fedamp": case(
+        FedAvg(**SMALL, model="ncf", proximal=0.1), wrapper=FedAMP(sigma=0.5)
+    ),
 }
 # Cases whose parts other cases have as well.
 SLOW = {

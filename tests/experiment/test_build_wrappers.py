@@ -35,7 +35,7 @@ from tests.experiment.embedded import Embedded
 SMALL = Experiment(
     name="small",
     data=SyntheticData(num_users=24, num_items=30, num_interactions=240),
-    algorithm=FedAvg(dim=4, negatives=1),
+    algorithm=FedAvg(dim=4, negatives=1, proximal=0.01),
     execution=Execution(max_buckets=1),
     rounds=2,
     eval_every=2,
