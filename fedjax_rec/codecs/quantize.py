@@ -149,10 +149,10 @@ class Sign(Codec):
     With the scale `mean`, `||x||_1 / m`, the error is the least that signs allow:
     `||x - C(x)||^2 = ||x||^2 - ||x||_1^2 / m`. With `projection`, `||x||^2 / ||x||_1`,
     `<x, C(x)> = ||x||^2`: the projection on `x` is kept, at the price of a larger
-    error.
+    error, which may be larger than `x`: feedback takes `mean`.
 
     Attributes:
-        scale: `mean` or `projection`.
+        scale: `mean` or `projection`, which goes with `feedback="none"`.
         bucket: `m`, numbers that share a scale of 32 bits; `None` for all.
 
     References:
@@ -164,11 +164,23 @@ class Sign(Codec):
     bucket: int | None = None
     feedback: Feedback = "ef"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale == "projection" and self.feedback != "none":
+            raise ValueError(
+                "scale='projection' has an error that may be larger than the delta, so "
+                "that feedback would diverge: use scale='mean', or feedback='none'"
+            )
+
     def link(self) -> leaves.Link:
+        link = self._link(self.scale)
+        return link._replace(contracting=self._link("mean"))
+
+    def _link(self, scale: str) -> leaves.Link:
         def signs(values, buckets, count, key):
             b, m = buckets.shape
             l1 = jnp.abs(buckets).sum(1)
-            if self.scale == "mean":
+            if scale == "mean":
                 real = jnp.clip(count - jnp.arange(b) * m, 0, m).astype(jnp.float32)
                 return l1 / jnp.maximum(real, 1), values >= 0
             # Relative to the mean magnitude, so that small squares do not vanish.
