@@ -37,7 +37,7 @@ from fedjax_rec.cli.options import Train
 from fedjax_rec.storage.errors import UserError
 
 CODECS = (
-    "bf16", "block_int", "qsgd", "drive", "sign", "top_k", "top_k+qsgd,then.norm=max",
+    "bf16", "block_int", "qsgd", "drive", "sign", "top_k", "top_k+qsgd",
     "power_sgd",
 )  # fmt: skip
 SYSTEMS = {

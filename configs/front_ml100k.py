@@ -28,7 +28,7 @@ def get_config() -> tuple[Experiment, ...]:
     """An ID-based system, and one that sends LoRA factors and a projection."""
     data = FileData(source="movielens-100k")
     # The grid replaces it; `top_k+qsgd` is of its kinds and keeps its values.
-    codec = TopK(then=QSGD(norm="max"))
+    codec = TopK(then=QSGD())
     return (
         Experiment(
             name="pfedrec",

@@ -12,7 +12,7 @@ with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
-    from fedjax_rec.codecs import leaves, quantize, wire
+    from fedjax_rec.codecs import dither, leaves, wire
 
 _FRACTION = 23
 """Bits of a float32 below its sign and exponent."""
@@ -41,7 +41,7 @@ class NaturalCompression(Codec):
             code = raw >> _FRACTION
             fraction = raw & (2**_FRACTION - 1)
             odds = fraction.astype(jnp.float32) * 2.0**-_FRACTION
-            uniform = quantize.dither(jax.random.fold_in(key, place), len(values))
+            uniform = dither.dither(jax.random.fold_in(key, place), len(values))
             up = (uniform < odds) & (code & 0xFF < 254)
             return {"codes": wire.unsigned(code + up, count, 9)}
 

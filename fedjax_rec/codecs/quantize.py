@@ -14,7 +14,7 @@ with epy.lazy_imports():
     import jax
     import jax.numpy as jnp
 
-    from fedjax_rec.codecs import leaves, wire
+    from fedjax_rec.codecs import dither, leaves, wire
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,17 @@ class QSGD(Codec):
     """Stochastic uniform quantization: unbiased, in levels of `norm / s`.
 
     `s = 2^(bits - 1) - 1` levels on each side; `x / norm s` is rounded to one of its
-    two neighbours with the probabilities that keep its mean. With the 2-norm,
-    `E ||Q(x) - x||^2 <= min(m / s^2, sqrt(m) / s) ||x||^2` in buckets of `m`. Levels
-    have a fixed width; the paper codes them by Elias.
+    two neighbours with the probabilities that keep its mean. Levels have a fixed width.
+
+    The paper proves its bounds for the 2-norm, `E ||Q(x) - x||^2 <= min(m / s^2,
+    sqrt(m) / s) ||x||^2` in buckets of `m`, and codes the levels by Elias: in a bucket
+    of 512 normal numbers, three quarters of the levels are 0 at `bits=4`, and a level
+    takes 1.74 bits on average. At a fixed width the maximum makes use of all levels:
+    its error there is `0.036 ||x||^2`, that of the 2-norm `1.58 ||x||^2`.
 
     Attributes:
         bits: bits of a number, 2 to 16.
-        norm: `max` has closer levels than `l2`.
+        norm: scale of a bucket, its largest magnitude (`max`) or its 2-norm (`l2`).
         bucket: numbers that share a norm of 32 bits; `None` for all.
 
     References:
@@ -85,7 +89,7 @@ class QSGD(Codec):
     """
 
     bits: int = 4
-    norm: Literal["l2", "max"] = "l2"
+    norm: Literal["l2", "max"] = "max"
     bucket: int | None = 512
 
     def __post_init__(self) -> None:
@@ -106,18 +110,19 @@ class QSGD(Codec):
 class TernGrad(Codec):
     """Stochastic -1, 0 or 1 times the largest magnitude; five to a byte, 1.6 bits each.
 
-    Unbiased unless clipped.
+    Unbiased but for the clipping, which keeps the largest magnitude small: the error of
+    1000 normal numbers falls from 1.74 to 1.01 of their squared norm.
 
     Attributes:
-        clip: numbers beyond `clip` standard deviations are cut there; 2.5 in the
-            paper, `None` for no clipping.
+        clip: numbers beyond `clip` standard deviations are cut there, 2.5 in the paper;
+            `None` for no clipping, which leaves the codec unbiased.
 
     References:
         Wen et al., TernGrad: Ternary Gradients to Reduce Communication in Distributed
         Deep Learning, NeurIPS 2017.
     """
 
-    clip: float | None = None
+    clip: float | None = 2.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -211,21 +216,6 @@ def unpack_trits(packed: jax.Array, n: int) -> jax.Array:
     return (packed // jnp.array(_POWERS) % 3).reshape(-1)[:n]
 
 
-def dither(key: jax.Array, n: int) -> jax.Array:
-    """`[n]` uniform in (0, 1), of 24 bits; the first numbers do not depend on `n`.
-
-    A hash of the place and of two words drawn from the key (the finalizer of
-    MurmurHash3, twice keyed): rounding needs even and independent odds, not secrecy,
-    and Threefry took four times as long as the rest of QSGD.
-    """
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    h = jnp.arange(n, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) + first
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13) ^ second) * jnp.uint32(0xC2B2AE35)
-    h = h ^ (h >> 16)
-    return ((h >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
-
-
 def _check_bits(bits: int) -> None:
     if not 2 <= bits <= 16:
         raise ValueError(f"bits={bits}: expected 2 to 16 bits a number")
@@ -302,5 +292,7 @@ def _stochastic(
 ) -> jax.Array:
     """`[n]` in 0 to `2 levels`: each number rounded up or down at random."""
     exact = (buckets * _inverse(scale, levels)[:, None]).reshape(-1)[: len(values)]
-    level = jnp.floor(exact + dither(key, len(values)))
+    # The sum of `exact` and a dither would be rounded, beyond a level at times.
+    level = jnp.floor(exact)
+    level += dither.dither(key, len(values)) < exact - level
     return jnp.clip(level, -levels, levels) + levels

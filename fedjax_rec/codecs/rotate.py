@@ -36,7 +36,7 @@ class RotatedQSGD(Codec):
     """
 
     bits: int = 4
-    norm: Literal["l2", "max"] = "l2"
+    norm: Literal["l2", "max"] = "max"
     block: int = 256
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ CODECS: dict[str, Any] = {
 } | {
     "int4": BlockInt(bits=4),
     "global_top_k": TopK(scope="all"),
-    "top_k_qsgd": TopK(then=QSGD(norm="max")),
+    "top_k_qsgd": TopK(then=QSGD()),
     "ef21": TopK(feedback="ef21"),
     # Small enough for the tables of the tests.
     "row_top_k": RowTopK(fraction=0.25),

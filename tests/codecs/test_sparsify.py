@@ -143,7 +143,7 @@ def test_full_budgets_are_the_identity(codec):
 def test_the_next_link_gets_the_numbers_that_are_sent():
     x = np.array([0.1, 8.0, -0.2, 4.0, 0.3, 0.0])
     # The largest number that is sent is 8: its levels at 4 bits are 8 / 7 apart.
-    codec = TopK(fraction=0.5, then=QSGD(bits=4, norm="max"))
+    codec = TopK(fraction=0.5, then=QSGD(bits=4))
     result = vector(codec, x) * 7 / 8
     assert result[1] == pytest.approx(7)
     assert min(abs(result[3] - 3), abs(result[3] - 4)) < 1e-6
