@@ -235,7 +235,7 @@ SLOW = {
     "fedfm lifted bottleneck, ids, per row",
     "fedfm lifted history of many users",
     "fedavg of two clusters by profile",
-    "fedncf, fedamp",
+    "fedavg ncf prox, fedamp",
     "fedavg of two clusters by update",
     "fedavg, trend",
     "fedavg, participation",

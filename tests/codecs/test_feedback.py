@@ -111,7 +111,6 @@ def test_settings_choose_the_feedback(feedback, group):
 
 MAGNIFYING = {
     "qsgd l2": QSGD(norm="l2"),
-    "terngrad without a clip": TernGrad(clip=None),
     "rotated qsgd l2": RotatedQSGD(norm="l2", bits=2),
 }
 CONTRACTING = {
@@ -119,6 +118,7 @@ CONTRACTING = {
     "natural": NaturalCompression(),
     "qsgd": QSGD(),
     "terngrad": TernGrad(),
+    "terngrad without a clip": TernGrad(clip=None),
     "drive": Drive(),
     "random-k": RandomK(),
     "random-k, then qsgd l2": RandomK(then=QSGD(norm="l2")),
