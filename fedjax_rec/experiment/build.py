@@ -1,7 +1,9 @@
 """From an experiment to a simulation that is ready to run."""
 
+import contextlib
 import dataclasses
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -66,36 +68,41 @@ def build(
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
-    if location == "disk":
-        clients, folder = on_disk(clients, experiment.store.folder)
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
         1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
     )
-    return Simulation(
-        recipe=recipe,
-        split=prepared.split,
-        targets=prepared.targets,
-        digests=prepared.digests,
-        data=clients,
-        client_of_user=prepared.serving,
-        multi_user=not prepared.single,
-        sampler=participants.sampler,
-        cohort_size=context.cohort_size,
-        chunks=chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh)),
-        protocol=protocol,
-        rounds=experiment.rounds,
-        eval_every=min(experiment.eval_every, experiment.rounds),
-        seed=experiment.seed,
-        user_chunk=experiment.execution.user_chunk,
-        mesh=mesh,
-        hosted=location != "device",
-        folder=folder,
-        frozen=recipe.frozen,
-        split_tables=experiment.mesh.items > 1,
-        lifted=lifted,
-        notes={**notes, **participants.notes},
-        why=(*recipe.why, *why_lifted, *participants.why),
-    )
+    chunks = chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh))
+    with contextlib.ExitStack() as stack:
+        if location == "disk":
+            maps = on_disk(clients, experiment.store.folder)
+            clients, folder = stack.enter_context(maps)
+        simulation = Simulation(
+            recipe=recipe,
+            split=prepared.split,
+            targets=prepared.targets,
+            digests=prepared.digests,
+            data=clients,
+            client_of_user=prepared.serving,
+            multi_user=not prepared.single,
+            sampler=participants.sampler,
+            cohort_size=context.cohort_size,
+            chunks=chunks,
+            protocol=protocol,
+            rounds=experiment.rounds,
+            eval_every=min(experiment.eval_every, experiment.rounds),
+            seed=experiment.seed,
+            user_chunk=experiment.execution.user_chunk,
+            mesh=mesh,
+            hosted=location != "device",
+            folder=folder,
+            frozen=recipe.frozen,
+            split_tables=experiment.mesh.items > 1,
+            lifted=lifted,
+            notes={**notes, **participants.notes},
+            why=(*recipe.why, *why_lifted, *participants.why),
+        )
+        weakref.finalize(simulation, stack.pop_all().close)
+    return simulation
 
 
 def check(experiment: Experiment) -> None:

@@ -1,6 +1,8 @@
 """Storage of a population: chosen by memory, mapped on disk."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -10,7 +12,9 @@ from jax.sharding import Mesh
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.experiment.settings import StoreConfig
-from fedjax_rec.simulation.personal import initial_personal
+from fedjax_rec.simulation.personal import FIX, initial_personal
+from fedjax_rec.storage.errors import writable
+from fedjax_rec.storage.files import temporary
 
 
 def population_bytes(recipe: Recipe, data: ClientData) -> int:
@@ -36,31 +40,40 @@ def choose_location(
     return "device" if share < limit / 2 else "host"
 
 
-def on_disk(data: ClientData, folder: str) -> tuple[ClientData, Path]:
-    """Client data as memory maps, and the folder for personal state.
+@contextlib.contextmanager
+def on_disk(data: ClientData, folder: str) -> Iterator[tuple[ClientData, Path]]:
+    """Client data as memory maps, and a folder for personal state.
+
+    The folder belongs to this run. With several runs in one folder, each would
+    overwrite the other's state.
 
     Args:
         data: NumPy arrays.
-        folder: made if absent; empty for a temporary one, which is removed when the
-            process ends.
+        folder: parent of the folder, created if absent; empty for the system's folder
+            of temporary files.
+
+    Yields:
+        The data and the folder, which is removed at the end. The next run with the same
+        parent removes it if this process is killed.
+
+    Raises:
+        FileError: the folder cannot be written.
     """
-    root = Path(folder) if folder else _temporary()
-    root.mkdir(parents=True, exist_ok=True)
-    leaves, tree = jax.tree.flatten(data)
-    mapped = []
-    for number, leaf in enumerate(leaves):
-        if isinstance(leaf, np.memmap):
+    owned = temporary(Path(folder), FIX) if folder else _in_system_folder()
+    with owned as root:
+        leaves, tree = jax.tree.flatten(data)
+        mapped = []
+        for number, leaf in enumerate(leaves):
+            if not isinstance(leaf, np.memmap):
+                path = root / f"data-{number}.npy"
+                with writable(path, FIX):
+                    np.save(path, leaf)
+                leaf = np.load(path, mmap_mode="r")
             mapped.append(leaf)
-            continue
-        path = root / f"data-{number}.npy"
-        np.save(path, leaf)
-        mapped.append(np.load(path, mmap_mode="r"))
-    return jax.tree.unflatten(tree, mapped), root
+        yield jax.tree.unflatten(tree, mapped), root
 
 
-_TEMPORARY: list[tempfile.TemporaryDirectory] = []
-
-
-def _temporary() -> Path:
-    _TEMPORARY.append(tempfile.TemporaryDirectory(prefix="fedjax_rec-population-"))
-    return Path(_TEMPORARY[-1].name)
+@contextlib.contextmanager
+def _in_system_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="fedjax_rec-population-") as name:
+        yield Path(name)

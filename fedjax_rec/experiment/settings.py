@@ -134,7 +134,8 @@ class StoreConfig:
         location: on the `device`; on the `host`, from which each round copies its
             cohort while the one before computes; on `disk`, as memory maps of the host;
             or `auto`: on the device if they take less than half of its memory.
-        folder: folder of the memory maps; by default a temporary one.
+        folder: parent of the folder of the memory maps, which each run has for itself
+            and removes at its end; by default the system's folder of temporary files.
         cache: keep prepared data, split and partition in the cache, for the next run
             and for the other processes of this one.
     """

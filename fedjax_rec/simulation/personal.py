@@ -11,7 +11,9 @@ from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.simulation.messages import initial_state
+from fedjax_rec.storage.maps import new_map
 
+FIX = "Choose another store.folder, or free space there"
 PIECE = 65_536
 """Clients whose personal parameters are drawn at once for the host."""
 
@@ -59,6 +61,9 @@ def initial_on_host(recipe: Recipe, key: Array, count: int, folder: Path | None)
         count: `N`.
         folder: folder of memory maps `personal-0.npy`, ...; `None` for arrays in
             memory.
+
+    Raises:
+        FileError: the folder has no room for the maps.
     """
     shapes = jax.eval_shape(lambda: initial_personal(recipe, key, 1))
     numbers = itertools.count()
@@ -68,7 +73,7 @@ def initial_on_host(recipe: Recipe, key: Array, count: int, folder: Path | None)
         if folder is None:
             return np.empty(shape, leaf.dtype)
         path = folder / f"personal-{next(numbers)}.npy"
-        return np.lib.format.open_memmap(path, "w+", leaf.dtype, shape)
+        return new_map(path, leaf.dtype, shape, FIX)
 
     personal = jax.tree.map(empty, shapes)
     for first in range(0, count, PIECE):

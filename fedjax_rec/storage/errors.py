@@ -1,6 +1,7 @@
 """Errors that the command line shows without a traceback."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,12 +49,25 @@ class Unreachable(FileError):
     """A server or package registry does not respond or lacks the requested file."""
 
 
+class DiskFull(FileError):
+    """A disk, quota or file-size limit leaves no room, so later writes fail too."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def writable(path: Path, fix: str = "") -> Iterator[None]:
-    """Converts an `OSError` of the block into a `FileError` about `path`."""
+    """Converts an `OSError` of the block into a `FileError` about `path`.
+
+    Raises:
+        DiskFull: there is no room.
+        FileError: any other `OSError`.
+    """
     try:
         yield
     except OSError as error:
-        raise FileError(
+        kind = DiskFull if error.errno in _FULL else FileError
+        raise kind(
             f"cannot be written ({error.strerror or error})", file=path, fix=fix
         ) from error

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import tempfile
 import uuid
@@ -23,15 +24,26 @@ def replacing(target: Path) -> Iterator[Path]:
     """Yields a path to write, which replaces `target` if the block succeeds.
 
     The path keeps the suffix of `target`, from which plotting libraries infer the
-    format.
+    format. The new content survives a power failure once the block has ended.
     """
     # Unlike a file of `tempfile`, this one has the permissions of its folder's users.
     partial = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}{target.suffix}")
     try:
         yield partial
+        _sync(partial)
         os.replace(partial, target)
+        with contextlib.suppress(OSError):  # not every system syncs folders
+            _sync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -39,7 +51,8 @@ def temporary(root: Path, fix: str = "") -> Iterator[Path]:
     """Yields a new folder inside `root`, which is removed at the end.
 
     A process that is killed cannot clean up. Each process therefore holds the lock of a
-    file next to its folder, and the next call removes the folders that are not locked.
+    file next to its folder, and the next call on the same host removes the folders that
+    are not locked.
 
     Args:
         root: Created if absent.
@@ -55,6 +68,8 @@ def temporary(root: Path, fix: str = "") -> Iterator[Path]:
     folder = Path(name).with_suffix("")
     with os.fdopen(handle, "wb") as lock:
         acquire(lock)
+        lock.write(_host())
+        lock.flush()
         folder.mkdir()
         try:
             yield folder
@@ -70,9 +85,14 @@ def _remove_abandoned(root: Path) -> None:
         path = folder.with_name(f"{folder.name}.lock")
         # OSError: another process holds the lock, or has just removed the file.
         with contextlib.suppress(OSError), path.open("r+b") as lock:
-            if acquire(lock):
+            # Some network file systems keep locks within a host.
+            if acquire(lock) and lock.read() in (b"", _host()):
                 shutil.rmtree(folder, ignore_errors=True)
                 path.unlink(missing_ok=True)
+
+
+def _host() -> bytes:
+    return platform.node().encode()
 
 
 def publish(prepared: Path, entry: Path, *, replace: bool = False) -> None:

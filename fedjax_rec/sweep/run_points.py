@@ -23,6 +23,7 @@ from fedjax_rec.simulation.cells import Layout, arrange
 from fedjax_rec.simulation.loop import Event
 from fedjax_rec.simulation.side_by_side import SideBySide
 from fedjax_rec.simulation.simulation import Simulation
+from fedjax_rec.storage.errors import DiskFull
 from fedjax_rec.sweep.grouping import (
     DiffersError,
     common_recipe,
@@ -61,12 +62,17 @@ def run_points(
 ) -> None:
     """Runs points; an error of one of them does not end the others.
 
+    A full disk does: every other point would fail by it, after its rounds.
+
     Args:
         points: points of any groups.
         folder: folder of the sweep.
         listener: callbacks.
         memory: bytes for points side by side; 0 is half of the free memory.
         data: data that are loaded already, by `data_key`.
+
+    Raises:
+        DiskFull: a folder has no room.
     """
     data = dict(data or {})
     waiting = [
@@ -91,6 +97,8 @@ def run_points(
             for point, outcome in zip(group, differs.outcomes, strict=True):
                 parts.setdefault(outcome, []).append(point)
             waiting = [*parts.values(), *waiting]
+        except DiskFull:
+            raise
         except Exception as error:
             for point in group:
                 listener.point_done(point.name, _reason(error))
@@ -138,6 +146,8 @@ def _run_together(
             for i in _write(points, simulation, events, baselines_of, folder, listener):
                 del unfinished[i]
             listener.block_done()
+    except DiskFull:
+        raise
     except Exception as error:
         listener.say(
             f"the common program failed ({_short(error)}): its {len(unfinished)} "
@@ -179,6 +189,8 @@ def _run_in_turn(
             events = ((0, event) for event in simulation.events())
             ranked = lambda i, sim=simulation: sim.baselines()  # noqa: E731
             list(_write({0: point}, simulation, events, ranked, folder, listener))
+        except DiskFull:
+            raise
         except Exception as error:
             listener.point_done(point.name, _reason(error))
 

@@ -1,5 +1,6 @@
 """Checks a sweep's options, and runs it into its folder."""
 
+import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs import tracking
 from fedjax_rec.runs.session import set_up_jax
-from fedjax_rec.storage.errors import UserError
+from fedjax_rec.storage.errors import DiskFull, UserError
 from fedjax_rec.sweep import space
 from fedjax_rec.sweep.store import SweepFolder
 
@@ -62,13 +63,25 @@ def sweep(
     set_up_jax(bases[0].execution.dtype, devices=1 if fans_out else 0)
     from fedjax_rec.sweep.session import Session
 
-    with folder.locked():
+    with folder.locked(), _continuable():
         session = Session(folder, options, memory, name)
         if options.optuna:
             session.choose(draws, settings)
         else:
             session.run(points)
         return session.finish()
+
+
+@contextlib.contextmanager
+def _continuable() -> Iterator[None]:
+    """Adds to the error of a full disk how the sweep goes on."""
+    try:
+        yield
+    except DiskFull as error:
+        raise UserError(
+            f"{error}. Points that are done are kept: free some space, and run the "
+            "same command again"
+        ) from error
 
 
 def _axes_and_draws(

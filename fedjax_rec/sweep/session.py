@@ -44,7 +44,9 @@ class Session:
         waiting, again = [], 0
         for point in points:
             finished = folder.is_finished(point)
-            if not finished:
+            if finished:
+                folder.complete(point)
+            else:
                 again += folder.points[point.name]["status"] == FAILED
                 waiting.append(dataclasses.replace(point, track=options.track))
             folder.set_status(point.name, FINISHED if finished else WAITING)

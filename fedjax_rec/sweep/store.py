@@ -11,7 +11,16 @@ from typing import Any
 
 from fedjax_rec.experiment.fields import text_of, with_values
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.runs.folder import CONFIG, RESULT, Run, RunFolder, check_same, read_run
+from fedjax_rec.report.run import write_report
+from fedjax_rec.runs.folder import (
+    CONFIG,
+    REPORT,
+    RESULT,
+    Run,
+    RunFolder,
+    check_same,
+    read_run,
+)
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.storage.errors import UserError, writable
 from fedjax_rec.storage.files import locked
@@ -109,6 +118,11 @@ class SweepFolder:
         config = read_run(folder).config
         check_same(folder, "holds another run", config, plain(point.experiment), _FIX)
         return (folder / RESULT).exists()
+
+    def complete(self, point: Point) -> None:
+        """Writes the report of a finished point that has none: the disk was full."""
+        if not (self.path / point.name / REPORT).exists():
+            write_report(RunFolder(self.path / point.name), draw=False)
 
     def set_status(self, name: str, status: str, error: str = "") -> None:
         """Records the status of a point, in memory."""

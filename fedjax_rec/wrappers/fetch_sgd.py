@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from etils import epy
 
+from fedjax_rec.core.checks import check_settings
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.optimizers import check_numbers
 
@@ -16,7 +17,7 @@ with epy.lazy_imports():
     from jax import flatten_util
 
     from fedjax_rec.codecs import wire
-    from fedjax_rec.core import contracts, count_sketch, messages, rows
+    from fedjax_rec.core import contracts, count_sketch, messages, rows, trees
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,24 +25,31 @@ class FetchSGD:
     """Momentum and error feedback on the server, in the space of count sketches.
 
     Replaces the aggregation rule. `u <- rho u + mean S(delta)`, `e <- e + u`; the
-    update holds the `k` largest numbers of the estimate from `e`, and `e <- e -
-    S(update)`. The server keeps two sketches, and needs one estimate of all shared
-    parameters in a round.
+    update holds the `k` largest numbers of the estimate from `e`. Then the buckets that
+    they fall into are set to zero in both sketches, as in the experiments of the paper
+    and its released code, where the error diverged otherwise. The server keeps two
+    sketches, and needs one estimate of all shared parameters in a round. A round
+    without messages changes nothing.
 
     Attributes:
         share: share of the shared parameters that move in a round, `k` of `n`.
         momentum: `rho`, in [0, 1).
+        remove: how the update leaves the sketches: buckets become `zero` in error and
+            momentum, or `subtract`, `e <- e - S(update)` and `u` as it is, which is
+            algorithm 1 of the paper.
         columns: buckets in each row of a sketch.
         repeats: rows of a sketch.
         uniform: clients have equal weights, otherwise their number of examples.
 
     References:
         Rothchild et al., FetchSGD: Communication-Efficient Federated Learning with
-        Sketching, ICML 2020, algorithm 1.
+        Sketching, ICML 2020, algorithm 1; momentum factor masking is that of Lin et
+        al., Deep Gradient Compression, ICLR 2018.
     """
 
     share: float = 0.1
     momentum: float = 0.0
+    remove: Literal["zero", "subtract"] = "zero"
     columns: int = 10_000
     repeats: int = 5
     uniform: bool = False
@@ -50,6 +58,7 @@ class FetchSGD:
 
     def __post_init__(self) -> None:
         check_numbers(self, ("columns", "repeats"))
+        check_settings(self)
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share}: expected a share in (0, 1]")
         if not self.momentum < 1:
@@ -121,21 +130,34 @@ class FetchSGD:
         def finish(acc, state, shared):
             sent = {name: part for name, part in shared.items() if name not in fixed}
             flat, unflatten = flatten_util.ravel_pytree(sent)
-            mean = acc["sketch"] / jnp.where(acc["weight"] > 0, acc["weight"], 1)
-            moved = self.momentum * state["momentum"] + mean
-            error = state["error"] + moved
+            present = acc["weight"] > 0
+            mean = acc["sketch"] / jnp.where(present, acc["weight"], 1)
+            momentum = self.momentum * state["momentum"] + mean
+            error = state["error"] + momentum
             every = count_sketch.estimate(error, flat.size)
             k = max(1, round(self.share * flat.size))
             _, places = jax.lax.top_k(jnp.abs(every), k)
-            values = every[places]
-            error -= count_sketch.sketch_of_places(places, values, *error.shape)
-            delta = unflatten(jnp.zeros_like(flat).at[places].set(values))
+            values = jnp.where(present, every[places], 0)
+            after = self._without(momentum, error, places, values)
             norm = jnp.linalg.norm
-            info = {"unapplied": norm(error) / jnp.maximum(norm(moved), 1e-30)}
+            info = {
+                "unapplied": norm(after["error"]) / jnp.maximum(norm(momentum), 1e-30)
+            }
+            delta = unflatten(jnp.zeros_like(flat).at[places].set(values))
             zero = jax.tree.map(jnp.zeros_like, shared)
-            return {**zero, **delta}, {"momentum": moved, "error": error}, info
+            return {**zero, **delta}, trees.where(present, after, state), info
 
         def start(shared):
             return {"momentum": zeros(shared), "error": zeros(shared)}
 
         return contracts.Aggregator(init, update, finish, start)
+
+    def _without(self, momentum, error, places, values) -> dict[str, jax.Array]:
+        """Both sketches after an update of `values` at `places`."""
+        applied = count_sketch.sketch_of_places(places, values, *error.shape)
+        if self.remove == "subtract":
+            return {"momentum": momentum, "error": error - applied}
+        return {
+            "momentum": jnp.where(applied == 0, momentum, 0),
+            "error": jnp.where(applied == 0, error, 0),
+        }

@@ -139,11 +139,3 @@ def test_messages_hold_every_row_and_no_ids():
     costs = build(SMALL, data=interactions()).sampler.tables[1]
     np.testing.assert_allclose(costs.up, 4 * ITEMS * 6)
     np.testing.assert_allclose(costs.down, 4 * ITEMS * 6)
-
-
-def test_users_can_be_solved_anew_for_the_current_items():
-    protocol = dataclasses.replace(SMALL.protocol, evaluated="reconstructed")
-    experiment = dataclasses.replace(SMALL, protocol=protocol)
-    simulation = build(experiment, data=interactions())
-    simulation.run()
-    assert np.isfinite(list(simulation.evaluate("test").values())).all()

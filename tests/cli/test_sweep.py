@@ -10,9 +10,11 @@ import pytest
 
 from fedjax_rec.cli import main, training
 from fedjax_rec.experiment.build import build
+from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.simulation.baselines import rank_baselines
 from fedjax_rec.simulation.side_by_side import SideBySide
 from fedjax_rec.simulation.simulation import Simulation
+from fedjax_rec.storage.errors import DiskFull
 from fedjax_rec.sweep import run_points
 
 SMALL = '''
@@ -201,6 +203,38 @@ def test_a_failed_point_is_recorded_and_the_others_go_on(config, capsys, monkeyp
     text = " ".join(capsys.readouterr().err.split())
     assert "1 finished before and kept, 1 failed before and run again" in text
     assert "error" not in points_of(config)[names[1]]
+
+
+def test_a_full_disk_ends_the_sweep_and_keeps_what_is_done(
+    config, capsys, monkeypatch, fails
+):
+    complete = RunFolder._add
+
+    def full(self, name, value):
+        if name == "metrics.jsonl" and value["event"] == "baselines":
+            seen.append(self.path.name)
+            if len(seen) == 3:
+                raise DiskFull("cannot be written (no room)", file=self.path / name)
+        complete(self, name, value)
+
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_add", full)
+        text = fails("sweep", "small.py", "--output", "out", *RATES, *SEEDS)
+    assert "metrics.jsonl: cannot be written (no room). Points that are done" in text
+    assert "common program failed" not in text
+    assert len(seen) == 3
+    points = points_of(config)
+    states = sorted(point["status"] for point in points.values())
+    assert states == ["finished"] * 2 + ["waiting"] * 2
+    for name in NAMES:
+        done = (config / "out" / name / "result.json").exists()
+        assert done == (points[name]["status"] == "finished")
+    assert not list((config / "out").rglob(".partial-*"))
+    (config / "out" / NAMES[0] / "report.md").unlink()  # had no room, either
+    assert sweep(*RATES, *SEEDS) == 0
+    assert "2 finished before and kept" in capsys.readouterr().err
+    assert (config / "out" / NAMES[0] / "report.md").stat().st_size
 
 
 def test_shapes_follow_one_another_and_wild_points_are_results(config, capsys):

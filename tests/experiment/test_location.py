@@ -1,5 +1,6 @@
 """Where a population is kept: by memory, or as asked for."""
 
+import errno
 import types
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedjax_rec.experiment.location import (
     population_bytes,
 )
 from fedjax_rec.experiment.prepared import prepare
+from fedjax_rec.storage.errors import DiskFull
 
 EXPERIMENT = Experiment(
     name="x",
@@ -63,16 +65,32 @@ def test_the_device_if_less_than_half_of_its_memory_is_needed(built):
         assert choose_location(StoreConfig(), recipe, clients, several) == expected
 
 
-def test_arrays_become_memory_maps(built, tmp_path):
+def test_arrays_become_memory_maps_in_a_folder_of_the_run(built, tmp_path):
     _, clients = built
-    mapped, root = on_disk(clients, str(tmp_path / "a" / "b"))
-    assert root == tmp_path / "a" / "b"
-    for new, old in zip(jax.tree.leaves(mapped), jax.tree.leaves(clients), strict=True):
-        assert isinstance(new, np.memmap)
-        np.testing.assert_array_equal(new, old)
-    files = sorted(root.iterdir())
-    again, _ = on_disk(mapped, str(root))  # maps are kept
-    assert sorted(root.iterdir()) == files
-    assert all(map(lambda x, y: x is y, *map(jax.tree.leaves, (again, mapped))))
-    _, temporary = on_disk(clients, "")
-    assert temporary.is_dir()
+    parent = tmp_path / "a" / "b"
+    with on_disk(clients, str(parent)) as (mapped, root):
+        assert root.parent == parent
+        leaves = jax.tree.leaves(mapped)
+        for new, old in zip(leaves, jax.tree.leaves(clients), strict=True):
+            assert isinstance(new, np.memmap)
+            np.testing.assert_array_equal(new, old)
+        with on_disk(mapped, str(parent)) as (again, other):  # maps are kept
+            assert other.parent == parent
+            assert other != root
+            assert list(other.iterdir()) == []
+            assert all(map(lambda x, y: x is y, jax.tree.leaves(again), leaves))
+    assert list(parent.iterdir()) == []
+    with on_disk(clients, "") as (_, temporary):
+        assert temporary.is_dir()
+    assert not temporary.exists()
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing(built, tmp_path, monkeypatch):
+    def full(path, array):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    message = "No space left on device.*Choose another store.folder"
+    with pytest.raises(DiskFull, match=message), on_disk(built[1], str(tmp_path)):
+        raise AssertionError
+    assert list(tmp_path.iterdir()) == []

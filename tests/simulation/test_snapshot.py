@@ -144,7 +144,14 @@ def test_state_in_a_memory_map_is_overwritten_in_it(tmp_path):
     progress = simulation.snapshot().progress
     simulation.restore(Snapshot(arrays, progress))
     assert jax.tree.leaves(simulation.personal)[0] is mapped
-    assert np.array_equal(np.load(tmp_path / "personal-0.npy"), np.ones(mapped.shape))
+    (file,) = tmp_path.glob("*/personal-0.npy")
+    assert np.array_equal(np.load(file), np.ones(mapped.shape))
+    # Another run in the same folder, at the same time, has files of its own.
+    other = build(dataclasses.replace(SMALL, store=store, seed=3))
+    assert np.array_equal(mapped, np.ones(mapped.shape))
+    assert not np.array_equal(jax.tree.leaves(other.personal)[0], mapped)
+    del simulation, other, mapped
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fingerprint_changes_only_with_the_inputs_of_a_run():

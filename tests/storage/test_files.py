@@ -1,6 +1,7 @@
 """Files and folders that appear complete or not at all."""
 
 import hashlib
+import os
 
 import pytest
 
@@ -42,6 +43,30 @@ def test_folders_of_killed_processes_are_removed(tmp_path):
     with temporary(tmp_path):
         assert not abandoned.exists()
     assert [path.name for path in tmp_path.iterdir()] == [".partial-def"]
+
+
+def test_folders_of_other_hosts_are_not_removed(tmp_path):
+    """Some network file systems keep a lock within the host that holds it."""
+    other = tmp_path / ".partial-abc"
+    other.mkdir()
+    (tmp_path / ".partial-abc.lock").write_text("another-host")
+    with temporary(tmp_path):
+        assert other.is_dir()
+
+
+def test_a_replaced_file_survives_a_power_failure(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def record(handle):
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with replacing(tmp_path / "result.json") as partial:
+        partial.write_text("{}")
+        assert synced == []
+    # The content before the name, and then the folder that holds the name.
+    assert synced == [str(partial), str(tmp_path)]
 
 
 def test_a_root_that_cannot_be_written(tmp_path):

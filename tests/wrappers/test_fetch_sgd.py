@@ -60,10 +60,13 @@ def fold(settings, seeds, weights, state=None, shared=SHARED, fixed=()):
     return aggregator.finish(acc, state, shared)
 
 
+@pytest.mark.parametrize("remove", ["zero", "subtract"])
 @pytest.mark.parametrize("uniform", [False, True])
-def test_fetch_sgd_by_hand(uniform):
+def test_fetch_sgd_by_hand(uniform, remove):
     """Wide sketches are exact: momentum, error and top-k on the vectors themselves."""
-    settings = FetchSGD(share=0.1, momentum=0.5, columns=WIDE, uniform=uniform)
+    settings = FetchSGD(
+        share=0.1, momentum=0.5, columns=WIDE, uniform=uniform, remove=remove
+    )
     state, moved, error = None, np.zeros(SIZE), np.zeros(SIZE)
     for step in range(4):
         seeds, weights = [10 * step, 10 * step + 1, 99], [1.0, 3.0, 0.0]
@@ -76,10 +79,52 @@ def test_fetch_sgd_by_hand(uniform):
         expected = np.zeros(SIZE)
         expected[top] = error[top]
         error = error - expected
+        size = np.linalg.norm(moved)
+        if remove == "zero":  # momentum factor masking
+            moved[top] = 0
         np.testing.assert_allclose(flat(result), expected, atol=1e-4)
     assert float(info["unapplied"]) == pytest.approx(
-        np.linalg.norm(error) / np.linalg.norm(moved), rel=0.05
+        np.linalg.norm(error) / size, rel=0.05
     )
+
+
+@pytest.mark.parametrize("remove", ["zero", "subtract"])
+def test_buckets_of_the_update_in_narrow_sketches(remove):
+    """In NumPy, from the estimates: all of a bucket goes, not only the update."""
+    settings = FetchSGD(share=0.1, momentum=0.9, columns=40, remove=remove)
+    _, before, _ = fold(settings, [1], [1.0])
+    result, after, _ = fold(settings, [2], [1.0], before)
+    sketch = FetchSGD(columns=40).sketches(SHARED)
+    new = np.asarray(sketch.decode(encode(sketch, delta(2)))["sketch"])
+    momentum = 0.9 * np.asarray(before["momentum"]) + new
+    error = np.asarray(before["error"]) + momentum
+    every = np.asarray(count_sketch.estimate(jnp.asarray(error), SIZE))
+    (top,) = np.nonzero(flat(result))
+    np.testing.assert_allclose(flat(result)[top], every[top], rtol=1e-5)
+    largest = np.sort(np.abs(every))[-18:]
+    np.testing.assert_allclose(np.sort(np.abs(every[top])), largest, rtol=1e-5)
+    each = [
+        count_sketch.sketch_of_places(top[[i]], every[top[[i]]], 5, 40)
+        for i in range(18)
+    ]
+    if remove == "subtract":
+        error -= sum(map(np.asarray, each))
+    else:
+        hit = np.any([np.asarray(x) != 0 for x in each], 0)
+        assert 0.2 < hit.mean() < 0.5
+        momentum[hit] = error[hit] = 0
+    np.testing.assert_allclose(after["momentum"], momentum, atol=1e-5)
+    np.testing.assert_allclose(after["error"], error, atol=1e-4)
+
+
+def test_a_round_without_messages_changes_nothing():
+    settings = FetchSGD(share=0.1, momentum=0.9, columns=WIDE)
+    _, before, _ = fold(settings, [1, 2], [1.0, 1.0])
+    assert np.linalg.norm(before["momentum"]) > 1
+    result, after, _ = fold(settings, [3, 4], [0.0, 0.0], before)
+    np.testing.assert_array_equal(flat(result), 0)
+    for name in before:
+        np.testing.assert_array_equal(after[name], before[name])
 
 
 def test_everything_moves_at_a_share_of_one_without_momentum():
@@ -131,6 +176,7 @@ def test_a_system_gets_its_transform_and_its_rule():
         ({"share": 0.0}, r"share=0\.0: expected a share in \(0, 1\]"),
         ({"share": 1.5}, r"share=1\.5: expected a share in \(0, 1\]"),
         ({"momentum": 1.0}, r"momentum=1\.0: expected a number in \[0, 1\)"),
+        ({"remove": "mask"}, "remove='mask', expected zero or subtract"),
         ({"columns": 0}, "columns must be at least 1, got 0"),
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
     ],
