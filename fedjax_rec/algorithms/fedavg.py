@@ -9,7 +9,7 @@ from etils import epy
 
 from fedjax_rec.algorithms import implicit
 from fedjax_rec.core import optimizers
-from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.checks import check_settings, check_unread
 from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
@@ -68,11 +68,8 @@ class FedAvg:
         optimizers.check_numbers(
             self, ("dim", "batch_size", "local_epochs", "negatives")
         )
-        if self.client_optimizer.momentum != 0 and self.item_lr_scale != 1:
-            raise ValueError(
-                f"item_lr_scale={self.item_lr_scale} scales the rows' rate under plain "
-                "SGD only: use client_optimizer=SGD(), or item_lr_scale=1"
-            )
+        if getattr(self.client_optimizer, "momentum", 0) != 0:
+            check_unread(self, "another optimizer than SGD()", "item_lr_scale")
         if self.model == "scorer" and self.users == "table":
             raise ValueError(
                 "model='scorer' has no user vectors to put in a table: the scorer "

@@ -59,7 +59,7 @@ class FedAMP:
     sigma: float | None = None
     mixing: float = 1.0
 
-    brings_rule: ClassVar[bool] = True
+    brings: ClassVar = ("aggregation", "codec")
 
     def __post_init__(self) -> None:
         positive = self.sigma is None or self.sigma > 0
@@ -82,7 +82,7 @@ class FedAMP:
             ValueError: the stack would be larger, local training has no proximal term,
                 or the server takes other steps.
         """
-        recipe, num_clients = context.recipe, context.num_clients
+        recipe = context.recipe
         if not recipe.local.proximal:
             raise ValueError(
                 "FedAMP pulls clients to their cloud models by a proximal term, and "
@@ -95,6 +95,7 @@ class FedAMP:
                 "server_optimizer=SGD(lr=1.0); this one has "
                 + ", ".join(f"{name}={value}" for name, value in server.items())
             )
+        num_clients = context.num_clients
         shapes = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
         size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
         if size * num_clients > max_numbers:

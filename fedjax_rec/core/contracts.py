@@ -226,6 +226,10 @@ class Aggregator(NamedTuple):
         begin: `(acc, state) -> acc`, copies the part of the state that `update` reads
             into a new accumulator. That part is additive like the rest, so `finish`
             does not read it.
+        coordinatewise: a number of the delta depends on the clients' values of that
+            number only, and not linearly.
+        own_momentum: `finish` adds momentum or feedback, so the server optimizer must
+            keep none.
     """
 
     init: Callable[[Tree, int], Tree]
@@ -234,6 +238,8 @@ class Aggregator(NamedTuple):
     start: Callable[[Tree], Tree] = lambda shared: ()
     linear: bool = False
     begin: Callable[[Tree, Tree], Tree] = lambda acc, state: acc
+    coordinatewise: bool = False
+    own_momentum: bool = False
 
 
 class Recipe(NamedTuple):

@@ -25,7 +25,7 @@ from fedjax_rec import (
 from fedjax_rec.contrib.clustered_by_update import SKETCH
 from fedjax_rec.contrib.fedamp import NUMBER
 from fedjax_rec.core import stacks
-from fedjax_rec.experiment.build import make_recipe
+from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.simulation.round import train_client
 from fedjax_rec.simulation.scoring import score_tuned
 from fedjax_rec.sweep.grouping import groups_of

@@ -9,7 +9,7 @@ from tests.experiment.test_build import SMALL, assert_round, recipe_of
 
 ALGORITHMS = [kind for kind in registry.SLOTS["algorithm"] if kind != "fedfm"]
 FITTING = {
-    "fcf": {"fetch_sgd", "clustered_by_profile", "clustered_by_update", "guided"},
+    "fcf": {"clustered_by_profile", "clustered_by_update", "guided"},
     "fedavg": {"scaffold", "ifca", "colr", "fetch_sgd", "guided"},
     "fedmf": {"scaffold", "ifca", "colr", "fetch_sgd", "guided"},
     "fedncf": {"scaffold", "ifca", "colr", "fetch_sgd", "freeze", "guided"},
