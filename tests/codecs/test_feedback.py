@@ -120,8 +120,8 @@ CONTRACTING = {
     "terngrad": TernGrad(),
     "terngrad without a clip": TernGrad(clip=None),
     "drive": Drive(),
-    "random-k": RandomK(),
-    "random-k, then qsgd l2": RandomK(then=QSGD(norm="l2")),
+    "random-k": RandomK(fraction=0.3),
+    "random-k, then qsgd l2": RandomK(fraction=0.3, then=QSGD(norm="l2")),
     "top-k, then terngrad": TopK(fraction=0.3, then=TernGrad(clip=None)),
     "rows, then qsgd l2": RowTopK(fraction=0.3, then=QSGD(norm="l2")),
 }
@@ -146,15 +146,16 @@ def test_under_feedback_every_codec_contracts(name):
     settings = (MAGNIFYING | CONTRACTING)[name]
     plain = settings.plain()
     x, decoded, state = constant(error_feedback(plain), 60)
-    size = np.linalg.norm(state["residual"].tree["w"]) / np.linalg.norm(x)
-    assert size < 20  # at most 2 / d for a contraction by 1 - d, here d > 0.1
-    np.testing.assert_allclose(decoded.mean(0), x, atol=20 * np.abs(x).max() / 60)
+    residual = np.asarray(state["residual"].tree["w"])
+    np.testing.assert_allclose(decoded.sum(0) + residual, 60 * x, atol=1e-2)
+    # At most 2 / d for a contraction by 1 - d, here d > 0.1.
+    assert np.linalg.norm(residual) < 20 * np.linalg.norm(x)
     _, decoded, _ = constant(ef21(plain), 60)
-    assert np.linalg.norm(decoded[-1] - x) < 0.02 * np.linalg.norm(x)
+    assert np.linalg.norm(decoded[-1] - x) < 0.3 * np.linalg.norm(x)
     if name in MAGNIFYING:
         unscaled = error_feedback(plain._replace(contracting=None))
-        residual = constant(unscaled, 60)[2]["residual"].tree["w"]
-        assert not np.linalg.norm(residual) < 100 * np.linalg.norm(x)
+        residual = np.asarray(constant(unscaled, 60)[2]["residual"].tree["w"])
+        assert not np.abs(residual).max() < 100 * np.abs(x).max()
 
 
 def test_dgc_holds_back_no_more_than_feedback_does():
