@@ -5,6 +5,8 @@ import os
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+_LARGEST = (2 - 2**-23) * 2.0**127
+
 
 def check_ranges(settings: Any, **ranges: str) -> None:
     """Raises a ValueError unless numbers lie in their intervals.
@@ -12,7 +14,7 @@ def check_ranges(settings: Any, **ranges: str) -> None:
     Args:
         settings: a dataclass.
         **ranges: interval of a field, such as `"[0, 0.5)"`; `None` lies in each. An
-            open end at infinity excludes infinite numbers.
+            open end at infinity excludes numbers that are infinite in float32.
     """
     for name, interval in ranges.items():
         value = getattr(settings, name)
@@ -23,6 +25,11 @@ def check_ranges(settings: Any, **ranges: str) -> None:
         below = value <= high if interval[-1] == "]" else value < high
         if not (above and below):
             raise ValueError(f"{name}={value}, expected a number in {interval}")
+        if interval[-1] == ")" and high > _LARGEST and not value <= _LARGEST:
+            raise ValueError(
+                f"{name}={value}, expected a number of at most {_LARGEST:.6g}, the "
+                "largest in float32"
+            )
 
 
 def check_settings(settings: Any, **ranges: str) -> None:

@@ -218,7 +218,8 @@ class Aggregator(NamedTuple):
     Attributes:
         init: `(shared, cohort_size) -> acc`, zeros shaped after the shared parameters.
         update: `(acc, deltas [V, ...], weights [V], senders) -> acc`; a client of
-            weight 0 is absent.
+            weight 0 is absent. A round passes finite numbers only, but for padding of
+            rows, and deltas with norms that do not overflow (`simulation.guard`).
         finish: `(acc, state, shared) -> (delta, state, info)`; the delta is dense, like
             the shared parameters.
         start: `(shared) -> state` that the server keeps between rounds.
@@ -259,6 +260,7 @@ class Recipe(NamedTuple):
         frozen: arrays that no client trains, such as the backbone's weights.
         notes: facts for `result.json`, by heading.
         why: sentences about how the system runs, for the log.
+        precision: precision of the products in every program, see `at_precision`.
     """
 
     model: Model
@@ -272,3 +274,4 @@ class Recipe(NamedTuple):
     frozen: Tree = ()
     notes: dict[str, Any] = {}  # noqa: RUF012
     why: tuple[str, ...] = ()
+    precision: str | None = "highest"

@@ -141,7 +141,8 @@ def lay_out(
         NumPy arrays.
 
     Raises:
-        ValueError: `also_excluded` is given, but clients are not single users.
+        ValueError: `also_excluded` is given, but clients are not single users; or a
+            client holds an item of a user twice.
     """
     single = partition.user_of_client is not None
     if also_excluded and not single:
@@ -199,6 +200,16 @@ def _exclusions(
     owners, users, items = map(np.concatenate, (owner, user, item))
     order = np.lexsort((items, users, owners))
     owners, users, items = owners[order], users[order], items[order]
+    columns = np.stack([owners, users, items])
+    repeated = np.flatnonzero((columns[:, 1:] == columns[:, :-1]).all(axis=0))
+    if len(repeated):
+        user, item = columns[1:, repeated[0]]
+        raise ValueError(
+            f"{len(repeated)} interactions repeat an earlier one, such as item {item} "
+            f"of user {user}: negatives are drawn by rank among the items that a user "
+            "lacks, so each pair may occur once. Build the data with make_interactions,"
+            " which merges repeated pairs."
+        )
     if pool is not None:
         if not np.isin(items, pool).all():
             raise ValueError("pool leaves out items that clients hold")

@@ -48,7 +48,7 @@ class Interactions:
         users: The users behind the indices.
         items: The items behind the indices.
         name: Name of the data set.
-        notes: Number of rows that reading merged or dropped, by reason.
+        notes: Number of rows that reading merged, dropped or completed, by reason.
     """
 
     user: np.ndarray
@@ -99,7 +99,8 @@ def make_interactions(
     """Sorts columns given in file order and merges repeated (user, item) pairs.
 
     The latest interaction of a repeated pair is kept; of equal timestamps, the one
-    later in the file. `notes["duplicates_merged"]` counts the others.
+    later in the file. `notes["duplicates_merged"]` counts the others. Without
+    timestamps, `notes["timestamps_missing"]` counts the interactions.
 
     Args:
         user: `[n]` integers in `[0, len(users.ids))`, in file order.
@@ -120,7 +121,9 @@ def make_interactions(
     n = len(user)
     position = np.arange(n, dtype=np.int64)
     rating = np.ones(n, np.float32) if rating is None else rating
-    timestamp = position if timestamp is None else timestamp
+    notes = dict(notes or {})
+    if timestamp is None:
+        timestamp, notes["timestamps_missing"] = position, n
     for label, column in (("item", item), ("rating", rating), ("timestamp", timestamp)):
         if len(column) != n:
             raise ValueError(f"column {label!r} has {len(column)} rows, user has {n}")
@@ -137,7 +140,7 @@ def make_interactions(
     last[:-1] = (pair_user[1:] != pair_user[:-1]) | (pair_item[1:] != pair_item[:-1])
     rows = order[last]
     rows = rows[np.lexsort((position[rows], timestamp[rows], user[rows]))]
-    merged = (notes or {}).get("duplicates_merged", 0) + n - len(rows)
+    merged = notes.get("duplicates_merged", 0) + n - len(rows)
     return Interactions(
         user=user[rows].astype(np.int32),
         item=item[rows].astype(np.int32),
@@ -147,5 +150,5 @@ def make_interactions(
         users=users,
         items=items,
         name=name,
-        notes={**(notes or {}), "duplicates_merged": merged},
+        notes={**notes, "duplicates_merged": merged},
     )

@@ -38,7 +38,8 @@ class Protocol:
             held-out users); `sampled` ranks the positives among `num_candidates` items
             the user never touched. Sampled metrics can order models differently from
             the full ones [1]. `cold` ranks the items that a `cold_items` split held out
-            for the part, and no others.
+            for the part, and no others: that split takes no other candidates, since
+            held-out items are never drawn as negatives.
         num_candidates: number of negatives per user, for `sampled`.
         candidate_seed: seed of the sampled negatives, the same for every model, and of
             the users drawn under `max_users`.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import weakref
 from collections.abc import Callable
@@ -13,11 +14,13 @@ import numpy as np
 
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment import combine
 from fedjax_rec.experiment.corpus import Corpus
+from fedjax_rec.experiment.held_out import check_candidates, untimed
 from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
@@ -25,6 +28,8 @@ from fedjax_rec.fleet.costs import make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
+
+_LOG = logging.getLogger(__name__)
 
 
 def build(
@@ -54,9 +59,14 @@ def build(
         combine.check_settings(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
+    if warning := untimed(prepared.split):
+        _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
-    recipe = (recipe_of or combine.make_recipe)(experiment, context)
+    precision = experiment.execution.precision
+    make = recipe_of or combine.make_recipe
+    recipe = at_precision(precision, make)(experiment, context)
     combine.check_recipe(recipe)
+    recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     # A rule may refuse a small cohort: now, not after compiling.
     shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
@@ -112,6 +122,8 @@ def build(
 def check(experiment: Experiment) -> None:
     """Raises a ValueError for settings that no data can fit, before loading any."""
     experiment.cohort.check(experiment.fleet)
+    held_out = getattr(experiment.split, "holds_out", "interactions")
+    check_candidates(held_out == "items", experiment.protocol)
     wide = experiment.execution.dtype == "float64"
     if wide and not jax.config.read("jax_enable_x64"):
         raise ValueError(
@@ -127,7 +139,11 @@ def make_context(
     train, num_clients = prepared.split.train, prepared.clients.num_clients
     # Its attributes are cached properties, which a type checker takes for others.
     corpus: Any = Corpus(
-        experiment.backbone, train, experiment.execution.prefix_cache, progress
+        experiment.backbone,
+        train,
+        experiment.execution.prefix_cache,
+        progress,
+        experiment.execution.precision,
     )
     return Context(
         num_items=train.num_items,

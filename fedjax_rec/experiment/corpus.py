@@ -9,6 +9,7 @@ import numpy as np
 from fedjax_rec.core import packing
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
+from fedjax_rec.core.precision import with_precision
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.texts import default_template, item_texts, load_notes
 from fedjax_rec.experiment.settings import BackboneConfig
@@ -25,6 +26,7 @@ class Corpus:
         data: interactions with these items.
         prefix_cache: run layers before the adapted ones once.
         progress: show bars on stderr.
+        precision: precision of products, unless the backbone has its own.
     """
 
     def __init__(
@@ -33,9 +35,11 @@ class Corpus:
         data: Interactions,
         prefix_cache: bool = True,
         progress: bool = False,
+        precision: str = "highest",
     ):
         self.config, self.data = config, data
         self.prefix_cache, self.progress = prefix_cache, progress
+        self.precision = config.precision or precision
 
     @functools.cached_property
     def texts(self) -> list[str]:
@@ -70,7 +74,8 @@ class Corpus:
 
     @functools.cached_property
     def _loaded(self) -> tuple[Backbone, Tree, str]:
-        return load_model(self.config, self.progress)
+        backbone, weights, warning = load_model(self.config, self.progress)
+        return with_precision(backbone, self.precision), weights, warning
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
@@ -84,6 +89,7 @@ class Corpus:
             "layers": backbone.num_layers,
             "width": backbone.width,
             "dtype": self.config.dtype,
+            "precision": self.precision,
             "texts": len(self.texts),
             "tokens": int(np.asarray(self.tokens.length).sum()),
             "shuffled": self.config.shuffle_texts,

@@ -19,6 +19,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
+from fedjax_rec.experiment.held_out import check_candidates
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.cost_class import Holdings, count_holdings
 from fedjax_rec.runs.fingerprint import digest
@@ -147,6 +148,7 @@ def prepare(experiment: Experiment, data: Interactions) -> PreparedData:
     partition = experiment.partition.partition(train)
     leaks = experiment.protocol.negative_pool == "not_interacted"
     pool = training_items(split)
+    check_candidates(pool is not None, experiment.protocol)
     clients = lay_out(
         train,
         partition,

@@ -1,10 +1,9 @@
 """The content of `result.json`, and the name of a run."""
 
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import summarise_costs
 from fedjax_rec.simulation.simulation import Simulation
@@ -21,7 +20,8 @@ def record(
         for name, value in protocol["split_info"].items()
         if isinstance(value, bool | int | float | str)
     }
-    diverged = not_finite_since(result["history"])
+    warning = untimed(simulation.split)
+    diverged = result["diverged_in_round"]
     return {
         "name": experiment.name,
         "algorithm": type(experiment.algorithm).__name__,
@@ -38,22 +38,13 @@ def record(
             "val": len(simulation.split.val),
             "test": len(simulation.split.test),
             "clients": simulation.data.num_clients,
+            **({"untimed": warning} if warning else {}),
         },
         **simulation.notes,
         "costs": summarise_costs(result["history"]),
         "rounds": result["rounds"],
-        **({"loss_not_finite_since_round": diverged} if diverged else {}),
+        **({"diverged_in_round": diverged} if diverged else {}),
     }
-
-
-def not_finite_since(events: Iterable[dict[str, Any]]) -> int | None:
-    """The first round with a loss that is not finite (`null` in a file), or `None`."""
-    for event in events:
-        if event["event"] == "round" and "loss" in event:
-            loss = event["loss"]
-            if loss is None or not math.isfinite(loss):
-                return event["round"]
-    return None
 
 
 def run_name(experiment: Experiment) -> str:

@@ -43,6 +43,8 @@ class BackboneConfig:
         path: a local folder in Hugging Face's layout, in place of `name`.
         or_tiny: use `tiny`, and say so in the report, if `name` cannot be fetched.
         dtype: type of its weights and activations.
+        precision: precision of its float32 products, such as `default`, where that of
+            the other products is higher; `None` is `execution.precision`.
         max_tokens: longer texts are cut; 0 is the checkpoint's limit.
         template: an item's text, such as `{title}[. Genres: {genres}]`; by default the
             data set's own.
@@ -55,6 +57,7 @@ class BackboneConfig:
     path: str | None = None
     or_tiny: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["highest", "high", "default"] | None = None
     max_tokens: int = 64
     template: str = ""
     notes: str | None = None
@@ -63,6 +66,8 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         check_choice(self, "dtype", ("float32", "bfloat16"))
+        if self.precision is not None:
+            check_choice(self, "precision", ("highest", "high", "default"))
         check_numbers(self)
 
 
@@ -80,6 +85,8 @@ class Execution:
             `auto`: once if that is exact and less work.
         prefix_cache: run layers before the adapted ones once, not every time.
         dtype: type of the parameters; float64 needs `JAX_ENABLE_X64=1`.
+        precision: precision of float32 products on an accelerator. JAX's `default`
+            reads 8 to 11 bits of each factor, so that rounding decides ranks.
     """
 
     examples_per_chunk: int = 0
@@ -88,11 +95,13 @@ class Execution:
     encode: Literal["auto", "once", "per_client"] = "auto"
     prefix_cache: bool = True
     dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["highest", "high", "default"] = "highest"
 
     def __post_init__(self) -> None:
         check_numbers(self, ("max_buckets", "user_chunk"))
         check_choice(self, "encode", ("auto", "once", "per_client"))
         check_choice(self, "dtype", ("float32", "float64"))
+        check_choice(self, "precision", ("highest", "high", "default"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

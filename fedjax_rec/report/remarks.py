@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
+from fedjax_rec.evaluation.chance import above_chance
+from fedjax_rec.evaluation.protocol import main_cutoff
 from fedjax_rec.report.comparison import (
     comparable,
     data_of,
@@ -50,26 +52,34 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
         if backbone.get("stands_in"):
             warnings.append(f"STAND-IN ({run.path}): {backbone['warning']}")
     for run in runs:
-        since = (run.result or {}).get("loss_not_finite_since_round")
+        if text := run.part("data").get("untimed"):
+            warnings.append(f"NO TIMESTAMPS ({run.path}): {text}")
+    for run in runs:
+        since = (run.result or {}).get("diverged_in_round")
         if since:
             warnings.append(
-                f"DIVERGED ({run.path}): the loss is not finite since round {since}; "
-                "lower the learning rate of the clients"
+                f"DIVERGED ({run.path}): the run stopped at round {since}, in which no "
+                "client sent a finite message or the model was no longer finite; lower "
+                "the learning rates of the clients and of the server"
             )
     return warnings
 
 
 def _leak(run: Run) -> str:
-    """Warning if the draw count ranks far above chance; else empty."""
-    hr, heading = hit_rate(run)
-    draws = run.part("baselines", "draw_count").get(hr)
-    chance = run.part("baselines", "random").get(hr)
-    if draws is None or chance is None or draws <= max(2 * chance, chance + 0.05):
+    """Warning if the draw count ranks significantly above chance; else empty."""
+    draws = run.part("baselines", "draw_count")
+    cutoff = main_cutoff(protocol_of(run).get("cutoffs") or [10])
+    names = above_chance(draws, cutoff)
+    if not names:
         return ""
+    reached = " and ".join(
+        f"{name.upper()} = {draws[name]:.3f} (chance {draws[f'{name}/chance']:.3f}, "
+        f"standard error {draws[f'{name}/error']:.3f})"
+        for name in names
+    )
     return (
         f"THE NEGATIVES LEAK ({run.path}): a ranker with no model, that counts how "
-        f"seldom an item was drawn as a negative, reaches {heading} = {draws:.3f}; "
-        f"chance is {chance:.3f}"
+        f"seldom an item was drawn as a negative, reaches {reached}"
     )
 
 

@@ -115,7 +115,8 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def _details(run: Run) -> list[str]:
-    data = ", ".join(f"{k} {v}" for k, v in run.part("data").items())
+    facts = (item for item in run.part("data").items() if item[0] != "untimed")
+    data = ", ".join(f"{name} {value}" for name, value in facts)
     names = ("fedjax_rec", "jax", "python")
     software = ", ".join(f"{name} {run.versions.get(name)}" for name in names)
     texts = [f"Data: {data}.", "", f"Computed by {software}.", ""]

@@ -15,6 +15,9 @@ def protocol_in_words(protocol: Mapping[str, Any]) -> str:
     pool = "the user's training"
     if protocol["negative_pool"] != "not_train":
         pool += ", validation and test"
+    pool += " items"
+    if protocol["candidates"] == "cold":
+        pool += " and the held-out items"
     evaluated = {
         "aggregated": "the aggregated parameters",
         "tuned": "each client's own parameters after tuning",
@@ -26,8 +29,8 @@ def protocol_in_words(protocol: Mapping[str, Any]) -> str:
         chosen = "the last round"
     return (
         f"Protocol ({protocol['preset']}): split {protocol.get('split', 'unknown')}; "
-        f"{ranked}; ties {protocol['ties']}; training negatives from outside {pool} "
-        f"items; {evaluated} of {chosen}."
+        f"{ranked}; ties {protocol['ties']}; training negatives from outside {pool}; "
+        f"{evaluated} of {chosen}."
     )
 
 

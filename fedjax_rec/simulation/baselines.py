@@ -11,6 +11,7 @@ import numpy as np
 
 from fedjax_rec.core import keys, trees
 from fedjax_rec.data.pack import pack
+from fedjax_rec.evaluation.chance import chance_level
 from fedjax_rec.evaluation.evaluate import by_user, evaluate, random_scores
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation.chunks import fold_clients
@@ -87,7 +88,8 @@ def rank_draws(
         roots: root key of each run.
 
     Returns:
-        A summary per run; `None` without sampled negatives.
+        A summary per run, with the level and error of random rankings; `None` without
+        sampled negatives.
     """
     recipe, data = simulation.recipe, simulation.data
     if not recipe.local.negatives:
@@ -118,10 +120,12 @@ def rank_draws(
         return evaluate(scorer, targets, protocol, root, simulation.user_chunk)
 
     results, owners = [], _owners(simulation, targets)
+    levels = chance_level(targets, protocol.cutoffs)
     for root in roots:
         per_user = rank(data, users, clients, rows, targets, root, np.int32(rounds))
         summary = summarise(per_user, targets.mask, owners)
-        results.append({**summary, "rounds": rounds, "users": len(users)})
+        facts = {"rounds": rounds, "users": len(users)}
+        results.append({**summary, **levels, **facts})
     return results
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.simulation.messages import initial_state
 from fedjax_rec.storage.maps import new_map
 
@@ -36,6 +37,8 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
     def start(key: Array) -> Tree:
         params = recipe.model.init(key)
         return {**params.personal, **initial_state(recipe, params.shared)}
+
+    start = at_precision(recipe.precision, start)
 
     constants = {
         name: jnp.asarray(values).at[ids].get(mode="clip")

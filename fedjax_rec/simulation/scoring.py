@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from fedjax_rec.core import rows, trees
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import ClientResult, Params, Recipe
+from fedjax_rec.core.precision import at_precision
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.profiling.stages import EVALUATION, staged
@@ -156,7 +157,7 @@ def make_evaluate(
 
         return evaluate(score, targets, protocol, key, chunk, (clients, client_rows))
 
-    return staged(EVALUATION, run)
+    return staged(EVALUATION, at_precision(recipe.precision, run))
 
 
 def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
@@ -180,7 +181,7 @@ def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):
         columns = (client_rows, user, item, rating)
         return jax.lax.map(square, columns, batch_size=chunk)
 
-    return staged(EVALUATION, squares)
+    return staged(EVALUATION, at_precision(recipe.precision, squares))
 
 
 def _lifted(recipe: Recipe, shared: Tree, frozen: Tree, axis: str | None) -> Tree:

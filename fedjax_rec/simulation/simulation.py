@@ -235,9 +235,11 @@ class Simulation:
             profiler: see `loop.Profiler`.
 
         Returns:
-            The result: `metrics` (`val` and `test` at the selected round), `selected`
-            (that round), `baselines`, `protocol`, `rounds`, `seconds` (of this call),
-            `history`.
+            The result: `metrics` (`val` and `test` at the selected round; empty if none
+            was evaluated), `selected` (that round, or 0), `diverged_in_round` (`None`,
+            or the round at which the run stopped, since no client's message was sound
+            or the model was not finite), `baselines`, `protocol`, `rounds`, `seconds`
+            (of this call), `history`.
         """
         listen = listen or (lambda event: None)
         started = time.perf_counter()
@@ -265,6 +267,7 @@ class Simulation:
         return {
             "metrics": metrics,
             "selected": selected,
+            "diverged_in_round": loop.diverged_in(history),
             "baselines": ranked,
             "protocol": {
                 **dataclasses.asdict(self.protocol),

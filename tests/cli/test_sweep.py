@@ -245,7 +245,7 @@ def test_shapes_follow_one_another_and_wild_points_are_results(config, capsys):
     assert capsys.readouterr().err.count("2 points as one program") == 2
     wild = config / "out" / "dim=2,client_lr=1e+38"
     result = json.loads((wild / "result.json").read_text())
-    assert result["loss_not_finite_since_round"] >= 1
+    assert result["diverged_in_round"] >= 1
     assert points_of(config)[wild.name]["status"] == "finished"
     text = (config / "out" / "table.md").read_text()
     assert "1 (1 diverged)" in text

@@ -1,5 +1,7 @@
 """Client arrays by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,3 +71,12 @@ def test_several_users_on_a_client_draw_outside_their_own_items():
     assert set(seen[2].tolist()) == {1, 2, 3, 4, 6, 7}
     with pytest.raises(ValueError, match="one client per user"):
         make_client_data(TRAIN, part, also_excluded=(TRAIN,))
+
+
+def test_repeated_pairs_are_refused():
+    twice = dataclasses.replace(TRAIN, item=np.array([2, 2, 5, 0, 5], np.int32))
+    with pytest.raises(ValueError, match=r"1 interactions repeat .* item 2 of user 0"):
+        make_client_data(twice, PerUser().partition(twice))
+    held = data([0], [5])
+    with pytest.raises(ValueError, match="item 5 of user 0"):
+        make_client_data(TRAIN, PerUser().partition(TRAIN), also_excluded=(held,))

@@ -241,6 +241,9 @@ def test_drift_survives_hopeless_concentrations():
     client = assign_drift(KEY, INTEGERS, TIME, 1e-6, 1.0, **LABELLED)
     assert client.min() >= 0
     assert client.max() < CLIENTS
+    # The largest that the settings accept: equal mixtures, so about equal clients.
+    client = assign_drift(KEY, INTEGERS, TIME, 3.4e38, 1.0, **LABELLED)
+    assert (np.bincount(client, minlength=CLIENTS) > 0).all()
 
 
 def test_per_user_keeps_empty_users():
@@ -329,6 +332,7 @@ THREE = partition.Dirichlet(num_clients=3)
         (lambda: partition.QuantitySkew(exponent=-1), "exponent=-1"),
         (lambda: partition.Drift(strength=2), "strength=2"),
         (lambda: partition.Drift(alpha=0), "alpha=0"),
+        (lambda: partition.Drift(alpha=1e39), r"at most 3\.40282e\+38"),
         (
             lambda: partition.ByAttribute(attribute="zip").partition(TRAIN),
             "age_group, region",

@@ -63,6 +63,7 @@ def test_column_names_are_known_or_given(tmp_path):
 def test_without_rating_and_time_the_file_order_is_the_clock(tmp_path):
     found = read("csv", tmp_path, {"a.csv": "user,item\na,q\na,p\nb,p\n"})
     assert triples(found) == [("a", "q", 1, 0), ("a", "p", 1, 1), ("b", "p", 1, 2)]
+    assert found.notes["timestamps_missing"] == 3
 
 
 def test_dates_and_fractions_of_seconds_are_clocks(tmp_path):
@@ -78,8 +79,37 @@ def test_dates_and_fractions_of_seconds_are_clocks(tmp_path):
     found = read(
         "csv", tmp_path, {"a.csv": "user,item,ts\na,p,2.5\na,q,1e3\na,r,1.0\n"}
     )
-    assert triples(found) == [("a", "r", 1, 1), ("a", "p", 1, 2), ("a", "q", 1, 1000)]
-    assert found.notes["timestamps_truncated"] == 1
+    # One of them has a fraction, so all become ranks.
+    assert triples(found) == [("a", "r", 1, 0), ("a", "p", 1, 1), ("a", "q", 1, 2)]
+    assert found.notes["timestamps_with_fractions"] == 1
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["1000.9", "1000.5", "1000.4999", "1000"],
+        ["1.7e9", "1699999999.9", "1699999999.1", "1699999999"],
+        ["-0.25", "-0.5", "-1", "-1.25"],
+        [
+            "2018-09-24T10:00:00.1234567891Z",
+            "2018-09-24 10:00:00.123456788",
+            "2018-09-24 10:00:00",
+            "2018-09-24 09:59",
+        ],
+        [
+            "1970-01-01T00:00:00.25",
+            "1969-12-31T23:59:59.75",
+            "1969-12-31T23:59:59",
+            "1969-12-31",
+        ],
+    ],
+)
+def test_a_newest_first_file_is_read_in_order_of_time(tmp_path, times):
+    rows = "".join(f"a,i{i},{time}\n" for i, time in enumerate(times))
+    rows += f"a,i9,{times[1]}\n"  # equal times keep the order of lines
+    found = read("csv", tmp_path, {"a.csv": "user,item,ts\n" + rows})
+    expected = [(f"i{i}", rank) for i, rank in ((3, 0), (2, 1), (1, 2), (9, 2), (0, 3))]
+    assert [(item, time) for _, item, _, time in triples(found)] == expected
 
 
 def test_items_and_users_keep_titles_and_attributes(tmp_path):

@@ -9,18 +9,27 @@ import jax
 import numpy as np
 import pytest
 
+import fedjax_rec
 from fedjax_rec import (
     IID,
     ColdItems,
+    ColdUsers,
+    CsvData,
     Execution,
     Experiment,
+    GlobalTime,
+    LeaveLast,
+    LeaveOneOut,
     Protocol,
+    Ratio,
     StoreConfig,
     SyntheticData,
     paper_compat,
 )
+from fedjax_rec.data.interactions import make_interactions
 from fedjax_rec.data.partition import PerUser
 from fedjax_rec.experiment import prepared
+from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.prepared import (
     key_of,
     load_prepared,
@@ -75,7 +84,7 @@ def test_data_that_are_given_or_not_to_be_kept_use_no_cache(cache):
     ("changes", "differs"),
     [
         ({"data": SyntheticData(seed=1)}, True),
-        ({"split": ColdItems()}, True),
+        ({"split": ColdItems(), "protocol": Protocol(candidates="cold")}, True),
         ({"partition": IID(num_clients=3)}, True),
         ({"protocol": Protocol(cutoffs=(10,))}, True),
         ({"rounds": 3, "seed": 5, "name": "y", "execution": Execution()}, False),
@@ -154,13 +163,53 @@ def test_code_without_a_file_is_not_cached(cache):
 
 
 def test_items_that_training_may_see():
-    laid_out = prepare(change(split=ColdItems(test=0.2)), EXPERIMENT.data.load())
+    experiment = change(split=ColdItems(test=0.2), protocol=Protocol(candidates="cold"))
+    laid_out = prepare(experiment, EXPERIMENT.data.load())
     info = laid_out.split.info
     cold = np.concatenate([info["val_items"], info["test_items"]])
     assert laid_out.pool is not None
     assert sorted([*laid_out.pool, *cold]) == list(range(20))
     split = laid_out.split
     assert training_items(dataclasses.replace(split, info={})) is None
+
+
+@pytest.mark.parametrize("partition", [PerUser(), IID(num_clients=5)])
+@pytest.mark.parametrize(
+    ("split", "candidates"),
+    [
+        (LeaveOneOut(), "full"),
+        (LeaveOneOut(), "sampled"),
+        (Ratio(by="random"), "full"),
+        (GlobalTime(), "full"),
+        (ColdItems(), "cold"),
+        (ColdUsers(), "full"),
+    ],
+)
+def test_a_clients_candidates_are_all_negatives_or_none_is(
+    split, candidates, partition
+):
+    protocol = Protocol(candidates=candidates, num_candidates=6)
+    laid_out = prepare(
+        change(split=split, protocol=protocol, partition=partition),
+        EXPERIMENT.data.load(),
+    )
+    train = laid_out.split.train
+    every = set(range(train.num_items))
+    drawn = every if laid_out.pool is None else set(laid_out.pool.tolist())
+    for targets in laid_out.targets.values():
+        start, size = targets.exclude_offset, targets.exclude_size
+        for at, user in enumerate(targets.user):
+            held = train.item[train.user == user]
+            negatives = drawn - set(held.tolist())
+            known = targets.exclude_items[start[at] : start[at] + size[at]]
+            ranked = every
+            if targets.pool is not None:
+                ranked = set(np.flatnonzero(targets.pool).tolist())
+            ranked = ranked - set(known.tolist())
+            if targets.candidates is not None:
+                rows = (targets.candidates[at], targets.positives[at])
+                ranked = set(np.concatenate(rows).tolist()) & every
+            assert ranked <= negatives or not ranked & negatives
 
 
 def test_negatives_of_a_leaking_protocol_avoid_the_test():
@@ -189,3 +238,34 @@ def test_some_users_are_evaluated_by_the_same_items():
     for index, user in enumerate(some.user):
         (position,) = np.flatnonzero(np.asarray(every.user) == user)
         np.testing.assert_array_equal(some.positives[index], every.positives[position])
+
+
+@pytest.mark.parametrize(
+    ("split", "by_time"),
+    [
+        (LeaveOneOut(), True),
+        (LeaveLast(), True),
+        (Ratio(), True),
+        (Ratio(by="random"), False),
+        (GlobalTime(), True),
+        (ColdItems(), False),
+        (ColdUsers(), True),
+    ],
+)
+def test_a_split_by_time_of_data_without_time_is_warned_of(split, by_time):
+    data = EXPERIMENT.data.load()
+    assert split.split(data).by_time == by_time
+    assert not untimed(split.split(data))
+    columns = {"user": data.user, "item": data.item}
+    entities = {"users": data.users, "items": data.items}
+    parts = split.split(make_interactions(**columns, **entities))
+    assert bool(untimed(parts)) == by_time
+
+
+def test_building_warns_of_a_split_by_lines(tmp_path, caplog):
+    rows = [f"{user},{item}" for user in "ab" for item in range(4)]
+    (tmp_path / "a.csv").write_text("user,item\n" + "\n".join(rows))
+    experiment = change(data=CsvData(dir=str(tmp_path / "a.csv")))
+    fedjax_rec.build(experiment)
+    assert "8 interactions of 'csv' have no timestamps" in caplog.text
+    assert "leave_one_out" in caplog.text

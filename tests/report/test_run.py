@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -33,6 +34,7 @@ def make_run(
     lr=0.1,
     protocol=None,
     draws=0.1,
+    auc=0.5,
     finished=True,
     backbone=None,
 ):
@@ -57,7 +59,11 @@ def make_run(
                 "baselines": {
                     "popularity": {"hr@10": 0.2, "ndcg@10": 0.1},
                     "random": {"hr@10": 0.1, "ndcg@10": 0.05},
-                    "draw_count": {"hr@10": draws, "ndcg@10": 0.0},
+                    "draw_count": {
+                        **{"hr@10": draws, "hr@10/chance": 0.1, "hr@10/error": 0.01},
+                        **{"auc": auc, "auc/chance": 0.5, "auc/error": 0.01},
+                        "ndcg@10": 0.0,
+                    },
                 },
                 "protocol": {**plain(protocol), "split": "leave_one_out"},
                 "data": {"name": "ml", "users": 9},
@@ -126,7 +132,25 @@ def test_the_compatible_preset_and_a_leak_are_warned_of(tmp_path):
     for text in (printed(run), report.markdown(run)):
         assert "PAPER-COMPAT" in text
         assert "THE NEGATIVES LEAK" in text
-        assert "0.580" in text
+        flat = " ".join(text.split())
+        assert "HR@10 = 0.580 (chance 0.100, standard error 0.010)" in flat
+
+
+@pytest.mark.parametrize(
+    ("hr", "auc", "leaks"),
+    [(0.139, 0.539, ()), (0.141, 0.5, ("HR@10",)), (0.1, 0.541, ("AUC",))],
+)
+def test_a_leak_is_four_standard_errors_above_chance(tmp_path, hr, auc, leaks):
+    text = report.markdown(make_run(tmp_path, draws=hr, auc=auc))
+    assert ("THE NEGATIVES LEAK" in text) == bool(leaks)
+    for name in ("HR@10", "AUC"):
+        assert (f"{name} = " in text) == (name in leaks)
+
+
+def test_the_pool_of_negatives_is_named(tmp_path):
+    run = make_run(tmp_path, protocol=Protocol(candidates="cold"))
+    text = report.markdown(run)
+    assert "from outside the user's training items and the held-out items;" in text
 
 
 def test_a_model_below_popularity_is_remarked(tmp_path):
@@ -157,6 +181,15 @@ def test_a_stand_in_is_warned_of_and_kept_apart(tmp_path):
     real = make_run(tmp_path / "b", seed=1, backbone={"name": "minilm"})
     rows = rows_of([stood_in, real])
     assert [len(row.metrics) for row in rows if not row.baseline] == [1, 1]
+
+
+def test_a_split_by_the_order_of_lines_is_warned_of(tmp_path):
+    run = make_run(tmp_path / "a")
+    data = {"name": "csv", "untimed": "8 interactions have no timestamps"}
+    run = dataclasses.replace(run, result={**(run.result or {}), "data": data})
+    for text in (" ".join(printed(run).split()), report.markdown(run)):
+        assert text.count("8 interactions have no timestamps") == 1
+        assert "NO TIMESTAMPS" in text
 
 
 def test_curves_are_drawn(tmp_path):

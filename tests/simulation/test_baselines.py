@@ -1,5 +1,6 @@
 """The draw-count ranker counts the negatives that the clients of a run train on."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -15,6 +16,8 @@ from fedjax_rec.core.context import Context
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.synthetic import synthetic
+from fedjax_rec.evaluation.chance import above_chance
+from fedjax_rec.experiment.prepared import targets_of
 from fedjax_rec.simulation.baselines import count_draws
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, federated, train_client
@@ -135,6 +138,56 @@ def test_training_touches_exactly_the_drawn_items(single):
             negative = pairs["item"][pairs["mask"] & (pairs["label"] == 0)]
             assert len(negative) == 2 * len(positives)
             assert not set(negative.tolist()) & set(positives.tolist())
+
+
+SMALL = fedjax_rec.Experiment(
+    name="small",
+    data=fedjax_rec.SyntheticData(num_users=60, num_items=80, num_interactions=1500),
+    algorithm=PFedRec(dim=2),
+    store=fedjax_rec.StoreConfig(cache=False),
+)
+COLD = dataclasses.replace(
+    SMALL,
+    split=fedjax_rec.ColdItems(test=0.2),
+    protocol=fedjax_rec.Protocol(candidates="cold"),
+)
+
+
+def draws_of(simulation, rounds=20):
+    summary = simulation.draw_count(rounds)
+    assert summary is not None
+    return summary, above_chance(summary, 10)
+
+
+def test_held_out_items_are_ranked_among_themselves_only():
+    full = fedjax_rec.Protocol()
+    with pytest.raises(ValueError, match=r"protocol.candidates='cold'"):
+        fedjax_rec.build(dataclasses.replace(COLD, protocol=full))
+    simulation = fedjax_rec.build(COLD)
+    summary, leaks = draws_of(simulation)
+    # No held-out item is drawn, so all are level, and ties count half.
+    assert summary["auc"] == summary["auc/chance"] == 0.5
+    assert not leaks
+    # Ranked among all items they are those that were never drawn.
+    split = simulation.split
+    simulation = dataclasses.replace(
+        simulation, protocol=full, targets=targets_of(split, full)
+    )
+    summary, leaks = draws_of(simulation)
+    assert summary["auc"] > 0.8
+    assert leaks == ("hr@10", "auc")
+
+
+def test_only_the_published_pool_is_above_chance():
+    for candidates in ("full", "sampled"):
+        protocol = fedjax_rec.Protocol(candidates=candidates, num_candidates=20)
+        clean = dataclasses.replace(SMALL, protocol=protocol)
+        summary, leaks = draws_of(fedjax_rec.build(clean), 5)
+        assert not leaks
+        assert abs(summary["auc"] - 0.5) < 3 * summary["auc/error"]
+    compat = fedjax_rec.paper_compat(num_candidates=20)
+    leaking = fedjax_rec.build(dataclasses.replace(SMALL, protocol=compat))
+    assert "auc" in draws_of(leaking, 5)[1]
 
 
 BESIDE = pathlib.Path(__file__).parents[3] / "shared" / "data"

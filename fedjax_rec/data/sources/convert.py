@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?(Z|\+00:00)?$")
+_DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?)((?<=:\d\d:\d\d)\.(\d+))?(Z|\+00:00)?$"
+)
 
 MAX_ID = 2**31 - 1
 ANY_ID = "an identifier that is not empty"
@@ -37,30 +39,51 @@ def floats(low: float = -np.inf, high: float = np.inf) -> Callable:
     return convert
 
 
-class Timestamps:
-    """Converter of numbers or ISO 8601 dates (in UTC, to seconds) to int64.
+def timestamps(values: list[str]) -> np.ndarray:
+    """Converter of numbers or ISO 8601 dates (in UTC) to an exact clock.
 
-    Attributes:
-        truncated: Number of values with a fraction, which was cut off.
+    Returns:
+        `[n, 2]` int64, whole seconds and nanoseconds; `clock` joins them.
     """
+    _refuse_underscores(values)
+    try:
+        seconds = np.fromiter(map(int, values), np.int64, len(values))
+        return np.stack([seconds, np.zeros_like(seconds)], axis=1)
+    except ValueError:
+        dates = [_DATE.match(value) for value in values]
+    if all(dates):
+        plain, fractions = zip(
+            *(date.group(1, 5) for date in dates if date), strict=True
+        )
+        seconds = np.array(plain, "datetime64[s]").astype(np.int64)
+        digits = [f"{fraction or ''}000000000"[:9] for fraction in fractions]
+        return np.stack([seconds, np.array(digits, np.int64)], axis=1)
+    numbers = np.fromiter(map(float, values), np.float64, len(values))
+    if not (np.abs(numbers) < 2.0**63).all():  # also false for NaN
+        raise ValueError("not finite, or beyond 64 bits")
+    whole = np.floor(numbers)
+    return np.stack([whole, (numbers - whole) * 1e9], axis=1).astype(np.int64)
 
-    def __init__(self):
-        self.truncated = 0
 
-    def __call__(self, values: list[str]) -> np.ndarray:
-        _refuse_underscores(values)
-        try:
-            return np.fromiter(map(int, values), np.int64, len(values))
-        except ValueError:
-            if all(_DATE.match(value) for value in values):
-                plain = [v.removesuffix("Z").removesuffix("+00:00") for v in values]
-                return np.array(plain, "datetime64[s]").astype(np.int64)
-            numbers = np.fromiter(map(float, values), np.float64, len(values))
-        if not (np.abs(numbers) < 2.0**63).all():  # also false for NaN
-            raise ValueError("not finite, or beyond 64 bits")
-        seconds = np.floor(numbers)
-        self.truncated += int((seconds != numbers).sum())
-        return seconds.astype(np.int64)
+def clock(times: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """Joins seconds and nanoseconds, without a change of the order.
+
+    Args:
+        times: `[n, 2]` int64, see `timestamps`.
+
+    Returns:
+        `[n]` int64 seconds, or if some have a fraction, ranks of the distinct times;
+        and the note `timestamps_with_fractions`, the number of these.
+    """
+    seconds, nanoseconds = times.T
+    fractions = int((nanoseconds > 0).sum())
+    if not fractions:
+        return seconds, {}
+    order = np.lexsort((nanoseconds, seconds))
+    rank = np.zeros(len(times), np.int64)
+    later = (np.diff(times[order], axis=0) != 0).any(axis=1)
+    rank[order[1:]] = np.cumsum(later)
+    return rank, {"timestamps_with_fractions": fractions}
 
 
 class Vocabulary:

@@ -193,11 +193,14 @@ def _read_ratings(
         Column("user id", 0, known_users, user_expected),
         Column("item id", 1, known_items, f"an id that {lists[1]} lists"),
         Column("rating", 2, convert.floats(low, 5), f"a number from {low} to 5"),
-        Column("timestamp", 3, convert.Timestamps(), convert.TIMESTAMP),
+        Column("timestamp", 3, convert.timestamps, convert.TIMESTAMP),
     ]
     arrays = dict(zip(_RATINGS, table.read(columns), strict=True))
+    arrays["timestamp"], notes = convert.clock(arrays["timestamp"])
     users = users or Entities(ids=known_users.ids)
-    merged = make_interactions(**arrays, users=users, items=items, name=name)
+    merged = make_interactions(
+        **arrays, users=users, items=items, name=name, notes=notes
+    )
     return require_history(merged, 0)
 
 

@@ -78,13 +78,12 @@ def _open(file: InputFile, options: Options, delimiter: str | None = None) -> Ta
 
 def _read_rows(table: Table, known: dict[str, _Known], options: Options) -> _Read:
     """Reads a table with one interaction per row."""
-    clock = convert.Timestamps()
     columns = []
     for role, converter, expected, required in (
         ("user", known["user"].vocabulary, convert.ANY_ID, True),
         ("item", known["item"].vocabulary, convert.ANY_ID, True),
         ("rating", convert.floats(), convert.NUMBER, False),
-        ("timestamp", clock, convert.TIMESTAMP, False),
+        ("timestamp", convert.timestamps, convert.TIMESTAMP, False),
     ):
         find = table.require if required else table.find
         index = find(role, options.get(role))
@@ -92,7 +91,10 @@ def _read_rows(table: Table, known: dict[str, _Known], options: Options) -> _Rea
             columns.append(Column(role, index, converter, expected))
     values = table.read(columns)
     arrays = {column.name: v for column, v in zip(columns, values, strict=True)}
-    return arrays, {"timestamps_truncated": clock.truncated} if clock.truncated else {}
+    if "timestamp" not in arrays:
+        return arrays, {}
+    arrays["timestamp"], notes = convert.clock(arrays["timestamp"])
+    return arrays, notes
 
 
 def _read_histories(table: Table, known: dict[str, _Known], options: Options) -> _Read:

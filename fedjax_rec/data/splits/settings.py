@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from etils import epy
 
@@ -159,6 +159,7 @@ class Ratio(HeldOut):
             test=in_test,
             name=f"ratio(val={self.val}, test={self.test}, by={self.by})",
             info={"users_too_short": int((size == 1).sum())},
+            by_time=self.by == "time",
         )
 
 
@@ -222,6 +223,7 @@ class ColdItems(HeldOut):
     """
 
     seed: int = 0
+    holds_out: ClassVar[str] = "items"
 
     def split(self, data: Interactions) -> Split:
         """Splits `data`.
@@ -237,6 +239,7 @@ class ColdItems(HeldOut):
             test=np.isin(data.item, test_items),
             name=f"cold_items(fraction={self.test}, val_fraction={self.val})",
             info={"val_items": val_items, "test_items": test_items},
+            by_time=False,
         )
 
 
@@ -264,6 +267,7 @@ class ColdUsers(HeldOut):
 
     query: float = 0.8
     seed: int = 0
+    holds_out: ClassVar[str] = "users"
 
     def __post_init__(self):
         super().__post_init__()

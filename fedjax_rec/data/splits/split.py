@@ -30,6 +30,7 @@ class Split:
         info: Facts for the evaluation. Always `test_users_without_train` and
             `test_items_without_train` (counts); the splits document further ones.
             `ColdUsers` stores a fourth part here, `query`.
+        by_time: Whether the order of the interactions in time decides their part.
     """
 
     train: Interactions
@@ -37,6 +38,7 @@ class Split:
     test: Interactions
     name: str
     info: dict[str, Any]
+    by_time: bool = True
 
 
 def split_by(
@@ -47,6 +49,7 @@ def split_by(
     name: str,
     info: dict[str, Any],
     query: np.ndarray | None = None,
+    by_time: bool = True,
 ) -> Split:
     """Splits by the masks `val`, `test` and `query` (`[n]`); the rest is train."""
     train = ~(val | test)
@@ -63,6 +66,7 @@ def split_by(
         test=data.take(test),
         name=name,
         info={**info, **counts},
+        by_time=by_time,
     )
 
 
