@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +21,11 @@ from fedjax_rec.experiment import combine
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.held_out import check_candidates, untimed
 from fedjax_rec.experiment.location import choose_location, on_disk
+from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
-from fedjax_rec.simulation.chunks import chunk_sizes
+from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
 
@@ -68,9 +68,6 @@ def build(
     combine.check_recipe(recipe)
     recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
-    # A rule may refuse a small cohort: now, not after compiling.
-    shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
-    jax.eval_shape(lambda x: recipe.aggregator.init(x, context.cohort_size), shared)
     num_items = context.num_items if prepared.pool is None else len(prepared.pool)
     participants = make_participants(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
@@ -82,6 +79,7 @@ def build(
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
+    check_memory(recipe, clients, context.cohort_size, location, mesh)
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
         1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
     )
@@ -248,21 +246,3 @@ def _in_buckets(
     if context.dtype != jnp.float32:
         return with_rating_dtype(clients, context.dtype)
     return clients
-
-
-def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:
-    """Padded examples of one `vmap`, by the parallelism of the default device.
-
-    Measured (benchmarks/RESULTS.md): on a CPU a chunk should stay in cache; an
-    accelerator uses all the parallelism that fits. A text of 32 tokens in all layers
-    of MiniLM keeps about 4 MB in float32 for the backward pass.
-
-    Args:
-        pairs: pairs of an example.
-        texts: each pair is a text that passes through layers of a backbone.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    budget = 10_000 if on_cpu else 2_000_000
-    if texts:
-        budget = 16 * (os.cpu_count() or 1) if on_cpu else 4096
-    return max(1, budget // pairs)

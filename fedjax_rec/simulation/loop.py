@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.evaluation.protocol import selection_value
+from fedjax_rec.evaluation.protocol import selected_metrics, selection_value
+from fedjax_rec.simulation.processes import everyones
 
 if TYPE_CHECKING:
     from fedjax_rec.simulation.simulation import Simulation
@@ -77,9 +78,7 @@ def run_lanes(
         if profiler is not None:
             until = min(until, done + profiler(done))
         # Several processes take the same steps, however fast each of them is.
-        count = until - done
-        if jax.process_count() == 1:
-            count = min(at_once, count)
+        count = int(everyones(min(at_once, until - done))[0])
         started = time.perf_counter()
         logs = lanes.advance(count)
         seconds = time.perf_counter() - started
@@ -171,6 +170,20 @@ class Selection(NamedTuple):
     best: float = -np.inf
     selected: int = 0
     metrics: dict[str, Any] = {}  # noqa: RUF012
+
+
+def selection_of(sim: Simulation, history: Sequence[Event]) -> Selection:
+    """The evaluation that a run is judged by after some events."""
+    tested = [event for event in history if "test" in event]
+    if not tested:
+        return Selection()
+    best = selection_value(sim.protocol.selection, tested[-1], sim.rounds)
+    return Selection(best, *selected_metrics(tested[-1:]))
+
+
+def progress_of(done: int, selection: Selection) -> dict[str, Any]:
+    """`Snapshot.progress` after `done` rounds."""
+    return {"round": done, **selection._asdict(), "best": float(selection.best)}
 
 
 def overwrite(old: Tree, new: Tree) -> Tree:

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.core.rounds import Sampler, ServerState
+from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
-from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, selection_value
+from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
@@ -25,7 +25,6 @@ from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
 from fedjax_rec.simulation.evaluation import Evaluator, check_split
 from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
-from fedjax_rec.simulation.mesh import EVERYWHERE
 from fedjax_rec.simulation.resident import Resident, Setup
 from fedjax_rec.simulation.round import federated
 
@@ -104,13 +103,7 @@ class Simulation:
             lifted=self.lifted,
             devices=meshes.client_axis(self.mesh),
         )
-        # A copy, since rounds donate it, and a model may hold its initial values.
-        state = jax.tree.map(jnp.copy, algorithm.init(self.key))
-        specs = dataclasses.replace(
-            jax.tree.map(lambda _: EVERYWHERE, state),
-            shared=meshes.table_specs(state.shared, self.mesh, self.split_tables),
-        )
-        self.state: ServerState = meshes.place(self.mesh, state, specs)
+        self.state = self._initial_state(algorithm)
         setup = Setup(
             recipe=self.recipe,
             algorithm=algorithm,
@@ -122,6 +115,19 @@ class Simulation:
         )
         self.population = Hosted(setup, self.folder) if self.hosted else Resident(setup)
         self.evaluator = Evaluator(self)
+
+    def _initial_state(self, algorithm: FederatedAlgorithm) -> ServerState:
+        """The state of the server before the first round."""
+        if not self.split_tables:
+            # A copy, since rounds donate it, and a model may hold its initial values.
+            state = jax.tree.map(jnp.copy, algorithm.init(self.key))
+            return meshes.place(self.mesh, state)
+        # No device ever holds a whole table, nor its moments of the optimizer.
+        state = jax.eval_shape(algorithm.init, self.key)
+        specs = meshes.table_specs(state, self.mesh, split=True)
+        shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
+        init = jax.jit(algorithm.init, out_shardings=shardings)
+        return init(meshes.place(self.mesh, self.key))
 
     @property
     def personal(self) -> Tree:
@@ -169,8 +175,7 @@ class Simulation:
         """
         if not self.at_rest:
             raise RuntimeError("a snapshot is taken at rest: after a due evaluation")
-        progress = {"round": int(self.state.round), **self.selection._asdict()}
-        progress["best"] = float(progress["best"])
+        progress = loop.progress_of(int(self.state.round), self.selection)
         return Snapshot({"server": self.state, "personal": self.personal}, progress)
 
     def restore(self, snapshot: Snapshot, history: Sequence[Event] = ()) -> None:
@@ -214,8 +219,7 @@ class Simulation:
             self.at_rest = at_rest
             self.history.append(event)
             if "test" in event:
-                best = selection_value(self.protocol.selection, event, self.rounds)
-                self.selection = Selection(best, *selected_metrics([event]))
+                self.selection = loop.selection_of(self, [event])
             yield event
 
     def run(
