@@ -17,7 +17,12 @@ from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
-from fedjax_rec.experiment import combine
+from fedjax_rec.experiment.combine import (
+    check_evaluated,
+    check_recipe,
+    check_settings,
+    make_recipe,
+)
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.held_out import check_candidates, untimed
 from fedjax_rec.experiment.location import choose_location, on_disk
@@ -45,7 +50,7 @@ def build(
         experiment: the experiment.
         progress: show bars for work of more than two seconds.
         data: the interactions of `experiment.data`, if they are loaded already.
-        recipe_of: replaces `combine.make_recipe`.
+        recipe_of: replaces `make_recipe`.
 
     Returns:
         A simulation; `.run()` trains it and returns the result.
@@ -56,16 +61,15 @@ def build(
     """
     check(experiment)
     if recipe_of is None:
-        combine.check_settings(experiment)
+        check_settings(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
     if warning := untimed(prepared.split):
         _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
     precision = experiment.execution.precision
-    make = recipe_of or combine.make_recipe
-    recipe = at_precision(precision, make)(experiment, context)
-    combine.check_recipe(recipe)
+    recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
+    check_recipe(recipe)
     recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     num_items = context.num_items if prepared.pool is None else len(prepared.pool)
@@ -174,7 +178,7 @@ def _protocol(protocol: Protocol, recipe: Recipe, prepared: PreparedData) -> Pro
             "items"
         )
     if protocol.evaluated == "reconstructed":
-        combine.check_evaluated(recipe)
+        check_evaluated(recipe)
     if prepared.single:
         return protocol
     if recipe.model.single_user:
