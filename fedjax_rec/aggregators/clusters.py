@@ -75,7 +75,10 @@ def by_cluster(inner: Aggregator, num_clusters: int) -> Aggregator:
         return rows_first(delta), state, {"cluster_most": most}
 
     # The number of the cluster is sent, too.
-    return Aggregator(init, update, finish, numbers=inner.numbers + 1)
+    numbers, coordinatewise = inner.numbers + 1, inner.coordinatewise
+    return Aggregator(
+        init, update, finish, numbers=numbers, coordinatewise=coordinatewise
+    )
 
 
 def spherical_k_means(

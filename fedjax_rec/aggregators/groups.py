@@ -57,8 +57,15 @@ def by_group(names: Collection[str], rule: Aggregator, rest: Aggregator) -> Aggr
             second = rest.begin(second, state[1])
         return rule.begin(first, state[0]), second
 
-    numbers = rule.numbers + rest.numbers
-    return Aggregator(init, update, finish, start, begin=begin, numbers=numbers)
+    return Aggregator(
+        init,
+        update,
+        finish,
+        start,
+        begin=begin,
+        coordinatewise=rule.coordinatewise or rest.coordinatewise,
+        numbers=rule.numbers + rest.numbers,
+    )
 
 
 def unchanged(

@@ -64,6 +64,11 @@ class MessageTransform(NamedTuple):
         every_row: exactly the rows of the delta are decoded.
         schedule: messages of a client whose sizes differ by their number: a first one,
             a second and so on; the last holds from then on.
+        sparse: some numbers of the rows that are decoded are zero instead of their own
+            values.
+        own_momentum: `encode` adds momentum, so the server optimizer must keep none.
+        contracting: replaces the transform under feedback, which needs
+            `E ||x - C(x)||^2 < ||x||^2`; `None` if it contracts as it is.
         purpose: purpose of the keys that `encode` derives from the sender's.
         parts: the transforms of a `chain`; empty otherwise. A round runs them one after
             the other, so that each reads the memory of the rows that it receives.
@@ -75,6 +80,9 @@ class MessageTransform(NamedTuple):
     counted: bool = True
     every_row: bool = False
     schedule: int = 1
+    sparse: bool = False
+    own_momentum: bool = False
+    contracting: "MessageTransform | None" = None
     purpose: Purpose = Purpose.CODEC
     parts: tuple["MessageTransform", ...] = ()
 
@@ -123,6 +131,8 @@ def chain(*transforms: MessageTransform) -> MessageTransform:
         counted=parts[-1].counted,
         every_row=all(part.every_row for part in parts),
         schedule=max(part.schedule for part in parts),
+        sparse=any(part.sparse for part in parts),
+        own_momentum=any(part.own_momentum for part in parts),
         parts=parts,
     )
 
