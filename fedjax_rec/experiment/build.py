@@ -17,9 +17,16 @@ from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.experiment.combine import (
+    check_evaluated,
+    check_recipe,
+    check_settings,
+    make_recipe,
+)
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.held_out import check_candidates, untimed
 from fedjax_rec.experiment.location import choose_location, on_disk
+from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
@@ -53,6 +60,8 @@ def build(
         fedjax_rec.storage.errors.FileError: a file is missing or cannot be read.
     """
     check(experiment)
+    if recipe_of is None:
+        check_settings(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
     if warning := untimed(prepared.split):
@@ -60,11 +69,9 @@ def build(
     context = make_context(experiment, prepared, progress)
     precision = experiment.execution.precision
     recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
+    check_recipe(recipe)
     recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
-    # A rule may refuse a small cohort: now, not after compiling.
-    shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
-    jax.eval_shape(lambda x: recipe.aggregator.init(x, context.cohort_size), shared)
     num_items = context.num_items if prepared.pool is None else len(prepared.pool)
     participants = make_participants(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
@@ -76,6 +83,7 @@ def build(
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
+    check_memory(recipe, clients, context.cohort_size, location, mesh)
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
         1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
     )
@@ -154,43 +162,6 @@ def make_context(
     )
 
 
-def make_recipe(experiment: Experiment, context: Context) -> Recipe:
-    """The algorithm with the experiment's rule, wrapper, codec and attack, in order.
-
-    Raises:
-        ValueError: two parts of the experiment exclude one another.
-    """
-    recipe = experiment.algorithm.build(context)
-    rule, wrapper, codec = experiment.aggregation, experiment.wrapper, experiment.codec
-    if rule is not None:
-        if getattr(wrapper, "brings_rule", False):
-            raise ValueError(
-                f"the wrapper {type(wrapper).__name__} brings its own aggregation: "
-                f"leave out aggregation={type(rule).__name__}"
-            )
-        aggregator = rule.build(context.with_recipe(recipe))
-        recipe = recipe._replace(aggregator=aggregator)
-    if wrapper is not None:
-        recipe = wrapper.build(context.with_recipe(recipe))
-    if codec is not None:
-        if recipe.transform is not None:
-            owner = type(experiment.algorithm if wrapper is None else wrapper).__name__
-            raise ValueError(
-                f"codec={type(codec).__name__}: {owner} has a message transform of its "
-                "own, and a message is encoded once: leave out the codec"
-            )
-        if recipe.model.stack is not None:
-            raise ValueError(
-                f"codec={type(codec).__name__}: clients send the delta of one of "
-                "several models, and the state of a codec belongs to one model"
-            )
-        transform = codec.build(context.with_recipe(recipe))
-        recipe = recipe._replace(transform=transform)
-    if experiment.attack is not None:
-        recipe = experiment.attack.build(context.with_recipe(recipe))
-    return recipe
-
-
 def _protocol(protocol: Protocol, recipe: Recipe, prepared: PreparedData) -> Protocol:
     """The protocol with the attacked item.
 
@@ -206,12 +177,8 @@ def _protocol(protocol: Protocol, recipe: Recipe, prepared: PreparedData) -> Pro
             f"protocol.exposed_item={protocol.exposed_item}, and there are {num_items} "
             "items"
         )
-    if protocol.evaluated == "reconstructed" and not recipe.local.reconstructs:
-        raise ValueError(
-            "protocol.evaluated='reconstructed' needs a system that computes personal "
-            "parameters from shared ones: FedFM with training=Reconstruction() and one "
-            "rank for all clients"
-        )
+    if protocol.evaluated == "reconstructed":
+        check_evaluated(recipe)
     if prepared.single:
         return protocol
     if recipe.model.single_user:
