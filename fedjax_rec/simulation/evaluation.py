@@ -136,7 +136,7 @@ def user_groups(sim: Simulation, part: str) -> list[tuple[int, np.ndarray]]:
 
 def user_ids(sim: Simulation, part: str) -> list[str]:
     """Ids of a part's users, as spelled in the source."""
-    ids = sim.split.train.users.ids
+    ids: Any = sim.split.train.users.ids
     return [ids[u] for u in np.asarray(sim.targets[part].user).tolist()]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ USERS = 40
 def test_one_seed_is_scipys_paired_t_test():
     rng = np.random.default_rng(0)
     first, other = rng.normal(size=(2, 1, 50))
-    got, expected = difference(other - first), stats.ttest_rel(other[0], first[0])
+    expected: Any = stats.ttest_rel(other[0], first[0])
+    got = difference(other - first)
     assert got.mean == pytest.approx((other - first).mean())
     assert got.p == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval(0.95)
@@ -30,7 +32,7 @@ def test_one_seed_is_scipys_paired_t_test():
 def test_differences_of_seeds_alone_are_a_t_test_over_seeds():
     seeds = np.array([0.1, -0.2, 0.5, 0.3])
     got = difference(np.repeat(seeds[:, None], 200, 1))
-    expected = stats.ttest_1samp(seeds, 0)
+    expected: Any = stats.ttest_1samp(seeds, 0)
     assert got.p == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval(0.95)
     assert (got.mean - got.half, got.mean + got.half) == pytest.approx((low, high))
