@@ -24,8 +24,8 @@ from fedjax_rec import (
 from fedjax_rec.core import keys
 from fedjax_rec.experiment.build import check
 from fedjax_rec.fleet import costs as costs_of
-from fedjax_rec.fleet.costs import summarise_costs
 from fedjax_rec.fleet.devices import PHONES
+from fedjax_rec.fleet.totals import summarise_costs
 from fedjax_rec.report.words import costs_in_words
 
 BUSY = tuple(

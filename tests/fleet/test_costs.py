@@ -26,10 +26,10 @@ from fedjax_rec.fleet.cost_class import (
 from fedjax_rec.fleet.costs import (
     make_fleet,
     round_costs,
-    summarise_costs,
     with_costs,
 )
 from fedjax_rec.fleet.devices import DeviceClass, FleetConfig
+from fedjax_rec.fleet.totals import summarise_costs
 from fedjax_rec.models.by_id import matrix_factorization, neural_cf
 
 SLOW = DeviceClass(
