@@ -194,7 +194,6 @@ class Run:
 
     def device_bytes(self) -> int:
         """Memory of one device while a round runs."""
-        import jax
 
         population = self.population
         drawn = population._cohort_of(0)
