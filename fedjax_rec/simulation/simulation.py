@@ -16,6 +16,7 @@ from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
+from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
@@ -161,6 +162,13 @@ class Simulation:
     def evaluate(self, part: str) -> dict[str, float]:
         """Means and dispersion over the users of `"val"` or `"test"`."""
         return self.evaluator.evaluate(self, part)
+
+    def users(self) -> PerUser | None:
+        """Metrics of each test user at the round selected so far.
+
+        `None` before the test is evaluated, and after `restore` until it is again.
+        """
+        return self.evaluator.users(self, "test")
 
     def rmse(self, part: str) -> float:
         """Root mean squared error of a part's ratings, for explicit feedback."""
