@@ -226,16 +226,14 @@ class _Runner:
         done: int,
     ) -> Iterator[dict[int, PointRun]]:
         """The runs of points, by position, that start after `done` rounds."""
-        prepared = fingerprint(simulation)
+        software, prepared = versions(), fingerprint(simulation)
         like = jax.device_get(simulation.snapshot().arrays) if done else None
         with contextlib.ExitStack() as stack:
             runs = {}
             for i, point in points.items():
                 own = {**prepared, "hparams": digest(scalars[i])}
-                software = {**versions(), "prepared": own}
-                opened = open_point(
-                    point, self.folder, software, self.listener.say, like
-                )
+                facts = {**software, "prepared": own}
+                opened = open_point(point, self.folder, facts, self.listener.say, like)
                 runs[i] = stack.enter_context(opened)
             yield runs
 
