@@ -17,7 +17,7 @@ from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.per_user import PerUser
-from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
+from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, settled
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
@@ -90,6 +90,7 @@ class Simulation:
     multi_user: bool = False
 
     def __post_init__(self) -> None:
+        self.protocol = settled(self.protocol, bool(self.rated))
         check_split(self.split, self.protocol)
         self.key = jax.random.key(self.seed)
         self.selection = Selection()
