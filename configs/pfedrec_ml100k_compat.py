@@ -17,10 +17,10 @@ def get_config() -> Experiment:
     """All 943 users as clients, 99 sampled candidates, leaky negatives."""
     return Experiment(
         name="pfedrec_ml100k_compat",
-        data=FileData(source="movielens-100k"),
+        data=FileData(source="movielens-100k", order="quicksort_by_user"),
         split=LeaveOneOut(ties="reverse_file_order"),
         algorithm=PFedRec(),
         protocol=paper_compat(),
         rounds=100,
-        eval_every=5,
+        eval_every=1,
     )

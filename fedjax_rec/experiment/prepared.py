@@ -204,7 +204,9 @@ def _of_part(split: Split, protocol: Protocol, part: str) -> Targets:
     if protocol.max_users:
         chosen = _drawn_users(pairs[part][0], split.train.num_users, protocol)
         pairs = {name: (u[chosen[u]], i[chosen[u]]) for name, (u, i) in pairs.items()}
-    number = 0 if part == "val" else 1
+    number, half = (0, 1)[part == "test"], None
+    if protocol.disjoint_candidates:
+        number, half = 0, number
     return make_targets(
         positives=pairs[part],
         known=[pairs[name] for name in seen],
@@ -214,6 +216,7 @@ def _of_part(split: Split, protocol: Protocol, part: str) -> Targets:
         num_items=split.train.num_items,
         protocol=protocol,
         key=keys.derive(jax.random.key(0), keys.Purpose.EVALUATION, number),
+        half=half,
     )
 
 

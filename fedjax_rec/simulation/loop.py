@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.evaluation.protocol import selection_value
+from fedjax_rec.evaluation.protocol import is_selected, selection_value
 
 if TYPE_CHECKING:
     from fedjax_rec.simulation.simulation import Simulation
@@ -111,7 +111,9 @@ def _evaluate(sim: Simulation, lanes: Lanes, best: list[float], done: int):
         selection_value(sim.protocol.selection, event, sim.rounds) for event in events
     ]
     # The test part is ranked only if validation improved.
-    improved = [lane for lane in every if values[lane] > best[lane]]
+    improved = [
+        lane for lane in every if is_selected(sim.protocol, values[lane], best[lane])
+    ]
     if improved:
         tests = lanes.evaluate("test", improved)
         for lane, metrics in zip(improved, tests, strict=True):
