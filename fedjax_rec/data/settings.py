@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 with epy.lazy_imports():
     from fedjax_rec.data import filters, orders, prepare, synthetic
-    from fedjax_rec.data.sources.files import InputFile
+    from fedjax_rec.data.sources import files
 
 QUICKSORT = "quicksort_by_user"
 
@@ -86,7 +86,7 @@ class FileData:
         name = prepare.locate(**self._options(progress)).name
         order = self.order
         if order not in ("", QUICKSORT):
-            order = hashlib.sha256(InputFile.read(order).data).hexdigest()
+            order = hashlib.sha256(files.InputFile.read(order).data).hexdigest()
         slice = f"{self.top_items} {self.first_users} {self.min_interactions}"
         return f"{name} {slice} {order}".rstrip()
 
@@ -96,7 +96,7 @@ class FileData:
         if self.order == QUICKSORT:
             data = orders.quicksorted_by_user(data)
         elif self.order:
-            data = orders.ordered_as(data, InputFile.read(self.order))
+            data = orders.ordered_as(data, files.InputFile.read(self.order))
         if not (self.top_items or self.first_users):
             return data
         return filters.subset(
