@@ -1,7 +1,6 @@
 """From an experiment to a simulation that is ready to run."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import weakref
@@ -17,9 +16,13 @@ from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment.corpus import Corpus
-from fedjax_rec.experiment.held_out import check_candidates, untimed
+from fedjax_rec.experiment.held_out import (
+    check_candidates,
+    check_newcomers,
+    fit_protocol,
+    untimed,
+)
 from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
@@ -62,7 +65,8 @@ def build(
     precision = experiment.execution.precision
     recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
     recipe = recipe._replace(precision=precision)
-    protocol = _protocol(experiment.protocol, recipe, prepared)
+    protocol = fit_protocol(experiment.protocol, recipe, prepared)
+    why_newcomers = check_newcomers(recipe, protocol, prepared)
     # A rule may refuse a small cohort: now, not after compiling.
     shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
     jax.eval_shape(lambda x: recipe.aggregator.init(x, context.cohort_size), shared)
@@ -76,11 +80,16 @@ def build(
         bits = participants.message_bits
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
+    newcomers, newcomer_chunks = prepared.newcomers, ()
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
         1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
     )
     chunks = chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh))
+    if newcomers is not None:
+        shown = _in_buckets(newcomers.data, recipe, context, experiment)
+        newcomers, count = newcomers._replace(data=shown), len(newcomers.user)
+        newcomer_chunks = chunk_sizes(shown, per_chunk, count, shares(mesh))
     with contextlib.ExitStack() as stack:
         if location == "disk":
             maps = on_disk(clients, experiment.store.folder)
@@ -96,6 +105,8 @@ def build(
             sampler=participants.sampler,
             cohort_size=context.cohort_size,
             chunks=chunks,
+            newcomers=newcomers,
+            newcomer_chunks=newcomer_chunks,
             protocol=protocol,
             rounds=experiment.rounds,
             eval_every=min(experiment.eval_every, experiment.rounds),
@@ -108,7 +119,7 @@ def build(
             split_tables=experiment.mesh.items > 1,
             lifted=lifted,
             notes={**notes, **participants.notes},
-            why=(*recipe.why, *why_lifted, *participants.why),
+            why=(*recipe.why, *why_newcomers, *why_lifted, *participants.why),
         )
         weakref.finalize(simulation, stack.pop_all().close)
     return simulation
@@ -190,43 +201,6 @@ def make_recipe(experiment: Experiment, context: Context) -> Recipe:
     if experiment.attack is not None:
         recipe = experiment.attack.build(context.with_recipe(recipe))
     return recipe
-
-
-def _protocol(protocol: Protocol, recipe: Recipe, prepared: PreparedData) -> Protocol:
-    """The protocol with the attacked item.
-
-    Raises:
-        ValueError: the protocol does not fit the system or the data.
-    """
-    exposed = recipe.notes.get("exposed_item", -1)
-    if protocol.exposed_item < 0 <= exposed:
-        protocol = dataclasses.replace(protocol, exposed_item=exposed)
-    num_items = prepared.split.train.num_items
-    if protocol.exposed_item >= num_items:
-        raise ValueError(
-            f"protocol.exposed_item={protocol.exposed_item}, and there are {num_items} "
-            "items"
-        )
-    if protocol.evaluated == "reconstructed" and not recipe.local.reconstructs:
-        raise ValueError(
-            "protocol.evaluated='reconstructed' needs a system that computes personal "
-            "parameters from shared ones: FedFM with training=Reconstruction() and one "
-            "rank for all clients"
-        )
-    if prepared.single:
-        return protocol
-    if recipe.model.single_user:
-        raise ValueError(
-            "this system keeps a personal part for each user, but the clients of the "
-            "partition hold several users. Use partition=PerUser(), or FedAvg with "
-            "users='table'"
-        )
-    if protocol.evaluated != "aggregated":
-        raise ValueError(
-            f"protocol.evaluated={protocol.evaluated!r} scores each client's own "
-            "parameters, which needs one client per user: partition=PerUser()"
-        )
-    return protocol
 
 
 def decide_lift(

@@ -15,6 +15,7 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, selection_value
 from fedjax_rec.evaluation.targets import Targets
@@ -22,7 +23,7 @@ from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
-from fedjax_rec.simulation.evaluation import Evaluator, check_split
+from fedjax_rec.simulation.evaluation import Evaluator, audiences_of, check_split
 from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
 from fedjax_rec.simulation.mesh import EVERYWHERE
@@ -40,7 +41,7 @@ class Simulation:
         targets: users and positives of `"val"`, if there is one, and `"test"`, as NumPy
             arrays.
         data: training data of all clients, as NumPy arrays.
-        client_of_user: `[U]` the client that serves each user.
+        client_of_user: `[U]` the client that serves each user, `N` for newcomers.
         sampler: draws cohorts.
         cohort_size: `C`, slots of a round.
         chunks: `V` of each bucket.
@@ -59,6 +60,9 @@ class Simulation:
         digests: hashes of the split's parts and the clients, for a run that continues.
         why: sentences about how it runs.
         user_chunk: users scored at once.
+        newcomers: evaluated users without training data. They start like any client,
+            and are tuned or reconstructed on what the split shows of them.
+        newcomer_chunks: `V` of each bucket of their data.
         multi_user: whether some clients hold several users.
         state: state of the server.
         history: the events.
@@ -88,6 +92,8 @@ class Simulation:
     why: tuple[str, ...] = ()
     user_chunk: int = 64
     multi_user: bool = False
+    newcomers: Newcomers | None = None
+    newcomer_chunks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_split(self.split, self.protocol)
@@ -121,6 +127,7 @@ class Simulation:
             capacity=self.eval_every,
         )
         self.population = Hosted(setup, self.folder) if self.hosted else Resident(setup)
+        self.audiences = audiences_of(self, setup)
         self.evaluator = Evaluator(self)
 
     @property
@@ -134,8 +141,13 @@ class Simulation:
 
     @property
     def rated(self) -> tuple[str, ...]:
-        """Parts with ratings to predict: for explicit feedback, all there are."""
+        """Parts with ratings to predict: for explicit feedback, all there are.
+
+        Users who are shown to be tuned or reconstructed are not predicted without it.
+        """
         parts = () if self.recipe.local.negatives else ("train", "val", "test")
+        if "query" in self.split.info:
+            parts = parts[:1]
         return tuple(part for part in parts if len(getattr(self.split, part)))
 
     @on_host(ROUNDS_HERE)
