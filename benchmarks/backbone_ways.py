@@ -28,12 +28,11 @@ from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.pairs import explicit_pairs
 from fedjax_rec.data.partition import PerUser
-from fedjax_rec.experiment.build import default_examples_per_chunk
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
 from fedjax_rec.models.adapters.in_layers import LoRA
 from fedjax_rec.models.item_tower import adapted_tower, cached_tower
 from fedjax_rec.models.two_tower import two_tower
-from fedjax_rec.simulation.chunks import chunk_sizes
+from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.round import federated
 
 BATCH, STEPS, RANK, ALPHA, DIM, RATE = 8, 2, 8, 16.0, 32, 0.1

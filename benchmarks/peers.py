@@ -24,9 +24,8 @@ from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.pairs import explicit_pairs
 from fedjax_rec.data.partition import PerUser
-from fedjax_rec.experiment.build import default_examples_per_chunk
 from fedjax_rec.models.by_id import matrix_factorization
-from fedjax_rec.simulation.chunks import chunk_sizes
+from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.round import federated
 
 CLIENTS, PAIRS, ITEMS, DIM, BATCH, COHORT, RATE = 6040, 64, 3706, 32, 16, 256, 0.5

@@ -21,11 +21,12 @@ CLIENTS = range(len(SIZES))
 EXAMPLES = np.array(SIZES) - 2  # one for validation and one for the test
 
 
-def interactions(titles=None):
+def interactions(titles=None, ratings=None):
     rng = np.random.default_rng(0)
     return make_interactions(
         user=np.repeat(CLIENTS, SIZES),
         item=np.concatenate([rng.choice(ITEMS, n, replace=False) for n in SIZES]),
+        rating=ratings,
         users=Entities(ids=[f"u{u}" for u in CLIENTS]),
         items=Entities(ids=[f"i{i}" for i in range(ITEMS)], titles=titles),
     )
@@ -38,7 +39,7 @@ class World:
         simulation: the experiment.
     """
 
-    def __init__(self, algorithm, titles=None, **parts: Any):
+    def __init__(self, algorithm, titles=None, ratings=None, **parts: Any):
         experiment = Experiment(
             name="by hand",
             data=SyntheticData(),
@@ -47,7 +48,7 @@ class World:
             eval_every=1,
             **{"rounds": 2, **parts},
         )
-        self.simulation = build(experiment, data=interactions(titles))
+        self.simulation = build(experiment, data=interactions(titles, ratings))
         data = jax.tree.map(jnp.asarray, self.simulation.data)
         pairs: Any = self.simulation.recipe.local.draw
         root = self.simulation.key
@@ -69,6 +70,12 @@ class World:
         """Personal parameters `[N, ...]` in float64."""
         return in_float64(self.simulation.personal)
 
+    def pairs(self, number, client):
+        """Pairs of a client in a round as they were drawn, without padding."""
+        pairs, _ = self._draw(number, client)
+        mask = np.asarray(pairs["mask"])
+        return {name: np.asarray(x)[mask] for name, x in pairs.items()}
+
     def batches(self, number, client, size=99, epochs=1):
         """Batches of a client in a round: dicts of columns, without padding."""
         pairs, order_key = self._draw(number, client)
@@ -81,19 +88,30 @@ class World:
                 at = order[first : min(first + size, real)]
                 yield {name: column[at] for name, column in pairs.items()}
 
-    def scores_in(self, part, scores):
-        """Mean metrics of the users of a part, from their scores of all items."""
-        split, values = self.simulation.split, []
-        for user in CLIENTS:
-            parts = [split.train, *([split.val] if part == "test" else [])]
-            known = np.concatenate([p.item[p.user == user] for p in parts])
-            held = getattr(split, part)
-            (positive,) = held.item[held.user == user]
-            others = np.setdiff1d(np.arange(ITEMS), [*known, positive])
-            rank = 1 + (scores[user][others] >= scores[user][positive]).sum()
-            values.append((rank <= 5, (rank <= 5) / np.log2(rank + 1)))
-            values[-1] += ((scores[user][others] < scores[user][positive]).mean(),)
-        return dict(zip(("hr@5", "ndcg@5", "auc"), np.mean(values, 0), strict=True))
+
+def mean_metrics(simulation, part, scores, cutoff=5):
+    """Mean metrics of the users of a part in a full ranking.
+
+    Args:
+        simulation: with one positive for each user.
+        part: `"val"` or `"test"`.
+        scores: by user, of all items.
+        cutoff: of HR and NDCG.
+    """
+    split, values = simulation.split, []
+    held = getattr(split, part)
+    query = split.info.get("query")
+    for user, positive in zip(held.user, held.item, strict=True):
+        parts = [split.train, *([split.val] if part == "test" else [])]
+        parts += [] if query is None else [query]
+        known = np.concatenate([p.item[p.user == user] for p in parts])
+        mine = np.asarray(scores[user])
+        others = mine[np.setdiff1d(np.arange(len(mine)), [*known, positive])]
+        rank = 1 + (others >= mine[positive]).sum()
+        hit = rank <= cutoff
+        values.append((hit, hit / np.log2(rank + 1), (others < mine[positive]).mean()))
+    names = f"hr@{cutoff}", f"ndcg@{cutoff}", "auc"
+    return dict(zip(names, np.mean(values, 0), strict=True))
 
 
 def in_float64(tree):
@@ -154,3 +172,23 @@ def close(got, wanted, atol=2e-5):
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=atol)
+
+
+def differences(function, tree, step=1e-5):
+    """The gradient of `function(tree)`, by central differences in float64."""
+    leaves, structure = jax.tree.flatten(tree)
+
+    def derivative(leaf):
+        gradient = np.zeros_like(leaf)
+        for at in np.ndindex(leaf.shape):
+            value, ends = leaf[at], []
+            for sign in (1, -1):
+                leaf[at] = value + sign * step
+                ends.append(function(tree))
+            leaf[at] = value
+            gradient[at] = (ends[0] - ends[1]) / (2 * step)
+        return gradient
+
+    leaves = [np.array(leaf, np.float64) for leaf in leaves]
+    tree = jax.tree.unflatten(structure, leaves)
+    return jax.tree.unflatten(structure, [derivative(leaf) for leaf in leaves])

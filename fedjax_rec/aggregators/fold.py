@@ -164,36 +164,6 @@ def each_row_once(deltas: Tree, lengths: Sequence[int]) -> Tree:
     return structure.unflatten(map(merge, leaves, lengths))
 
 
-def accepted(
-    deltas: Tree, weights: Array, lengths: Sequence[int]
-) -> tuple[Array, Array]:
-    """Present clients with finite deltas, and the number of other present clients.
-
-    Args:
-        deltas: leaves `[V, ...]`; padding may hold any number.
-        weights: `[V]`; 0 if absent.
-        lengths: `rows.table_lengths` of the shared parameters.
-
-    Returns:
-        `[V]` bool, and a scalar of the type of `weights`.
-    """
-    sound = present = weights > 0
-    leaves = jax.tree.leaves(deltas, is_leaf=rows.is_rows)
-    for delta, length in zip(leaves, lengths, strict=True):
-        if rows.is_rows(delta):
-            finite = jnp.isfinite(delta.values).reshape(*delta.ids.shape, -1).all(-1)
-            finite = (finite | (delta.ids >= length)).all(1)
-        else:
-            finite = jnp.isfinite(delta).reshape(len(delta), -1).all(1)
-        sound = sound & finite
-    return sound, (present & ~sound).sum().astype(weights.dtype)
-
-
-def zeroed(deltas: Tree, sound: Array) -> Tree:
-    """Deltas with zeros for the clients that are not `sound` `[V]`."""
-    return rows.map_values(lambda x: jnp.where(wide(sound, x), x, 0), deltas)
-
-
 def _added(total: Tree, deltas: Tree, scale: Array) -> Tree:
     """`total + sum_c scale_c delta_c`, with factors `[V]` or `[V, leaves]`."""
 

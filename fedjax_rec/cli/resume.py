@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedjax_rec.cli.interrupts import Stopped
 from fedjax_rec.runs import folder as runs
 from fedjax_rec.runs.folder import Run, RunFolder
+from fedjax_rec.runs.interrupts import Stopped
+from fedjax_rec.runs.resume import DECISIVE, decisive, record_life
 from fedjax_rec.storage.errors import FileError, UserError
 
 if TYPE_CHECKING:  # JAX and Orbax are loaded only when a run begins
     from fedjax_rec.runs.checkpoint import Checkpoints
     from fedjax_rec.simulation.simulation import Event, Simulation
 
-DECISIVE = (
-    "fedjax_rec", "jax", "jaxlib", "flax", "optax", "numpy", "backend", "devices",
-    "processor", "threads", "xla_flags",
-)  # fmt: skip
-"""Entries of `versions.json` that can change the bits of a result."""
+_ACCEPT = (
+    "The bits of the result could change. Restore the versions, or pass "
+    "--accept-versions to continue anyway, which versions.json will record"
+)
 
 
 def read(path: Path) -> Run:
@@ -82,39 +79,51 @@ def check_versions(run: Run, now: Mapping[str, Any], accept: bool) -> dict[str, 
     Raises:
         FileError: values differ, and `accept` is false.
     """
-    before = dict(run.versions)
-    for life in run.versions.get("resumed", []):
-        before |= life["changed"]
-    old, new = ({n: v.get(n) for n in DECISIVE} for v in (before, now))
+    old, new = decisive(run.versions), decisive(now)
     if not accept:
         runs.check_same(
             run.path,
             "was computed by other software or on another machine",
             old,
             new,
-            "The bits of the result could change. Restore the versions, or pass "
-            "--accept-versions to continue anyway, which versions.json will record",
+            _ACCEPT,
         )
     return {name: new[name] for name in DECISIVE if old[name] != new[name]}
 
 
-def check_prepared(run: Run, prepared: Mapping[str, Any]) -> None:
-    """Raises a FileError if the run began with other data."""
+def check_prepared(
+    run: Run, prepared: Mapping[str, Any], accept: bool
+) -> dict[str, Any]:
+    """Compares data and chunks with those that the run began with.
+
+    Args:
+        run: the run to be continued.
+        prepared: the current `fingerprint`.
+        accept: whether to continue in other chunks, which depend on the devices.
+
+    Returns:
+        The current chunks, if they differ.
+
+    Raises:
+        FileError: the data differ, or the chunks, and `accept` is false.
+    """
+    old, new = dict(run.versions.get("prepared") or {}), dict(prepared)
+    for life in run.versions.get("resumed", []):
+        old |= {n: x for n, x in life["changed"].items() if n == "chunks"}
+    chunks = old.pop("chunks", None), new.pop("chunks", None)
     runs.check_same(
         run.path,
         "began with other data (hashes of everything read)",
-        {"data": run.versions.get("prepared")},
-        {"data": dict(prepared)},
-        "Restore the data, the backbone and the machine's settings, or start the run "
-        "again with its config and --overwrite",
+        {"data": old},
+        {"data": new},
+        "Restore the data and the backbone, or start the run again with its config and "
+        "--overwrite",
     )
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of the config without the number of rounds, which may grow."""
-    fixed = {name: value for name, value in config.items() if name != "rounds"}
-    text = json.dumps(fixed, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    if not accept:
+        problem = "was computed in other chunks of clients, by other devices"
+        then, now = ({"chunks": value} for value in chunks)
+        runs.check_same(run.path, problem, then, now, _ACCEPT)
+    return {} if chunks[0] == chunks[1] else {"chunks": chunks[1]}
 
 
 def go_back(
@@ -178,14 +187,7 @@ def go_back(
         simulation.restore(restored.snapshot, events)
         done = restored.snapshot.progress["round"]
     folder.start(done)
-    life = {
-        "round": done,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": ["fedjax-rec", *sys.argv[1:]],
-        "changed": dict(changed),
-    }
-    lives = [*run.versions.get("resumed", []), life]
-    folder.write_json(runs.VERSIONS, {**run.versions, "resumed": lives})
+    record_life(folder, run.versions, done, changed)
     if more:
         folder.write_json(runs.CONFIG, config)
     return done

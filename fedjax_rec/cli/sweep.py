@@ -28,8 +28,8 @@ follow one after another. Each point has a run folder of its own in DIR.
 A config may have several experiments with distinct names, and a default grid
 (configs/front_ml100k.py); --grid replaces the values of the fields it names.
 
-The same command again continues: finished points stay, failed and unfinished ones run
-again. Another grid into the same --output adds its points.
+The same command again continues: finished points stay, stopped ones go on from their
+checkpoint, failed ones run again. Another grid into the same --output adds its points.
 
 DIR (by default runs/sweep-NAME) has:
   sweep.json           the points, and the status of each

@@ -13,7 +13,6 @@ from rich.console import Console
 from fedjax_rec.cli import profile as profiling
 from fedjax_rec.cli import resume as resuming
 from fedjax_rec.cli.config_file import user_errors
-from fedjax_rec.cli.interrupts import Stopped, put_off
 from fedjax_rec.cli.options import Train
 from fedjax_rec.cli.progress import Progress, Waiting
 from fedjax_rec.experiment.build import build
@@ -25,10 +24,12 @@ from fedjax_rec.runs import tracking
 from fedjax_rec.runs.checkpoint import Checkpoints, RestoreError
 from fedjax_rec.runs.fingerprint import fingerprint
 from fedjax_rec.runs.folder import Run, RunFolder
+from fedjax_rec.runs.interrupts import Stopped, put_off
 from fedjax_rec.runs.plain import plain
+from fedjax_rec.runs.resume import config_hash
 from fedjax_rec.runs.session import join, set_up_jax, versions
 from fedjax_rec.runs.writer import SilentFolder
-from fedjax_rec.simulation.mesh import agree
+from fedjax_rec.simulation.processes import agree, everyones, together
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import FileError, UserError
 
@@ -64,29 +65,35 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    path = options.output or runs.free_folder("runs", run_name(experiment))
+    path = options.output if before is None else before.path
     changed: dict[str, Any] = {}
-    with user_errors():
-        if before is None:
-            runs.check_folder(path, config, options.overwrite)
-        else:
-            path = before.path
+    if before is not None and _is_finished(before, config):
+        return _finished(before.path, say)
+    with together(), user_errors():
+        if before is not None:
             resuming.check_config(before, config)
-            if before.result is not None and before.config == config:
-                return _finished(path, say)
             accept = options.accept_versions
             changed = resuming.check_versions(before, versions(), accept)
-        simulation = _built(experiment, options, before, say)
-    software = {**versions(), "prepared": fingerprint(simulation)}
+        elif path is not None:
+            runs.check_folder(path, config, options.overwrite)
+    with together(), user_errors():
+        simulation = _built(experiment, options, say)
+        prepared = fingerprint(simulation)
+        if before is not None:
+            accept = options.accept_versions
+            changed |= resuming.check_prepared(before, prepared, accept)
+        software = {**versions(), "prepared": prepared}
+        path = path or runs.new_folder("runs", run_name(experiment))
     overwrite = options.overwrite
     try:
-        with (
-            runs.open_run(path, config, software, overwrite)
-            if before is None
-            else runs.continue_run(path)
-        ) as folder:
-            if options.distributed:
-                agree(str(folder.path.absolute()))
+        with contextlib.ExitStack() as stack:
+            with together():
+                folder = stack.enter_context(
+                    runs.open_run(path, config, software, overwrite)
+                    if before is None
+                    else runs.continue_run(path)
+                )
+            agree(str(folder.path.absolute()))
             _Run(experiment, options, simulation, folder, say).compute(before, changed)
     except RestoreError:
         raise
@@ -106,18 +113,17 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
     return result
 
 
-def _built(
-    experiment: Experiment, options: Train, before: Run | None, say: Say
-) -> Simulation:
-    """The simulation, which has the data of `before`."""
+def _built(experiment: Experiment, options: Train, say: Say) -> Simulation:
     if not options.quiet:
         say("preparing data and clients…")
     simulation = build(experiment, progress=not options.quiet)
-    if before is not None:
-        resuming.check_prepared(before, fingerprint(simulation))
     if not options.quiet:
         say(opening(experiment, simulation))
     return simulation
+
+
+def _is_finished(before: Run, config: Any) -> bool:
+    return before.result is not None and before.config == config
 
 
 def _finished(path: Path, say: Say) -> dict[str, Any]:
@@ -139,12 +145,21 @@ def _follow(
     experiment: Experiment, options: Train, before: Run | None
 ) -> dict[str, Any]:
     """The part of a process that is not the first: it computes, and is silent."""
-    quiet = dataclasses.replace(options, quiet=True, track=())
-    with user_errors():
+    if before is not None and _is_finished(before, plain(experiment)):
+        return {}
+    with together():
+        pass  # the first process checks config and folder
+    with together(), user_errors():
         simulation = build(experiment)
-        folder = SilentFolder(Path(agree("")))
-        run = _Run(experiment, quiet, simulation, folder, lambda text: None)
+    with together():
+        pass  # the first process opens the folder
+    folder = SilentFolder(Path(agree("")))
+    quiet = dataclasses.replace(options, quiet=True, track=())
+    run = _Run(experiment, quiet, simulation, folder, lambda text: None)
+    try:
         return run.compute(before, {})
+    except Stopped as stopped:
+        raise SystemExit(128 + stopped.number) from stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +233,7 @@ class _Run:
         config, every = plain(self.experiment), options.checkpoint.every
         if every == 0 and before is None:
             return 0, None
-        root, digest = folder.path / runs.CHECKPOINTS, resuming.config_hash(config)
+        root, digest = folder.path / runs.CHECKPOINTS, config_hash(config)
         checkpoints = Checkpoints(root, digest, options.checkpoint.keep)
         stack.callback(checkpoints.close)
         done = 0
@@ -238,9 +253,11 @@ class _Run:
             )
         if every == 0:
             return done, None
-        signalled = lambda: 0  # noqa: E731
-        if not options.distributed:  # one of several processes cannot stop on its own
-            signalled = stack.enter_context(put_off())
+        received = stack.enter_context(put_off())
+
+        def signalled() -> int:  # a process among several cannot stop on its own
+            return int(everyones(received()).max())
+
         return done, resuming.saver(simulation, folder, checkpoints, every, signalled)
 
     def _profiler(self, done: int, stack: contextlib.ExitStack):

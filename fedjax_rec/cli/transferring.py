@@ -48,7 +48,7 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
         "few_shot": plain(options.few_shot),
     }
     name = f"{run_name(experiment)}-to-{data_name(options.target.data)}"
-    path = options.output or runs.free_folder("runs", name)
+    path = options.output
     console = Console(stderr=True)
 
     def say(text: str) -> None:
@@ -57,7 +57,8 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
 
     with user_errors():
         check_experiment(experiment)
-        runs.check_folder(path, config, options.overwrite)
+        if path is not None:
+            runs.check_folder(path, config, options.overwrite)
     with user_errors("--target.data.", "target: "):
         say("reading the target…")
         held = load_target(experiment, options.target, show)
@@ -70,6 +71,7 @@ def transfer(experiment: Experiment, options: Transfer) -> dict[str, Any]:
         f"then {len(held.users):,} users of {held.split.train.name}, "
         f"{held.split.train.num_items:,} items"
     )
+    path = path or runs.new_folder("runs", name)
     try:
         with runs.open_run(path, config, versions(), options.overwrite) as folder:
             result = _run(experiment, options, simulation, held, folder)

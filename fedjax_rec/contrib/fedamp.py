@@ -236,7 +236,10 @@ def message_passing(
 
 
 def squared_distances(models: Any, num_clients: int) -> jax.Array:
-    """Squared distances `[N, N]` between the models of a stack, over all leaves."""
+    """Squared distances `[N, N]` between the models of a stack, over all leaves.
+
+    Distances that overflow are infinite.
+    """
     total = jnp.zeros(())
     for leaf in jax.tree.leaves(models, is_leaf=rows.is_table):
         x, axis = (leaf.values, 1) if rows.is_table(leaf) else (leaf, 0)
@@ -245,7 +248,9 @@ def squared_distances(models: Any, num_clients: int) -> jax.Array:
         flat = x.reshape(num_clients, -1)
         norms = (flat**2).sum(1)
         total += norms + norms[:, None] - 2 * flat @ flat.T
-    return jnp.maximum(total, 0) * (1 - jnp.eye(num_clients))
+    # Squares of a model that has gone far overflow, to a difference of infinities.
+    total = jnp.where(jnp.isnan(total), jnp.inf, jnp.maximum(total, 0))
+    return jnp.where(jnp.eye(num_clients, dtype=bool), 0, total)
 
 
 def _by_leaf(fn, tree: Any, *rest: Any) -> Any:

@@ -189,7 +189,7 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
         delta = jax.tree.map(
             lambda x: fold.dot(weight.astype(x.dtype), x), acc.deltas["delta"]
         )
-        return delta, new, {"rejected_clients": acc.rejected, **info}
+        return delta, new, info
 
     return contracts.Aggregator(init, update, finish, start)
 

@@ -216,7 +216,8 @@ class Aggregator(NamedTuple):
     Attributes:
         init: `(shared, cohort_size) -> acc`, zeros shaped after the shared parameters.
         update: `(acc, deltas [V, ...], weights [V], senders) -> acc`; a client of
-            weight 0 is absent.
+            weight 0 is absent. A round passes finite numbers only, but for padding of
+            rows, and deltas with norms that do not overflow (`simulation.guard`).
         finish: `(acc, state, shared) -> (delta, state, info)`; the delta is dense, like
             the shared parameters.
         start: `(shared) -> state` that the server keeps between rounds.

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +26,7 @@ from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
-from fedjax_rec.simulation.chunks import chunk_sizes
+from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
 
@@ -258,21 +257,3 @@ def _in_buckets(
     if context.dtype != jnp.float32:
         return with_rating_dtype(clients, context.dtype)
     return clients
-
-
-def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:
-    """Padded examples of one `vmap`, by the parallelism of the default device.
-
-    Measured (benchmarks/RESULTS.md): on a CPU a chunk should stay in cache; an
-    accelerator uses all the parallelism that fits. A text of 32 tokens in all layers
-    of MiniLM keeps about 4 MB in float32 for the backward pass.
-
-    Args:
-        pairs: pairs of an example.
-        texts: each pair is a text that passes through layers of a backbone.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    budget = 10_000 if on_cpu else 2_000_000
-    if texts:
-        budget = 16 * (os.cpu_count() or 1) if on_cpu else 4096
-    return max(1, budget // pairs)

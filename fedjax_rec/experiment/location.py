@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.experiment.settings import StoreConfig
+from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.personal import FIX, initial_personal
 from fedjax_rec.storage.errors import writable
 from fedjax_rec.storage.files import temporary
@@ -36,7 +37,7 @@ def choose_location(
     limit = stats.get("bytes_limit")
     if limit is None or jax.process_count() > 1:  # a CPU: its memory is the host's
         return "device"
-    share = population_bytes(recipe, data) / mesh.size
+    share = population_bytes(recipe, data) / shares(mesh)
     return "device" if share < limit / 2 else "host"
 
 

@@ -24,7 +24,7 @@ from fedjax_rec.experiment.held_out import check_candidates
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.cost_class import Holdings, count_holdings
 from fedjax_rec.runs.fingerprint import digest
-from fedjax_rec.simulation.mesh import agree
+from fedjax_rec.simulation.processes import agree
 from fedjax_rec.storage.cache import cache_root, keep, recall
 from fedjax_rec.storage.sources import identity, package_sources
 

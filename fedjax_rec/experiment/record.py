@@ -1,7 +1,5 @@
 """The content of `result.json`, and the name of a run."""
 
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ def record(
         if isinstance(value, bool | int | float | str)
     }
     warning = untimed(simulation.split)
-    diverged = not_finite_since(result["history"])
+    diverged = result["diverged_in_round"]
     return {
         "name": experiment.name,
         "algorithm": type(experiment.algorithm).__name__,
@@ -45,18 +43,8 @@ def record(
         **simulation.notes,
         "costs": summarise_costs(result["history"]),
         "rounds": result["rounds"],
-        **({"loss_not_finite_since_round": diverged} if diverged else {}),
+        **({"diverged_in_round": diverged} if diverged else {}),
     }
-
-
-def not_finite_since(events: Iterable[dict[str, Any]]) -> int | None:
-    """The first round with a loss that is not finite (`null` in a file), or `None`."""
-    for event in events:
-        if event["event"] == "round" and "loss" in event:
-            loss = event["loss"]
-            if loss is None or not math.isfinite(loss):
-                return event["round"]
-    return None
 
 
 def run_name(experiment: Experiment) -> str:

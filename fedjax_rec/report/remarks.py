@@ -55,11 +55,12 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
         if text := run.part("data").get("untimed"):
             warnings.append(f"NO TIMESTAMPS ({run.path}): {text}")
     for run in runs:
-        since = (run.result or {}).get("loss_not_finite_since_round")
+        since = (run.result or {}).get("diverged_in_round")
         if since:
             warnings.append(
-                f"DIVERGED ({run.path}): the loss is not finite since round {since}; "
-                "lower the learning rate of the clients"
+                f"DIVERGED ({run.path}): the run stopped at round {since}, in which no "
+                "client sent a finite message or the model was no longer finite; lower "
+                "the learning rates of the clients and of the server"
             )
     return warnings
 

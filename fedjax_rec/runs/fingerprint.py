@@ -17,23 +17,39 @@ from fedjax_rec.simulation.simulation import Simulation
 def fingerprint(simulation: Simulation) -> dict[str, Any]:
     """Plain values that are equal if two runs read the same data.
 
+    Weights of a backbone are known by the fingerprint of its files: they may be too
+    large for the host, or lie on devices of other processes.
+
     Args:
         simulation: a simulation that has not run yet.
 
     Returns:
         Hashes of the split's `train`, `val` and `test`, `clients` (the partition),
-        `frozen` arrays and `hparams`; and the `chunks`.
+        `frozen` arrays and `hparams`; the `backbone` if there is one; and the `chunks`.
     """
+    backbone = simulation.notes.get("backbone", {}).get("fingerprint")
+    frozen = simulation.frozen
+    if backbone is not None:
+        frozen = jax.tree_util.tree_map_with_path(_without_weights, frozen)
     return {
         **simulation.digests,
-        "frozen": digest(simulation.frozen),
+        "frozen": digest(frozen),
+        **({} if backbone is None else {"backbone": backbone}),
         "hparams": digest(simulation.recipe.hparams),
         "chunks": list(simulation.chunks),
     }
 
 
+def _without_weights(path: tuple[Any, ...], leaf: Any) -> Any:
+    """The shape of a backbone's weight; any other leaf as it is."""
+    names = [getattr(key, "key", None) for key in path]
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if "weights" in names else leaf
+
+
 def digest(tree: Tree) -> str:
     """16 hexadecimal digits over names, types, shapes and bytes of all leaves.
+
+    A `jax.ShapeDtypeStruct` counts by its name, type and shape.
 
     >>> digest({"a": np.arange(3)}) == digest({"a": np.arange(3)})
     True
@@ -42,8 +58,10 @@ def digest(tree: Tree) -> str:
     """
     result = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        name = jax.tree_util.keystr(path)
+        array, name = leaf, jax.tree_util.keystr(path)
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            array = np.ascontiguousarray(leaf)
         result.update(f"{name} {array.dtype}{array.shape}".encode())
-        result.update(array.view(np.uint8).data if array.ndim else array.tobytes())
+        if isinstance(array, np.ndarray):
+            result.update(array.view(np.uint8).data if array.ndim else array.tobytes())
     return result.hexdigest()[:16]

@@ -241,14 +241,25 @@ def total_seconds(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {"total": sum(elapsed), "lives": len(elapsed), **seconds}
 
 
-def free_folder(parent: str | Path, name: str) -> Path:
-    """`parent/name`, or the first of `name-2`, `name-3`, ... that does not exist."""
+def new_folder(parent: str | Path, name: str) -> Path:
+    """Creates `parent/name`, or the first of `name-2`, `name-3`, ... that is free.
+
+    Processes that start at the same moment get folders of their own.
+
+    Raises:
+        FileError: the folder cannot be created.
+    """
     name = re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "run"
     path, count = Path(parent) / name, 1
-    while path.exists():
-        count += 1
-        path = Path(parent) / f"{name}-{count}"
-    return path
+    with writable(path, _FIX):
+        while True:
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                count += 1
+                path = Path(parent) / f"{name}-{count}"
+            else:
+                return path
 
 
 def _read_json(path: Path) -> Any:

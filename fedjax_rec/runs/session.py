@@ -82,6 +82,8 @@ def join(coordinator: str = "", processes: int = 0, process_id: int = -1) -> boo
         raise UserError("--processes and --process-id need --coordinator HOST:PORT")
     # Without it processes on CPUs could not add up their arrays.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take over SIGTERM, on which the processes agree between rounds.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator or None,

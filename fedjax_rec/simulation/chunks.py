@@ -44,6 +44,25 @@ def chunk_sizes(
     return tuple(chunks)
 
 
+def default_examples_per_chunk(pairs: int, texts: bool = False) -> int:
+    """Padded examples of one `vmap`, by the parallelism of the default device.
+
+    Measured (benchmarks/RESULTS.md): on a CPU a chunk should stay in cache; an
+    accelerator uses all the parallelism that fits. A text of 32 tokens in all layers
+    of MiniLM keeps about 4 MB in float32 for the backward pass. A CPU's devices are its
+    cores, so that the number of cores has no part in it.
+
+    Args:
+        pairs: pairs of an example.
+        texts: each pair is a text that passes through layers of a backbone.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    budget = 10_000 if on_cpu else 2_000_000
+    if texts:
+        budget = 32 if on_cpu else 4096
+    return max(1, budget // pairs)
+
+
 def fold_clients(
     visit: Callable[[T, int, Array, Array], T],
     carry: T,

@@ -6,6 +6,7 @@ round's time depend on the cohort only, and the host's arrays may be memory maps
 """
 
 import concurrent.futures
+import functools
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -73,22 +74,23 @@ class Hosted:
                 "process's devices hold their own clients (store.location='device')"
             )
         self.mesh, self.data, self.waited = mesh, data, 0.0
-        self._key, self._placed_key = key, meshes.place(mesh, key)
+        self._placed_key = meshes.place(mesh, key)
         self._buckets = np.asarray(data.buckets)
         self._pool = meshes.place(mesh, data.pool)
         self._shares = meshes.shares(mesh)
         self._finished = concurrent.futures.ThreadPoolExecutor(1)
         self._lengths: list[int] = []
         self.personal = initial_on_host(recipe, key, data.num_clients, folder)
-        self._draw = _make_draw(sampler, capacity)
+        self._cohort_of = _make_draw(sampler, capacity, key)
         self._round = _make_round(algorithm, mesh)
 
     def advance(
         self, state: ServerState, frozen: Tree, hparams: Tree, count: int
     ) -> tuple[ServerState, dict[str, np.ndarray]]:
         """Runs `count` rounds, each while the next one's cohort is fetched."""
-        cohorts = self._draw(self._key, int(state.round))
-        ready = self._fetch(jax.tree.map(lambda x: x[0], cohorts), None)
+        done = int(state.round)
+        drawn = [self._cohort_of(done + i) for i in range(count)]
+        ready = self._fetch(drawn[0], None)
         log, idle_since, unwritten = [], None, ()
         for i in range(count):
             personal = ready.personal
@@ -107,12 +109,13 @@ class Hosted:
                 self._write(*unwritten)
             unwritten = (ready.ids, after)
             if i + 1 < count:
-                drawn = jax.tree.map(lambda x, i=i: x[i + 1], cohorts)
-                ready = self._fetch(drawn, ready.ids)
+                ready = self._fetch(drawn[i + 1], ready.ids)
         self._write(*unwritten)
-        drawn = {name: column[:count] for name, column in cohorts.metrics.items()}
-        columns = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(log))
-        return state, {**drawn, **columns}
+        log = [
+            {**cohort.metrics, **metrics}
+            for cohort, metrics in zip(drawn, jax.device_get(log), strict=True)
+        ]
+        return state, jax.tree.map(lambda *xs: np.stack(xs), *log)
 
     def _fetch(self, drawn: Any, busy: np.ndarray | None) -> Ready:
         """Brings a cohort to the devices; the state of `busy` clients is in use."""
@@ -198,11 +201,11 @@ class Hosted:
             )
 
 
-def _make_draw(sampler: Sampler, capacity: int):
-    """`(key, first) -> cohorts` of `capacity` rounds, drawn on the host."""
+def _make_draw(sampler: Sampler, capacity: int, key: Array):
+    """`round -> cohort`, drawn on the host, `capacity` rounds at once."""
     # Tables as long as the population stay in the host's memory.
     host = _host()
-    tables = jax.device_put(sampler.tables, host)
+    tables, key = jax.device_put((sampler.tables, key), host)
 
     @jax.jit
     def draw(tables: Tree, key: Array, first: Array):
@@ -211,11 +214,16 @@ def _make_draw(sampler: Sampler, capacity: int):
             first + jnp.arange(capacity, dtype=jnp.int32),
         )
 
-    def draw_on_host(key: Array, first: int) -> Any:
-        inputs = jax.device_put((key, np.int32(first)), host)
-        return jax.device_get(draw(tables, *inputs))
+    @functools.lru_cache(2)  # a call of `advance` may begin in one and end in the next
+    def window(number: int) -> Any:
+        first = jax.device_put(np.int32(number * capacity), host)
+        return jax.device_get(draw(tables, key, first))
 
-    return draw_on_host
+    def cohort_of(number: int) -> Any:
+        index, place = divmod(number, capacity)
+        return jax.tree.map(lambda x: x[place], window(index))
+
+    return cohort_of
 
 
 def _make_round(algorithm: FederatedAlgorithm, mesh: Mesh):

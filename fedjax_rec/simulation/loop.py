@@ -5,15 +5,21 @@ A snapshot is the state of a run between two events, from which it can continue.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.evaluation.protocol import is_selected, selection_value
+from fedjax_rec.evaluation.protocol import (
+    is_selected,
+    selected_metrics,
+    selection_value,
+)
+from fedjax_rec.simulation.processes import everyones
 
 if TYPE_CHECKING:
     from fedjax_rec.simulation.simulation import Simulation
@@ -55,6 +61,9 @@ def run_lanes(
 ) -> Iterator[tuple[int, Event, bool]]:
     """Trains, with one event per lane and round, and one per lane and evaluation.
 
+    A lane that diverges has no event after that round. Its program has run on until
+    its rounds were read, so the state of the lane is of no use.
+
     Args:
         sim: rounds and evaluations, common to all lanes.
         lanes: the experiments.
@@ -66,16 +75,14 @@ def run_lanes(
     Yields:
         The lane, its event, and whether it is at rest: no evaluation is due.
     """
-    best, at_once = list(best), 1
+    best, at_once, lost = list(best), 1, set()
     stops = [every for every in (sim.eval_every, rest_every) if every]
-    while done < sim.rounds:
+    while done < sim.rounds and len(lost) < len(best):
         until = min(sim.rounds, *((done // every + 1) * every for every in stops))
         if profiler is not None:
             until = min(until, done + profiler(done))
         # Several processes take the same steps, however fast each of them is.
-        count = until - done
-        if jax.process_count() == 1:
-            count = min(at_once, count)
+        count = int(everyones(min(at_once, until - done))[0])
         started = time.perf_counter()
         logs = lanes.advance(count)
         seconds = time.perf_counter() - started
@@ -85,34 +92,45 @@ def run_lanes(
             event = {"event": "round", "round": done}
             event["seconds"] = seconds / count / len(logs)
             for lane, log in enumerate(logs):
+                if lane in lost:
+                    continue
                 metrics = {name: float(column[i]) for name, column in log.items()}
-                yield lane, {**event, **metrics}, i == count - 1 and not due
+                if not math.isfinite(metrics["loss"]):
+                    lost.add(lane)
+                at_rest = i == count - 1 and not due and lane not in lost
+                yield lane, {**event, **metrics}, at_rest
         if done > 1:  # the first round compiles
             at_once = max(1, int(PROGRAM_SECONDS * count / seconds))
-        if due:
-            for lane, event in enumerate(_evaluate(sim, lanes, best, done)):
+        going = [lane for lane in range(len(best)) if lane not in lost]
+        if due and going:
+            events = _evaluate(sim, lanes, going, best, done)
+            for lane, event in zip(going, events, strict=True):
                 yield lane, event, True
     if profiler is not None:
         profiler(done)
 
 
-def _evaluate(sim: Simulation, lanes: Lanes, best: list[float], done: int):
-    """Evaluates all lanes, and updates `best`."""
+def _evaluate(
+    sim: Simulation, lanes: Lanes, going: list[int], best: list[float], done: int
+) -> list[Event]:
+    """Evaluates the lanes `going`, and updates `best`."""
     started = time.perf_counter()
-    every = range(len(best))
-    events: list[Event] = [{"event": "evaluation", "round": done} for _ in every]
+    events: dict[int, Event] = {
+        lane: {"event": "evaluation", "round": done} for lane in going
+    }
     if "val" in sim.targets:
-        for event, metrics in zip(events, lanes.evaluate("val", every), strict=True):
-            event["val"] = metrics
+        for lane, metrics in zip(going, lanes.evaluate("val", going), strict=True):
+            events[lane]["val"] = metrics
     for part in sim.rated:
-        for event, value in zip(events, lanes.rmse(part, every), strict=True):
-            event[f"rmse_{part}"] = value
-    values = [
-        selection_value(sim.protocol.selection, event, sim.rounds) for event in events
-    ]
+        for lane, value in zip(going, lanes.rmse(part, going), strict=True):
+            events[lane][f"rmse_{part}"] = value
+    values = {
+        lane: selection_value(sim.protocol.selection, event, sim.rounds)
+        for lane, event in events.items()
+    }
     # The test part is ranked only if validation improved.
     improved = [
-        lane for lane in every if is_selected(sim.protocol, values[lane], best[lane])
+        lane for lane in going if is_selected(sim.protocol, values[lane], best[lane])
     ]
     if improved:
         tests = lanes.evaluate("test", improved)
@@ -120,7 +138,17 @@ def _evaluate(sim: Simulation, lanes: Lanes, best: list[float], done: int):
             best[lane] = values[lane]
             events[lane]["test"] = metrics
     seconds = (time.perf_counter() - started) / len(events)
-    return [{**event, "seconds": seconds} for event in events]
+    return [{**event, "seconds": seconds} for event in events.values()]
+
+
+def diverged_in(events: Iterable[Mapping[str, Any]]) -> int | None:
+    """The first round with a loss that is not finite (`null` in a file), or `None`."""
+    for event in events:
+        if event["event"] == "round" and "loss" in event:
+            loss = event["loss"]
+            if loss is None or not math.isfinite(loss):
+                return event["round"]
+    return None
 
 
 class Snapshot(NamedTuple):
@@ -148,6 +176,20 @@ class Selection(NamedTuple):
     best: float = -np.inf
     selected: int = 0
     metrics: dict[str, Any] = {}  # noqa: RUF012
+
+
+def selection_of(sim: Simulation, history: Sequence[Event]) -> Selection:
+    """The evaluation that a run is judged by after some events."""
+    tested = [event for event in history if "test" in event]
+    if not tested:
+        return Selection()
+    best = selection_value(sim.protocol.selection, tested[-1], sim.rounds)
+    return Selection(best, *selected_metrics(tested[-1:]))
+
+
+def progress_of(done: int, selection: Selection) -> dict[str, Any]:
+    """`Snapshot.progress` after `done` rounds."""
+    return {"round": done, **selection._asdict(), "best": float(selection.best)}
 
 
 def overwrite(old: Tree, new: Tree) -> Tree:

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fedjax_rec.core import rows
@@ -174,17 +173,6 @@ def own_shares(mesh: Mesh) -> list[int]:
         for share, group in enumerate(mesh.devices.reshape(shares(mesh), -1))
         if any(device.process_index == process for device in group)
     ]
-
-
-def agree(text: str) -> str:
-    """The text of the run's first process, on every process."""
-    if jax.process_count() == 1:
-        return text
-    sent = np.zeros(4096, np.uint8)
-    data = text.encode()
-    sent[: len(data)] = np.frombuffer(data, np.uint8)
-    received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
-    return received.tobytes().rstrip(b"\0").decode()
 
 
 def program(

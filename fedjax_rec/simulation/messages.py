@@ -13,6 +13,7 @@ from fedjax_rec.core import rows, trees
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import ClientResult, Model, Recipe
 from fedjax_rec.core.messages import MessageTransform, Sender, key_of
+from fedjax_rec.simulation import guard
 
 TRANSFORM = "transform"
 """Name under which a client's personal parameters keep the state of its transform."""
@@ -25,11 +26,13 @@ class Decoded(NamedTuple):
         result: outcomes of local training, with decoded deltas.
         states: states of the transform.
         metrics: scalars per client; their sums are metrics of the round.
+        sound: `[V]` bool, see `guard`; other clients keep their states.
     """
 
     result: ClientResult
     states: Tree
     metrics: dict[str, Array]
+    sound: Array
 
 
 def initial_state(recipe: Recipe, shared: Tree) -> dict[str, Tree]:
@@ -74,15 +77,16 @@ def send(
         keys: `[V]` the clients' keys of the round.
         round_key: key that all clients of the round share.
     """
+    sound = guard.sound(result, shared)
     if recipe.transform is None:
-        return Decoded(result, states, {})
+        return Decoded(result, states, {}, sound)
     parts = _parts(recipe.transform)
     merged = _merged(shared, result.delta)
     message = sent_groups(recipe.model, merged)
     fixed = {name: part for name, part in merged.items() if name not in message}
     if not jax.tree.leaves(states):
         states = tuple(p.init(sent_groups(recipe.model, shared)) for p in parts)
-    new_states = []
+    before, after = [], []
     for i, part in enumerate(parts):
         senders = Sender(
             id=clients,
@@ -91,18 +95,25 @@ def send(
             weight=result.weight,
             personal=result.personal,
         )
-        before = memory.take(states[i], cohort_rows, message)
-        message, after = jax.vmap(functools.partial(_encode, part), _AXES)(
-            message, before, senders
-        )
-        new_states.append(memory.put(states[i], cohort_rows, after))
+        before.append(memory.take(states[i], cohort_rows, message))
+        message, new = jax.vmap(part.encode, _AXES)(message, before[i], senders)
+        after.append(new)
+        if not part.counted:  # an attack, say; what is encoded is checked once decoded
+            sound &= guard.representable(message, shared)
     metrics = {}
     if parts[-1].counted:
         bits = jax.vmap(_num_bits)(message, result.weight)
         metrics = {"up_bytes": bits / 8}
     decoded = jax.vmap(recipe.transform.decode)(message)
+    sound &= guard.representable(decoded, shared)
     result = dataclasses.replace(result, delta={**decoded, **fixed})
-    return Decoded(result, tuple(new_states), metrics)
+    writes = sound & (result.weight > 0)
+    after = jax.vmap(trees.where)(writes, after, before)
+    states = tuple(
+        memory.put(state, cohort_rows, new)
+        for state, new in zip(states, after, strict=True)
+    )
+    return Decoded(result, states, metrics, sound)
 
 
 _AXES = (
@@ -114,13 +125,6 @@ _AXES = (
 
 def _parts(transform: MessageTransform) -> tuple[MessageTransform, ...]:
     return transform.parts or (transform,)
-
-
-def _encode(
-    part: MessageTransform, message: Tree, state: Tree, sender: Sender
-) -> tuple[Tree, Tree]:
-    encoded, new = part.encode(message, state, sender)
-    return encoded, trees.where(sender.weight > 0, new, state)
 
 
 def _num_bits(message: Tree, weight: Array) -> Array:

@@ -1,6 +1,7 @@
 """Personal parameters of clients before the first round."""
 
 import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from fedjax_rec.storage.maps import new_map
 
 FIX = "Choose another store.folder, or free space there"
 PIECE = 65_536
-"""Clients whose personal parameters are drawn at once for the host."""
+"""Clients whose personal parameters pass between the host and the devices at once."""
 
 
 def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
@@ -31,28 +32,38 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
     Returns:
         A tree of device arrays.
     """
-    key = keys.derive(key, keys.Purpose.INIT)
     ids = jnp.arange(clients) if isinstance(clients, int) else clients
+    constants = {
+        name: jnp.asarray(values).at[ids].get(mode="clip")
+        for name, values in (recipe.constants or {}).items()
+    }
+    return {**_make_draw(recipe, key)(ids), **constants}
+
+
+def _make_draw(recipe: Recipe, key: Array) -> Callable[[Array], dict[str, Tree]]:
+    """`ids [n] -> personal parameters [n, ...]` without the constants."""
+    key = keys.derive(key, keys.Purpose.INIT)
 
     def start(key: Array) -> Tree:
         params = recipe.model.init(key)
         return {**params.personal, **initial_state(recipe, params.shared)}
 
     start = at_precision(recipe.precision, start)
-
-    constants = {
-        name: jnp.asarray(values).at[ids].get(mode="clip")
-        for name, values in (recipe.constants or {}).items()
-    }
     if recipe.model.common_start:
-        personal = jax.tree.map(
+        return lambda ids: jax.tree.map(
             lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), start(key)
         )
-    else:
-        personal = jax.jit(jax.vmap(lambda id_: start(jax.random.fold_in(key, id_))))(
-            ids
-        )
-    return {**personal, **constants}
+    return jax.jit(jax.vmap(lambda id_: start(jax.random.fold_in(key, id_))))
+
+
+def pieces(count: int) -> Iterator[slice]:
+    """Slices of `PIECE` clients, at most, that cover `count`.
+
+    All have one length, for one program: the last begins early enough to be full.
+    """
+    for first in range(0, count, PIECE):
+        first = max(0, min(first, count - PIECE))
+        yield slice(first, min(first + PIECE, count))
 
 
 def initial_on_host(recipe: Recipe, key: Array, count: int, folder: Path | None):
@@ -79,10 +90,13 @@ def initial_on_host(recipe: Recipe, key: Array, count: int, folder: Path | None)
         return new_map(path, leaf.dtype, shape, FIX)
 
     personal = jax.tree.map(empty, shapes)
-    for first in range(0, count, PIECE):
-        # Pieces of one size need one program: the last begins early enough to be full.
-        first = max(0, min(first, count - PIECE))
-        ids = jnp.arange(first, min(first + PIECE, count))
-        piece, rows = initial_personal(recipe, key, ids), slice(first, first + len(ids))
+    draw = _make_draw(recipe, key)
+    for rows in pieces(count):
+        # Constants of all clients may not fit the device.
+        constants = {
+            name: np.asarray(values)[rows]
+            for name, values in (recipe.constants or {}).items()
+        }
+        piece = {**draw(jnp.arange(rows.start, rows.stop)), **constants}
         jax.tree.map(lambda x, y, rows=rows: x.__setitem__(rows, y), personal, piece)
     return personal

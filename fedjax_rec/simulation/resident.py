@@ -16,7 +16,7 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.profiling.stages import SAMPLING, staged
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
-from fedjax_rec.simulation.personal import initial_personal
+from fedjax_rec.simulation.personal import initial_personal, pieces
 
 
 class Block(NamedTuple):
@@ -111,12 +111,26 @@ class Resident:
 
     @property
     def personal(self) -> Tree:
-        """Personal parameters `[N, ...]` in the order of the clients."""
+        """Personal parameters `[N, ...]` in the order of the clients.
+
+        With several devices they are NumPy arrays: all of them may not fit a device.
+        """
         if self.mesh.size == 1:
             return self._personal
+        count = self._num_clients
         replicated = NamedSharding(self.mesh, EVERYWHERE)
-        slots = meshes.place(self.mesh, self._slots)
-        return jax.jit(trees.take, out_shardings=replicated)(self._personal, slots)
+        take = jax.jit(trees.take, out_shardings=replicated)
+        gathered = jax.tree.map(
+            lambda x: np.empty((count, *x.shape[1:]), x.dtype), self._personal
+        )
+        for rows in pieces(count):
+            slots = meshes.place(self.mesh, self._slots[rows])
+            jax.tree.map(
+                lambda x, y, rows=rows: x.__setitem__(rows, np.asarray(y)),
+                gathered,
+                take(self._personal, slots),
+            )
+        return gathered
 
     @personal.setter
     def personal(self, personal: Tree) -> None:

@@ -22,13 +22,14 @@ from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.profiling import stages
 from fedjax_rec.profiling.stages import all_staged, staged
+from fedjax_rec.simulation import guard
 from fedjax_rec.simulation.chunks import fold_clients
 from fedjax_rec.simulation.messages import TRANSFORM, send, without_state
 
 ROUND_KEY = "round_key"
 """Name under which `hparams` holds the key that all clients of a round share."""
 
-_SUMS = ("examples", "clients", "up_bytes")
+_SUMS = ("examples", "clients", "rejected_clients", "up_bytes")
 
 
 def client_key(root: Array, round_number: Array, client: Array) -> Array:
@@ -77,7 +78,9 @@ def federated(
         batch_axis: as in `fold_clients`.
 
     Returns:
-        Its `init` and `round`, pure and jittable.
+        Its `init` and `round`, pure and jittable. The metrics of a round hold the
+        `rejected_clients` (see `guard`); `loss` is NaN once the system has diverged:
+        every client of the round was rejected, or the new model is not finite.
 
     Raises:
         ValueError: `lifted`, and the aggregate is not linear.
@@ -121,6 +124,8 @@ def federated(
         state = dataclasses.replace(state, aggregator=aggregator_state)
         examples = jnp.maximum(sums["examples"], 1)
         metrics = {k: x if k in _SUMS else x / examples for k, x in sums.items()}
+        lost = guard.diverged(sums["clients"], sums["rejected_clients"], state.shared)
+        metrics["loss"] = jnp.where(lost, jnp.nan, metrics["loss"])
         return (
             state,
             dataclasses.replace(cohort, personal=personal),
@@ -164,9 +169,11 @@ def _make_visit(recipe, aggregator, shared, cohort, keys, data, frozen, hparams)
             shared, before, frozen, hparams, rows, chunk_keys
         )
         ids = cohort.ids.at[slots].get(mode="fill", fill_value=-1)
-        result, states, sent = sending(
+        present = result.weight > 0
+        result, states, sent, sound = sending(
             shared, states, rows, result, ids, chunk_keys, hparams[ROUND_KEY]
         )
+        result = guard.guarded(result, before, sound, shared)
         weight = result.weight
         senders = Senders(
             slots=jnp.where(slots < num_slots, cohort.first + slots, cohort_size),
@@ -182,6 +189,7 @@ def _make_visit(recipe, aggregator, shared, cohort, keys, data, frozen, hparams)
         metrics = {
             "examples": weight.sum(),
             "clients": (weight > 0).sum().astype(weight.dtype),
+            "rejected_clients": (present & ~sound).sum().astype(weight.dtype),
             **{name: (x * weight).sum() for name, x in result.metrics.items()},
             **{name: x.sum() for name, x in sent.items()},
         }
@@ -219,5 +227,5 @@ def _zero_sums(recipe, shared, cohort, keys, data, frozen, hparams):
     )
     counted = recipe.transform is not None and recipe.transform.counted
     sent = ("up_bytes",) if counted else ()
-    names = ("examples", "clients", *result.metrics, *sent)
+    names = ("examples", "clients", "rejected_clients", *result.metrics, *sent)
     return {name: jnp.zeros((), result.weight.dtype) for name in names}

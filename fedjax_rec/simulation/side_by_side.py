@@ -19,12 +19,15 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation import cells
 from fedjax_rec.simulation.evaluation import ratings_of, take_users, user_groups
-from fedjax_rec.simulation.loop import Event, Lanes, run_lanes
+from fedjax_rec.simulation.loop import Event, Lanes, Snapshot, run_lanes
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.resident import Resident, make_one_round, many_rounds
 from fedjax_rec.simulation.round import federated
 from fedjax_rec.simulation.scoring import make_evaluate, make_squares
 from fedjax_rec.simulation.simulation import Simulation
+
+Arrays = Callable[[int], Tree]
+"""`position -> Snapshot.arrays` of an experiment."""
 
 
 class SideBySide:
@@ -75,19 +78,29 @@ class SideBySide:
         layout: cells.Layout,
         seeds: Sequence[int],
         settings: Sequence[Mapping[str, float]],
-    ) -> Iterator[tuple[int, Event]]:
+        starts: Mapping[int, Snapshot] | None = None,
+    ) -> Iterator[tuple[int, Event, Arrays | None]]:
         """Runs a layout to its end.
 
         Args:
             layout: the experiments.
             seeds: `[P]` seed of every experiment.
             settings: `[P]` scalars of every experiment, by their names in the recipe.
+            starts: snapshots of the layout's experiments, all after the same round, to
+                go on from.
 
         Yields:
-            The position of an experiment and an event of it, as `Simulation.events`.
+            The position of an experiment and an event of it, as `Simulation.events`;
+            and if all experiments are at rest after it, `position ->
+            Snapshot.arrays`, valid until the next event.
         """
         state, personal, *constants = self._start(layout.index, seeds, settings)
         lane_cells = [tuple(cell) for cell in np.argwhere(layout.real)]
+        positions = [int(layout.index[cell]) for cell in lane_cells]
+        best, done = [-np.inf] * len(lane_cells), 0
+        if starts:
+            state, personal, done = self._restored(layout.index, starts)
+            best = [starts[i].progress["best"] for i in positions]
 
         def advance(count: int) -> list[dict[str, np.ndarray]]:
             nonlocal state, personal
@@ -115,10 +128,17 @@ class SideBySide:
             ratings = self._rated[part]
             return [float(x) for x in each(self._rmse, lanes, ratings, self._frozen)]
 
-        best = [-np.inf] * len(lane_cells)
-        lanes = Lanes(advance, evaluate, rmse)
-        for lane, event, _ in run_lanes(self.simulation, lanes, best):
-            yield int(layout.index[lane_cells[lane]]), event
+        def arrays_of(position: int) -> Tree:
+            cell = lane_cells[positions.index(position)]
+            states, own = jax.tree.map(
+                lambda x: x[cell], (cells.without_round(state), personal)
+            )
+            server = dataclasses.replace(states, round=state.round)
+            return {"server": server, "personal": own}
+
+        lanes, last = Lanes(advance, evaluate, rmse), len(positions) - 1
+        for lane, event, rests in run_lanes(self.simulation, lanes, best, done=done):
+            yield positions[lane], event, arrays_of if rests and lane == last else None
 
     def _start(self, index: np.ndarray, seeds, settings):
         """State, personal state, scalars and keys before the first round."""
@@ -144,6 +164,23 @@ class SideBySide:
         )
         number = self._place(jnp.int32(0))
         return dataclasses.replace(state, round=number), personal, hparams, keys
+
+    def _restored(self, index: np.ndarray, starts: Mapping[int, Snapshot]):
+        """State and personal state of the snapshots, and their round."""
+
+        def stack(*leaves):
+            stacked = np.stack([np.asarray(leaf) for leaf in leaves])
+            return stacked.reshape(*index.shape, *stacked.shape[1:])
+
+        snapshots = [starts[int(i)] for i in index.reshape(-1)]
+        states = [cells.without_round(s.arrays["server"]) for s in snapshots]
+        personal = [s.arrays["personal"] for s in snapshots]
+        placed = self._place(
+            (jax.tree.map(stack, *states), jax.tree.map(stack, *personal)), cells.SPLIT
+        )
+        done = snapshots[0].progress["round"]
+        number = self._place(jnp.int32(done))
+        return dataclasses.replace(placed[0], round=number), placed[1], done
 
     def _queues(self, visited: Sequence[tuple[int, int, int]]):
         """Each device's cells, to be visited in turn.

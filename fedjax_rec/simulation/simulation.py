@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.core.rounds import Sampler, ServerState
+from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
-from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, selection_value
+from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
@@ -26,7 +26,6 @@ from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
 from fedjax_rec.simulation.evaluation import Evaluator, audiences_of, check_split
 from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
-from fedjax_rec.simulation.mesh import EVERYWHERE
 from fedjax_rec.simulation.resident import Resident, Setup
 from fedjax_rec.simulation.round import federated
 
@@ -110,13 +109,7 @@ class Simulation:
             lifted=self.lifted,
             devices=meshes.client_axis(self.mesh),
         )
-        # A copy, since rounds donate it, and a model may hold its initial values.
-        state = jax.tree.map(jnp.copy, algorithm.init(self.key))
-        specs = dataclasses.replace(
-            jax.tree.map(lambda _: EVERYWHERE, state),
-            shared=meshes.table_specs(state.shared, self.mesh, self.split_tables),
-        )
-        self.state: ServerState = meshes.place(self.mesh, state, specs)
+        self.state = self._initial_state(algorithm)
         setup = Setup(
             recipe=self.recipe,
             algorithm=algorithm,
@@ -130,6 +123,19 @@ class Simulation:
         self.audiences = audiences_of(self, setup)
         self.evaluator = Evaluator(self)
 
+    def _initial_state(self, algorithm: FederatedAlgorithm) -> ServerState:
+        """The state of the server before the first round."""
+        if not self.split_tables:
+            # A copy, since rounds donate it, and a model may hold its initial values.
+            state = jax.tree.map(jnp.copy, algorithm.init(self.key))
+            return meshes.place(self.mesh, state)
+        # No device ever holds a whole table, nor its moments of the optimizer.
+        state = jax.eval_shape(algorithm.init, self.key)
+        specs = meshes.table_specs(state, self.mesh, split=True)
+        shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
+        init = jax.jit(algorithm.init, out_shardings=shardings)
+        return init(meshes.place(self.mesh, self.key))
+
     @property
     def personal(self) -> Tree:
         """Personal parameters `[N, ...]` in the order of the clients."""
@@ -141,13 +147,9 @@ class Simulation:
 
     @property
     def rated(self) -> tuple[str, ...]:
-        """Parts with ratings to predict: for explicit feedback, all there are.
-
-        Users who are shown to be tuned or reconstructed are not predicted without it.
-        """
+        """Parts with ratings to predict; held-out users are not fitted for it."""
         parts = () if self.recipe.local.negatives else ("train", "val", "test")
-        if "query" in self.split.info:
-            parts = parts[:1]
+        parts = parts[:1] if "query" in self.split.info else parts
         return tuple(part for part in parts if len(getattr(self.split, part)))
 
     @on_host(ROUNDS_HERE)
@@ -181,8 +183,7 @@ class Simulation:
         """
         if not self.at_rest:
             raise RuntimeError("a snapshot is taken at rest: after a due evaluation")
-        progress = {"round": int(self.state.round), **self.selection._asdict()}
-        progress["best"] = float(progress["best"])
+        progress = loop.progress_of(int(self.state.round), self.selection)
         return Snapshot({"server": self.state, "personal": self.personal}, progress)
 
     def restore(self, snapshot: Snapshot, history: Sequence[Event] = ()) -> None:
@@ -226,8 +227,7 @@ class Simulation:
             self.at_rest = at_rest
             self.history.append(event)
             if "test" in event:
-                best = selection_value(self.protocol.selection, event, self.rounds)
-                self.selection = Selection(best, *selected_metrics([event]))
+                self.selection = loop.selection_of(self, [event])
             yield event
 
     def run(
@@ -247,9 +247,11 @@ class Simulation:
             profiler: see `loop.Profiler`.
 
         Returns:
-            The result: `metrics` (`val` and `test` at the selected round), `selected`
-            (that round), `baselines`, `protocol`, `rounds`, `seconds` (of this call),
-            `history`.
+            The result: `metrics` (`val` and `test` at the selected round; empty if none
+            was evaluated), `selected` (that round, or 0), `diverged_in_round` (`None`,
+            or the round at which the run stopped, since no client's message was sound
+            or the model was not finite), `baselines`, `protocol`, `rounds`, `seconds`
+            (of this call), `history`.
         """
         listen = listen or (lambda event: None)
         started = time.perf_counter()
@@ -277,6 +279,7 @@ class Simulation:
         return {
             "metrics": metrics,
             "selected": selected,
+            "diverged_in_round": loop.diverged_in(history),
             "baselines": ranked,
             "protocol": {
                 **dataclasses.asdict(self.protocol),

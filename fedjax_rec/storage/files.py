@@ -1,6 +1,7 @@
 """Files and folders that other processes see complete or not at all, and locks."""
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -129,8 +130,8 @@ def acquire(file: IO[bytes], *, wait: bool = False) -> bool:
         wait: Whether to wait while another process holds the lock.
 
     Returns:
-        Whether the lock is held now. False if there are no locks: on Windows, and on
-        network file systems without `flock`.
+        Whether the lock is held now. False, with a warning, if there are no locks: on
+        Windows, and on network file systems without `flock`.
 
     Raises:
         BlockingIOError: Another process holds the lock, and `wait` is false.
@@ -138,14 +139,25 @@ def acquire(file: IO[bytes], *, wait: bool = False) -> bool:
     try:
         import fcntl
     except ImportError:
+        _warn_of_no_locks("Windows has none")
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
-    except OSError:  # ENOSYS, ENOTSUP, ENOLCK, ...
+    except OSError as error:  # ENOSYS, ENOTSUP, ENOLCK, ...
+        _warn_of_no_locks(error.strerror or str(error))
         return False
     return True
+
+
+@functools.cache  # once in a process
+def _warn_of_no_locks(reason: str) -> None:
+    _LOG.warning(
+        "files cannot be locked (%s), so two processes that write one folder at the "
+        "same time are not kept apart",
+        reason,
+    )
 
 
 @contextlib.contextmanager

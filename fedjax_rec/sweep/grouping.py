@@ -20,6 +20,7 @@ from fedjax_rec.experiment.build import make_recipe
 from fedjax_rec.experiment.fields import fields_of
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.plain import plain
+from fedjax_rec.simulation.cells import Layout, arrange
 from fedjax_rec.simulation.round import train_client
 from fedjax_rec.simulation.side_by_side import resident_data
 from fedjax_rec.simulation.simulation import Simulation
@@ -227,3 +228,25 @@ def most_points(per_point: int, devices: list[Any], memory: int = 0) -> int:
     budget = memory or free_bytes(devices[0]) * (1 if on_cpu else len(devices)) // 2
     cap = CPU_MOST if on_cpu else ACCELERATOR_MOST
     return max(1, min(cap, budget // len(devices) // max(per_point, 1)))
+
+
+def layouts_of(
+    simulation: Simulation, seeds: list[int], devices: list[Any], memory: int, say
+) -> list[Layout]:
+    """The layouts of a group, as many points at once as fit."""
+    each = point_bytes(simulation)
+    most = most_points(each, devices, memory)
+    layouts = arrange(
+        seeds,
+        devices=min(len(devices), len(seeds)),
+        most=most,
+        # One row cannot fill an accelerator; on a CPU it overfills the cache.
+        seeds_at_once=devices[0].platform != "cpu",
+    )
+    shape = layouts[0].index.shape
+    say(
+        f"{len(seeds)} points as one program, in blocks of {shape[0]} device(s) x "
+        f"{shape[1]} seed(s) x {shape[2]} setting(s), {len(layouts)} in turn; about "
+        f"{each / 2**20:,.1f} MiB a point, room for {most} on a device"
+    )
+    return layouts

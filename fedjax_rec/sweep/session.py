@@ -1,12 +1,14 @@
 """Runs points of a sweep, and keeps tables and plots in its folder up to date."""
 
 import dataclasses
+import signal
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
 from fedjax_rec.report.tables import can_plot
+from fedjax_rec.runs.interrupts import Stopped
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep import plots, table
@@ -86,12 +88,14 @@ class Session:
                     block_done=self.write_tables,
                 )
                 run_points(waiting, folder.path, listener, self.memory, data)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped) as stop:
             progress.close()
             self.console.print(
                 "\nstopped; the same command goes on from here", highlight=False
             )
-            raise
+            if isinstance(stop, Stopped) and stop.number != signal.SIGINT:
+                raise SystemExit(128 + stop.number) from stop
+            raise KeyboardInterrupt from stop
         finally:
             progress.close()
 

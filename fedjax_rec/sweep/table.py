@@ -100,7 +100,7 @@ def settings_of(
             failed=lost.count(values),
             val=_spreads(group, "val"),
             test=_spreads(group, "test"),
-            diverged=sum(bool(r.part("loss_not_finite_since_round")) for r in group),
+            diverged=sum(bool(r.part("diverged_in_round")) for r in group),
             sent=_sent(group),
         )
         for values, group in groups.items()

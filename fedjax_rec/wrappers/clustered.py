@@ -90,7 +90,9 @@ def best_of(recipe: contracts.Recipe, num_clusters: int) -> contracts.ClientUpda
             batch = {**pairs, **dict.fromkeys(spaces)}
             return model.loss(view, frozen, batch, key)[0]
 
-        index = jnp.argmin(jax.lax.map(loss_of, jnp.arange(num_clusters)))
+        losses = jax.lax.map(loss_of, jnp.arange(num_clusters))
+        # `argmin` would prefer NaN, the loss of a model that has diverged.
+        index = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
         chosen = contracts.Params(
             shared=stacks.select(params.shared, index), personal=personal
         )

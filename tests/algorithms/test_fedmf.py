@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fedjax_rec
+from tests import by_hand
 
 DATA = pathlib.Path(
     os.environ.get(
@@ -107,6 +108,41 @@ def test_the_engine_gives_the_federated_trace(golden, tmp_path):
     np.testing.assert_allclose(losses, golden["federated"]["loss"], rtol=0, atol=3.5e-4)
     assert abs(evaluations[-1]["rmse_test"] - rmse) < 1e-9
     assert abs(evaluations[-1]["rmse_test"] - golden["federated"]["test_rmse"]) < 3.5e-4
+
+
+def test_two_rounds_over_three_clients():
+    """The released code's pass over the ratings, with factors of its own for each term.
+
+    The user moves first; the item's gradient has the new user vector and the old error.
+    """
+    lr, scale, l2_user, l2_item = 0.02, 1.5, 0.3, 0.2
+    algorithm = fedjax_rec.FedMF(
+        feedback="explicit",
+        dim=3,
+        client_lr=lr,
+        item_lr_scale=scale,
+        user_l2=l2_user,
+        item_l2=l2_item,
+        init_scale=0.5,
+    )
+    ratings = np.random.default_rng(1).integers(1, 6, sum(by_hand.SIZES))
+    world = by_hand.World(algorithm, ratings=ratings)
+    items, users = world.shared["item"].values, world.personal["user"]
+    for number in range(2):
+        total = np.zeros_like(items)
+        for client in by_hand.CLIENTS:
+            pairs, p = world.pairs(number, client), users[client]
+            for item, rating in zip(pairs["item"], pairs["label"], strict=True):
+                q = items[item]
+                error = rating - p @ q
+                p = p - lr * (-2 * error * q + 2 * l2_user * p)
+                total[item] -= lr * scale * (-2 * error * p + 2 * l2_item * q)
+            users[client] = p
+        items = items + total
+        world.simulation.advance(1)
+        by_hand.close(world.shared["item"].values, items)
+        by_hand.close(world.personal["user"], users)
+    assert np.ptp(ratings) == 4
 
 
 def load_config(name):

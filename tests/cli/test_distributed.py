@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 
 import numpy as np
@@ -30,6 +31,34 @@ def get_config():
     )
 '''
 TWO_DEVICES = "import jax; jax.config.update('jax_num_cpu_devices', 2)"
+
+
+def pair(fork, folder, commands, before="", caches=(None, None), second=""):
+    """Status and output of two processes of one run.
+
+    Args:
+        fork: fixture that starts processes.
+        folder: their working folder.
+        commands: the command of each.
+        before: code that runs before the commands.
+        caches: folder of the cache of each.
+        second: code that runs in the second process only.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    joined = ("--distributed", "--coordinator", f"localhost:{port}", "--processes=2")
+    processes = [
+        fork(
+            [*command, *joined, f"--process-id={i}"],
+            folder,
+            f"{before}\n{second if i else ''}",
+            caches[i],
+            f"output-{i}.txt",
+        )
+        for i, command in enumerate(commands)
+    ]
+    return [process.wait() for process in processes]
 
 
 def numbers(tree):
@@ -112,22 +141,9 @@ def test_two_processes_give_the_numbers_of_one_and_read_their_own_clients(
     prepared = recall(caches[1] / "populations", key_of(experiment) or "")
     buckets = made[0].data.buckets
     assert spoil(prepared, buckets, shares=4, present=(2, 3)) > 10_000
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    together = ("--distributed", "--coordinator", f"localhost:{port}", "--processes=2")
-    processes = [
-        fork(
-            ["train", "small.py", *together, f"--process-id={i}", "--output", output],
-            folder,
-            TWO_DEVICES,
-            caches[i],
-            f"output-{i}.txt",
-        )
-        for i, output in enumerate(("runs/two", "runs/never"))
-    ]
-    for process in processes:
-        status, output = process.wait()
+    train = ["train", "small.py", "--output"]
+    commands = [[*train, "runs/two"], [*train, "runs/never"]]
+    for status, output in pair(fork, folder, commands, TWO_DEVICES, caches):
         assert status == 0, output[-3000:]
     runs = folder / "runs"
     assert sorted(p.name for p in runs.iterdir()) == ["one", "two"]
@@ -162,3 +178,60 @@ def test_processes_that_cannot_find_one_another(folder, fails, options, message)
     (folder / "small.py").write_text(CONFIG)
     assert message in fails("train", "small.py", "--distributed", *options)
     assert sorted(p.name for p in folder.iterdir()) == ["small.py"]
+
+
+REFUSING = """
+from fedjax_rec.cli import training
+def refuse(experiment, **options):
+    raise ValueError("no backbone on this host")
+training.build = refuse
+"""
+
+
+@pytest.mark.parametrize("refusing", [0, 1])
+def test_what_one_process_refuses_all_refuse_with_its_message(folder, fork, refusing):
+    (folder / "small.py").write_text(CONFIG)
+    (folder / "run").mkdir()
+    message = "no backbone on this host"
+    if refusing == 0:
+        (folder / "run" / "notes.txt").touch()
+        message = "run holds notes.txt and no run; expected an empty folder"
+    command = ["train", "small.py", "--output", "run", "--quiet"]
+    second = REFUSING if refusing else ""
+    for status, output in pair(fork, folder, [command] * 2, second=second):
+        assert status == 2, output[-3000:]
+        assert message in output
+        assert "Traceback" not in output
+    assert not (folder / "run" / "config.json").exists()
+
+
+LONG = CONFIG.replace("rounds=4", "rounds=400").replace(
+    "eval_every=2", "eval_every=400"
+)
+STOPPING = """
+import signal
+from fedjax_rec.cli.progress import Progress
+call = Progress.__call__
+def stopping(self, event):
+    call(self, event)
+    if event["round"] == 3:
+        os.kill(os.getpid(), signal.SIGUSR1)
+Progress.__call__ = stopping
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_of_them_with_a_checkpoint(folder, fork):
+    (folder / "small.py").write_text(LONG)
+    command = ["train", "small.py", "--output", "run", "--quiet"]
+    for status, output in pair(fork, folder, [command] * 2, second=STOPPING):
+        assert status == 128 + signal.SIGUSR1, output[-3000:]
+        assert "Traceback" not in output
+    (checkpoint,) = (p.name for p in (folder / "run/checkpoints").glob("[0-9]*"))
+    assert 3 <= int(checkpoint) < 400
+    command = ["train", "--resume", "run", "--quiet"]
+    for status, output in pair(fork, folder, [command] * 2):
+        assert status == 0, output[-3000:]
+    lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
+    rounds = [line["round"] for line in lines if line["event"] == "round"]
+    assert rounds == list(range(1, 401))

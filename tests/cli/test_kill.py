@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from fedjax_rec.cli.config_file import load_config
-from fedjax_rec.cli.resume import config_hash
 from fedjax_rec.experiment.build import build
 from fedjax_rec.runs.checkpoint import Checkpoints
 from fedjax_rec.runs.folder import read_run
+from fedjax_rec.runs.resume import config_hash
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "SIGKILL"), reason="SIGKILL is not known here"

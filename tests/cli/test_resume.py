@@ -12,9 +12,9 @@ import pytest
 from fedjax_rec.cli import main, training
 from fedjax_rec.cli.config_file import load_config
 from fedjax_rec.cli.progress import Progress
-from fedjax_rec.cli.resume import config_hash
 from fedjax_rec.runs.checkpoint import Checkpoints
 from fedjax_rec.runs.folder import read_run
+from fedjax_rec.runs.resume import config_hash
 
 CONFIG = '''
 """Six rounds."""
@@ -250,6 +250,12 @@ def test_changes_are_refused_with_the_difference(copied, fails):
 
 
 def test_other_software_is_refused_unless_accepted(copied, fails, shows):
+    prepared = json.loads((copied / "left/versions.json").read_text())["prepared"]
+    chunks, elsewhere = prepared["chunks"], {**prepared, "chunks": [999]}
+    edit_versions(copied / "left", prepared=elsewhere)
+    text = fails("train", "--resume", "left")
+    assert f"chunks: [999] there, {chunks} now" in text
+    assert "--accept-versions" in text
     edit_versions(copied / "left", jaxlib="0.0.1", devices=["TPU v9"])
     text = fails("train", "--resume", "left")
     assert "jaxlib: 0.0.1 there" in text
@@ -257,7 +263,8 @@ def test_other_software_is_refused_unless_accepted(copied, fails, shows):
     shows("train", "--resume", "left", "--accept-versions")
     changed = resumes(copied / "left")[0]["changed"]
     assert changed["devices"] == ["cpu"]
-    assert changed.keys() == {"jaxlib", "devices"}
+    assert changed["chunks"] == chunks
+    assert changed.keys() == {"jaxlib", "devices", "chunks"}
 
 
 def test_folders_without_a_run_to_resume(copied, fails):

@@ -3,19 +3,23 @@
 import dataclasses
 import importlib.util
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedjax_rec.cli import main, training
+from fedjax_rec.cli.config_file import load_config
 from fedjax_rec.experiment.build import build
 from fedjax_rec.runs.writer import RunFolder
 from fedjax_rec.simulation.baselines import rank_baselines
 from fedjax_rec.simulation.side_by_side import SideBySide
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import DiskFull
-from fedjax_rec.sweep import run_points
+from fedjax_rec.sweep import point_run, run_points
+from fedjax_rec.sweep.store import SweepFolder
 
 SMALL = '''
 """What to expect."""
@@ -172,6 +176,73 @@ def test_an_interrupted_sweep_goes_on(config, capsys, monkeypatch):
         assert rounds == [1, 2]
 
 
+def lines_of(folder):
+    """The events of a run without their seconds."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("seeds", [SEEDS, ["--grid", "seed=1"]])
+def test_points_that_a_signal_stopped_go_on_from_their_round(
+    config, capsys, monkeypatch, seeds
+):
+    rates = RATES if seeds == SEEDS else ["--grid", f"{FIELD}=0.05"]
+    assert main(["sweep", "small.py", "--output", "whole", *rates, *seeds]) == 0
+    append = RunFolder.append
+
+    def signalled(self, event):
+        append(self, event)
+        if (event["event"], event["round"]) == ("round", 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", signalled)
+        with pytest.raises(SystemExit) as stopped:
+            sweep(*rates, *seeds)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "the same command goes on from here" in capsys.readouterr().err
+    points = points_of(config)
+    assert {point["status"] for point in points.values()} == {"waiting"}
+    saved = list((config / "out").glob("*/checkpoints/1"))
+    assert len(saved) == min(2, len(points))  # the block that ran
+    begun = {path.parent.parent.name for path in saved}
+    assert sweep(*rates, *seeds) == 0
+    for name in points:
+        ours, whole = config / "out" / name, config / "whole" / name
+        assert lines_of(ours) == lines_of(whole)
+        assert metrics(ours) == metrics(whole)
+        versions = json.loads((ours / "versions.json").read_text())
+        resumed = [life["round"] for life in versions.get("resumed", [])]
+        assert resumed == ([1] if name in begun else [])
+        assert not (ours / "checkpoints").exists()  # the result is all that is left
+
+
+def test_a_point_of_other_software_or_data_does_not_go_on(config, monkeypatch):
+    one = ["--grid", "seed=1"]
+
+    def stopped(self, done):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(point_run, "SAVE_SECONDS", -1)
+        patch.setattr(point_run.Pauses, "saved", stopped)
+        assert sweep(*one) == 130
+    folder = config / "out" / "seed=1"
+    point = SweepFolder(config / "out", [load_config("small.py")[0]]).add({"seed": 1})
+    written = json.loads((folder / "versions.json").read_text())
+    assert point_run.start_round(point, config / "out", written) == 1
+    other = {**written, "jax": "0.0.1"}
+    assert point_run.start_round(point, config / "out", other) == 0
+    prepared = {**written["prepared"], "train": "0123456789abcdef"}
+    (folder / "versions.json").write_text(json.dumps({**written, "prepared": prepared}))
+    assert sweep(*one) == 1
+    error = points_of(config)["seed=1"]["error"]
+    assert "began with other data. Remove it to start the point again" in error
+    (folder / "versions.json").write_text(json.dumps(other))
+    assert sweep(*one) == 0  # from the first round
+    assert "resumed" not in json.loads((folder / "versions.json").read_text())
+
+
 def test_a_failed_point_is_recorded_and_the_others_go_on(config, capsys, monkeypatch):
     def all_fail(self, *args):
         raise RuntimeError("no room on the device")
@@ -245,7 +316,7 @@ def test_shapes_follow_one_another_and_wild_points_are_results(config, capsys):
     assert capsys.readouterr().err.count("2 points as one program") == 2
     wild = config / "out" / "dim=2,client_lr=1e+38"
     result = json.loads((wild / "result.json").read_text())
-    assert result["loss_not_finite_since_round"] >= 1
+    assert result["diverged_in_round"] >= 1
     assert points_of(config)[wild.name]["status"] == "finished"
     text = (config / "out" / "table.md").read_text()
     assert "1 (1 diverged)" in text

@@ -195,22 +195,6 @@ def test_a_client_that_sends_the_opposite_of_its_likes_counts_less():
     assert distance(3.0) < 0.05 * distance(0.0)
 
 
-@pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_a_client_with_a_number_that_is_not_finite_is_absent(number):
-    deltas, profile, loss = cohort()
-    got, state, info = aggregated(
-        rule_of(), ({**deltas, "w": deltas["w"].at[3, 1].set(number)}, profile, loss)
-    )
-    weights = WEIGHTS.copy()
-    weights[3] = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(globals(), "WEIGHTS", weights)
-        want, _, _ = aggregated(rule_of(), (deltas, profile, loss))
-    np.testing.assert_allclose(got, want, atol=1e-6)
-    assert float(info["rejected_clients"]) == 1
-    assert int(state.last[IDS[3]]) == 0
-
-
 def train(params, frozen, examples, hparams, key, **options):
     assert PROFILE not in params.personal
     return ClientResult(

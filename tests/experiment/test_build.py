@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,12 @@ from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.build import (
     decide_lift,
-    default_examples_per_chunk,
     make_context,
     make_recipe,
 )
 from fedjax_rec.experiment.prepared import load_prepared
 from fedjax_rec.fleet.costs import make_participants
+from fedjax_rec.simulation.chunks import default_examples_per_chunk
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import federated
 from tests.experiment.embedded import EMBEDDING, Embedded
@@ -491,6 +492,14 @@ def test_examples_of_a_chunk_shrink_with_their_pairs():
     assert default_examples_per_chunk(5) == default_examples_per_chunk(1) // 5
     assert default_examples_per_chunk(10**9) == 1
     assert default_examples_per_chunk(1, texts=True) < default_examples_per_chunk(1)
+
+
+def test_chunks_of_texts_do_not_follow_the_number_of_cores(monkeypatch):
+    sizes = set()
+    for count in (1, 2, 64):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        sizes.add(default_examples_per_chunk(8, texts=True))
+    assert sizes == {4}  # 32 texts, as measured on two cores
 
 
 def imported_by(name):

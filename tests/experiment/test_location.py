@@ -38,10 +38,13 @@ def test_bytes_by_hand(built):
     assert population_bytes(recipe, clients) == 12 * 4 * 4 + arrays
 
 
-def mesh(stats, size=1) -> Any:
+def mesh(stats, shares=1, parts=1) -> Any:
     """A mesh of devices with some memory."""
     device = types.SimpleNamespace(memory_stats=lambda: stats)
-    return types.SimpleNamespace(local_devices=[device], size=size)
+    shape = {"clients": shares, "parts": parts}
+    return types.SimpleNamespace(
+        local_devices=[device], size=shares * parts, shape=shape
+    )
 
 
 @pytest.mark.parametrize("location", ["device", "host", "disk"])
@@ -61,7 +64,7 @@ def test_the_device_if_less_than_half_of_its_memory_is_needed(built):
         (None, 1, "device"),  # a CPU
         ({}, 1, "device"),
     ):
-        several = mesh(stats, devices)
+        several = mesh(stats, devices, parts=4)  # a group of devices is one share
         assert choose_location(StoreConfig(), recipe, clients, several) == expected
 
 

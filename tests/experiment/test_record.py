@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedjax_rec import CsvData, Experiment, FedMF, FileData, SyntheticData
-from fedjax_rec.experiment.record import not_finite_since, record, run_name
+from fedjax_rec.experiment.record import record, run_name
 
 
 @pytest.mark.parametrize(
@@ -34,15 +34,6 @@ def rounds(*losses):
     ]
 
 
-def test_the_first_loss_that_is_not_finite():
-    assert not_finite_since(rounds(1.0, 2.0)) is None
-    assert not_finite_since(rounds(1.0, float("nan"), 2.0)) == 2
-    assert not_finite_since(rounds(None, float("inf"))) == 1  # `null` in a file
-    assert not_finite_since([{"event": "round", "round": 1}]) is None
-    evaluation = {"event": "evaluation", "round": 1, "loss": None}
-    assert not_finite_since([evaluation]) is None
-
-
 def test_the_record_has_plain_values_only():
     data = SyntheticData(num_users=9, num_items=12, num_interactions=60).load()
     split = types.SimpleNamespace(train=data, val=data.take(np.arange(2)), test=data)
@@ -59,6 +50,7 @@ def test_the_record_has_plain_values_only():
         "history": history,
         "metrics": {},
         "selected": 1,
+        "diverged_in_round": 2,
         "baselines": {},
         "rounds": 2,
     }
@@ -69,12 +61,12 @@ def test_the_record_has_plain_values_only():
     assert content["data"]["val"] == 2
     assert content["data"]["clients"] == 9
     assert content["devices"] == {"classes": {}}
-    assert content["loss_not_finite_since_round"] == 2
+    assert content["diverged_in_round"] == 2
     assert content["costs"]["up_bytes"] == 2.0
     assert (content["algorithm"], content["seed"]) == ("PFedRec", 4)
-    result["history"] = history[:1]
+    result = {**result, "history": history[:1], "diverged_in_round": None}
     content = record(Experiment(name="a"), simulation, result)  # pyright: ignore
-    assert "loss_not_finite_since_round" not in content
+    assert "diverged_in_round" not in content
     assert "untimed" not in content["data"]
     split.train = dataclasses.replace(data, notes={"timestamps_missing": 60})
     split.by_time, split.name = True, "leave_one_out"

@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import json
 import math
@@ -13,7 +14,7 @@ from fedjax_rec.runs.folder import (
     check_folder,
     continue_run,
     differences,
-    free_folder,
+    new_folder,
     open_run,
     plain,
     read_run,
@@ -268,8 +269,17 @@ def test_differences_name_the_leaf():
     ]
 
 
-def test_a_free_name_counts_up_and_is_a_name(tmp_path):
-    first = free_folder(tmp_path, "my run/α")
-    assert first.parent == tmp_path
-    first.mkdir()
-    assert free_folder(tmp_path, "my run/α").name == f"{first.name}-2"
+def test_a_new_name_counts_up_and_is_a_name(tmp_path):
+    first = new_folder(tmp_path / "runs", "my run/α")
+    assert first.is_dir()
+    assert first.parent == tmp_path / "runs"
+    assert new_folder(tmp_path / "runs", "my run/α").name == f"{first.name}-2"
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"cannot be written.*Choose another --output"):
+        new_folder(tmp_path / "file", "run")
+
+
+def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda _: new_folder(tmp_path, "run"), range(24)))
+    assert len(set(names)) == 24

@@ -21,9 +21,10 @@ from mesh_systems import (  # noqa: E402
     PLACES,
     ROUNDS_ONLY,
     SIDE_BY_SIDE,
+    SMALL,
 )
 
-from fedjax_rec import build  # noqa: E402
+from fedjax_rec import FedAdam, MeshConfig, build  # noqa: E402
 from fedjax_rec.simulation.cells import arrange  # noqa: E402
 from fedjax_rec.simulation.resident import Resident  # noqa: E402
 from fedjax_rec.simulation.side_by_side import SideBySide  # noqa: E402
@@ -96,15 +97,33 @@ def side_by_side(devices):
     programs = SideBySide(simulation, layouts[0].index.shape)
     events = {}
     for layout in layouts:
-        for position, event in programs.events(layout, seeds, scalars):
+        for position, event, _ in programs.events(layout, seeds, scalars):
             del event["seconds"], event["event"]
             events.setdefault(position, []).append(event)
     return events
 
 
+def adam_on_split_tables():
+    """Facts about a table in two parts, and its moments of the server's Adam."""
+    algorithm = dataclasses.replace(SMALL.algorithm, server_optimizer=FedAdam(lr=0.01))
+    mesh = MeshConfig(devices=4, items=2)
+    simulation: Any = build(dataclasses.replace(SMALL, algorithm=algorithm, mesh=mesh))
+    moments = jax.tree.leaves(simulation.state.optimizer)
+    moments = sorted({rows_of_a_shard(x) for x in moments if x.ndim})
+    simulation.advance(1)
+    simulation.advance(2)
+    personal = jax.tree.leaves(simulation.snapshot().arrays["personal"])
+    return {
+        "moments": moments,
+        "programs": simulation.population._run_rounds._cache_size(),
+        "personal": sorted({type(x).__name__ for x in personal}),
+    }
+
+
 def main():
     results = {}
     if sys.argv[1] == "few":
+        results["adam"] = adam_on_split_tables()
         one, two = side_by_side(1), side_by_side(2)
         results["side by side"] = [sorted(one), sorted(two), difference(one, two)]
     for name, (experiment, places) in {"few": FEW, "more": MORE}[sys.argv[1]].items():

@@ -41,6 +41,14 @@ def test_experiments_side_by_side_are_the_same_on_two_devices():
     assert difference < 1e-5
 
 
+def test_moments_of_a_split_table_are_split_and_one_program_runs_all_rounds():
+    assert results("few")["adam"] == {
+        "moments": [0.5],
+        "programs": 1,
+        "personal": ["ndarray"],  # a snapshot, which no device has to hold
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MORE)
 def test_results_are_the_same_for_every_registered_part(name):

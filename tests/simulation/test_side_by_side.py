@@ -51,7 +51,7 @@ def run_side_by_side(simulation, seeds, settings, **layout):
     scalars = [{**simulation.recipe.hparams, **setting} for setting in settings]
     histories = [[] for _ in seeds]
     for layout in layouts:
-        for position, event in programs.events(layout, seeds, scalars):
+        for position, event, _ in programs.events(layout, seeds, scalars):
             histories[position].append(event)
     return histories
 

@@ -10,10 +10,13 @@ import pytest
 
 from fedjax_rec import (
     SGD,
+    BackboneConfig,
     Execution,
     Experiment,
     FedAdam,
     FedAvg,
+    FedFM,
+    LoRA,
     PFedRec,
     Protocol,
     StoreConfig,
@@ -178,3 +181,18 @@ def test_a_digest_reads_names_types_shapes_and_bytes():
     ]
     assert len({digest(tree) for tree in trees}) == len(trees)
     assert digest({"a": a}) == digest({"a": jax.numpy.asarray(a)})
+
+
+def test_weights_of_a_backbone_are_known_by_its_fingerprint():
+    algorithm = FedFM(dim=4, negatives=1, adapter=LoRA(layers=1, rank=2))
+    backbone = BackboneConfig(name="tiny", max_tokens=8)
+    texts = dataclasses.replace(SMALL, algorithm=algorithm, backbone=backbone)
+    simulation: Any = build(texts)
+    before = fingerprint(simulation)
+    assert before["backbone"] == simulation.notes["backbone"]["fingerprint"]
+    # Shapes only, as of weights on devices of other processes.
+    weights = simulation.frozen["text"]["weights"]
+    simulation.frozen["text"]["weights"] = jax.eval_shape(lambda: weights)
+    assert fingerprint(simulation) == before
+    simulation.notes["backbone"]["fingerprint"] = "other"
+    assert fingerprint(simulation) != before

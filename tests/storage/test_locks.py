@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from fedjax_rec.storage import files
 from fedjax_rec.storage.errors import FileError
 from fedjax_rec.storage.files import acquire, locked, temporary
 
@@ -58,10 +59,16 @@ def test_a_waiting_process_enters_when_the_other_ends(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
 @pytest.mark.parametrize("wait", [False, True])
-def test_a_file_system_without_locks_is_not_in_use(tmp_path, monkeypatch, name, wait):
+def test_a_file_system_without_locks_is_not_in_use(
+    tmp_path, monkeypatch, caplog, name, wait
+):
     fail_with(monkeypatch, name)
-    with locked(tmp_path / ".lock", wait=wait) as held:
-        assert not held
+    files._warn_of_no_locks.cache_clear()
+    for _ in range(2):
+        with locked(tmp_path / ".lock", wait=wait) as held:
+            assert not held
+    (record,) = caplog.records  # once
+    assert f"files cannot be locked ({name})" in record.getMessage()
 
 
 @pytest.mark.parametrize("name", ["EAGAIN", "EWOULDBLOCK"])

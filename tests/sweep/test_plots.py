@@ -76,7 +76,7 @@ def test_a_plot_holds_means_and_intervals(monkeypatch):
 
 
 def test_curves_leave_out_the_loss_that_diverged(monkeypatch):
-    wild = run(9.0, 4, "mf", 0, 1e30, loss_not_finite_since_round=3)
+    wild = run(9.0, 4, "mf", 0, 1e30, diverged_in_round=3)
     settings = settings_of([*RUNS[:2], wild], FIELDS)
     figure = drawn(monkeypatch, lambda: plots.plot_curves(settings, "ndcg@10", "x.png"))
     losses, quality = figure.axes

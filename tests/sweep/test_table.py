@@ -74,7 +74,7 @@ def test_settings_that_lost_seeds_or_diverged_are_not_the_best():
     assert [s.failed for s in settings] == [0, 1]
     assert best_of(settings, "ndcg@10") == 0
     assert "| 1 | 1 (1 failed) |" in markdown(settings, "t", "ndcg@10")
-    wild = [run(5.0, s, 0.9, 0.9, loss_not_finite_since_round=2) for s in range(3)]
+    wild = [run(5.0, s, 0.9, 0.9, diverged_in_round=2) for s in range(3)]
     settings = settings_of([*RUNS, *wild], FIELDS)
     assert best_of(settings, "ndcg@10") == 1
     assert "3 (3 diverged)" in markdown(settings, "t", "ndcg@10")

@@ -24,13 +24,11 @@ class Ballots(NamedTuple):
         weights: `[C]`, the clients' numbers of examples; 0 if absent.
         touched: `[C, I]` of 0 and 1 for each table with voters by row, in the order of
             the leaves.
-        rejected: scalar, clients with a number that is not finite; they are absent.
     """
 
     deltas: Tree
     weights: Array
     touched: tuple[Array, ...]
-    rejected: Array
 
     @property
     def voters(self) -> Array:
@@ -91,8 +89,8 @@ def buffered(
         attackers: share of attackers for the report; by default `share`.
 
     Returns:
-        An aggregator; `info` has the rule's, `rejected_clients`, and
-        `voting.row_report` with voters by row.
+        An aggregator; `info` has the rule's, and `voting.row_report` with voters by
+        row.
     """
 
     def start(shared: Tree) -> Any:
@@ -130,34 +128,31 @@ def buffered(
         present = acc.voters.any()
         delta = jax.tree.map(lambda x: jnp.where(present, x, 0), delta)
         new = jax.tree.map(lambda x, old: jnp.where(present, x, old), new, state)
-        return delta, new, {"rejected_clients": acc.rejected, **info, **report}
+        return delta, new, {**info, **report}
 
     return Aggregator(init, written, finish, start)
 
 
 def empty(shared: Tree, cohort_size: int, voting: Voting = "dense") -> Ballots:
     """Ballots of a cohort before any client has sent its delta."""
-    zero = fold.scalar(shared)
+    dtype = fold.scalar(shared).dtype
     return Ballots(
         jax.tree.map(lambda x: jnp.zeros((cohort_size, *x.shape), x.dtype), shared),
-        jnp.zeros(cohort_size, zero.dtype),
+        jnp.zeros(cohort_size, dtype),
         # The deltas' type, since one all-reduce joins arrays of one type.
         tuple(
-            jnp.zeros((cohort_size, len(values)), zero.dtype)
+            jnp.zeros((cohort_size, len(values)), dtype)
             for values in _split(shared, voting)[1]
         ),
-        zero,
     )
 
 
 def written(acc: Ballots, deltas: Tree, weights: Array, senders: Senders) -> Ballots:
     """Ballots with the deltas of a chunk in their slots."""
     tables = jax.tree.leaves(acc.deltas, is_leaf=rows.is_table)
-    lengths = [x.values.shape[1] if rows.is_table(x) else 0 for x in tables]
-    sound, rejected = fold.accepted(deltas, weights, lengths)
     # Adding to zeros instead of writing: each device then holds its own clients' slots,
     # and a sum joins them. Slots past the end are dropped.
-    slots = jnp.where(sound, senders.slots, len(acc.weights))
+    slots = jnp.where(weights > 0, senders.slots, len(acc.weights))
 
     def write(buffer: Tree, delta: Tree) -> Tree:
         if not rows.is_rows(delta):
@@ -173,15 +168,14 @@ def written(acc: Ballots, deltas: Tree, weights: Array, senders: Senders) -> Bal
         jax.tree.map(write, acc.deltas, deltas, is_leaf=rows.is_table),
         acc.weights.at[slots].add(weights, mode="drop"),
         tuple(x.at[slots[:, None], i].max(1, mode="drop") for x, i in touched),
-        acc.rejected + rejected.astype(acc.rejected.dtype),
     )
 
 
 def ballot_bytes(shared: Tree, cohort_size: int, voting: Voting = "dense") -> int:
     """Bytes of the buffer of a cohort.
 
-    `C (bytes of the shared leaves + one weight)`, one number per client and row of the
-    tables with voters by row, and one scalar.
+    `C (bytes of the shared leaves + one weight)`, and one number per client and row of
+    the tables with voters by row.
     """
     acc = jax.eval_shape(lambda: empty(shared, cohort_size, voting))
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(acc))

@@ -150,22 +150,20 @@ class NormBound(ByVotes):
         """The rule for dense voting, in the memory of one delta."""
 
         def sums(shared, cohort_size):
-            zero = fold.scalar(shared)
-            each = jnp.zeros(cohort_size, zero.dtype)
-            return each, each, zero
+            each = jnp.zeros(cohort_size, fold.scalar(shared).dtype)
+            return each, each
 
         def weigh(acc, deltas, weights, senders):
-            lengths = rows.table_lengths(acc.total)
-            sound, rejected = fold.accepted(deltas, weights, lengths)
+            lengths, present = rows.table_lengths(acc.total), weights > 0
             far = jnp.sqrt(fold.squared_norms(deltas, lengths).sum(-1))
-            norms, voters, count = acc.sums
-            slots = jnp.where(sound, senders.slots, len(norms))
+            norms, voters = acc.sums
+            slots = jnp.where(present, senders.slots, len(norms))
             norms = norms.at[slots].add(far, mode="drop")
-            new = norms, voters.at[slots].add(1, mode="drop"), count + rejected
-            return fold.zeroed(deltas, sound), _shrunk(far, acc.memory, sound), new
+            new = norms, voters.at[slots].add(1, mode="drop")
+            return deltas, _shrunk(far, acc.memory, present), new
 
         def finish(acc, state, shared):
-            norms, voters, rejected = acc.sums
+            norms, voters = acc.sums
             present = (voters > 0)[:, None]
             n = jnp.maximum(voters.sum(), 1)
             mean = jax.tree.map(lambda x: x / n, acc.total)
@@ -176,7 +174,7 @@ class NormBound(ByVotes):
             clipped = (norms > state).sum().astype(n.dtype) / n
             info = {"norm_bound": state, "clipped_share": clipped}
             mean = jax.tree.map(lambda x: x * factor, mean)
-            return mean, new, {"rejected_clients": rejected, **info}
+            return mean, new, info
 
         def start(shared):
             return jnp.asarray(self._first(), fold.scalar(shared).dtype)

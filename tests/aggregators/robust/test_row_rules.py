@@ -148,7 +148,6 @@ def test_a_row_is_the_rule_among_its_voters(name, voting, fold):
         want = oracle(x[present, I * D :], floor(present.sum(), 0.2, each))
         np.testing.assert_allclose(got[I * D :], want, rtol=2e-4, atol=2e-5)
         assert float(info["touched_rows"]) == 4
-        assert float(info["rejected_clients"]) == 0
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -53,10 +53,10 @@ def numpy_bulyan(x, f):
     return np.take_along_axis(chosen_rows, near, 0).mean(0)
 
 
-def numpy_weiszfeld(x, weights, steps, nu):
-    z = np.zeros(P)
+def numpy_weiszfeld(x, steps):
+    z = np.median(x, 0)
     for _ in range(steps):
-        beta = weights / np.maximum(np.linalg.norm(x - z, axis=1), nu)
+        beta = 1 / np.linalg.norm(x - z, axis=1)
         z = beta @ x / beta.sum()
     return z
 
@@ -80,7 +80,7 @@ CASES = {
     "trimmed": (TrimmedMean(share=0.2), lambda x, f, n: numpy_trimmed(x, f)),
     "geometric": (
         GeometricMedian(steps=5),
-        lambda x, f, n: numpy_weiszfeld(x, np.ones(n), 5, 1e-6),
+        lambda x, f, n: numpy_weiszfeld(x, 5),
     ),
     "krum": (
         Krum(share=0.2),
@@ -149,7 +149,7 @@ def test_against_byzfl(f, fold):
     pairs = [
         (byzfl.Median(), Median()),
         (byzfl.TrMean(f), TrimmedMean(share=share)),
-        (byzfl.GeometricMedian(0.1, 6), GeometricMedian(steps=6, smoothing=0.1)),
+        (byzfl.GeometricMedian(1e-6, 300), GeometricMedian(steps=300)),
         (byzfl.Krum(f), Krum(share=share, variant="one_more")),
         (byzfl.MultiKrum(f), MultiKrum(share=share, variant="one_more")),
         (byzfl.CenteredClipping(L=3, tau=2.5), CenteredClipping(radius=2.5, steps=3)),
@@ -190,9 +190,47 @@ def test_krum_by_hand(fold):
 def test_geometric_median_by_examples_is_that_of_repeated_clients(fold):
     x = cohort(3, 6)
     weights = np.array([1, 3, 2, 1, 1, 2.0])
-    got, _, _ = fold(GeometricMedian(examples=True), x, weights)
-    want, _, _ = fold(GeometricMedian(), np.repeat(x, weights.astype(int), 0))
-    np.testing.assert_allclose(got, want, rtol=1e-5)
+    got, _, _ = fold(GeometricMedian(examples=True, steps=99), x, weights)
+    repeated = np.repeat(x, weights.astype(int), 0)
+    want, _, _ = fold(GeometricMedian(steps=99), repeated)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def exact_median(x):
+    """A delta, or where long plain steps from the mean end, if that is better."""
+    z = x.mean(0)
+    for _ in range(3000):
+        beta = 1 / np.maximum(np.linalg.norm(x - z, axis=1), 1e-12)
+        z = beta @ x / beta.sum()
+    return min([z, *x], key=lambda v: np.linalg.norm(x - v, axis=1).sum())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("number", [0.0, 1e-30])
+def test_a_zero_delta_does_not_hold_the_geometric_median(number, sparse, fold):
+    """At the defaults; steps from zero reached .06 % of it for 8 clients."""
+    for n in (8, 16, 32):
+        rng = np.random.default_rng(n)
+        # The coordinate median of sparse deltas is zero, where the zero delta lies.
+        touched = rng.random((n, P)) < (0.4 if sparse else 1)
+        x = rng.normal(1, 1, (n, P)) * touched
+        x[n // 2] = number
+        want = exact_median(x)
+        assert np.linalg.norm(want) > 0.3
+        for scale in (1, 0.1, 0.01):
+            got, _, _ = fold(GeometricMedian(), (scale * x).astype(np.float32))
+            error = np.linalg.norm(got / scale - want) / np.linalg.norm(want)
+            assert error < 0.03
+
+
+def test_a_zero_row_does_not_hold_the_geometric_median_of_a_row(fold):
+    rule = GeometricMedian(voting="voters")
+    for n in (5, 9, 20):
+        x = np.random.default_rng(n).normal(0.04, 0.03, (n, P)).astype(np.float32)
+        x[0] = 0
+        got, _, _ = fold(rule, x)
+        for row in (slice(0, 2), slice(2, 4), slice(8, 10)):
+            np.testing.assert_allclose(got[row], exact_median(x[:, row]), atol=2e-3)
 
 
 def test_clipping_starts_from_the_last_aggregate(fold):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, delayed until a run can be stopped and continued."""
+"""Signals that end a process, delayed until a run can be stopped and continued."""
 
 import contextlib
 import os
@@ -22,9 +22,10 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def put_off() -> Iterator[Callable[[], int]]:
-    """Within the block the first SIGINT or SIGTERM is only recorded.
+    """Within the block the first SIGINT, SIGTERM or SIGUSR1 is only recorded.
 
-    The second stops at once, as a KeyboardInterrupt.
+    A SIGINT after it stops at once, as a KeyboardInterrupt. Batch systems send SIGTERM,
+    perhaps twice, before they kill, and on request SIGUSR1 some time before a limit.
 
     Yields:
         A function that returns the number of the signal received, or 0.
@@ -36,16 +37,21 @@ def put_off() -> Iterator[Callable[[], int]]:
 
     def handle(number: int, frame: object) -> None:
         if received:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         received.append(number)
         # Not `print`: this may come while the progress bar is being written.
         os.write(
-            2, b"\nstopping after the current rounds; a second signal stops at once\n"
+            2, b"\nstopping after the current rounds; another Ctrl-C stops at once\n"
         )
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    names = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield lambda: received[0] if received else 0
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # A handler that was not installed from Python reads as `None`.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
