@@ -123,6 +123,8 @@ def _changed_calls(func, args, keywords) -> Iterator[tuple[str, ast.expr]]:
         else:
             new = ast.Name(_CALLS[name], ast.Load())
         yield "call", ast.Call(new, args, keywords)
+    if name[:1].isupper():  # fields without a default
+        return
     for at in range(len(keywords)):
         if keywords[at].arg in ("mode", "precision", "dtype", "axis", "axes"):
             continue  # most such changes end in an error of shapes, or change nothing

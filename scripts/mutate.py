@@ -13,7 +13,7 @@ The output is a JSON file with a verdict for each mutant: `killed`, `survived`,
 `timeout`, or `equivalent`. The last one is written by hand, with the reason as `why`; a
 later run with the same file keeps all verdicts but `survived` and `timeout`, which it
 tries again with `--again`. The share is that of the killed among all but the
-equivalent.
+equivalent; a mutant that crashes is killed, too, and counted apart.
 """
 
 from __future__ import annotations
@@ -139,6 +139,7 @@ class Copy:
             "PYTHONPATH": path,
             "PYTHONDONTWRITEBYTECODE": "1",
             "FEDJAX_REC_DATA": data,
+            "COLUMNS": "400",  # of the summary, which pytest would cut
         }
 
     def pytest(self, arguments: list[str], seconds: float) -> tuple[int | None, str]:
@@ -176,14 +177,19 @@ class Copy:
                     result = {"verdict": "timeout"}
                     break
                 if code not in (0, 5):  # 5: no test was selected
-                    failed = re.findall(
-                        r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE
-                    )
-                    result = {"verdict": "killed", "by": failed[:1] or output[-200:]}
+                    result = {"verdict": "killed", **_reason(output)}
                     break
         finally:
             path.write_bytes(source)
         return {**result, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _reason(output: str) -> dict:
+    """The test that failed, and whether by an assertion or a crash."""
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?", output, re.MULTILINE)
+    test, error = found.groups("") if found else ("", output[-200:])
+    asserted = re.match(r"assert\b|AssertionError|Failed:", error)
+    return {"by": test, "error": error, "asserted": asserted is not None}
 
 
 def _check_unchanged(copy: Copy, files: set[str]) -> None:
@@ -252,11 +258,19 @@ def main() -> None:
                 results[mutant.name] = {**result, **text}
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
                 print(f"{result['verdict']:9} {mutant.name} {result['seconds']} s")
+    _print_shares(results)
+
+
+def _print_shares(results: dict[str, dict]) -> None:
     counts = dict.fromkeys(("killed", "survived", "timeout", "equivalent"), 0)
     for result in results.values():
         counts[result["verdict"]] += 1
-    tried = sum(counts.values()) - counts["equivalent"]
-    print(f"{counts}: {counts['killed'] / max(tried, 1):.0%} killed")
+    tried = max(sum(counts.values()) - counts["equivalent"], 1)
+    asserted = sum(result.get("asserted", False) for result in results.values())
+    print(
+        f"{counts}: {counts['killed'] / tried:.0%} killed, "
+        f"{asserted / tried:.0%} by an assertion and the others by a crash"
+    )
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def mean_metrics(simulation, part, scores, cutoff=5):
     """Mean metrics of the users of a part in a full ranking.
 
     Args:
-        simulation: with one positive for each user.
+        simulation: under pessimistic ties.
         part: `"val"` or `"test"`.
         scores: by user, of all items.
         cutoff: of HR and NDCG.
@@ -101,15 +101,20 @@ def mean_metrics(simulation, part, scores, cutoff=5):
     split, values = simulation.split, []
     held = getattr(split, part)
     query = split.info.get("query")
-    for user, positive in zip(held.user, held.item, strict=True):
-        parts = [split.train, *([split.val] if part == "test" else [])]
-        parts += [] if query is None else [query]
+    parts = [split.train, *([split.val] if part == "test" else [])]
+    parts += [] if query is None else [query]
+    for user in np.unique(held.user):
+        positives = held.item[held.user == user]
         known = np.concatenate([p.item[p.user == user] for p in parts])
-        mine = np.asarray(scores[user])
-        others = mine[np.setdiff1d(np.arange(len(mine)), [*known, positive])]
-        rank = 1 + (others >= mine[positive]).sum()
-        hit = rank <= cutoff
-        values.append((hit, hit / np.log2(rank + 1), (others < mine[positive]).mean()))
+        own = np.asarray(scores[user])
+        others = own[np.setdiff1d(np.arange(len(own)), [*known, *positives])]
+        best = sorted(own[positives], reverse=True)
+        # Equal scores: the others come first.
+        ranks = [(others >= s).sum() + j for j, s in enumerate(best, 1)]
+        gain = sum(1 / np.log2(r + 1) for r in ranks if r <= cutoff)
+        ideal = sum(1 / np.log2(j + 2) for j in range(min(len(best), cutoff)))
+        auc = np.mean([(others < s).mean() for s in best])
+        values.append((ranks[0] <= cutoff, gain / ideal, auc))
     names = f"hr@{cutoff}", f"ndcg@{cutoff}", "auc"
     return dict(zip(names, np.mean(values, 0), strict=True))
 

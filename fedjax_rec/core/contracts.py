@@ -43,12 +43,16 @@ class Stack(NamedTuple):
     Attributes:
         model: one of them.
         take: `(params) -> params`, from the parameters of the stack to those of the
-            client's own model, which it trains and sends the change of.
+            client's own model.
+        trained: `(params, personal) -> params`: the model that a client trained and
+            sends the change of, from the parameters it received and its personal ones
+            after training; shared groups as received.
         received: number of models that a client receives in a round.
     """
 
     model: "Model"
     take: Callable[[Params], Params]
+    trained: Callable[[Params, Tree], Params]
     received: int = 1
 
 

@@ -1,12 +1,13 @@
 """Row tables: a client reads and sends only the rows it touches.
 
 A client that saw 40 of 100,000 items needs 40 rows. `gather` makes a small table of
-them, the client sends `Rows`, and the server adds these by `scatter_add`. Padding ids
-equal the number of rows of the table and are dropped.
+them, the client sends `Rows`, and the server adds these by `scatter_add`. Padding ids,
+equal to the number of rows of the table, are dropped.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,13 +72,15 @@ def table_lengths(shared: Tree) -> tuple[int, ...]:
     return tuple(x.values.shape[0] if is_table(x) else 0 for x in leaves)
 
 
-def lookup(table: Table, ids: Array | None) -> Array:
-    """Rows of `table` at `ids`; `None` means every row, in order.
+def lookup(table: Any, ids: Array | None) -> Array:
+    """Rows of a `Table` (or `RowsAt`) at `ids`; `None` means every row, in order.
 
-    During local training a batch's rows are already gathered and in the batch's order,
-    and its ids are `None`: the gradient with respect to them is then dense and small.
+    In local training a batch's rows are gathered in its order, and its ids are `None`:
+    the gradient with respect to them is then dense and small.
     """
-    return table.values if ids is None else table.values[ids]
+    if ids is None:
+        return table.values
+    return table.values[ids] if is_table(table) else table.lookup(ids)
 
 
 def map_tables(fn, tree: Tree, *rest: Tree) -> Tree:
@@ -130,8 +133,7 @@ def gather(tree: Tree, ids: Mapping[str, Array | None]) -> Tree:
     """
 
     def restrict(table: Table) -> Table:
-        index = ids[table.space]
-        if index is None:
+        if (index := ids[table.space]) is None:
             return table
         values = table.values.at[index].get(mode="clip")
         return dataclasses.replace(table, values=values)
@@ -166,9 +168,7 @@ def first_occurrence(ids: Array, num_rows: int) -> Array:
     packed = jax.lax.sort(packed)
     sorted_ids = packed >> position_bits
     sorted_position = (packed & ((1 << position_bits) - 1)).astype(jnp.int32)
-    starts = jnp.concatenate(
-        [jnp.ones(1, bool), sorted_ids[1:] != sorted_ids[:-1]], axis=0
-    )
+    starts = jnp.concatenate([jnp.ones(1, bool), sorted_ids[1:] != sorted_ids[:-1]])
     # Positions ascend within an id, so a run's first entry is the first occurrence.
     run = jax.lax.cummax(jnp.where(starts, position, 0))
     return jnp.zeros(r, jnp.int32).at[sorted_position].set(sorted_position[run])

@@ -42,6 +42,7 @@ def stacked(
     personal: Mapping[str, Array],
     shared: Mapping[str, Array] | None = None,
     equal_start: bool = False,
+    chosen_before: bool = True,
     received: int = 1,
 ) -> Recipe:
     """Replaces the model of a recipe by a stack of models.
@@ -54,6 +55,8 @@ def stacked(
         shared: initial values of further shared groups; no model reads them, and
             clients do not send them.
         equal_start: all models start from one draw instead of one draw each.
+        chosen_before: a client trains the model that `index_of` names before training;
+            otherwise the one that it names after it.
         received: number of models that a client receives in a round.
 
     Returns:
@@ -82,6 +85,13 @@ def stacked(
             personal=without(params.personal, personal),
         )
 
+    def trained(params: Params, personal: Tree) -> Params:
+        after = Params(shared=params.shared, personal=personal)
+        own = take(after)
+        if not chosen_before:
+            return own
+        return dataclasses.replace(take(params), personal=own.personal)
+
     def loss(params: Params, frozen, batch, key):
         return model.loss(take(params), frozen, batch, key)
 
@@ -102,7 +112,7 @@ def stacked(
             score=score,
             lift=None if model.lift is None else lift,
             fixed=(*model.fixed, *extra),
-            stack=Stack(model, take, received),
+            stack=Stack(model, take, trained, received),
         ),
         local=recipe.local._replace(
             corrections=False,

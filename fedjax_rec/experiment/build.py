@@ -23,6 +23,7 @@ from fedjax_rec.experiment.held_out import (
     untimed,
 )
 from fedjax_rec.experiment.location import choose_location, on_disk
+from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import make_participants
@@ -66,9 +67,6 @@ def build(
     recipe = recipe._replace(precision=precision)
     protocol = fit_protocol(experiment.protocol, recipe, prepared)
     why_newcomers = check_newcomers(recipe, protocol, prepared)
-    # A rule may refuse a small cohort: now, not after compiling.
-    shared = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
-    jax.eval_shape(lambda x: recipe.aggregator.init(x, context.cohort_size), shared)
     num_items = context.num_items if prepared.pool is None else len(prepared.pool)
     participants = make_participants(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
@@ -81,6 +79,7 @@ def build(
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
     newcomers, newcomer_chunks = prepared.newcomers, ()
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
+    check_memory(recipe, clients, context.cohort_size, location, mesh)
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
         1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Model, Params
 from fedjax_rec.models.losses import binary_cross_entropy, squared_error
+from fedjax_rec.models.products import inner
 from fedjax_rec.models.users import lookup_users, with_users
 
 
@@ -62,7 +63,7 @@ def matrix_factorization(
 
     def score(params, frozen, query, candidates):
         items = rows.lookup(params.shared["item"], candidates)
-        return items @ lookup_users(params, query["user"])
+        return inner(items, lookup_users(params, query["user"]))
 
     return Model(initial, batch_loss, score)
 
@@ -111,22 +112,26 @@ def neural_cf(
     def draw(key, shape):
         return init_scale * jax.random.normal(key, shape, dtype)
 
-    def logits(params, user_ids, item_ids):
+    def hidden_layer(params, user_ids, item_ids):
         items = rows.lookup(params.shared["item"], item_ids)
         users = lookup_users(params, user_ids)
-        first, *others = params.shared["mlp"]
+        first, *others, _ = params.shared["mlp"]
         # [P_u, Q_i] W = P_u W_top + Q_i W_bottom: the user's half is computed once.
         x = items @ first["w"][dim:] + (users @ first["w"][:dim] + first["b"])
         for layer in others:
             x = jax.nn.relu(x) @ layer["w"] + layer["b"]
-        return x[..., 0]
+        return jax.nn.relu(x)
 
     def loss(params, frozen, batch, key):
-        predicted = logits(params, batch["user"], batch["item"])
+        x = hidden_layer(params, batch["user"], batch["item"])
+        last = params.shared["mlp"][-1]
+        predicted = (x @ last["w"] + last["b"])[..., 0]
         return binary_cross_entropy(predicted, batch["label"], batch["mask"]), {}
 
     def score(params, frozen, query, candidates):
-        return logits(params, query["user"], candidates)
+        x = hidden_layer(params, query["user"], candidates)
+        last = params.shared["mlp"][-1]
+        return inner(x, last["w"][:, 0]) + last["b"][0]
 
     return Model(init, loss, score)
 
@@ -162,15 +167,15 @@ def personal_scorer(
         shared = {"item": rows.Table(values=table)}
         return Params(shared=shared, personal={"scorer": scorer})
 
-    def logits(params, ids):
-        scorer = params.personal["scorer"]
-        return rows.lookup(params.shared["item"], ids) @ scorer["w"] + scorer["b"]
-
     def loss(params, frozen, batch, key):
-        predicted = logits(params, batch["item"])
+        scorer = params.personal["scorer"]
+        items = rows.lookup(params.shared["item"], batch["item"])
+        predicted = items @ scorer["w"] + scorer["b"]
         return binary_cross_entropy(predicted, batch["label"], batch["mask"]), {}
 
     def score(params, frozen, query, candidates):
-        return logits(params, candidates)
+        scorer = params.personal["scorer"]
+        items = rows.lookup(params.shared["item"], candidates)
+        return inner(items, scorer["w"]) + scorer["b"]
 
     return Model(init, loss, score)

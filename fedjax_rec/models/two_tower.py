@@ -13,6 +13,7 @@ from fedjax_rec.core.contracts import Model, Params
 from fedjax_rec.models.adapters.embedding import EmbeddingNet
 from fedjax_rec.models.item_tower import ItemTower
 from fedjax_rec.models.losses import binary_cross_entropy, bpr, sampled_softmax
+from fedjax_rec.models.products import inner
 from fedjax_rec.models.users import init_users, user_vector
 
 VECTORS = "vectors"
@@ -201,11 +202,10 @@ def _batch_loss(
 def _score(item_vectors: Callable[..., Array], fixed: Collection[str]) -> Callable:
     def score(params, frozen, query, candidates):
         groups = _held({**params.shared, **params.personal}, fixed)
-        ids = query.get("text") if candidates is None else candidates
-        items = item_vectors(groups, frozen, ids, candidates)
+        items = item_vectors(groups, frozen, candidates, candidates)
         user = query["user"]
         history = frozen["history"][user] if "history" in groups else None
         bias = groups["common"].get("bias", 0)
-        return items @ user_vector(groups, frozen, history) + bias
+        return inner(items, user_vector(groups, frozen, history)) + bias
 
     return score

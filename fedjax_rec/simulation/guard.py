@@ -58,25 +58,20 @@ def sound(result: ClientResult, shared: Tree) -> Array:
     return good
 
 
-def guarded(
-    result: ClientResult, before: Tree, good: Array, shared: Tree
-) -> ClientResult:
+def guarded(result: ClientResult, good: Array, shared: Tree) -> ClientResult:
     """Outcomes in which clients that are not `good` are absent.
 
-    Their rows become padding, which costs less than to write zeros.
+    Their rows become padding, which costs less than to write zeros. Their personal
+    parameters stay as trained, and are not to be written (`writable`).
 
     Args:
         result: outcomes of local training, `[V, ...]`.
-        before: the personal parameters that it started from.
         good: `[V]` bool.
         shared: the shared parameters.
     """
 
     def zeroed(x: Array) -> Array:
         return jnp.where(wide(good, x), x, 0)
-
-    def unchanged(x: Array, old: Array) -> Array:
-        return jnp.where(wide(good, x), x, old)
 
     def emptied(leaf: Tree, length: int) -> Tree:
         if not rows.is_rows(leaf):
@@ -86,14 +81,18 @@ def guarded(
 
     leaves, structure = jax.tree.flatten(result.delta, is_leaf=rows.is_rows)
     lengths = _lengths(result.delta, shared)
-    old = {name: before[name] for name in result.personal}
     return ClientResult(
         delta=structure.unflatten(map(emptied, leaves, lengths)),
-        personal=jax.tree.map(unchanged, result.personal, old),
+        personal=result.personal,
         weight=zeroed(result.weight),
         metrics=jax.tree.map(zeroed, result.metrics),
         extras=jax.tree.map(zeroed, result.extras),
     )
+
+
+def writable(cohort_rows: Array, good: Array) -> Array:
+    """`[V]` rows of state, past the end for clients that are not `good`."""
+    return jnp.where(good, cohort_rows, jnp.iinfo(cohort_rows.dtype).max)
 
 
 def diverged(clients: Array, rejected: Array, shared: Tree) -> Array:

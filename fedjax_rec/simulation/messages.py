@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_rec.codecs import memory
 from fedjax_rec.codecs.wire import num_bits
-from fedjax_rec.core import rows, trees
+from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import ClientResult, Model, Recipe
 from fedjax_rec.core.messages import MessageTransform, Sender, key_of
@@ -86,7 +86,7 @@ def send(
     fixed = {name: part for name, part in merged.items() if name not in message}
     if not jax.tree.leaves(states):
         states = tuple(p.init(sent_groups(recipe.model, shared)) for p in parts)
-    before, after = [], []
+    new_states = []
     for i, part in enumerate(parts):
         senders = Sender(
             id=clients,
@@ -95,9 +95,9 @@ def send(
             weight=result.weight,
             personal=result.personal,
         )
-        before.append(memory.take(states[i], cohort_rows, message))
-        message, new = jax.vmap(part.encode, _AXES)(message, before[i], senders)
-        after.append(new)
+        before = memory.take(states[i], cohort_rows, message)
+        message, after = jax.vmap(part.encode, _AXES)(message, before, senders)
+        new_states.append(after)
         if not part.counted:  # an attack, say; what is encoded is checked once decoded
             sound &= guard.representable(message, shared)
     metrics = {}
@@ -107,11 +107,10 @@ def send(
     decoded = jax.vmap(recipe.transform.decode)(message)
     sound &= guard.representable(decoded, shared)
     result = dataclasses.replace(result, delta={**decoded, **fixed})
-    writes = sound & (result.weight > 0)
-    after = jax.vmap(trees.where)(writes, after, before)
+    writable = guard.writable(cohort_rows, sound & (result.weight > 0))
     states = tuple(
-        memory.put(state, cohort_rows, new)
-        for state, new in zip(states, after, strict=True)
+        memory.put(state, writable, new)
+        for state, new in zip(states, new_states, strict=True)
     )
     return Decoded(result, states, metrics, sound)
 

@@ -173,7 +173,7 @@ def _make_visit(recipe, aggregator, shared, cohort, keys, data, frozen, hparams)
         result, states, sent, sound = sending(
             shared, states, rows, result, ids, chunk_keys, hparams[ROUND_KEY]
         )
-        result = guard.guarded(result, before, sound, shared)
+        result = guard.guarded(result, sound, shared)
         weight = result.weight
         senders = Senders(
             slots=jnp.where(slots < num_slots, cohort.first + slots, cohort_size),
@@ -183,6 +183,7 @@ def _make_visit(recipe, aggregator, shared, cohort, keys, data, frozen, hparams)
         )
         acc = aggregator.update(acc, result.delta, weight, senders)
         trained = {name: personal[name] for name in result.personal}
+        rows = guard.writable(rows, sound)
         personal = {**personal, **trees.put(trained, rows, result.personal)}
         if TRANSFORM in personal:
             personal = {**personal, TRANSFORM: states}

@@ -1,6 +1,7 @@
 """Scores of users from aggregated or from tuned parameters, as pure functions."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from fedjax_rec.core import rows, trees
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import ClientResult, Params, Recipe
 from fedjax_rec.core.precision import at_precision
+from fedjax_rec.core.trained_rows import changed_rows, rows_at
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.profiling.stages import EVALUATION, staged
@@ -17,7 +19,7 @@ from fedjax_rec.simulation.round import client_key, train_client
 
 def score_tuned(
     recipe: Recipe,
-    shared: Tree,
+    received: Params,
     result: ClientResult,
     frozen: Tree,
     user: Array,
@@ -25,13 +27,13 @@ def score_tuned(
 ) -> Array:
     """One user's scores under the parameters its client holds after local training.
 
-    Only the rows the client touched differ from the shared table. All items are scored
-    from the shared rows, then the touched ones again from the tuned rows: no client
-    needs a table of its own.
+    Only the rows the client changed differ from the shared table. All items are scored
+    from the shared rows, then the changed ones again: no client needs a table of its
+    own.
 
     Args:
         recipe: the system.
-        shared: shared parameters that the client started from.
+        received: the client's parameters before its local training.
         result: outcome of its local training.
         frozen: frozen arrays.
         user: scalar id.
@@ -40,69 +42,48 @@ def score_tuned(
     Returns:
         `[K]` or `[I]`.
     """
-    stack = recipe.model.stack
-    if stack is not None:  # the delta is that of the client's own model
-        params = stack.take(Params(shared=shared, personal=result.personal))
-        delta = {name: result.delta[name] for name in params.shared}
-        shared, recipe = params.shared, recipe._replace(model=stack.model)
-        result = dataclasses.replace(result, delta=delta, personal=params.personal)
+    model, stack, personal = recipe.model, recipe.model.stack, result.personal
+    shared, delta = received.shared, result.delta
+    if stack is not None:  # the delta is that of the model that was trained
+        trained, model = stack.trained(received, personal), stack.model
+        shared, personal = trained.shared, trained.personal
+        delta = {name: delta[name] for name in shared}
 
-    def score(shared, candidates, query):
-        params = Params(shared=shared, personal=result.personal)
-        query = {"user": user, **query}
-        return recipe.model.score(params, frozen, query, candidates)
+    def score(candidates, item_rows):
+        def leaf(before, change):
+            if not rows.is_table(before):
+                return before + change
+            if before.space == "item":
+                return item_rows(before, change)
+            values = rows.scatter_add(before.values, change)
+            return dataclasses.replace(before, values=values)
 
-    after = jax.tree.map(_tune, shared, result.delta, is_leaf=rows.is_table)
-    before = jax.tree.map(
-        lambda old, new: old if _is_item_table(old) else new,
-        shared,
-        after,
-        is_leaf=rows.is_table,
-    )
-    scores = score(before, candidates, {})
-    touched = _touched_items(shared, result.delta)
-    if touched is None:
+        after = jax.tree.map(leaf, shared, delta, is_leaf=rows.is_table)
+        params = Params(shared=after, personal=personal)
+        return model.score(params, frozen, {"user": user}, candidates)
+
+    if candidates is not None:
+        return score(
+            candidates, lambda table, change: rows_at(table, change, candidates)
+        )
+    scores = score(None, lambda before, _: before)
+    changed = [
+        changed_rows(table, change)
+        for table, change in zip(
+            jax.tree.leaves(shared, is_leaf=rows.is_table),
+            jax.tree.leaves(delta, is_leaf=rows.is_rows),
+            strict=True,
+        )
+        if rows.is_table(table) and table.space == "item"
+    ]
+    if not changed:
         return scores
-    num_items, ids = touched
-    first = rows.first_occurrence(ids, num_items)
-    real = (first == jnp.arange(len(ids))) & (ids < num_items)
-    tuned = score(after, None, {"text": jnp.minimum(ids, num_items - 1)})
-    target = jnp.where(real, ids, num_items)
-    if candidates is None:
-        return scores.at[target].set(tuned, mode="drop")
-    position = jnp.full(num_items, len(ids), jnp.int32)
-    position = position.at[target].set(
-        jnp.arange(len(ids), dtype=jnp.int32), mode="drop"
-    )
-    rows_ = position[candidates]
-    tuned = tuned.at[rows_].get(mode="fill", fill_value=0)
-    return jnp.where(rows_ < len(ids), tuned, scores)
-
-
-def _is_item_table(leaf) -> bool:
-    return rows.is_table(leaf) and leaf.space == "item"
-
-
-def _tune(leaf, change):
-    """A leaf after training; only the touched rows `[R, ...]` in an item table."""
-    if not rows.is_table(leaf):
-        return leaf + change
-    if not _is_item_table(leaf):
-        return dataclasses.replace(leaf, values=rows.scatter_add(leaf.values, change))
-    first = rows.first_occurrence(change.ids, leaf.values.shape[0])
-    merged = jnp.zeros_like(change.values).at[first].add(change.values)
-    start = leaf.values.at[change.ids].get(mode="clip")
-    return dataclasses.replace(leaf, values=start + merged)
-
-
-def _touched_items(shared: Tree, delta: Tree) -> tuple[int, Array] | None:
-    """`I` and the ids `[R]` of the first item table's rows, or `None` without one."""
-    tables = jax.tree.leaves(shared, is_leaf=rows.is_table)
-    changes = jax.tree.leaves(delta, is_leaf=rows.is_rows)
-    for table, change in zip(tables, changes, strict=True):
-        if _is_item_table(table):
-            return table.values.shape[0], change.ids
-    return None
+    # A client's item tables have the same touched ids. Unchanged rows keep their score,
+    # since the second program may sum in another order.
+    ids = functools.reduce(jnp.minimum, [ids for ids, _ in changed])
+    parts = iter([part for _, part in changed])
+    tuned = score(jnp.minimum(ids, len(scores) - 1), lambda *_: next(parts))
+    return scores.at[ids].set(tuned, mode="drop")
 
 
 def make_evaluate(
@@ -137,23 +118,25 @@ def make_evaluate(
             chunk = chunks[bucket]
         train = train_client(recipe, data, bucket)
 
-        def score_one(personal, client, row, user, candidates):
-            if protocol.evaluated != "aggregated":
-                own_key = client_key(root, state.round, client)
-                result = train(shared, personal, frozen, hparams, row, own_key)
-                if protocol.evaluated == "tuned":
-                    return score_tuned(recipe, shared, result, frozen, user, candidates)
-                personal = result.personal
+        def trained(personal, client, row):
+            own_key = client_key(root, state.round, client)
+            return train(shared, personal, frozen, hparams, row, own_key)
+
+        def score_one(personal, result, user, candidates):
             params = Params(shared=shared, personal=personal)
+            if protocol.evaluated == "tuned":
+                return score_tuned(recipe, params, result, frozen, user, candidates)
+            if protocol.evaluated == "reconstructed":
+                params = dataclasses.replace(params, personal=result.personal)
             return recipe.model.score(params, frozen, {"user": user}, candidates)
 
         def score(users, candidates, *owners):
             clients, client_rows = owners
-            cohort = trees.take(personal, client_rows)
-            axes = (0, 0, 0, 0, None if candidates is None else 0)
-            return jax.vmap(score_one, axes)(
-                cohort, clients, client_rows, users, candidates
-            )
+            cohort, result = trees.take(personal, client_rows), None
+            if protocol.evaluated != "aggregated":
+                result = jax.vmap(trained)(cohort, clients, client_rows)
+            axes = (0, 0, 0, None if candidates is None else 0)
+            return jax.vmap(score_one, axes)(cohort, result, users, candidates)
 
         return evaluate(score, targets, protocol, key, chunk, (clients, client_rows))
 

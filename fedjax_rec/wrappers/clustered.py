@@ -57,6 +57,7 @@ class IFCA:
             self.clusters,
             lambda params: jnp.argmax(params.personal[CLUSTER]),
             personal={CLUSTER: jnp.zeros(self.clusters).at[0].set(1)},
+            chosen_before=False,
             received=self.clusters,
         )
         return made._replace(

@@ -87,7 +87,9 @@ def test_a_huge_loss_stays_finite():
     loss = np.array([1e4, 1e4, 9, 1e4, 1e4], np.float32)
     close(run(Tilted(tilt=50.0), loss=loss)[0], mean(FEDAVG))
     delta, _, _ = run(QFedAvg(q=3.0), loss=np.zeros(C, np.float32))
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(delta))
+    # In the limit of no loss, clients have no weight.
+    for x in jax.tree.leaves(delta):
+        np.testing.assert_allclose(x, 0, atol=1e-6)
 
 
 def test_agnostic_climbs_the_losses_of_the_groups():

@@ -23,11 +23,14 @@ def test_train_writes_a_folder_and_prints_a_table(folder, write, fails, capsys):
     result = json.loads((out / "result.json").read_text())
     assert {"metrics", "baselines", "protocol", "rounds"} <= result.keys()
     assert result["metrics"].keys() == {"val", "test"}
-    assert 0 <= result["metrics"]["test"]["hr@10"] <= 1
     assert result["baselines"].keys() == {"popularity", "random", "draw_count"}
     assert result["rounds"] == 2
     events = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
     assert [e["event"] for e in events].count("round") == 2
+    evaluations = [e for e in events if e["event"] == "evaluation"]
+    best = max(evaluations, key=lambda e: e["val"]["ndcg@10"])
+    assert result["selected"] == best["round"]
+    assert result["metrics"] == {part: best[part] for part in ("val", "test")}
     assert json.loads((out / "config.json").read_text())["seed"] == 3
     assert "jax" in json.loads((out / "versions.json").read_text())
     assert "popularity" in (out / "report.md").read_text()

@@ -157,6 +157,50 @@ def test_against_numpy_over_two_rounds(signals, likeness):
     )
 
 
+# Of four equal clients, three with a signal and one apart: these are 1/3^.5 deviations
+# below the mean, that one 3^.5 above, or the other way round. So a factor of 1 makes
+# the weight of the one exp(4 / 3^.5) times that of another.
+APART = np.exp(4 / 3**0.5)
+ARITHMETIC = {
+    "norm": ({"lengths": [1, 1, 1, np.e]}, APART),
+    "similarity": ({"profiles": [[1, 0]] * 3 + [[0, 1]]}, 1 / APART),
+    "agreement": ({"lengths": [1, 1, 1, -1]}, 1 / APART),
+    "staleness": ({"last": [8, 8, 8, 2]}, APART),
+    "loss_drop": ({"loss": [0.5, 0.5, 0.5, 0.2]}, APART),
+    # Only what is above the mean counts.
+    "outlier": ({"lengths": [1, 1, 1, -1]}, np.exp(-(3**0.5))),
+    "examples": ({"weights": [2, 2, 2, 6]}, 3),
+}
+
+
+@pytest.mark.parametrize("signal", ARITHMETIC)
+def test_weights_of_three_clients_and_one_apart(signal):
+    parts, ratio = ARITHMETIC[signal]
+    factors: dict[str, Any] = {"examples": 0.0, "outlier": 0.0, signal: 1.0}
+    rule = guided(Guided(**factors, sketch=1 << 10), 4, 2)
+    shared = {"w": jnp.zeros(1)}
+    lengths = np.array(parts.get("lengths", [1, 1, 1, 1]), np.float32)
+    senders = Senders(
+        slots=jnp.arange(4),
+        ids=jnp.arange(4),
+        loss=jnp.asarray(parts.get("loss", [0.5] * 4)),
+        extras={PROFILE: jnp.asarray(parts.get("profiles", [[1, 0]] * 4), jnp.float32)},
+    )
+    state = rule.start(shared)._replace(
+        round=jnp.int32(8),
+        last=jnp.asarray(parts.get("last", [8] * 4), jnp.int32),
+        loss=jnp.full(4, 0.6),
+    )
+    weights = jnp.asarray(parts.get("weights", [2] * 4), jnp.float32)
+    acc = rule.update(rule.init(shared, 4), {"w": lengths[:, None]}, weights, senders)
+    delta, _, info = rule.finish(acc, state, shared)
+    share = np.array([1, 1, 1, ratio]) / (3 + ratio)
+    assert float(delta["w"][0]) == pytest.approx(share @ lengths, rel=1e-4)
+    assert float(info["largest_weight"]) == pytest.approx(4 * share.max(), rel=1e-4)
+    entropy = -(share * np.log(share)).sum() / np.log(4)
+    assert float(info["weight_entropy"]) == pytest.approx(entropy, rel=1e-4)
+
+
 def test_without_signals_it_is_the_weighted_mean():
     messages = cohort()
     for examples in (0.0, 1.0):
@@ -236,14 +280,17 @@ def test_a_profile_is_a_constant_that_clients_send():
 
 def test_the_control_by_updates_needs_no_profiles():
     facts = context(num_clients=N, recipe=recipe_of(None))
-    recipe = Guided(likeness="update").build(facts)
+    settings = Guided(likeness="update", sketch=1 << 16)
+    recipe = settings.build(facts)
     assert recipe.client_update is train
-    deltas, _, loss = cohort()
+    messages = cohort()
+    deltas, _, loss = messages
     senders = Senders(slots=jnp.arange(C), ids=jnp.asarray(IDS), loss=jnp.asarray(loss))
     rule = recipe.aggregator
     acc = rule.update(rule.init(SHARED, C), deltas, jnp.asarray(WEIGHTS), senders)
     delta, _, _ = rule.finish(acc, rule.start(SHARED), SHARED)
-    assert np.isfinite(delta["w"]).all()
+    expected, _, _ = oracle(messages, settings, dense(deltas))
+    np.testing.assert_allclose(delta["w"], expected[-4:], atol=2e-5)
 
 
 def test_profiles_are_needed_and_a_positive_temperature():

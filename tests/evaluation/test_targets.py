@@ -114,10 +114,14 @@ def test_candidates_depend_on_seed_key_and_user_only():
 
 def test_is_a_tree_whose_structure_survives():
     targets = build()
-    leaves, structure = jax.tree.flatten(targets)
-    assert len(leaves) == 6
-    back = jax.tree.unflatten(structure, leaves)
+    back = jax.jit(lambda tree: tree)(targets)
     assert (back.max_exclude, back.num_items) == (2, 12)
+    assert back.user.tolist() == [1, 3]
+    assert back.positives.tolist() == [[0, 12], [2, 7]]
+    assert back.exclude_items.tolist() == [11, 0, 1, 12]
+    assert back.exclude_offset.tolist() == [0, 1]
+    assert back.exclude_size.tolist() == [1, 2]
+    np.testing.assert_array_equal(back.candidates, _candidates(targets))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from fedjax_rec.core.contracts import Params
 from fedjax_rec.core.optimizers import SGD
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.models.start import principal
+from tests import by_hand
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,10 @@ def test_cold_users_are_served_from_their_first_items():
     )
     scores = [score(jnp.int32(user)) for user in held_out[:2]]
     assert np.abs(np.asarray(scores[0] - scores[1])).max() > 1e-3
-    assert 0 <= simulation.evaluate("test")["auc"] <= 1
+    every = {user: score(jnp.int32(user)) for user in held_out}
+    expected = by_hand.mean_metrics(simulation, "test", every, cutoff=10)
+    got = simulation.evaluate("test")
+    assert {n: got[n] for n in expected} == pytest.approx(expected, abs=1e-5)
 
 
 def test_cold_items_are_in_no_training_and_alone_in_the_ranking():

@@ -25,11 +25,13 @@ from fedjax_rec import (
 from fedjax_rec.contrib.clustered_by_update import SKETCH
 from fedjax_rec.contrib.fedamp import NUMBER
 from fedjax_rec.core import stacks
+from fedjax_rec.core.contracts import Params
 from fedjax_rec.experiment.build import make_recipe
 from fedjax_rec.simulation.round import train_client
 from fedjax_rec.simulation.scoring import score_tuned
 from fedjax_rec.sweep.grouping import groups_of
 from fedjax_rec.wrappers.clustered import CLUSTER, group_by_profile
+from tests import by_hand
 from tests.experiment.embedded import Embedded
 
 SMALL = Experiment(
@@ -102,16 +104,18 @@ def test_tuned_scores_are_those_of_the_clients_own_model(name):
     @jax.jit
     def tuned(shared, own, client):
         result = train(shared, own, (), recipe.hparams, client, key)
-        return result, score_tuned(recipe, shared, result, (), client, None)
+        received = Params(shared=shared, personal=own)
+        return result, score_tuned(recipe, received, result, (), client, None)
 
-    for client in (4, 7):
+    newcomer = 9  # after the split, without a sketch: it trains the common model
+    for client in (4, 7, newcomer):
         own = jax.tree.map(lambda x, c=client: x[c], simulation.personal)
         if name == "update":  # after the split, in a cluster of its own choice
             shared["centers"] = jax.random.normal(key, shared["centers"].shape)
-            own[SKETCH] = shared["centers"][client % 3]
+            own[SKETCH] = shared["centers"][client % 3] * (client != newcomer)
         result, scores = tuned(shared, own, jnp.int32(client))
         if name == "update":
-            index = client % 3
+            index = 3 if client == newcomer else client % 3
         elif name == "fedamp":
             index = int(own[NUMBER])
         else:
@@ -125,10 +129,22 @@ def test_tuned_scores_are_those_of_the_clients_own_model(name):
 
 
 def test_a_run_of_clusters_by_update_selects_and_evaluates():
-    result = made("update").run()
+    simulation = made("update")
+    result = simulation.run()
     assert result["history"][0]["split"] == 0
     assert result["history"][1]["split"] == 1
-    assert 0 < result["metrics"]["test"]["auc"] < 1
+    assert result["selected"] == 2
+    # Each user by the model of the cluster with the nearest direction.
+    shared, personal = (
+        jax.tree.map(np.asarray, tree)
+        for tree in (simulation.state.shared, simulation.personal)
+    )
+    nearest = (personal[SKETCH] @ shared["centers"].T).argmax(1)
+    tables = shared["item"].values[:, nearest]
+    scores = np.einsum("iud,ud->ui", tables, personal["user"])
+    expected = by_hand.mean_metrics(simulation, "test", scores, cutoff=10)
+    got = result["metrics"]["test"]
+    assert {name: got[name] for name in expected} == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_sweep_of_the_rate_that_the_rule_reads_shares_no_program():

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Params
+from fedjax_rec.core.trained_rows import RowsAt
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
 from fedjax_rec.models.item_tower import cached_tower
 from fedjax_rec.models.two_tower import VECTORS, two_tower
@@ -106,13 +106,13 @@ def test_scores_by_hand(name, user):
     for ids, wanted in ((None, every), (some, got)):
         again = model.score(lifted, FROZEN, query, ids)
         np.testing.assert_allclose(again, wanted, rtol=1e-5, atol=1e-5)
-    # Rows of other items' tables may be narrower than the catalog.
+    # A client's own rows of these items.
     if "item" in params.shared:
-        table = rows.Table(values=params.shared["item"].values[some])
+        table = RowsAt(values=params.shared["item"].values[some])
         narrow = Params(
             shared={**params.shared, "item": table}, personal=params.personal
         )
-        again = model.score(narrow, FROZEN, {**query, "text": some}, None)
+        again = model.score(narrow, FROZEN, query, some)
         np.testing.assert_allclose(again, got, rtol=1e-5, atol=1e-5)
 
 

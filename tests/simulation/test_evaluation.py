@@ -1,5 +1,6 @@
 """Evaluation against clients trained and scored one by one on full tables."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -116,9 +117,10 @@ class World:
             own = jax.tree.map(lambda x: x[client], self.personal)
             key = client_key(ROOT, self.state.round, client)
             shared = self.state.shared
+            received = Params(shared=shared, personal=own)
             result = local(shared, own, self.frozen, self.recipe.hparams, client, key)
             scores = (
-                score_tuned(self.recipe, shared, result, self.frozen, client, at)
+                score_tuned(self.recipe, received, result, self.frozen, client, at)
                 for at in (None, candidates)
             )
             return result, *scores
@@ -175,6 +177,33 @@ def test_tuned_scores_are_those_of_a_full_copy(name):
     # Training moved the scores by far more than the tolerance, and more than evenly.
     moved = w.brute_force(1) - np.asarray(before)
     assert np.std(moved) > 1e-3
+
+
+@pytest.mark.parametrize("dim", [3, 16])
+@pytest.mark.parametrize("candidates", ["full", "sampled"])
+@pytest.mark.parametrize("name", ["pfedrec", "fedncf", "fedavg"])
+def test_equal_items_score_equal_after_tuning(name, candidates, dim):
+    """Items that are equal, and stay so at rate 0, get a constant scorer's AUC: 0."""
+    config = dataclasses.replace(CONFIGS[name][0], dim=dim)
+    recipe = recipe_of(config, ITEMS)
+    recipe = recipe._replace(hparams=dict.fromkeys(recipe.hparams, 0.0))
+    w = world("pfedrec")
+    state = federated(recipe, (1,)).init(ROOT)
+    item = state.shared["item"]
+    same = rows.Table(values=jnp.broadcast_to(item.values[:1], item.values.shape))
+    state = dataclasses.replace(state, shared={**state.shared, "item": same})
+    personal = initial_personal(recipe, ROOT, USERS)
+    protocol = Protocol(
+        evaluated="tuned", candidates=candidates, num_candidates=20, cutoffs=(5,),
+        selection="auc",
+    )  # fmt: skip
+    targets = targets_of(w, protocol)
+    evaluate = jax.jit(make_evaluate(recipe, protocol, chunks=(3,)), static_argnums=0)
+    at = np.asarray(targets.user)
+    rest = (w.data, (), recipe.hparams, ROOT, ROOT)
+    got = evaluate(0, state, personal, targets, at, at, *rest)
+    assert not np.asarray(got["auc"]).any()
+    assert not np.asarray(got["hr@5"]).any()
 
 
 def targets_of(w, protocol, users=None):

@@ -48,7 +48,7 @@ def init(key):
 
 def update(params, frozen, examples, hparams, key):
     """A client that sends what `frozen` holds for its number."""
-    sent = jax.tree.map(lambda x: x[params.personal["number"]], frozen)
+    sent = jax.tree.map(lambda x: x[params.personal["index"]], frozen)
     item = rows.Rows(ids=sent["ids"], values=sent["values"])
     return ClientResult(
         delta={"item": item, "w": sent["w"]},
@@ -68,7 +68,7 @@ def recipe_of(aggregator: Any = None, transform: Any = None) -> Recipe:
         hparams={"client_lr": 0.25},
         local=LOCAL,
         transform=transform,
-        constants={"number": np.arange(C, dtype=np.int32)},
+        constants={"index": np.arange(C, dtype=np.int32)},
     )
 
 
@@ -231,7 +231,7 @@ def test_no_client_chooses_a_model_with_a_loss_that_is_not_a_number():
         },
         personal={
             "own": jnp.zeros(2),
-            "number": jnp.int32(1),
+            "index": jnp.int32(1),
             CLUSTER: jnp.array([1.0, 0, 0]),
         },
     )

@@ -28,6 +28,7 @@ from fedjax_rec import (
 )
 from fedjax_rec.core import keys
 from fedjax_rec.experiment.prepared import load_prepared
+from tests import by_hand
 
 EXPERIMENT = Experiment(
     name="small",
@@ -86,7 +87,7 @@ def fresh(ran):
 
 
 def test_result_and_events(ran):
-    _, result, heard = ran
+    simulation, result, heard = ran
     assert set(result) == {
         "metrics",
         "selected",
@@ -113,7 +114,14 @@ def test_result_and_events(ran):
     best = max(evaluations, key=lambda e: e["val"]["ndcg@10"])
     assert result["selected"] == best["round"]
     assert result["metrics"] == {"val": best["val"], "test": best["test"]}
-    assert 0 < result["metrics"]["test"]["auc"] < 1
+    # The parameters are those of the last round.
+    table = np.asarray(simulation.state.shared["item"].values)
+    scores = np.asarray(simulation.personal["user"]) @ table.T
+    for part in ("val", "test"):
+        expected = by_hand.mean_metrics(simulation, part, scores, cutoff=10)
+        got = simulation.evaluate(part)
+        assert {n: got[n] for n in expected} == pytest.approx(expected, abs=1e-5)
+    assert evaluations[-1]["val"] == simulation.evaluate("val")
     assert set(result["baselines"]) == {"random", "popularity", "draw_count"}
     # 60 users: the AUC of a random ranker deviates by about .29 / sqrt(60) = .04.
     for name in ("random", "draw_count"):

@@ -108,9 +108,13 @@ def test_a_model_with_personal_vectors():
         IFCA(clusters=2),
         model._replace(model=model.model._replace(init=with_user)),
     )
-    _, personal, metrics = tastes.play(recipe, [EVERYBODY] * 2)
+    shared, personal, metrics = tastes.play(recipe, [EVERYBODY] * 2)
     assert set(personal) == {"user", CLUSTER}
-    assert np.isfinite(float(metrics["loss"]))
+    # The loss reads no vector: all is as without them.
+    plain = tastes.play(wrap(IFCA(clusters=2), model), [EVERYBODY] * 2)
+    jax.tree.map(np.testing.assert_array_equal, shared, plain[0])
+    np.testing.assert_array_equal(personal[CLUSTER], plain[1][CLUSTER])
+    assert float(metrics["loss"]) == float(plain[2]["loss"])
 
 
 def test_settings_without_a_stack_of_models_are_refused():

@@ -90,10 +90,12 @@ def test_the_papers_deviations():
     assert float(most_deviations(jnp.int32(50), jnp.int32(24))) == pytest.approx(
         stats.norm.ppf(24 / 26), abs=1e-4
     )
-    for n, m in [(11, 0), (11, 2), (10, 4), (5, 3), (4, 4), (0, 0)]:
+    # (n, m): the quantile of honest clients that are no supporters; 0 below one half.
+    cases = {(11, 2): 5 / 9, (10, 4): 4 / 6, (7, 3): 3 / 4}
+    cases |= dict.fromkeys([(11, 0), (5, 3), (4, 4), (0, 0)], 0.5)
+    for (n, m), quantile in cases.items():
         z = float(most_deviations(jnp.int32(n), jnp.int32(m)))
-        assert np.isfinite(z)
-        assert z >= 0
+        assert z == pytest.approx(stats.norm.ppf(quantile), abs=1e-4)
 
 
 def test_inner_products_turn_a_mean_and_not_a_median(fold):

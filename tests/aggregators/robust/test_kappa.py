@@ -2,6 +2,11 @@
 
 For every set of `n - f` honest deltas of mean `m`, whatever the other `f` are,
 `|F - m|^2 <= kappa / (n - f) sum_honest |x - m|^2`.
+
+The paper's `kappa` hold in the worst case, and are so wide that a rule that returns an
+honest delta at random keeps most of them. No rule has one below `f / (n - 2 f)`: of `f`
+clients at 1 and `n - f` at 0 the honest may be those at 0, so that `F = 0`, or all at 1
+and the others. These deltas are not the worst case, and each rule has to stay below it.
 """
 
 import numpy as np
@@ -67,25 +72,58 @@ def attacks(honest, f, rng):
     yield "mimic", np.tile(honest[np.abs(honest - mean).sum(1).argmax()], (f, 1))
     yield "edge", np.tile(honest.max(0), (f, 1))
     yield "apart", mean + 50 * rng.normal(size=(f, P))
+    yield "silent", np.zeros((f, P))
 
 
-@pytest.mark.parametrize("f", [1, 3, 5])
-@pytest.mark.parametrize("name", BOUNDS)
-def test_a_rule_stays_within_its_bound(name, f, fold):
-    make, kappa = BOUNDS[name]
-    rule = make(f / N)
-    worst = 0.0
+def cohorts(f):
+    """Honest deltas, and all `N` deltas in some order."""
     for seed in range(3):
         rng = np.random.default_rng(seed)
         scales = rng.lognormal(0, 1, (N - f, 1))
         honest = rng.normal(size=P) + scales * rng.normal(size=(N - f, P))
-        mean = honest.mean(0)
-        variance = np.square(honest - mean).sum(1).mean()
         for _, false in attacks(honest, f, rng):
             x = np.concatenate([honest, false]).astype(np.float32)
-            got, _, _ = fold(rule, x[rng.permutation(N)])
-            worst = max(worst, np.square(got - mean).sum() / variance)
-    assert 0 < worst <= kappa(f)
+            yield honest, x[rng.permutation(N)]
+
+
+def error(got, honest):
+    """`|F - m|^2` in units of the honest deltas' variance."""
+    mean = honest.mean(0)
+    return np.square(got - mean).sum() / np.square(honest - mean).sum(1).mean()
+
+
+# Krum's one delta may be that of a far honest client, whom five attackers mimic.
+@pytest.mark.parametrize(
+    ("name", "f"), [(n, f) for n in BOUNDS for f in (3, 5) if (n, f) != ("krum", 5)]
+)
+def test_a_rule_stays_within_the_least_bound_there_can_be(name, f, fold):
+    make, kappa = BOUNDS[name]
+    rule, least = make(f / N), f / (N - 2 * f)
+    assert least < kappa(f)
+    worst = 0.0
+    for honest, x in cohorts(f):
+        worst = max(worst, error(fold(rule, x)[0], honest))
+    assert 0.01 * least < worst <= least
+
+
+BROKEN = {
+    "the first": lambda x, honest: x[0],
+    "the mean": lambda x, honest: x.mean(0),
+    "the largest": lambda x, honest: x.max(0),
+    "none": lambda x, honest: 0 * x[0],
+    "the farthest honest one": lambda x, honest: max(
+        honest, key=lambda delta: error(delta, honest)
+    ),
+    "the nearest to the sum": lambda x, honest: min(
+        x, key=lambda delta: np.square(delta - x.sum(0)).sum()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_rules_that_are_not_robust_exceed_it(name):
+    worst = max(error(BROKEN[name](x, honest), honest) for honest, x in cohorts(3))
+    assert worst > 3 / (N - 2 * 3)
 
 
 def test_the_mean_has_no_bound(fold):
