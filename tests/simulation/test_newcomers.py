@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -123,7 +124,8 @@ def test_newcomers_start_as_clients_do(partition):
     split, test = simulation.split, simulation.split.test
     absent = np.setdiff1d(np.unique(test.user), train.user)
     assert set(absent) <= set(newcomers.user.tolist())
-    start = initial_personal(simulation.recipe, simulation.key, newcomers.ids)
+    ids = jnp.asarray(newcomers.ids)
+    start = initial_personal(simulation.recipe, simulation.key, ids)
     start = np.asarray(start["user"], np.float64)
     vectors = np.asarray(simulation.personal["user"], np.float64)
     # Under IID they have no client, so ids from N on.
