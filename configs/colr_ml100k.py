@@ -16,6 +16,7 @@ from fedjax_rec import (
     Experiment,
     FedAvg,
     FileData,
+    Mean,
     TopK,
 )
 
@@ -45,6 +46,7 @@ def get_config() -> tuple[Experiment, ...]:
             batch_size=128,
             local_epochs=2,
         ),
+        aggregation=Mean(per_row=True),
         execution=Execution(max_buckets=3),
         rounds=60,
         eval_every=20,

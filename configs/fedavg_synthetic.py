@@ -8,7 +8,7 @@ rate was tried out on that seed). On two CPU cores it takes about 30 s, and 11 s
 the compiled programs are cached.
 """
 
-from fedjax_rec import SGD, Execution, Experiment, FedAvg, SyntheticData
+from fedjax_rec import SGD, Execution, Experiment, FedAvg, Mean, SyntheticData
 
 
 def get_config() -> Experiment:
@@ -17,6 +17,7 @@ def get_config() -> Experiment:
         name="fedavg_synthetic",
         data=SyntheticData(),
         algorithm=FedAvg(model="mf", client_optimizer=SGD(lr=20.0)),
+        aggregation=Mean(per_row=True),
         execution=Execution(max_buckets=2),  # quick to compile
         rounds=40,
         eval_every=5,

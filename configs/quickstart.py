@@ -40,7 +40,6 @@ def get_config() -> Experiment:
             adapter=LoRA(layers=1),
             id_residual=True,  # titles show a taste, not popularity within it
             training=Reconstruction(steps=5, query=0.3),
-            batch_size=1_000_000,
             server_optimizer=FedAdam(lr=0.1, tau=1e-8),  # the rate of the rows
             adapter_lr_scale=0.01,
         ),

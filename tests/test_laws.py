@@ -56,7 +56,8 @@ from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import registry
-from fedjax_rec.experiment.build import decide_lift, make_recipe
+from fedjax_rec.experiment.build import decide_lift
+from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.settings import BackboneConfig
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
@@ -88,6 +89,9 @@ FM: dict[str, Any] = {
 WHOLE: dict[str, Any] = {**FM, "batch_size": 99}
 
 
+RECONSTRUCTED = {name: x for name, x in FM.items() if name != "batch_size"}
+
+
 def case(algorithm, **parts):
     return Experiment(name="laws", data=SyntheticData(), algorithm=algorithm, **parts)
 
@@ -106,7 +110,7 @@ def steps(count, **more):
 CASES = {
     name: case(small(name)) for name in registry.SLOTS["algorithm"] if name != "fedfm"
 } | {
-    "fedmf explicit": case(FedMF(**SMALL, feedback="explicit")),
+    "fedmf explicit": case(FedMF(dim=4, feedback="explicit")),
     "fedavg two epochs, prox, momentum, yogi": case(
         FedAvg(
             **SMALL,
@@ -145,7 +149,11 @@ CASES = {
     ),
     "fedfm lifted embedding, bpr, reconstruction": case(
         FedFM(
-            **{**WHOLE, "adapter": EmbeddingAdapter(rank=2), "training": steps(3)},
+            **{
+                **RECONSTRUCTED,
+                "adapter": EmbeddingAdapter(rank=2),
+                "training": steps(3),
+            },
             loss="bpr",
         )
     ),
@@ -175,7 +183,7 @@ CASES = {
     "fedfm both, ids, reconstruction, query": case(
         FedFM(
             **{
-                **FM,
+                **RECONSTRUCTED,
                 "adapter": EmbeddingAdapter(rank=2, hidden=3),
                 "training": steps(2, query=0.4),
             },
@@ -194,7 +202,7 @@ OTHER_RULES = {
         FedFM(**FM, id_residual=True), wrapper=FlexLoRA(ranks=(1, 2))
     ),
     "fedfm hetlora, reconstruction": case(
-        FedFM(**{**FM, "training": steps(1)}), wrapper=HetLoRA(ranks=(1, 2))
+        FedFM(**{**RECONSTRUCTED, "training": steps(1)}), wrapper=HetLoRA(ranks=(1, 2))
     ),
     "pfedrec, top-k with feedback": case(PFedRec(**SMALL), codec=TopK()),
     "fedncf, frozen mlp": case(FedNCF(**SMALL), wrapper=Freeze(groups=("mlp",))),
@@ -216,7 +224,9 @@ OTHER_RULES = {
         FedAvg(**SMALL),
         wrapper=ClusteredByProfile(profile=ClientProfile(source="random")),
     ),
-    "fedncf, fedamp": case(FedNCF(**SMALL), wrapper=FedAMP(sigma=0.5)),
+    "fedavg ncf prox, fedamp": case(
+        FedAvg(**SMALL, model="ncf", proximal=0.1), wrapper=FedAMP(sigma=0.5)
+    ),
 }
 # Cases whose parts other cases have as well.
 SLOW = {
@@ -233,7 +243,7 @@ SLOW = {
     "fedfm lifted bottleneck, ids, per row",
     "fedfm lifted history of many users",
     "fedavg of two clusters by profile",
-    "fedncf, fedamp",
+    "fedavg ncf prox, fedamp",
     "fedavg of two clusters by update",
     "fedavg, trend",
     "fedavg, participation",

@@ -73,7 +73,8 @@ def by_cluster(inner: Aggregator, num_clusters: int) -> Aggregator:
         most = acc.members.max() / jnp.maximum(acc.members.sum(), 1)
         return rows_first(delta), state, {"cluster_most": most}
 
-    return Aggregator(init, update, finish)
+    coordinatewise = inner.coordinatewise
+    return Aggregator(init, update, finish, coordinatewise=coordinatewise)
 
 
 def spherical_k_means(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from etils import epy
 
@@ -64,11 +65,13 @@ class QFedAvg:
     the delta is `sum_i n_i Delta_i / sum_i n_i h_i`. In the paper `F_i` is the loss of
     the model that a client received, here the mean over its local steps.
 
+    The paper estimates `L` by 1 over the learning rate. Where item rows have a rate
+    of their own, `L ||delta_i||^2` is `||dense part||^2 / rate + ||rows||^2 / row
+    rate`: the rule of the paper after a change of scale that makes both rates 1.
+
     Attributes:
         q: 0 is FedAvg; the larger it is, the more even are the losses.
-        lipschitz: `L`; by default the paper's estimate, 1 over the learning rate of the
-            local steps. Rows of many algorithms here move by a far larger rate: then
-            the default makes steps tiny.
+        lipschitz: `L` of all parameters; by default from the learning rates.
         weights: `n_i`: the number of `examples`, or 1 (`uniform`). The paper samples
             clients in proportion to their examples and uses 1.
 
@@ -90,21 +93,16 @@ class QFedAvg:
         Raises:
             ValueError: `lipschitz` is `None`, and local training has no positive rate.
         """
-        q, lipschitz, recipe = self.q, self.lipschitz, context.recipe
-        if lipschitz is None:
-            rate = recipe.local.rate(recipe.hparams) if recipe.local.rate else 0
-            if not rate > 0:
-                raise ValueError(
-                    "QFedAvg takes lipschitz from the learning rate of the local "
-                    f"steps, and that is {rate}: set lipschitz"
-                )
-            lipschitz = 1 / rate
+        q = self.q
+        of_rows, of_dense = self._lipschitz(context.recipe)
 
         def weigh(acc, deltas, weights, senders):
             present, n = weights > 0, scale_of(weights, self.weights == "uniform")
             loss = jnp.maximum(senders.loss, LEAST_LOSS)
-            squares = fold.squared_norms(deltas, rows.table_lengths(acc.total)).sum(-1)
-            curvature = q * loss ** (q - 1) * lipschitz * squares
+            lengths = rows.table_lengths(acc.total)
+            squares = fold.squared_norms(deltas, lengths)
+            lipschitz = jnp.asarray([of_rows if n else of_dense for n in lengths])
+            curvature = q * loss ** (q - 1) * (squares * lipschitz).sum(-1)
             scale = jnp.where(present, n * loss**q, 0).astype(weights.dtype)
             step = jnp.where(present, n * (loss**q + curvature), 0).sum()
             return deltas, scale, acc.sums + step.astype(acc.sums.dtype)
@@ -113,6 +111,21 @@ class QFedAvg:
             return fold.divided(acc.total, acc.sums), state, {}
 
         return fold.fold(weigh, finish)
+
+    def _lipschitz(self, recipe: Any) -> tuple[float, float]:
+        """`L` of rows and of dense leaves."""
+        if self.lipschitz is not None:
+            return self.lipschitz, self.lipschitz
+        local, rates = recipe.local, []
+        for rate_of in (local.row_rate or local.rate, local.rate):
+            rate = rate_of(recipe.hparams) if rate_of else 0
+            if not rate > 0:
+                raise ValueError(
+                    "QFedAvg takes lipschitz from the learning rate of the local "
+                    f"steps, and that is {rate}: set lipschitz"
+                )
+            rates.append(1 / rate)
+        return rates[0], rates[1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

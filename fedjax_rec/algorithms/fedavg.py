@@ -9,7 +9,7 @@ from etils import epy
 
 from fedjax_rec.algorithms import implicit
 from fedjax_rec.core import optimizers
-from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.checks import check_settings, check_unread
 from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
@@ -23,8 +23,9 @@ with epy.lazy_imports():
 class FedAvg:
     """Local training, a mean, a server optimizer.
 
-    By default each row is averaged over the clients that touched it; choose another
-    rule by `Experiment.aggregation`, such as `Mean()` for FedAvg as published.
+    The rule is the mean of all clients by examples, as published, in which a row that
+    few clients touched moves little: `aggregation=Mean(per_row=True)` averages each row
+    over the clients that touched it.
 
     Attributes:
         model: `mf` (matrix factorization), `ncf` (its MLP form), or `scorer` (a
@@ -34,8 +35,10 @@ class FedAvg:
         dim: width of user and item vectors.
         client_optimizer: optimizer of the local steps; all but SGD keep a state for
             every row that a client touches, which starts anew each round.
-        item_lr_scale: plain SGD moves rows by `client_optimizer.lr * item_lr_scale`.
-        proximal: `mu` of FedProx, `mu / 2 |w - w_t|^2`; 0 for none.
+        item_lr_scale: factor in the rows' rate `client_optimizer.lr * item_lr_scale`,
+            for SGD.
+        proximal: `mu` of FedProx, `mu / 2 |w - w_t|^2` on shared parameters; 0 for
+            none.
         server_optimizer: optimizer of the pseudo-gradient.
         batch_size: pairs of a step.
         local_epochs: passes over the pairs in a round.
@@ -65,6 +68,8 @@ class FedAvg:
         optimizers.check_numbers(
             self, ("dim", "batch_size", "local_epochs", "negatives")
         )
+        if getattr(self.client_optimizer, "momentum", 0) != 0:
+            check_unread(self, "another optimizer than SGD()", "item_lr_scale")
         if self.model == "scorer" and self.users == "table":
             raise ValueError(
                 "model='scorer' has no user vectors to put in a table: the scorer "
@@ -74,7 +79,7 @@ class FedAvg:
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
         optimizer = self.client_optimizer
-        plain = optimizer.momentum == 0 and not self.proximal
+        plain = optimizer.momentum == 0
         counted = optimizer.momentum is not None and not self.proximal
 
         def row_rate(h):
@@ -89,7 +94,7 @@ class FedAvg:
             self, self._model(context), (phase,), context.num_items
         )
         return recipe._replace(
-            aggregator=means.per_row_mean(),
+            aggregator=means.weighted_mean(),
             server_optimizer=lambda h: optimizers.with_hparams(
                 self.server_optimizer, "server_optimizer", h
             ),
@@ -104,7 +109,8 @@ class FedAvg:
                 momentum=optimizer.momentum or 0.0,
                 rate=lambda h: h["client_optimizer.lr"],
                 row_rate=row_rate,
-                corrections=plain,
+                corrections=plain and not self.proximal,
+                proximal=bool(self.proximal),
                 optimizer_states=optimizer.states,
             ),
         )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from etils import epy
 
 from fedjax_rec.algorithms.fedfm_parts import Joint, UserVector
-from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.checks import check_settings, check_unread
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.optimizers import SGD, check_numbers, hparams_of, with_hparams
 from fedjax_rec.models.adapters.in_layers import LoRA
@@ -52,8 +52,9 @@ class FedFM:
         user_lr: learning rate of personal parts.
         user_l2: pulls user vectors to zero.
         item_lr_scale: rows of the ID residual move by the shared parts' rate times
-            this, under plain SGD; other client optimizers treat them like all else.
-        batch_size: pairs of a step; at least a client's pairs is full batch.
+            this, under plain SGD.
+        batch_size: pairs of a step of joint training; at least a client's pairs is full
+            batch.
         negatives: negatives per positive.
         server_optimizer: optimizer of the pseudo-gradient.
         adapter_lr_scale: factor on the server's step of the adapter.
@@ -83,6 +84,14 @@ class FedFM:
     def __post_init__(self) -> None:
         check_numbers(self, ("dim", "batch_size", "negatives"))
         check_settings(self)
+        if self.training.reconstructs:
+            check_unread(self, "training=Reconstruction()", "batch_size")
+        elif self.training.optimizer.momentum != 0:
+            check_unread(self, "another optimizer than SGD()", "item_lr_scale")
+        if not self.id_residual:
+            check_unread(self, "id_residual=False", "item_lr_scale")
+        if self.adapter is None:
+            check_unread(self, "adapter=None", "adapter_lr_scale")
         if self.training.reconstructs and self.personal:
             raise ValueError(
                 "training=Reconstruction() rebuilds the user's vector each round and "

@@ -192,8 +192,10 @@ class Reconstruction:
         )
         return local._replace(
             epochs=self.steps,
+            batch_size=1,  # all pairs are one batch, whatever their number
             steps=lambda examples: (examples > 0).astype(examples.dtype),
             rate=lambda h: h["training.lr"],
+            row_rate=lambda h: h["training.lr"] * h["item_lr_scale"],
             reconstructs=True,
         ), update
 

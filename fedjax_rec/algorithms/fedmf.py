@@ -8,7 +8,7 @@ from typing import Literal
 from etils import epy
 
 from fedjax_rec.algorithms import implicit
-from fedjax_rec.core.checks import check_settings
+from fedjax_rec.core.checks import check_settings, check_unread
 from fedjax_rec.core.context import Context
 
 with epy.lazy_imports():
@@ -59,6 +59,11 @@ class FedMF(implicit.OnPairs):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self)
+        if self.feedback == "explicit":
+            unread = ("batch_size", "local_epochs", "negatives")
+        else:
+            unread = ("user_l2", "item_l2")
+        check_unread(self, f"feedback={self.feedback!r}", *unread)
 
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
@@ -92,6 +97,7 @@ class FedMF(implicit.OnPairs):
                 batch_size=self.batch_size,
                 steps=lambda examples: examples,  # one per rating
                 rate=lambda h: h["client_lr"],
+                row_rate=lambda h: h["client_lr"] * h["item_lr_scale"],
             ),
         )
 

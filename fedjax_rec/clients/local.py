@@ -208,6 +208,8 @@ def _order(key: Array, mask: Array, shuffle: bool) -> Array:
 def _make_step(model, phases, frozen, hparams, correction, start, params: Params):
     """One batch: every phase's step, in order."""
 
+    received = {name: start[name] for name in params.shared}
+
     def as_params(local) -> Params:
         return Params(
             shared={k: v for k, v in local.items() if k in params.shared},
@@ -235,7 +237,7 @@ def _make_step(model, phases, frozen, hparams, correction, start, params: Params
                 count = count.astype(loss.dtype)
                 sums = {k: v * count for k, v in {"loss": loss, **metrics}.items()}
             new, state = phase.descend(
-                local, grads, at, state, hparams, correction, start, count
+                local, grads, at, state, hparams, correction, received, count
             )
             local = {**local, **new}
             new_states.append(state)

@@ -25,7 +25,7 @@ class Phase(NamedTuple):
             SGD with this rate, at the cost of the batch's rows. `None`: tables go
             through `optimizer`, at the cost of all the client's rows per step.
         proximal: `(hparams) -> mu`, adds `mu / 2 |x - received|^2` to the loss of the
-            leaves under `optimizer`; tables take part if `row_rate` is `None`.
+            shared groups, in a table over all rows that the client touches in a round.
     """
 
     optimizer: Callable[[Tree], optax.GradientTransformation]
@@ -46,7 +46,7 @@ class Phase(NamedTuple):
         return rows.split_tables(part)
 
     def descend(
-        self, local, grads, at, state, hparams, correction: Correction, start, count
+        self, local, grads, at, state, hparams, correction: Correction, received, count
     ) -> tuple[Tree, Tree]:
         """One step.
 
@@ -58,7 +58,7 @@ class Phase(NamedTuple):
             state: state of the optimizer.
             hparams: traced scalars.
             correction: changes of the gradients.
-            start: parameters that the client received.
+            received: shared parameters that the client received.
             count: scalar, number of real pairs of the batch.
 
         Returns:
@@ -66,45 +66,55 @@ class Phase(NamedTuple):
         """
         tables, dense = self.split(local)
         row_grads, dense_grads = self.split(grads)
+        pulls = self._pulls(local, received, hparams)
         if self.row_rate is not None:
             rates = self.row_rate(hparams)
             if not isinstance(rates, dict):
                 rates = dict.fromkeys(row_grads, rates)
-            tables = _descend_rows(tables, row_grads, rates, at, correction, count)
+            drifts = [rows.split_tables(x)[0] for x in (correction.drift, pulls)]
+            tables = _descend_rows(
+                tables, row_grads, rates, at, correction.basis, drifts, count
+            )
+            _, pulls = rows.split_tables(pulls)
         zeros, _ = rows.split_tables(jax.tree.map(jnp.zeros_like, dense))
         row_grads, dense_grads = rows.split_tables(dense_grads)
         row_grads = rows.map_tables(partial(_add, at), zeros, row_grads)
         dense_grads = rows.merge_tables(row_grads, dense_grads)
         _, drifts = rows.split_tables(correction.drift)
-        for name, drift in drifts.items():
+        for name, drift in (*drifts.items(), *pulls.items()):
             if name in dense_grads and jax.tree.leaves(drift):
                 dense_grads[name] = jax.tree.map(jnp.add, dense_grads[name], drift)
-        if self.proximal is not None:
-            pull, anchor = self.proximal(hparams), self.split(start)[1]
-            dense_grads = jax.tree.map(
-                lambda g, x, a: g + pull * (x - a), dense_grads, dense, anchor
-            )
         updates, new_state = self.optimizer(hparams).update(dense_grads, state, dense)
         # Momentum and weight decay move parameters without a gradient: not on padding.
         live = count > 0
         dense = trees.where(live, optax.apply_updates(dense, updates), dense)
         return rows.merge_tables(tables, dense), trees.where(live, new_state, state)
 
+    def _pulls(self, local: Tree, received: Tree, hparams: Tree) -> Tree:
+        """Gradients of the proximal term, by shared group that the phase trains."""
+        if self.proximal is None:
+            return {}
+        mu = self.proximal(hparams)
+        return {
+            name: jax.tree.map(lambda x, a: mu * (x - a), part, received[name])
+            for name, part in self.part(local).items()
+            if name in received
+        }
+
 
 def _descend_rows(
-    tables: Tree, grads: Tree, rates: dict, at: dict, correction: Correction, count
+    tables: Tree, grads: Tree, rates: dict, at: dict, basis: dict, drifts: list, count
 ) -> Tree:
-    """Tables after plain SGD on the batch's rows, and drift on all rows."""
+    """Tables after plain SGD on the batch's rows, and drifts on all rows."""
     # A batch of padding has zero gradients: no row moves.
     steps = {
         name: jax.tree.map(
-            partial(_plain_step, rates.get(name, 0), correction.basis.get(name)), part
+            partial(_plain_step, rates.get(name, 0), basis.get(name)), part
         )
         for name, part in grads.items()
     }
     tables = rows.map_tables(partial(_add, at), tables, steps)
-    drifts, _ = rows.split_tables(correction.drift)
-    for name, drift in drifts.items():
+    for name, drift in (pair for groups in drifts for pair in groups.items()):
         if name not in tables or not jax.tree.leaves(drift):
             continue
         step = -jnp.where(count > 0, rates.get(name, 0), 0)

@@ -90,11 +90,14 @@ class DGC:
             return message, state
 
         decode = self._codec(shares[-1]).decode
-        return messages.MessageTransform(init, encode, decode)
+        return messages.MessageTransform(
+            init, encode, decode, sparse=min(self.fractions) < 1, own_momentum=True
+        )
 
     def _codec(self, part: Share) -> messages.MessageTransform:
         link = top_share(part, max(self.fractions), self.then)
-        return leaves.SCOPES[self.scope](link)
+        codec = leaves.SCOPES[self.scope](link)
+        return codec.contracting or codec  # what is not sent is held, as by feedback
 
 
 def _clipped(delta: Any, clip: float) -> Any:

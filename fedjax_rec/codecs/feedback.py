@@ -74,14 +74,16 @@ def error_feedback(codec: messages.MessageTransform) -> messages.MessageTransfor
     """Sends `C(delta + e)` and keeps `e' = delta + e - C(delta + e)`.
 
     The sum of all decoded messages plus the residual is the sum of all deltas. The
-    residual of a row waits until the client touches that row again. The codec should
-    contract: with a stochastic one that magnifies, the residual grows without bound.
+    residual of a row waits until the client touches that row again. It stays bounded if
+    the codec contracts, so a codec with a `contracting` variant is replaced by it.
 
     References:
         Seide et al., 1-Bit Stochastic Gradient Descent, Interspeech 2014. Karimireddy
         et al., Error Feedback Fixes SignSGD and other Gradient Compression Schemes,
         ICML 2019.
     """
+
+    codec = codec.contracting or codec
 
     def init(shared):
         return {"residual": memory.zeros(shared), "inner": codec.init(shared)}
@@ -95,7 +97,7 @@ def error_feedback(codec: messages.MessageTransform) -> messages.MessageTransfor
         return message, {"residual": residual, "inner": inner}
 
     return messages.MessageTransform(
-        init, encode, codec.decode, every_row=codec.every_row
+        init, encode, codec.decode, every_row=codec.every_row, sparse=codec.sparse
     )
 
 
@@ -103,13 +105,15 @@ def ef21(codec: messages.MessageTransform) -> messages.MessageTransform:
     """Sends `c = C(delta - g)`; both sides then hold `g' = g + c`, which is decoded.
 
     In a table, only the rows that the client touches take part in a round; the estimate
-    of other rows waits. Rows that the codec leaves out are not decoded. The codec
-    should contract.
+    of other rows waits. Rows that the codec leaves out are not decoded. A codec with a
+    `contracting` variant is replaced by it.
 
     References:
         Richtarik et al., EF21: A New, Simpler, Theoretically Better, and Practically
         Faster Error Feedback, NeurIPS 2021.
     """
+
+    codec = codec.contracting or codec
 
     def init(shared):
         return {"estimate": memory.zeros(shared), "inner": codec.init(shared)}

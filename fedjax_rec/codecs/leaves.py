@@ -32,10 +32,14 @@ class Link(NamedTuple):
             the chain into `key`, and passes on `key` and `place + 1`.
         decode: `(sent, n, count) -> values [n]`. It reads no count of a field except
             that of ids, since the receiver has no other.
+        sparse: as in `MessageTransform`.
+        contracting: as in `MessageTransform`.
     """
 
     encode: Callable[[Array, Count, Array, int], Sent]
     decode: Callable[[Sent, int, Count], Array]
+    sparse: bool = False
+    contracting: "Link | None" = None
 
 
 class MatrixCodec(NamedTuple):
@@ -94,7 +98,7 @@ def leafwise(link: Link) -> MessageTransform:
     def decode(sent: Sent, size: tuple[int, int], count: Count) -> Array:
         return link.decode(sent, math.prod(size), count * size[1])
 
-    return by_leaf(MatrixCodec(encode, decode))
+    return _declared(by_leaf(MatrixCodec(encode, decode)), link, leafwise)
 
 
 def by_leaf(codec: MatrixCodec) -> MessageTransform:
@@ -161,7 +165,14 @@ def joined(link: Link) -> MessageTransform:
             first = first + real[i]
         return jax.tree.unflatten(structure, leaves)
 
-    return MessageTransform(lambda shared: (), encode, decode, every_row=True)
+    codec = MessageTransform(lambda shared: (), encode, decode, every_row=True)
+    return _declared(codec, link, joined)
+
+
+def _declared(codec: MessageTransform, link: Link, around: Callable):
+    """The codec with the properties of its link."""
+    contracting = None if link.contracting is None else around(link.contracting)
+    return codec._replace(sparse=link.sparse, contracting=contracting)
 
 
 SCOPES = {"leaf": leafwise, "all": joined}

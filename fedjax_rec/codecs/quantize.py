@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Literal
 
 from etils import epy
@@ -11,10 +10,9 @@ from etils import epy
 from fedjax_rec.codecs.feedback import Codec, Feedback
 
 with epy.lazy_imports():
-    import jax
     import jax.numpy as jnp
 
-    from fedjax_rec.codecs import dither, leaves, wire
+    from fedjax_rec.codecs import evenly, leaves, wire
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +57,10 @@ class BlockInt(Codec):
 
         def nearest(values, buckets, count, key):
             scales = jnp.abs(buckets).max(1)
-            level = jnp.round(buckets * _inverse(scales, levels)[:, None])
+            level = jnp.round(buckets * evenly.inverse(scales, levels)[:, None])
             return scales, level.reshape(-1)[: len(values)] + levels
 
-        return _leveled(nearest, levels, self.block, self.bits)
+        return evenly.leveled(nearest, levels, self.block, self.bits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +75,9 @@ class QSGD(Codec):
     of 512 normal numbers, three quarters of the levels are 0 at `bits=4`, and a level
     takes 1.74 bits on average. At a fixed width the maximum makes use of all levels:
     its error there is `0.036 ||x||^2`, that of the 2-norm `1.58 ||x||^2`.
+
+    Feedback needs a smaller error than `||x||^2`, so that under it a bucket's norm is
+    sent times `||x||^2 / (||x||^2 + E ||Q(x) - x||^2)`.
 
     Attributes:
         bits: bits of a number, 2 to 16.
@@ -99,11 +100,12 @@ class QSGD(Codec):
     def link(self) -> leaves.Link:
         levels = 2 ** (self.bits - 1) - 1
 
-        def random(values, buckets, count, key):
-            scales = _l2(buckets) if self.norm == "l2" else jnp.abs(buckets).max(1)
-            return scales, _stochastic(values, buckets, scales, levels, key)
+        def scale(buckets, count):
+            if self.norm == "l2":
+                return buckets, evenly.l2(buckets)
+            return buckets, jnp.abs(buckets).max(1)
 
-        return _leveled(random, levels, self.bucket, self.bits)
+        return evenly.stochastic(scale, levels, self.bucket, self.bits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,8 @@ class TernGrad(Codec):
     """Stochastic -1, 0 or 1 times the largest magnitude; five to a byte, 1.6 bits each.
 
     Unbiased but for the clipping, which keeps the largest magnitude small: the error of
-    1000 normal numbers falls from 1.74 to 1.01 of their squared norm.
+    1000 normal numbers falls from 1.74 to 1.01 of their squared norm. Under feedback it
+    is scaled as `QSGD`.
 
     Attributes:
         clip: numbers beyond `clip` standard deviations are cut there, 2.5 in the paper;
@@ -133,18 +136,17 @@ class TernGrad(Codec):
             )
 
     def link(self) -> leaves.Link:
-        def random(values, buckets, count, key):
+        def clipped(buckets, count):
             if self.clip is not None:
                 real = jnp.maximum(jnp.asarray(count, jnp.float32), 1)
+                values = buckets[0]
                 mean = values.sum() / real
                 squares = jnp.square(leaves.clear(values - mean, count))
                 bound = self.clip * jnp.sqrt(squares.sum() / real)
-                values = jnp.clip(values, -bound, bound)
-                buckets = values[None]
-            scale = jnp.abs(buckets).max(1, initial=0)
-            return scale, _stochastic(values, buckets, scale, 1, key)
+                buckets = jnp.clip(buckets, -bound, bound)
+            return buckets, jnp.abs(buckets).max(1, initial=0)
 
-        return _leveled(random, 1, None, None)
+        return evenly.stochastic(clipped, 1, None, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,10 +156,10 @@ class Sign(Codec):
     With the scale `mean`, `||x||_1 / m`, the error is the least that signs allow:
     `||x - C(x)||^2 = ||x||^2 - ||x||_1^2 / m`. With `projection`, `||x||^2 / ||x||_1`,
     `<x, C(x)> = ||x||^2`: the projection on `x` is kept, at the price of a larger
-    error.
+    error, which may be larger than `x`: feedback takes `mean`.
 
     Attributes:
-        scale: `mean` or `projection`.
+        scale: `mean` or `projection`, which goes with `feedback="none"`.
         bucket: `m`, numbers that share a scale of 32 bits; `None` for all.
 
     References:
@@ -169,11 +171,23 @@ class Sign(Codec):
     bucket: int | None = None
     feedback: Feedback = "ef"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale == "projection" and self.feedback != "none":
+            raise ValueError(
+                "scale='projection' has an error that may be larger than the delta, so "
+                "that feedback would diverge: use scale='mean', or feedback='none'"
+            )
+
     def link(self) -> leaves.Link:
+        link = self._link(self.scale)
+        return link._replace(contracting=self._link("mean"))
+
+    def _link(self, scale: str) -> leaves.Link:
         def signs(values, buckets, count, key):
             b, m = buckets.shape
             l1 = jnp.abs(buckets).sum(1)
-            if self.scale == "mean":
+            if scale == "mean":
                 real = jnp.clip(count - jnp.arange(b) * m, 0, m).astype(jnp.float32)
                 return l1 / jnp.maximum(real, 1), values >= 0
             # Relative to the mean magnitude, so that small squares do not vanish.
@@ -181,27 +195,7 @@ class Sign(Codec):
             squares = jnp.square(buckets / mean[:, None]).sum(1)
             return squares * mean / m, values >= 0
 
-        return _leveled(signs, 0.5, self.bucket, 1)
-
-
-_POWERS = (1, 3, 9, 27, 81)
-
-
-def pack_trits(values: jax.Array) -> jax.Array:
-    """Numbers 0, 1, 2 `[n]`, five to a byte: `[ceil(n / 5)]` int32 below 3^5 = 243.
-
-    >>> pack_trits(jnp.array([2, 0, 1, 0, 0, 2])).tolist()
-    [11, 2]
-    """
-    values = values.astype(jnp.int32)
-    padded = jnp.pad(values, (0, -len(values) % 5)).reshape(-1, 5)
-    return (padded * jnp.array(_POWERS)).sum(1)
-
-
-def unpack_trits(packed: jax.Array, n: int) -> jax.Array:
-    """The first `n` of the numbers that `pack_trits` packed."""
-    packed = packed.astype(jnp.int32)[:, None]
-    return (packed // jnp.array(_POWERS) % 3).reshape(-1)[:n]
+        return evenly.leveled(signs, 0.5, self.bucket, 1)
 
 
 def _check_bits(bits: int) -> None:
@@ -217,70 +211,3 @@ def _written(code: str) -> leaves.Link:
         return leaves.clear(sent["values"].values.astype(jnp.float32), count)
 
     return leaves.Link(encode, decode)
-
-
-def _cut(values: jax.Array, size: int | None) -> jax.Array:
-    """`[n]` as buckets `[b, size]`, zeros at the end; `None` is one bucket.
-
-    The shape of a bucket does not depend on `n`, so that neither does the order in
-    which its numbers are added.
-    """
-    if size is None:
-        return values[None]
-    return jnp.pad(values, (0, -len(values) % size)).reshape(-1, size)
-
-
-def _leveled(
-    quantize: Callable[..., tuple[jax.Array, jax.Array]],
-    levels: float,
-    size: int | None,
-    bits: int | None,
-) -> leaves.Link:
-    """Sends a scale for each bucket, and the numbers in evenly spaced levels.
-
-    Args:
-        quantize: `(values [n], buckets [b, size], count, key) -> (scales [b], code
-            [n])`; a code of 0 is decoded as `-scale`, one of `2 levels` as `scale`.
-        levels: levels on each side of zero; a half for two levels in all.
-        size: numbers that share a scale; `None` for all.
-        bits: bits of a code; `None` for five codes in a byte.
-    """
-
-    def encode(values, count, key, place):
-        key = jax.random.fold_in(key, place)
-        scales, code = quantize(values, _cut(values, size), count, key)
-        number = 1 if size is None else -(-count // size)
-        if bits is None:
-            code, count = pack_trits(code), -(-count // 5)
-        code = wire.unsigned(code, count, bits or 8)
-        return {"scales": wire.floats(scales, number), "levels": code}
-
-    def decode(sent, n, count):
-        code, scales = sent["levels"].values, sent["scales"].values / levels
-        level = code if bits is not None else unpack_trits(code, n)
-        buckets = _cut(level.astype(jnp.float32) - levels, size) * scales[:, None]
-        return leaves.clear(buckets.reshape(-1)[:n], count)
-
-    return leaves.Link(encode, decode)
-
-
-def _l2(buckets: jax.Array) -> jax.Array:
-    """`[b]`, without overflow or underflow of the squares."""
-    largest = jnp.abs(buckets).max(1, initial=0)
-    unit = buckets * _inverse(largest, 1)[:, None]
-    return largest * jnp.sqrt(jnp.square(unit).sum(1))
-
-
-def _inverse(scale: jax.Array, levels: int) -> jax.Array:
-    return jnp.where(scale > 0, levels / jnp.where(scale > 0, scale, 1), 0)
-
-
-def _stochastic(
-    values: jax.Array, buckets: jax.Array, scale: jax.Array, levels: int, key: jax.Array
-) -> jax.Array:
-    """`[n]` in 0 to `2 levels`: each number rounded up or down at random."""
-    exact = (buckets * _inverse(scale, levels)[:, None]).reshape(-1)[: len(values)]
-    # The sum of `exact` and a dither would be rounded, beyond a level at times.
-    level = jnp.floor(exact)
-    level += dither.dither(key, len(values)) < exact - level
-    return jnp.clip(level, -levels, levels) + levels

@@ -101,7 +101,7 @@ class Threshold(Codec):
             k = jnp.minimum(enough.sum(), room.of(count))
             return select.largest(select.magnitude(values), k, slots)
 
-        return _by_ids(keep, room, self.then)
+        return _by_ids(keep, room, _link(self.then), sparse=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ class RandomK(Sparse):
     number is sent with probability `1 / w` in either case, and the variance is no
     larger: `E ||x - C(x)||^2 = sum_i (w_i - 1) x_i^2 <= (ceil(n / k) - 1) ||x||^2`.
 
-    Numbers are multiplied by `w`, which is unbiased, unless there is feedback, under
-    which the residual would grow without bound.
+    Numbers are multiplied by `w`, which is unbiased, but not under feedback, which
+    needs a codec that contracts.
 
     Attributes:
         fraction: `k / n`, in [1e-4, 1], of a client's real numbers.
@@ -128,7 +128,12 @@ class RandomK(Sparse):
     feedback: Feedback = "none"
 
     def link(self) -> leaves.Link:
-        part, then = share(self.fraction), _link(self.then)
+        then = _link(self.then)
+        contracting = self._link(_contracting(then), scaled=False)
+        return self._link(then, scaled=True)._replace(contracting=contracting)
+
+    def _link(self, then: leaves.Link, scaled: bool) -> leaves.Link:
+        part = share(self.fraction)
 
         def drawn(
             seed: jax.Array, n: int, count: leaves.Count
@@ -157,10 +162,10 @@ class RandomK(Sparse):
         def decode(sent, n, count):
             values = then.decode(sent["then"], part.of(n), part.of(count))
             places, width = drawn(sent["seed"].values[0], n, count)
-            values = values * width if self.feedback == "none" else values
+            values = values * width if scaled else values
             return jnp.zeros(n).at[places].set(values, mode="drop")
 
-        return leaves.Link(encode, decode)
+        return leaves.Link(encode, decode, sparse=self.fraction < 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +178,12 @@ class RowTopK(Sparse):
     """
 
     def plain(self) -> messages.MessageTransform:
-        part, codec = share(self.fraction), leaves.leafwise(_link(self.then))
+        codec = self._rows(_link(self.then))
+        contracting = self._rows(_contracting(_link(self.then)))
+        return codec._replace(contracting=contracting)
+
+    def _rows(self, then: leaves.Link) -> messages.MessageTransform:
+        part, codec = share(self.fraction), leaves.leafwise(then)
 
         def chosen(leaf):
             if not rows.is_rows(leaf):
@@ -235,28 +245,35 @@ def top_share(part: Share, most: float, then: Any) -> leaves.Link:
         slots = room.of(len(values))
         return select.largest(select.magnitude(values), part.of(count), slots)
 
-    return _by_ids(keep, room, then)
+    return _by_ids(keep, room, _link(then), sparse=most < 1)
 
 
 def _link(then: Any) -> leaves.Link:
     return (then or Float32()).link()
 
 
-def _by_ids(keep: Callable[..., Any], room: Share, then: Any) -> leaves.Link:
-    next_link = _link(then)
+def _contracting(link: leaves.Link) -> leaves.Link:
+    return link.contracting or link
 
+
+def _by_ids(
+    keep: Callable[..., Any], room: Share, then: leaves.Link, sparse: bool
+) -> leaves.Link:
     def encode(values, count, key, place):
         places, number = keep(values, count)
         chosen = values.at[places].get(mode="fill", fill_value=0)
         return {
             "ids": wire.coded_ids(places, number),
-            "then": next_link.encode(chosen, number, key, place + 1),
+            "then": then.encode(chosen, number, key, place + 1),
         }
 
     def decode(sent, n, count):
         ids = sent["ids"]
-        values = next_link.decode(sent["then"], room.of(n), ids.count)
+        values = then.decode(sent["then"], room.of(n), ids.count)
         places = jnp.where(jnp.arange(len(ids.values)) < ids.count, ids.values, n)
         return jnp.zeros(n).at[places].set(values, mode="drop")
 
-    return leaves.Link(encode, decode)
+    contracting = None
+    if then.contracting is not None:
+        contracting = _by_ids(keep, room, then.contracting, sparse)
+    return leaves.Link(encode, decode, sparse, contracting)

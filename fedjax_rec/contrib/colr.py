@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from etils import epy
 
@@ -45,6 +45,8 @@ class CoLR:
 
     rank: int = 4
     touched_only: bool = False
+
+    brings: ClassVar = ("codec",)
 
     def __post_init__(self) -> None:
         check_numbers(self, ("rank",))

@@ -36,7 +36,8 @@ class FedAMP:
     A client starts from its cloud model `u_i` and sends its delta; the server mixes
     all clients' models by their distances (`message_passing`). The pull to the cloud
     model, `lambda / (2 alpha) ||w - u_i||^2`, is the proximal term of local training,
-    `mu = lambda / alpha`. Models start equal, and the server takes no step of its own.
+    `mu = lambda / alpha`, which the system has to have: `FedAvg(proximal=mu)`. Models
+    start equal, and the server takes no step of its own.
 
     With `protocol.evaluated="aggregated"` a client is evaluated by `u_i`, with `tuned`
     by the model that it trains from there, as in the paper.
@@ -45,7 +46,8 @@ class FedAMP:
 
     Attributes:
         sigma: squared distance of two models at which their attraction falls to
-            `1 / e`; the metric `amp_distance` is the mean squared distance.
+            `1 / e`; by default the mean squared distance of the round, which is the
+            metric `amp_distance`. A constant far below it is training in isolation.
         mixing: `alpha N / sigma` in `[0, 1]`: at 1, models with equal distances are
             averaged; at 0, each client trains for itself.
 
@@ -54,13 +56,14 @@ class FedAMP:
         2021.
     """
 
-    sigma: float = 1.0
+    sigma: float | None = None
     mixing: float = 1.0
 
-    brings_rule: ClassVar[bool] = True
+    brings: ClassVar = ("aggregation", "codec")
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0 or not 0 <= self.mixing <= 1:
+        positive = self.sigma is None or self.sigma > 0
+        if not positive or not 0 <= self.mixing <= 1:
             raise ValueError(
                 f"sigma={self.sigma}, mixing={self.mixing}: expected a positive "
                 "squared distance, and a mixing in [0, 1]"
@@ -76,9 +79,15 @@ class FedAMP:
             max_numbers: largest size of the stack of models.
 
         Raises:
-            ValueError: the stack would be larger, or the server takes other steps.
+            ValueError: the stack would be larger, local training has no proximal term,
+                or the server takes other steps.
         """
-        recipe, num_clients = context.recipe, context.num_clients
+        recipe = context.recipe
+        if not recipe.local.proximal:
+            raise ValueError(
+                "FedAMP pulls clients to their cloud models by a proximal term, and "
+                "this system has none: use FedAvg with a positive proximal"
+            )
         server = {n: v for n, v in recipe.hparams.items() if n.startswith(SERVER)}
         if any(value != 1 for value in server.values()):
             raise ValueError(
@@ -86,6 +95,7 @@ class FedAMP:
                 "server_optimizer=SGD(lr=1.0); this one has "
                 + ", ".join(f"{name}={value}" for name, value in server.items())
             )
+        num_clients = context.num_clients
         shapes = jax.eval_shape(recipe.model.init, jax.random.key(0)).shared
         size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
         if size * num_clients > max_numbers:
@@ -146,7 +156,7 @@ class ClientModels(NamedTuple):
 
 
 def message_passing(
-    num_clients: int, sigma: float, mixing: float = 1.0
+    num_clients: int, sigma: float | None = None, mixing: float = 1.0
 ) -> contracts.Aggregator:
     """`u_i = sum_j xi_ij w_j`: a personal cloud model for each client.
 
@@ -165,7 +175,8 @@ def message_passing(
 
     Args:
         num_clients: `N`.
-        sigma: squared distance at which attraction falls to `1 / e`.
+        sigma: squared distance at which attraction falls to `1 / e`; `None` for the
+            mean squared distance of the clients that took part.
         mixing: a number in `[0, 1]`.
 
     Returns:
@@ -213,8 +224,11 @@ def message_passing(
         models = _by_leaf(trained, shared, acc.deltas, state.models)
         squares = squared_distances(models, num_clients)
         others = (joined > 0) & ~jnp.eye(num_clients, dtype=bool)
+        pairs = others & (joined > 0)[:, None]
+        distance = jnp.where(pairs, squares, 0).sum() / jnp.maximum(pairs.sum(), 1)
+        scale = jnp.where(distance > 0, distance, 1) if sigma is None else sigma
         attraction = jnp.where(
-            others, mixing / num_clients * jnp.exp(-squares / sigma), 0
+            others, mixing / num_clients * jnp.exp(-squares / scale), 0
         )
         own_share = 1 - attraction.sum(1)
         xi = attraction + jnp.diag(own_share)
@@ -224,10 +238,8 @@ def message_passing(
             return moved.astype(u.dtype) - u
 
         delta = _by_leaf(mix, models, shared)
-        pairs = others & (joined > 0)[:, None]
         info = {
-            "amp_distance": jnp.where(pairs, squares, 0).sum()
-            / jnp.maximum(pairs.sum(), 1),
+            "amp_distance": distance,
             "amp_self": (own_share * joined).sum() / jnp.maximum(joined.sum(), 1),
         }
         return delta, ClientModels(models=models, joined=joined), info

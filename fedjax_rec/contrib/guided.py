@@ -86,7 +86,7 @@ class Guided:
     sketch: int = 1024
     then: Any = None
 
-    brings_rule: ClassVar[bool] = True
+    brings: ClassVar = ("aggregation",)
 
     def __post_init__(self) -> None:
         check_settings(self, temperature="(0, inf)", sketch="[1, inf)")

@@ -1,5 +1,6 @@
 """Checks of settings."""
 
+import dataclasses
 import os
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -45,6 +46,23 @@ def check_settings(settings: Any, **ranges: str) -> None:
             *others, last = get_args(hint)
             expected = f"{', '.join(others)} or {last}"
             raise ValueError(f"{name}={value!r}, expected {expected}")
+
+
+def check_unread(settings: Any, why: str, *names: str) -> None:
+    """Raises a ValueError if fields that nothing reads are not at their defaults.
+
+    Args:
+        settings: a dataclass.
+        why: the setting that makes them void.
+        *names: the fields.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in names and value != field.default:
+            raise ValueError(
+                f"{field.name}={value} has no effect with {why}: leave it at "
+                f"{field.default}"
+            )
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:

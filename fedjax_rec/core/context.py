@@ -90,8 +90,9 @@ class Part(Protocol):
 
     An algorithm, a wrapper and an attack build a `Recipe`; an aggregation rule builds
     an `Aggregator`, a codec a `MessageTransform`. All but an algorithm find the system
-    so far in `context.recipe`. A wrapper may have two class attributes: `brings_rule`,
-    for one that excludes an aggregation rule, and `lora_base`, see `Context`.
+    so far in `context.recipe`. An algorithm or a wrapper may have the class attribute
+    `brings`, the fields of an experiment that it determines itself (`aggregation`,
+    `codec`), and a wrapper `lora_base`, see `Context`.
     """
 
     build: Callable[[Context], Any]

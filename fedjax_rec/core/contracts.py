@@ -163,6 +163,7 @@ class Local(NamedTuple):
             steps have no such rate.
         row_rate: `(hparams) -> scalar`, the learning rate of rows; by default `rate`.
         corrections: the update takes a `Correction`.
+        proximal: steps are pulled to the shared parameters that the client received.
         optimizer_states: numbers that the optimizer keeps for each trained one.
         encodings: times that an item's text passes through the backbone in a round.
         text_flops: operations that the backbone adds for a pair.
@@ -183,6 +184,7 @@ class Local(NamedTuple):
     rate: Callable[[Tree], Any] | None = None
     row_rate: Callable[[Tree], Any] | None = None
     corrections: bool = False
+    proximal: bool = False
     optimizer_states: int = 0
     encodings: int = 1
     text_flops: float = 0.0
@@ -229,6 +231,10 @@ class Aggregator(NamedTuple):
         begin: `(acc, state) -> acc`, copies the part of the state that `update` reads
             into a new accumulator. That part is additive like the rest, so `finish`
             does not read it.
+        coordinatewise: a number of the delta depends on the clients' values of that
+            number only, and not linearly.
+        own_momentum: `finish` adds momentum or feedback, so the server optimizer must
+            keep none.
     """
 
     init: Callable[[Tree, int], Tree]
@@ -237,6 +243,8 @@ class Aggregator(NamedTuple):
     start: Callable[[Tree], Tree] = lambda shared: ()
     linear: bool = False
     begin: Callable[[Tree, Tree], Tree] = lambda acc, state: acc
+    coordinatewise: bool = False
+    own_momentum: bool = False
 
 
 class Recipe(NamedTuple):

@@ -62,6 +62,11 @@ class MessageTransform(NamedTuple):
         decode: `(message) -> message`, on the server.
         counted: the encoded message is a tree of `Field`s; their bits are its size.
         every_row: exactly the rows of the delta are decoded.
+        sparse: some numbers of the rows that are decoded are zero instead of their own
+            values.
+        own_momentum: `encode` adds momentum, so the server optimizer must keep none.
+        contracting: replaces the transform under feedback, which needs
+            `E ||x - C(x)||^2 < ||x||^2`; `None` if it contracts as it is.
         purpose: purpose of the keys that `encode` derives from the sender's.
         parts: the transforms of a `chain`; empty otherwise. A round runs them one after
             the other, so that each reads the memory of the rows that it receives.
@@ -72,6 +77,9 @@ class MessageTransform(NamedTuple):
     decode: Callable[[Tree], Tree] = lambda message: message
     counted: bool = True
     every_row: bool = False
+    sparse: bool = False
+    own_momentum: bool = False
+    contracting: "MessageTransform | None" = None
     purpose: Purpose = Purpose.CODEC
     parts: tuple["MessageTransform", ...] = ()
 
@@ -119,6 +127,8 @@ def chain(*transforms: MessageTransform) -> MessageTransform:
         decode,
         counted=parts[-1].counted,
         every_row=all(part.every_row for part in parts),
+        sparse=any(part.sparse for part in parts),
+        own_momentum=any(part.own_momentum for part in parts),
         parts=parts,
     )
 

@@ -15,11 +15,17 @@ from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.experiment.combine import (
+    check_evaluated,
+    check_recipe,
+    check_settings,
+    make_recipe,
+)
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.held_out import (
     check_candidates,
     check_newcomers,
-    fit_protocol,
     untimed,
 )
 from fedjax_rec.experiment.location import choose_location, on_disk
@@ -57,6 +63,8 @@ def build(
         fedjax_rec.storage.errors.FileError: a file is missing or cannot be read.
     """
     check(experiment)
+    if recipe_of is None:
+        check_settings(experiment)
     mesh = experiment.mesh.build()
     prepared = load_prepared(experiment, data, progress)
     if warning := untimed(prepared.split):
@@ -64,8 +72,9 @@ def build(
     context = make_context(experiment, prepared, progress)
     precision = experiment.execution.precision
     recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
+    check_recipe(recipe)
     recipe = recipe._replace(precision=precision)
-    protocol = fit_protocol(experiment.protocol, recipe, prepared)
+    protocol = _protocol(experiment.protocol, recipe, prepared)
     why_newcomers = check_newcomers(recipe, protocol, prepared)
     num_items = context.num_items if prepared.pool is None else len(prepared.pool)
     participants = make_participants(
@@ -164,41 +173,37 @@ def make_context(
     )
 
 
-def make_recipe(experiment: Experiment, context: Context) -> Recipe:
-    """The algorithm with the experiment's rule, wrapper, codec and attack, in order.
+def _protocol(protocol: Protocol, recipe: Recipe, prepared: PreparedData) -> Protocol:
+    """The protocol with the attacked item.
 
     Raises:
-        ValueError: two parts of the experiment exclude one another.
+        ValueError: the protocol does not fit the system or the data.
     """
-    recipe = experiment.algorithm.build(context)
-    rule, wrapper, codec = experiment.aggregation, experiment.wrapper, experiment.codec
-    if rule is not None:
-        if getattr(wrapper, "brings_rule", False):
-            raise ValueError(
-                f"the wrapper {type(wrapper).__name__} brings its own aggregation: "
-                f"leave out aggregation={type(rule).__name__}"
-            )
-        aggregator = rule.build(context.with_recipe(recipe))
-        recipe = recipe._replace(aggregator=aggregator)
-    if wrapper is not None:
-        recipe = wrapper.build(context.with_recipe(recipe))
-    if codec is not None:
-        if recipe.transform is not None:
-            owner = type(experiment.algorithm if wrapper is None else wrapper).__name__
-            raise ValueError(
-                f"codec={type(codec).__name__}: {owner} has a message transform of its "
-                "own, and a message is encoded once: leave out the codec"
-            )
-        if recipe.model.stack is not None:
-            raise ValueError(
-                f"codec={type(codec).__name__}: clients send the delta of one of "
-                "several models, and the state of a codec belongs to one model"
-            )
-        transform = codec.build(context.with_recipe(recipe))
-        recipe = recipe._replace(transform=transform)
-    if experiment.attack is not None:
-        recipe = experiment.attack.build(context.with_recipe(recipe))
-    return recipe
+    exposed = recipe.notes.get("exposed_item", -1)
+    if protocol.exposed_item < 0 <= exposed:
+        protocol = dataclasses.replace(protocol, exposed_item=exposed)
+    num_items = prepared.split.train.num_items
+    if protocol.exposed_item >= num_items:
+        raise ValueError(
+            f"protocol.exposed_item={protocol.exposed_item}, and there are {num_items} "
+            "items"
+        )
+    if protocol.evaluated == "reconstructed":
+        check_evaluated(recipe)
+    if prepared.single:
+        return protocol
+    if recipe.model.single_user:
+        raise ValueError(
+            "this system keeps a personal part for each user, but the clients of the "
+            "partition hold several users. Use partition=PerUser(), or FedAvg with "
+            "users='table'"
+        )
+    if protocol.evaluated != "aggregated":
+        raise ValueError(
+            f"protocol.evaluated={protocol.evaluated!r} scores each client's own "
+            "parameters, which needs one client per user: partition=PerUser()"
+        )
+    return protocol
 
 
 def decide_lift(

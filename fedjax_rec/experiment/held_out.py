@@ -1,8 +1,7 @@
-"""Checks that protocol, split and system fit together."""
+"""Checks that a split holds out what the protocol evaluates."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -34,45 +33,6 @@ def check_candidates(held_out: Any, protocol: Protocol) -> None:
             "any model. Use protocol.candidates='cold', which ranks the held-out items "
             "only"
         )
-
-
-def fit_protocol(
-    protocol: Protocol, recipe: Recipe, prepared: PreparedData
-) -> Protocol:
-    """The protocol with the attacked item.
-
-    Raises:
-        ValueError: the protocol does not fit the system or the data.
-    """
-    exposed = recipe.notes.get("exposed_item", -1)
-    if protocol.exposed_item < 0 <= exposed:
-        protocol = dataclasses.replace(protocol, exposed_item=exposed)
-    num_items = prepared.split.train.num_items
-    if protocol.exposed_item >= num_items:
-        raise ValueError(
-            f"protocol.exposed_item={protocol.exposed_item}, and there are {num_items} "
-            "items"
-        )
-    if protocol.evaluated == "reconstructed" and not recipe.local.reconstructs:
-        raise ValueError(
-            "protocol.evaluated='reconstructed' needs a system that computes personal "
-            "parameters from shared ones: FedFM with training=Reconstruction() and one "
-            "rank for all clients"
-        )
-    if prepared.single:
-        return protocol
-    if recipe.model.single_user:
-        raise ValueError(
-            "this system keeps a personal part for each user, but the clients of the "
-            "partition hold several users. Use partition=PerUser(), or FedAvg with "
-            "users='table'"
-        )
-    if protocol.evaluated != "aggregated":
-        raise ValueError(
-            f"protocol.evaluated={protocol.evaluated!r} scores each client's own "
-            "parameters, which needs one client per user: partition=PerUser()"
-        )
-    return protocol
 
 
 def check_newcomers(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.experiment.build import make_recipe
+from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.fields import fields_of
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.plain import plain

@@ -54,7 +54,7 @@ class FetchSGD:
     repeats: int = 5
     uniform: bool = False
 
-    brings_rule: ClassVar = True
+    brings: ClassVar = ("aggregation", "codec")
 
     def __post_init__(self) -> None:
         check_numbers(self, ("columns", "repeats"))
@@ -150,7 +150,7 @@ class FetchSGD:
         def start(shared):
             return {"momentum": zeros(shared), "error": zeros(shared)}
 
-        return contracts.Aggregator(init, update, finish, start)
+        return contracts.Aggregator(init, update, finish, start, own_momentum=True)
 
     def _without(self, momentum, error, places, values) -> dict[str, jax.Array]:
         """Both sketches after an update of `values` at `places`."""

@@ -32,7 +32,7 @@ class Scaffold:
     Local steps go along `g_i(y) - c_i + c`. After `K` steps of rate `eta_l` from `x` to
     `y`, `c_i <- c_i - c + (x - y) / (K eta_l)` (option II of the paper), and the group
     `control` of the delta holds the change of `c_i`. The server's `c` is the mean over
-    the population.
+    the clients with training data.
 
     In a table, only the rows that the client touches in the round are corrected, at
     each of its `K` steps; `c_i` of other rows stays. The paper moves every row of every
@@ -71,11 +71,13 @@ class Scaffold:
             raise ValueError(
                 "SCAFFOLD needs one model, and clients that are one user each"
             )
+        # Clients without training data never take part, so their variates stay zero.
+        num_clients = int((context.examples > 0).sum())
         return recipe._replace(
             model=with_control(model, tables=self.tables),
             client_update=controlled(recipe),
             aggregator=groups.by_group(
-                (CONTROL,), mean_over(context.num_users), recipe.aggregator
+                (CONTROL,), mean_over(num_clients), recipe.aggregator
             ),
             server_optimizer=groups.unchanged((CONTROL,), recipe.server_optimizer),
             local=local._replace(

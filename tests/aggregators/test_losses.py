@@ -53,6 +53,12 @@ def test_q_fedavg(q, weights):
 def test_q_fedavg_takes_lipschitz_from_the_local_rate():
     delta, _, _ = run(QFedAvg().build(context(client_lr=0.25)))
     close(delta, run(QFedAvg(lipschitz=4.0))[0], atol=0)
+    # Rows at 100 times the rate are as dense parameters that are 10 times larger.
+    fast = LOCAL._replace(row_rate=lambda hparams: 100 * hparams["client_lr"])
+    delta, _, _ = run(QFedAvg().build(context(local=fast, client_lr=0.25)))
+    each = dense(sent())
+    squares = (each["item"] ** 2).sum((1, 2)) / 25 + (each["w"] ** 2).sum(1) / 0.25
+    close(delta, mean(N * LOSS / (N * (LOSS + squares)).sum()))
     for local, lr in ((Local(), 0.25), (LOCAL, 0.0)):
         with pytest.raises(ValueError, match="set lipschitz"):
             QFedAvg().build(context(local=local, client_lr=lr))

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.algorithms.fedavg import FedAvg
 from fedjax_rec.core import rows
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import ClientResult
 from fedjax_rec.core.optimizers import (
     SGD,
+    Adam,
     FedAdagrad,
     FedAdam,
     FedAvgM,
@@ -53,7 +53,7 @@ PARTS = {
 
 
 def averaged(**fields):
-    """The recipe of a FedAvg with the weighted mean of the paper."""
+    """The recipe of a FedAvg, with its default rule: the weighted mean of the paper."""
     context = Context(
         num_items=ITEMS,
         num_users=USERS,
@@ -62,8 +62,7 @@ def averaged(**fields):
         dtype=jnp.dtype("float32"),
         examples=np.asarray(SIZES),
     )
-    recipe = FedAvg(**fields).build(context)
-    return recipe._replace(aggregator=Mean().build(context.with_recipe(recipe)))
+    return FedAvg(**fields).build(context)
 
 
 class Run:
@@ -228,3 +227,29 @@ def test_two_rounds_of_each_server_by_hand(optimizer, step_of, m, v):
             run.state.shared["item"].values, expected, rtol=2e-5, atol=2e-5
         )
     assert int(run.state.round) == 2
+
+
+@pytest.mark.parametrize("users", ["personal", "table"])
+def test_fedprox_is_continuous_in_mu(users):
+    """A small pull neither changes the rows' rate nor holds the personal vector."""
+
+    def trained(mu):
+        fields = {
+            "client_optimizer": SGD(lr=0.1),
+            "item_lr_scale": 40.0,
+            "users": users,
+        }
+        recipe = averaged(
+            **fields, dim=4, batch_size=8, negatives=1, local_epochs=2, proximal=mu
+        )
+        state, cohort, _ = Run(recipe, PARTS[users]).round()
+        return jax.device_get((state.shared, cohort.personal))
+
+    plain, tiny, pulled = trained(0.0), trained(1e-7), trained(0.1)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), tiny, plain)
+    assert np.abs(pulled[0]["item"].values - plain[0]["item"].values).max() > 1e-3
+
+
+def test_a_rate_of_rows_that_no_step_reads_is_refused():
+    with pytest.raises(ValueError, match="has no effect with another optimizer"):
+        FedAvg(client_optimizer=Adam(), item_lr_scale=40.0)

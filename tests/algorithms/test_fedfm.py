@@ -37,7 +37,10 @@ DEFAULT = LoRA().targets
 
 def small(layers=1, targets=DEFAULT, **fields):
     adapter = LoRA(layers=layers, rank=2, targets=targets)
-    return FedFM(**{**SMALL, "adapter": adapter, **fields})
+    merged = {**SMALL, "adapter": adapter, **fields}
+    if merged["training"].reconstructs:
+        del merged["batch_size"]
+    return FedFM(**merged)
 
 
 def reconstruction(**fields):

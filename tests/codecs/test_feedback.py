@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_rec.codecs.dgc import DGC
 from fedjax_rec.codecs.feedback import ef21, error_feedback
-from fedjax_rec.codecs.quantize import QSGD, Sign
-from fedjax_rec.codecs.sparsify import RowTopK, TopK
+from fedjax_rec.codecs.natural import NaturalCompression
+from fedjax_rec.codecs.quantize import QSGD, BlockInt, Sign, TernGrad
+from fedjax_rec.codecs.rotate import Drive, RotatedQSGD
+from fedjax_rec.codecs.sparsify import RandomK, RowTopK, TopK
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
 from tests.codecs.deltas import CONTEXT, SHARED, I, delta, dense, run, sender
@@ -104,3 +107,58 @@ def test_settings_choose_the_feedback(feedback, group):
     codec = TopK(fraction=0.2, feedback=feedback).build(CONTEXT)
     state = codec.init(SHARED)
     assert (group in state) if group else not jax.tree.leaves(state)
+
+
+MAGNIFYING = {
+    "qsgd l2": QSGD(norm="l2"),
+    "rotated qsgd l2": RotatedQSGD(norm="l2", bits=2),
+}
+CONTRACTING = {
+    "int4": BlockInt(bits=4),
+    "natural": NaturalCompression(),
+    "qsgd": QSGD(),
+    "terngrad": TernGrad(),
+    "terngrad without a clip": TernGrad(clip=None),
+    "drive": Drive(),
+    "random-k": RandomK(fraction=0.3),
+    "random-k, then qsgd l2": RandomK(fraction=0.3, then=QSGD(norm="l2")),
+    "top-k, then terngrad": TopK(fraction=0.3, then=TernGrad(clip=None)),
+    "rows, then qsgd l2": RowTopK(fraction=0.3, then=QSGD(norm="l2")),
+}
+
+
+def constant(codec, messages):
+    """`(delta [700], decoded [messages, 700], state)` of equal messages."""
+    x = {"w": jax.random.normal(jax.random.key(9), (700,))}
+
+    def send(state, key):
+        message, state = codec.encode(x, state, sender(key))
+        return state, codec.decode(message)["w"]
+
+    keys = jax.random.split(jax.random.key(1), messages)
+    state, decoded = jax.jit(lambda s: jax.lax.scan(send, s, keys))(codec.init(x))
+    return np.asarray(x["w"]), np.asarray(decoded), state
+
+
+@pytest.mark.parametrize("name", MAGNIFYING | CONTRACTING)
+def test_under_feedback_every_codec_contracts(name):
+    """The residual of a constant delta stays; without a smaller scale it would grow."""
+    settings = (MAGNIFYING | CONTRACTING)[name]
+    plain = settings.plain()
+    x, decoded, state = constant(error_feedback(plain), 60)
+    residual = np.asarray(state["residual"].tree["w"])
+    np.testing.assert_allclose(decoded.sum(0) + residual, 60 * x, atol=1e-2)
+    # At most 2 / d for a contraction by 1 - d, here d > 0.1.
+    assert np.linalg.norm(residual) < 20 * np.linalg.norm(x)
+    _, decoded, _ = constant(ef21(plain), 60)
+    assert np.linalg.norm(decoded[-1] - x) < 0.3 * np.linalg.norm(x)
+    if name in MAGNIFYING:
+        unscaled = error_feedback(plain._replace(contracting=None))
+        residual = np.asarray(constant(unscaled, 60)[2]["residual"].tree["w"])
+        assert not np.abs(residual).max() < 100 * np.abs(x).max()
+
+
+def test_dgc_holds_back_no_more_than_feedback_does():
+    codec = DGC(fractions=(0.3,), momentum=0.0, then=QSGD(norm="l2")).build(CONTEXT)
+    x, _, state = constant(codec, 60)
+    assert np.linalg.norm(state["held"].tree["w"]) < 20 * np.linalg.norm(x)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedjax_rec.codecs import dither, quantize
+from fedjax_rec.codecs import dither, evenly
 from fedjax_rec.codecs.quantize import BF16, QSGD, BlockInt, Sign, TernGrad
 from fedjax_rec.codecs.rotate import Drive, RotatedQSGD
 from tests.codecs.deltas import coded, relative_error, sender
@@ -162,11 +162,11 @@ def test_the_error_of_terngrad_by_its_clip(clip, known):
 
 def test_trits_are_packed_five_to_a_byte():
     values = np.random.default_rng(0).integers(0, 3, 23)
-    packed = quantize.pack_trits(jnp.asarray(values))
+    packed = evenly.pack_trits(jnp.asarray(values))
     assert len(packed) == 5
     assert int(packed.max()) < 243
     assert int(packed[0]) == sum(v * 3**i for i, v in enumerate(values[:5]))
-    np.testing.assert_array_equal(quantize.unpack_trits(packed, 23), values)
+    np.testing.assert_array_equal(evenly.unpack_trits(packed, 23), values)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -127,7 +127,10 @@ def test_random_k_is_unbiased_with_the_stated_variance(n, fraction):
 
 def test_random_k_under_feedback_keeps_entries_as_they_are():
     x = np.arange(1.0, 21)
-    result = vector(RandomK(fraction=0.5, feedback="ef"), x)
+    codec = RandomK(fraction=0.5).plain().contracting
+    assert codec is not None
+    message, _ = codec.encode({"w": jnp.asarray(x)}, (), sender(KEY))
+    result = np.asarray(codec.decode(message)["w"])
     assert set(result) <= {0, *x}
     assert (result > 0).sum() == 10
 

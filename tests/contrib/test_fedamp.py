@@ -9,7 +9,14 @@ import pytest
 from fedjax_rec.aggregators import means
 from fedjax_rec.contrib.fedamp import NUMBER, FedAMP, message_passing, squared_distances
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import ClientResult, Model, Params, Recipe, Senders
+from fedjax_rec.core.contracts import (
+    ClientResult,
+    Local,
+    Model,
+    Params,
+    Recipe,
+    Senders,
+)
 from tests import two_tastes as tastes
 from tests.two_tastes import EVERYBODY, ITEMS, USERS, wrap
 
@@ -123,6 +130,7 @@ def quadratic(targets, lr, steps, proximal):
         aggregator=means.weighted_mean(),
         server_optimizer=lambda h: optax.sgd(1.0),
         hparams={},
+        local=Local(proximal=True),
     )
 
 
@@ -165,9 +173,28 @@ def test_equal_weights_are_the_uniform_mean_and_no_mixing_trains_alone():
     np.testing.assert_allclose(near["x"], targets, rtol=1e-6)
 
 
+def pulled(recipe):
+    """The recipe as one with a proximal term, of weight 0."""
+    return recipe._replace(local=recipe.local._replace(proximal=True))
+
+
+def test_by_default_attraction_falls_to_a_fraction_e_at_the_mean_distance():
+    targets = np.random.default_rng(3).normal(size=(USERS, 3)).astype(np.float32)
+    for scale in (1e-4, 1.0, 1e4):  # it does not depend on the unit of the model
+        # One step leads from anywhere to the target.
+        scaled = quadratic(scale * targets, 1.0, 1, 0.0)
+        shared, _, metrics = tastes.play(wrap(FedAMP(), scaled), [EVERYBODY])
+        w = targets.astype(np.float64)
+        apart = ((w[:, None] - w[None]) ** 2).sum(-1)
+        sigma = apart.sum() / (USERS * (USERS - 1))
+        expected = mixed(w, np.ones(USERS), sigma, 1.0)
+        np.testing.assert_allclose(shared["x"] / scale, expected, rtol=1e-3, atol=1e-4)
+        assert 0.4 < float(metrics["amp_self"]) < 0.8
+
+
 def test_like_clients_help_each_other_and_unlike_ones_do_not():
     """Two tastes: attraction within, none between."""
-    recipe = tastes.one_model()
+    recipe = pulled(tastes.one_model())
     start = recipe.model.init
 
     def init(key):  # w oscillates in this model; without it distances are of tastes
@@ -188,7 +215,7 @@ def test_like_clients_help_each_other_and_unlike_ones_do_not():
 
 
 def test_one_client_is_local_training():
-    plain = tastes.one_model()
+    plain = pulled(tastes.one_model())
     one = wrap(FedAMP(sigma=1e-6), plain)
     lone, _, _ = tastes.play(one, [(2,)] * 3)
     expected, _, _ = tastes.play(plain, [(2,)] * 3)
@@ -198,7 +225,9 @@ def test_one_client_is_local_training():
 
 
 def test_settings_beyond_the_method_are_refused():
-    recipe = tastes.one_model()
+    recipe = pulled(tastes.one_model())
+    with pytest.raises(ValueError, match="FedAvg with a positive proximal"):
+        wrap(FedAMP(), tastes.one_model())
     with pytest.raises(ValueError, match="are more than"):
         wrap(FedAMP(), recipe, max_numbers=10 * USERS - 1)
     wrap(FedAMP(), recipe, max_numbers=10 * USERS)

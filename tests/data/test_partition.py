@@ -321,6 +321,7 @@ THREE = partition.Dirichlet(num_clients=3)
         (lambda: partition.Dirichlet(alpha=0), "alpha=0"),
         (lambda: THREE.partition(TRAIN, LABELS[1:]), "see labels_of"),
         (lambda: THREE.partition(TRAIN, LABELS - 1), "expected 0"),
+        (lambda: THREE.partition(TRAIN, 0 * LABELS), "have one label, so that Dirichl"),
         (
             lambda: partition.Shards(num_clients=20, shards_per_client=3).partition(
                 TRAIN

@@ -26,7 +26,7 @@ from fedjax_rec.contrib.clustered_by_update import SKETCH
 from fedjax_rec.contrib.fedamp import NUMBER
 from fedjax_rec.core import stacks
 from fedjax_rec.core.contracts import Params
-from fedjax_rec.experiment.build import make_recipe
+from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.simulation.round import train_client
 from fedjax_rec.simulation.scoring import score_tuned
 from fedjax_rec.sweep.grouping import groups_of
@@ -37,7 +37,7 @@ from tests.experiment.embedded import Embedded
 SMALL = Experiment(
     name="small",
     data=SyntheticData(num_users=24, num_items=30, num_interactions=240),
-    algorithm=FedAvg(dim=4, negatives=1),
+    algorithm=FedAvg(dim=4, negatives=1, proximal=0.01),
     execution=Execution(max_buckets=1),
     rounds=2,
     eval_every=2,

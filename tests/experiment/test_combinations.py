@@ -9,11 +9,11 @@ from tests.experiment.test_build import SMALL, assert_round, recipe_of
 
 ALGORITHMS = [kind for kind in registry.SLOTS["algorithm"] if kind != "fedfm"]
 FITTING = {
-    "fcf": {"fetch_sgd", "clustered_by_profile", "clustered_by_update", "guided"},
-    "fedavg": {"scaffold", "ifca", "fedamp", "colr", "fetch_sgd", "guided"},
-    "fedmf": {"scaffold", "ifca", "fedamp", "colr", "fetch_sgd", "guided"},
-    "fedncf": {"scaffold", "ifca", "fedamp", "colr", "fetch_sgd", "freeze", "guided"},
-    "pfedrec": {"scaffold", "ifca", "fedamp", "colr", "fetch_sgd", "guided"},
+    "fcf": {"clustered_by_profile", "clustered_by_update", "guided"},
+    "fedavg": {"scaffold", "ifca", "colr", "fetch_sgd", "guided"},
+    "fedmf": {"scaffold", "ifca", "colr", "fetch_sgd", "guided"},
+    "fedncf": {"scaffold", "ifca", "colr", "fetch_sgd", "freeze", "guided"},
+    "pfedrec": {"scaffold", "ifca", "colr", "fetch_sgd", "guided"},
 }
 """Some wrappers that go through a round with an algorithm."""
 

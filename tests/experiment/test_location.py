@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fedjax_rec import Experiment, FedMF, StoreConfig, SyntheticData
-from fedjax_rec.experiment.build import make_context, make_recipe
+from fedjax_rec.experiment.build import make_context
+from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.location import (
     choose_location,
     on_disk,

@@ -18,6 +18,7 @@ from fedjax_rec import (
     FedMF,
     FedNCF,
     LeaveLast,
+    Mean,
     PFedRec,
     Poisson,
     Protocol,
@@ -229,7 +230,9 @@ def test_cohorts_count_their_clients(explicit, sampling):
 def test_mixed_clients_share_a_user_table():
     partition = Dirichlet(num_clients=5, alpha=0.3)
     algorithm = change(EXPERIMENT.algorithm, users="table")
-    simulation = build(change(EXPERIMENT, partition=partition, algorithm=algorithm))
+    rule = Mean(per_row=True)
+    parts = {"partition": partition, "algorithm": algorithm, "aggregation": rule}
+    simulation = build(change(EXPERIMENT, **parts))
     assert simulation.data.num_clients == 5
     before = jax.tree.map(np.asarray, simulation.state.shared)
     log = simulation.advance(2)

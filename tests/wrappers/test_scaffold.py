@@ -334,6 +334,20 @@ def test_systems_that_scaffold_cannot_correct_are_refused(algorithm, message):
         Scaffold().build(context_of(recipe))
 
 
+def test_the_servers_variate_is_the_mean_over_clients_with_data():
+    recipe = recipe_of(row_model(), 1, means.weighted_mean(), row_rate=lambda h: 0.1)
+    context = dataclasses.replace(context_of(recipe), examples=np.array([2, 0, 3]))
+    rule = Scaffold().build(context).aggregator
+    shared = {CONTROL: {"w": jnp.zeros(2)}, "w": jnp.zeros(2)}
+    slots = jnp.arange(2)
+    senders = Senders(slots=slots, ids=2 * slots, loss=jnp.zeros(2))
+    sent = jnp.asarray([[1.0, 2.0], [3.0, 6.0]])
+    deltas = {CONTROL: {"w": sent}, "w": sent}
+    acc = rule.update(rule.init(shared, 2), deltas, jnp.asarray([2.0, 3.0]), senders)
+    delta, _, _ = rule.finish(acc, rule.start(shared), shared)
+    np.testing.assert_allclose(delta[CONTROL]["w"], [2.0, 4.0])
+
+
 def test_corrected_rows_need_plain_sgd():
     recipe = recipe_of(row_model(), 1, means.weighted_mean())
     recipe = Scaffold().build(context_of(recipe))

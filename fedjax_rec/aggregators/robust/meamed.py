@@ -56,4 +56,6 @@ class MeaMed:
             return order.around_median(x, voters, counts, counts - tolerates(counts))
 
         rule = blocks.by_column(column, tolerates)
-        return ballots.buffered(rule, self.voting, self.share, self.attackers)
+        attackers = self.attackers
+        aggregator = ballots.buffered(rule, self.voting, self.share, attackers)
+        return aggregator._replace(coordinatewise=self.share > 0)

@@ -42,7 +42,8 @@ class Median(ByVotes):
     def build(self, context: Context) -> contracts.Aggregator:
         """The aggregator."""
         rule = blocks.by_column(order.median, majority_tolerates)
-        return ballots.buffered(rule, self.voting, self.share)
+        aggregator = ballots.buffered(rule, self.voting, self.share)
+        return aggregator._replace(coordinatewise=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,9 @@ class TrimmedMean(ByVotes):
             return trimmed(x, voters, counts, tolerates(counts))
 
         rule = blocks.by_column(column, tolerates)
-        return ballots.buffered(rule, self.voting, self.share, self.attackers)
+        attackers = self.attackers
+        aggregator = ballots.buffered(rule, self.voting, self.share, attackers)
+        return aggregator._replace(coordinatewise=self.share > 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,9 @@ class Bulyan(ByVotes):
             return order.coordinatewise(column, deltas, chosen), {}
 
         by_pairs = pairs.by_pairs("Bulyan", rule, self.share, 4)
-        return ballots.buffered(by_pairs, self.voting, self.share, self.attackers)
+        attackers = self.attackers
+        aggregator = ballots.buffered(by_pairs, self.voting, self.share, attackers)
+        return aggregator._replace(coordinatewise=self.share > 0)
 
 
 def choose(
@@ -169,7 +171,8 @@ class NNM:
             worse = {name: jnp.maximum(x, info[name]) for name, x in report.items()}
             return delta, state, {**info, **worse}
 
-        return rule._replace(init=init, finish=finish)
+        # A mixture of most deltas has no more zeros than all of them.
+        return rule._replace(init=init, finish=finish, coordinatewise=False)
 
     def _assumed(self, num_voters):
         return assumed_attackers(num_voters, self.share)

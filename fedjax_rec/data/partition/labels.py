@@ -43,13 +43,21 @@ class LabelPartition(RandomPartition):
             labels: `[n]` integers from 0, used in place of the column `label`.
 
         Raises:
-            ValueError: There are too few units for the clients, or labels do not fit.
+            ValueError: There are too few units for the clients, or labels do not fit,
+                or all units have the same label.
         """
         units = self.units(train)
         labels = labels_of(train, self.label or None) if labels is None else labels
         labels = check_labels(labels, train)
         num_labels = int(labels.max()) + 1
-        return self._assign(train, units, labels_of_units(labels, units), num_labels)
+        of_units = labels_of_units(labels, units)
+        if len(of_units) and (of_units == of_units[0]).all():
+            raise ValueError(
+                f"all {units.count} units ({self.unit}) of {train.name!r} have one "
+                f"label, so that {type(self).__name__} would be a partition at random: "
+                "set label to a column with several values, or use IID"
+            )
+        return self._assign(train, units, of_units, num_labels)
 
     def _assign(
         self, train: Interactions, units: Units, labels: np.ndarray, num_labels: int

@@ -143,4 +143,6 @@ def with_gap(inner: Aggregator, *, uniform: bool = False) -> Aggregator:
     def begin(acc: Tree, state: Tree) -> Tree:
         return inner.begin(acc[0], state), acc[1]
 
-    return Aggregator(init, update, finish, inner.start, begin=begin)
+    return inner._replace(
+        init=init, update=update, finish=finish, begin=begin, linear=False
+    )
