@@ -1,6 +1,7 @@
 """From an experiment to a simulation that is ready to run."""
 
 import contextlib
+import dataclasses
 import logging
 import weakref
 from collections.abc import Callable
