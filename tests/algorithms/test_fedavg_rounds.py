@@ -17,7 +17,8 @@ SMALL = {
     "negatives": 2,
     "init_scale": 0.7,
 }
-RULES = {
+RULES: dict[str, Mean | None] = {
+    "examples, by default": None,
     "examples": Mean(weights="examples"),
     "uniform": Mean(weights="uniform"),
     "examples per row": Mean(weights="examples", per_row=True),
@@ -149,3 +150,24 @@ def test_local_optimizers_keep_their_state_within_a_round(optimizer, step_of):
         world.simulation.advance(1)
         by_hand.close(world.shared["item"].values, table, atol=1e-4)
         by_hand.close(world.personal["user"], users, atol=1e-4)
+
+
+def test_fedprox_pulls_the_rows_that_a_client_touches_and_not_its_own_vector():
+    mu = 0.6
+    world = World(FedAvg(**SMALL, proximal=mu, batch_size=5, local_epochs=2))
+    table, users = world.shared["item"].values, world.personal["user"]
+    for number in range(2):
+        tables = []
+        for client in CLIENTS:
+            rows = table.copy()
+            touched = np.unique(world.pairs(number, client)["item"])
+            for batch in world.batches(number, client, 5, 2):
+                slope, of_user = by_hand.factorization(rows, users[client], batch)
+                slope = slope + mu * (rows - table)
+                rows[touched] -= RATE * SCALE * slope[touched]
+                users[client] -= RATE * of_user
+            tables.append(rows)
+        table = averaged(table, tables, weights_of("examples"))
+        world.simulation.advance(1)
+        by_hand.close(world.shared["item"].values, table)
+        by_hand.close(world.personal["user"], users)

@@ -44,7 +44,7 @@ def mixed_kappa(f, kappa):
 BOUNDS = {
     "median": (lambda share: Median(), median_kappa),
     "trimmed": (lambda share: TrimmedMean(share=share), trimmed_kappa),
-    "geometric": (lambda share: GeometricMedian(steps=400), median_kappa),
+    "geometric": (lambda share: GeometricMedian(), median_kappa),
     "krum": (lambda share: Krum(share=share, variant="one_more"), krum_kappa),
     "mixed median": (
         lambda share: NNM(share=share),
@@ -55,7 +55,7 @@ BOUNDS = {
         lambda f: mixed_kappa(f, trimmed_kappa(f)),
     ),
     "mixed geometric": (
-        lambda share: NNM(then=GeometricMedian(steps=400), share=share),
+        lambda share: NNM(then=GeometricMedian(), share=share),
         lambda f: mixed_kappa(f, median_kappa(f)),
     ),
 }
