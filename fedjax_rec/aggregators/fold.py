@@ -45,6 +45,7 @@ def fold(
     start: Callable[[Tree], Tree] = lambda shared: (),
     reads: Callable[[Tree], Any] = lambda state: (),
     linear: bool = False,
+    equal: bool = False,
 ) -> Aggregator:
     """An aggregator that adds up weighted deltas.
 
@@ -57,6 +58,7 @@ def fold(
         start: as in `Aggregator`.
         reads: `(state)` to the part of it that `weigh` reads.
         linear: as in `Aggregator`.
+        equal: all factors are 0 or 1, so that rows need not be multiplied.
     """
 
     def init(shared: Tree, cohort_size: int) -> Fold:
@@ -68,7 +70,7 @@ def fold(
 
     def update(acc: Fold, deltas: Tree, weights: Array, senders: Senders) -> Fold:
         deltas, scale, new = weigh(acc, deltas, weights, senders)
-        return Fold(_added(acc.total, deltas, scale), new, acc.memory)
+        return Fold(_added(acc.total, deltas, scale, equal), new, acc.memory)
 
     return Aggregator(init, update, finish, start, linear, begin)
 
@@ -78,6 +80,7 @@ def mean(
     *,
     per_row: bool = False,
     linear: bool = False,
+    equal: bool = False,
 ) -> Aggregator:
     """`sum_c w_c delta_c / sum_c w_c`; an untouched row is a row of zeros.
 
@@ -87,6 +90,7 @@ def mean(
         per_row: divide a row by the weights of the clients that touched it, so that a
             rare item moves as fast as a popular one.
         linear: as in `Aggregator`.
+        equal: as in `fold`.
     """
 
     def counted(leaf: Tree) -> bool:
@@ -119,7 +123,7 @@ def mean(
         delta = jax.tree.map(divide, acc.total, is_leaf=rows.is_table)
         return delta, state, {}
 
-    return fold(weigh_present, finish, sums, linear=linear)
+    return fold(weigh_present, finish, sums, linear=linear, equal=equal)
 
 
 def divided(total: Tree, weight: Array) -> Tree:
@@ -164,12 +168,17 @@ def each_row_once(deltas: Tree, lengths: Sequence[int]) -> Tree:
     return structure.unflatten(map(merge, leaves, lengths))
 
 
-def _added(total: Tree, deltas: Tree, scale: Array) -> Tree:
+def _added(total: Tree, deltas: Tree, scale: Array, equal: bool) -> Tree:
     """`total + sum_c scale_c delta_c`, with factors `[V]` or `[V, leaves]`."""
 
     def add(leaf: Tree, delta: Tree, factors: Array) -> Tree:
         if rows.is_rows(delta):
-            values = rows.scatter_add(leaf.values, delta, factors)
+            if equal:  # rows of a client with factor 0 become padding
+                ids = jnp.where(
+                    wide(factors > 0, delta.ids), delta.ids, len(leaf.values)
+                )
+                delta = dataclasses.replace(delta, ids=ids)
+            values = rows.scatter_add(leaf.values, delta, None if equal else factors)
             return dataclasses.replace(leaf, values=values)
         return leaf + dot(factors, delta).astype(leaf.dtype)
 

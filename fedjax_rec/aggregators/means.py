@@ -70,7 +70,7 @@ def weighted_mean(
     def weigh(deltas, weights, senders, lengths):
         return scale_of(weights, uniform)
 
-    return fold.mean(weigh, per_row=per_row, linear=True)
+    return fold.mean(weigh, per_row=per_row, linear=True, equal=uniform)
 
 
 def per_row_mean(*, uniform: bool = False) -> contracts.Aggregator:
@@ -84,9 +84,10 @@ def total() -> contracts.Aggregator:
     def weigh(acc, deltas, weights, senders):
         return deltas, scale_of(weights, True), acc.sums
 
-    return fold.fold(
-        weigh, lambda acc, state, shared: (acc.total, state, {}), linear=True
-    )
+    def finish(acc, state, shared):
+        return acc.total, state, {}
+
+    return fold.fold(weigh, finish, linear=True, equal=True)
 
 
 def scale_of(weights: jax.Array, uniform: bool) -> jax.Array:

@@ -1,15 +1,22 @@
 """Compares finished runs.
 
 usage: fedjax-rec report RUN [RUN ...] [--output FOLDER]
+       fedjax-rec report --paired RUN RUN [RUN ...] [--output FOLDER]
 
-One line per configuration, with mean and standard deviation if runs differ only by
+One line per configuration, with mean and half the 95 % interval if runs differ only by
 seed, and rankers that learn nothing. Runs under different protocols or on different
 data are not comparable: the differences are listed. A RUN is a run's folder, or a
 folder that holds some. FOLDER gets comparison.md and, with the extra `analysis`,
 curves.png.
 
+With --paired, every configuration is compared with that of the first RUN, user by user
+and seed by seed: difference, 95 % interval, p-value and its correction by Holm over the
+table. Runs have to rank the same candidates for the same users, under the same seeds.
+FOLDER gets paired.md, paired.csv and paired.json.
+
   fedjax-rec report runs/quickstart-fedfm-synthetic-s0
   fedjax-rec report runs/* --output comparison
+  fedjax-rec report --paired runs/a-s0 runs/b-s0
 """
 
 import dataclasses
@@ -29,10 +36,13 @@ class Report:
     """Options of `report`.
 
     Attributes:
-        output: folder for comparison.md and, with the extra `analysis`, curves.png.
+        output: folder for comparison.md and, with the extra `analysis`, curves.png; or
+            for paired.md, paired.csv and paired.json.
+        paired: compare configurations in pairs with that of the first run.
     """
 
     output: Path | None = None
+    paired: bool = False
 
 
 def main(args: list[str]) -> int:
@@ -41,9 +51,11 @@ def main(args: list[str]) -> int:
     flags, asked = read_arguments(args[first:])
     if asked is not None:
         return usage(HELP, args)
-    # Runs may also follow the one value of a flag.
-    paths = [*args[:first], *(path for _, values in flags for path in values[1:])]
-    options = read_options([(name, values[:1]) for name, values in flags], Report())
+    # Runs may also follow a flag, after its one value if it takes one.
+    own = {name: 0 if name == "paired" else 1 for name, _ in flags}
+    paths = [*args[:first], *(p for name, values in flags for p in values[own[name] :])]
+    flags = [(name, values[: own[name]]) for name, values in flags]
+    options = read_options(flags, Report())
     runs = find_runs(tuple(map(Path, paths)))
     from fedjax_rec.report.run import show
 
@@ -58,6 +70,9 @@ def main(args: list[str]) -> int:
         raise UserError(
             "no finished run among these; expected a folder with result.json"
         )
+    if options.paired:
+        _pair(finished, options.output, console)
+        return 0
     show(console, *finished)
     if options.output is not None:
         _write(options.output, finished, console)
@@ -77,6 +92,22 @@ def find_runs(paths: tuple[Path, ...]) -> list[Run]:
         inside = sorted(config.parent for config in path.glob(f"*/{CONFIG}"))
         folders += inside if inside and not (path / CONFIG).exists() else [path]
     return [read_run(folder) for folder in dict.fromkeys(folders)]
+
+
+def _pair(runs: list[Run], output: Path | None, console: Console) -> None:
+    from fedjax_rec.report import paired
+
+    comparison = paired.compare(runs)
+    paired.show(console, comparison)
+    if output is None:
+        return
+    with writable(output):
+        output.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(output)
+    folder.write_text("paired.md", paired.markdown(comparison))
+    folder.write_text("paired.csv", paired.as_csv(comparison))
+    folder.write_json("paired.json", paired.as_json(comparison))
+    console.print(f"written: {output}", highlight=False, soft_wrap=True)
 
 
 def _write(output: Path, runs: list[Run], console: Console) -> None:

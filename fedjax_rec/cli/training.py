@@ -216,6 +216,8 @@ class _Run:
 
         def listen(event: dict[str, Any]) -> None:
             self.folder.append(event)
+            if "test" in event:  # the round that is selected so far
+                self.folder.write_users(simulation.users())
             waiting(event)
             progress(event)
 

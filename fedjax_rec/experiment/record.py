@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from fedjax_rec.evaluation import per_user
 from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import summarise_costs
+from fedjax_rec.runs.fingerprint import digest
+from fedjax_rec.simulation.evaluation import user_ids
 from fedjax_rec.simulation.simulation import Simulation
 
 
@@ -21,6 +24,8 @@ def record(
         if isinstance(value, bool | int | float | str)
     }
     warning = untimed(simulation.split)
+    test = simulation.targets["test"]
+    ranked = per_user.ranked(test, user_ids(simulation, "test"), train.items.ids)
     diverged = result["diverged_in_round"]
     return {
         "name": experiment.name,
@@ -40,6 +45,7 @@ def record(
             "clients": simulation.data.num_clients,
             **({"untimed": warning} if warning else {}),
         },
+        "ranked": {"users": len(ranked["user"]), "digest": digest(ranked)},
         **simulation.notes,
         "costs": summarise_costs(result["history"]),
         "rounds": result["rounds"],

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from fedjax_rec.evaluation.protocol import Protocol, main_cutoff
@@ -67,17 +68,32 @@ def hit_rate(run: Run) -> tuple[str, str]:
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     """One row per model over its seeds, then the baselines over all runs."""
-    groups = _group(runs, lambda run: {**_settings(run), "seed": None})
+    groups = same_but_seed(runs)
     labels = labels_of(groups)
     rows = [
         Row(label, [metrics_of(run) for run in group])
         for label, group in zip(labels, groups, strict=True)
     ]
     for name, label in BASELINES.items():
-        metrics = [run.part("baselines", name) for run in runs]
-        metrics = [values for values in metrics if values]
+        metrics = _once_per_seed(runs, name)
         rows += [Row(label, metrics, baseline=True)] if metrics else []
     return rows
+
+
+def _once_per_seed(runs: Sequence[Run], name: str) -> list[dict[str, float]]:
+    """A baseline's metrics under each seed, as means over the runs of that seed."""
+    groups = _group(runs, lambda run: run.config.get("seed"))
+    by_seed = [[run.part("baselines", name) for run in group] for group in groups]
+    ranked = [part for group in by_seed if (part := [x for x in group if x])]
+    return [
+        {metric: fmean(values[metric] for values in part) for metric in part[0]}
+        for part in ranked
+    ]
+
+
+def same_but_seed(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups of runs that differ only by seed, in the order of their first runs."""
+    return _group(runs, lambda run: {**_settings(run), "seed": None})
 
 
 def labels_of(groups: Sequence[Sequence[Run]], seeds: bool = False) -> list[str]:

@@ -99,7 +99,9 @@ def remarks_of(runs: Sequence[Run]) -> list[str]:
         return remarks + _of_one(runs[0])
     groups = (group for _, group in comparable(runs))
     if any(len(row.metrics) > 1 for group in groups for row in rows_of(group)):
-        remarks.append("± is the standard deviation over the runs of a line.")
+        remarks.append(
+            "± is half the 95 % interval of the mean over seeds (Student's t)."
+        )
     return remarks
 
 

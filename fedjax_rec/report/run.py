@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from fedjax_rec.report.comparison import Row, columns_of, comparable, labels_of, rows_of
+from fedjax_rec.report.differences import spread
 from fedjax_rec.report.remarks import remarks_of, warnings_of
 from fedjax_rec.report.tables import Table, can_plot, fields_of, panels, save, say
 from fedjax_rec.report.words import protocol_in_words
@@ -106,12 +107,11 @@ def _cells(row: Row, columns: Mapping[str, str]) -> list[str]:
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    """Mean and sample standard deviation, or a dash if a value is missing."""
+    """Mean and half its 95 % interval, or a dash if a value is missing."""
     finite = [v for v in values if v is not None and math.isfinite(v)]
     if not finite or len(finite) < len(values):
         return "-"
-    mean = f"{statistics.fmean(finite):.4f}"
-    return f"{mean} ± {statistics.stdev(finite):.4f}" if len(finite) > 1 else mean
+    return str(spread(finite))
 
 
 def _details(run: Run) -> list[str]:

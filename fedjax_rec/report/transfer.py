@@ -92,8 +92,8 @@ def _gap(other: str, mean: float, standard_error: float) -> str:
     sign = "above" if mean > 0 else "below"
     certain = abs(mean) > 2 * standard_error
     return (
-        f"{sign} {label(other)} by {abs(mean):.4f} ± {standard_error:.4f}"
-        f"{'' if certain else ', within two standard errors'}"
+        f"{sign} {label(other)} by {abs(mean):.4f} (standard error over users "
+        f"{standard_error:.4f}{'' if certain else ', within two of them'})"
     )
 
 

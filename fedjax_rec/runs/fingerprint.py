@@ -18,7 +18,7 @@ def fingerprint(simulation: Simulation) -> dict[str, Any]:
     """Plain values that are equal if two runs read the same data.
 
     Weights of a backbone are known by the fingerprint of its files: they may be too
-    large for the host, or lie on devices of other processes.
+    large for the host.
 
     Args:
         simulation: a simulation that has not run yet.
@@ -28,7 +28,8 @@ def fingerprint(simulation: Simulation) -> dict[str, Any]:
         `frozen` arrays and `hparams`; the `backbone` if there is one; and the `chunks`.
     """
     backbone = simulation.notes.get("backbone", {}).get("fingerprint")
-    frozen = simulation.frozen
+    # Not those that were placed: parts of them may lie on devices of other processes.
+    frozen = simulation.recipe.frozen
     if backbone is not None:
         frozen = jax.tree_util.tree_map_with_path(_without_weights, frozen)
     return {

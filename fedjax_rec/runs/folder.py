@@ -16,6 +16,7 @@ from fedjax_rec.runs.writer import (
     REPORT,
     RESULT,
     TIMINGS,
+    USERS,
     RunFolder,
     read_lines,
 )
@@ -26,7 +27,7 @@ CONFIG, VERSIONS = "config.json", "versions.json"
 CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
 _FIX = "Choose another --output"
-_FILES = (RESULT, REPORT, METRICS, TIMINGS, "wandb.json", "profile.json")
+_FILES = (RESULT, REPORT, METRICS, TIMINGS, USERS, "wandb.json", "profile.json")
 _FOLDERS = (CHECKPOINTS, "tensorboard", "wandb", "profile")
 _KINDS = {"round": "train", "evaluation": "evaluate"}
 

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from fedjax_rec.evaluation import per_user
+from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.storage.errors import FileError, writable
 from fedjax_rec.storage.files import replacing
 
 METRICS, RESULT, REPORT = "metrics.jsonl", "result.json", "report.md"
-TIMINGS = "timings.jsonl"
+TIMINGS, USERS = "timings.jsonl", "users.npz"
 
 
 class Tracker(Protocol):
@@ -119,6 +121,12 @@ class RunFolder:
         with writable(target), replacing(target) as temporary:
             yield temporary
 
+    def write_users(self, users: PerUser | None) -> None:
+        """Writes the metrics of each test user, if there are any, into `users.npz`."""
+        if users is not None:
+            with self.replacing(USERS) as temporary:
+                per_user.write(temporary, users)
+
     def close(self) -> None:
         """Closes the files that lines are added to."""
         for file in self._files.values():
@@ -138,6 +146,8 @@ class SilentFolder(RunFolder):
     def _add(self, name: str, value: Mapping[str, Any]) -> None: ...
 
     def write_text(self, name: str, text: str) -> None: ...
+
+    def write_users(self, users: PerUser | None) -> None: ...
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
+from fedjax_rec.evaluation.per_user import PerUser, in_order
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import Targets
@@ -76,6 +77,7 @@ class Evaluator:
 
     def __init__(self, sim: Simulation):
         self._dealt: dict[tuple[str, int, int], tuple[Targets, Array]] = {}
+        self._last: dict[str, tuple[int, np.ndarray, dict[str, Array]]] = {}
         key = keys.derive(sim.key, keys.Purpose.EVALUATION)
         self._constants = meshes.place(sim.mesh, (sim.recipe.hparams, sim.key, key))
         mesh, axis = sim.mesh, meshes.client_axis(sim.mesh)
@@ -103,7 +105,7 @@ class Evaluator:
     def evaluate(self, sim: Simulation, part: str) -> dict[str, float]:
         """Means and dispersion over the users of `"val"` or `"test"`."""
         user = np.asarray(sim.targets[part].user)
-        results, masks, owners = [], [], []
+        results, masks, owners, order = [], [], [], []
         for number, bucket, group in user_groups(sim, part):
             audience = sim.audiences[number]
             clients = audience.client_of_user[user[group]]
@@ -115,6 +117,7 @@ class Evaluator:
                 )
                 results.append(per_user)
                 masks.append(targets.mask)
+                order.append(np.where(block.order >= 0, group[block.order], -1))
                 owner = audience.id_of(clients[block.order])
                 owners.append(np.where(block.order >= 0, owner, -1))
         per_user, mask = results[0], masks[0]
@@ -122,7 +125,19 @@ class Evaluator:
             per_user = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *results)
             mask = jnp.concatenate(masks)
         owner = np.concatenate(owners) if sim.multi_user else None
+        round_ = int(sim.state.round)
+        self._last[part] = (round_, np.concatenate(order), per_user)
         return summarise(per_user, mask, owner)
+
+    def users(self, sim: Simulation, part: str) -> PerUser | None:
+        """Metrics of each user at the last evaluation of a part, if there was one."""
+        if part not in self._last:
+            return None
+        round_, order, per_user = self._last[part]
+        if jax.process_count() > 1:  # each process has its own devices' users
+            everywhere = NamedSharding(sim.mesh, EVERYWHERE)
+            per_user = jax.jit(lambda x: x, out_shardings=everywhere)(per_user)
+        return in_order(order, jax.device_get(per_user), user_ids(sim, part), round_)
 
     def _deal(
         self,
@@ -188,6 +203,12 @@ def user_groups(sim: Simulation, part: str) -> list[tuple[int, int, np.ndarray]]
             buckets = by_bucket(user[served], audience.data, clients)
         groups += [(number, bucket, served[at]) for bucket, at in buckets]
     return groups
+
+
+def user_ids(sim: Simulation, part: str) -> list[str]:
+    """Ids of a part's users, as spelled in the source."""
+    ids: Any = sim.split.train.users.ids
+    return [ids[u] for u in np.asarray(sim.targets[part].user).tolist()]
 
 
 def ratings_of(

@@ -64,8 +64,11 @@ def shares(mesh: Mesh) -> int:
 
 
 def client_axis(mesh: Mesh) -> str | None:
-    """The axis that a round joins; `None` on one device, which needs no `shard_map`."""
-    return None if mesh.size == 1 else CLIENTS
+    """The axis that a round joins; `None` for one share, which needs no `shard_map`.
+
+    XLA cannot partition an all-reduce over an axis of one device among the parts.
+    """
+    return None if shares(mesh) == 1 else CLIENTS
 
 
 def place(mesh: Mesh, tree: Tree, spec: PartitionSpec | Tree = EVERYWHERE) -> Tree:

@@ -16,9 +16,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.keys import Purpose, derive
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.evaluation.per_user import PerUser, in_order
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation import cells
-from fedjax_rec.simulation.evaluation import ratings_of, take_users, user_groups
+from fedjax_rec.simulation.evaluation import (
+    ratings_of,
+    take_users,
+    user_groups,
+    user_ids,
+)
 from fedjax_rec.simulation.loop import Event, Lanes, Snapshot, run_lanes
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.resident import Resident, make_one_round, many_rounds
@@ -33,6 +39,10 @@ Arrays = Callable[[int], Tree]
 class SideBySide:
     """The programs of a group of experiments, compiled once for all layouts.
 
+    Attributes:
+        users: metrics of each test user at the selected round, by an experiment's
+            position.
+
     Args:
         simulation: one of the experiments, with their data, recipe and protocol.
         shape: `(devices, seeds, settings)` of a layout.
@@ -46,6 +56,7 @@ class SideBySide:
         devices: Sequence[Any] | None = None,
     ):
         self.simulation, self.shape = simulation, shape
+        self.users: dict[int, PerUser] = {}
         chosen = list(devices or jax.devices())[: shape[0]]
         if len(chosen) < shape[0]:
             raise ValueError(f"{shape[0]} devices asked for, there are {len(chosen)}")
@@ -120,8 +131,13 @@ class SideBySide:
             return [jax.tree.map(lambda x, i=i: x[i], results) for i in places]
 
         def evaluate(part: str, lanes: Sequence[int]) -> list[dict[str, float]]:
-            targets, mask, owners = self._targets[part]
+            targets, mask, owners, order = self._targets[part]
             results = each(self._evaluate, lanes, targets, self._data, self._frozen)
+            if part == "test":
+                ids, round_ = user_ids(self.simulation, part), int(state.round)
+                for lane, per_user in zip(lanes, results, strict=True):
+                    position = int(layout.index[lane_cells[lane]])
+                    self.users[position] = in_order(order, per_user, ids, round_)
             return [summarise(per_user, mask, owners) for per_user in results]
 
         def rmse(part: str, lanes: Sequence[int]) -> list[float]:
@@ -204,11 +220,12 @@ class SideBySide:
         return jax.device_put(tree, NamedSharding(self.mesh, spec))
 
     def _place_targets(self, part: str):
-        """`({bucket: (targets, client ids)}, mask, owners)` of a part's users."""
+        """`({bucket: (targets, client ids)}, mask, owners, order)` of the users."""
         sim, targets = self.simulation, self.simulation.targets[part]
         groups: dict[int, Any] = {}
-        masks, owners = [], []
+        masks, owners, order = [], [], []
         for _, bucket, positions in user_groups(sim, part):
+            order.append(positions)
             users = take_users(targets, positions)
             clients = sim.client_of_user[np.asarray(users.user)].astype(np.int32)
             groups[bucket] = self._place((users, clients))
@@ -216,7 +233,7 @@ class SideBySide:
             owners.append(clients)
         owner = np.concatenate(owners) if sim.multi_user else None
         mask: Any = np.concatenate(masks)
-        return groups, mask, owner
+        return groups, mask, owner, np.concatenate(order)
 
     def _place_ratings(self, part: str):
         """Client ids, users, items and ratings of a part."""

@@ -17,6 +17,7 @@ from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
+from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
@@ -103,22 +104,13 @@ class Simulation:
         weights = meshes.weight_specs(self.frozen, self.mesh, not self.split_tables)
         self.frozen = meshes.place(self.mesh, self.frozen, weights)
         self._hparams = meshes.place(self.mesh, self.recipe.hparams)
+        axis = meshes.client_axis(self.mesh)
         algorithm = federated(
-            self.recipe,
-            self.chunks,
-            lifted=self.lifted,
-            devices=meshes.client_axis(self.mesh),
+            self.recipe, self.chunks, lifted=self.lifted, devices=axis
         )
         self.state = self._initial_state(algorithm)
-        setup = Setup(
-            recipe=self.recipe,
-            algorithm=algorithm,
-            sampler=self.sampler,
-            data=self.data,
-            mesh=self.mesh,
-            key=self.key,
-            capacity=self.eval_every,
-        )
+        place = (self.mesh, self.key, self.eval_every)
+        setup = Setup(self.recipe, algorithm, self.sampler, self.data, *place)
         self.population = Hosted(setup, self.folder) if self.hosted else Resident(setup)
         self.audiences = audiences_of(self, setup)
         self.evaluator = Evaluator(self)
@@ -169,6 +161,13 @@ class Simulation:
     def evaluate(self, part: str) -> dict[str, float]:
         """Means and dispersion over the users of `"val"` or `"test"`."""
         return self.evaluator.evaluate(self, part)
+
+    def users(self) -> PerUser | None:
+        """Metrics of each test user at the round selected so far.
+
+        `None` before the test is evaluated, and after `restore` until it is again.
+        """
+        return self.evaluator.users(self, "test")
 
     def rmse(self, part: str) -> float:
         """Root mean squared error of a part's ratings, for explicit feedback."""

@@ -12,6 +12,7 @@ import jax
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record
 from fedjax_rec.experiment.settings import Experiment, MeshConfig
@@ -169,7 +170,10 @@ class _Runner:
                 with self._opened(points, simulation, scalars, done) as runs:
                     starts = {i: run.start for i, run in runs.items() if run.start}
                     events = programs.events(layout, seeds, scalars, starts)
-                    for i in self._write(runs, simulation, events, baselines_of):
+                    users_of = programs.users.get
+                    for i in self._write(
+                        runs, simulation, events, baselines_of, users_of
+                    ):
                         del unfinished[i]
                 self.listener.block_done()
         except _ENDING:
@@ -210,7 +214,8 @@ class _Runner:
                 for event in simulation.events()
             )
             baselines_of = lambda i: simulation.baselines()  # noqa: E731
-            list(self._write(runs, simulation, events, baselines_of))
+            users_of = lambda i: simulation.users()  # noqa: E731
+            list(self._write(runs, simulation, events, baselines_of, users_of))
 
     @contextlib.contextmanager
     def _opened(
@@ -221,16 +226,14 @@ class _Runner:
         done: int,
     ) -> Iterator[dict[int, PointRun]]:
         """The runs of points, by position, that start after `done` rounds."""
-        prepared = fingerprint(simulation)
+        software, prepared = versions(), fingerprint(simulation)
         like = jax.device_get(simulation.snapshot().arrays) if done else None
         with contextlib.ExitStack() as stack:
             runs = {}
             for i, point in points.items():
                 own = {**prepared, "hparams": digest(scalars[i])}
-                software = {**versions(), "prepared": own}
-                opened = open_point(
-                    point, self.folder, software, self.listener.say, like
-                )
+                facts = {**software, "prepared": own}
+                opened = open_point(point, self.folder, facts, self.listener.say, like)
                 runs[i] = stack.enter_context(opened)
             yield runs
 
@@ -240,6 +243,7 @@ class _Runner:
         simulation: Simulation,
         events: Iterable[tuple[int, Event, Arrays | None]],
         baselines_of: Callable[[int], dict[str, Any]],
+        users_of: Callable[[int], PerUser | None],
     ) -> Iterator[int]:
         """Writes points into their folders as they run.
 
@@ -248,12 +252,16 @@ class _Runner:
             simulation: simulation of one of them.
             events: as `SideBySide.events` yields them.
             baselines_of: `(position) -> baselines`, called after the last event.
+            users_of: `(position) -> metrics of each test user`, called after the test
+                was evaluated.
 
         Yields:
             The position of each point when its result is written.
         """
         for i, event, arrays_of in events:
             runs[i].take(event)
+            if "test" in event:  # the round that is selected so far
+                runs[i].folder.write_users(users_of(i))
             self.listener.round_done(runs[i].point.name, event)
             if arrays_of is not None and self.pauses.is_due():
                 for j, run in runs.items():

@@ -48,7 +48,8 @@ def sweep(
     settings = space.grid_settings(axes)
     samples = space.sampled_settings(draws, options.points, options.sample_seed)
     wanted = [{**sample, **s} for sample in samples or [{}] for s in settings]
-    points = [] if options.optuna else [folder.add(values) for values in wanted]
+    for values in [] if options.optuna else wanted:
+        folder.experiment(values)
     for experiment in _extremes(folder, draws, settings):
         if options.optuna and experiment.protocol.selection == "last":
             raise UserError(
@@ -58,12 +59,13 @@ def sweep(
             )
     geometric = [axis.field for axis in axes if axis.geometric]
     geometric += [draw.field for draw in draws if draw.kind == "log"]
-    folder.geometric = list(dict.fromkeys([*folder.geometric, *geometric]))
     fans_out = options.jobs > 1 or options.engine == "ray"
     set_up_jax(bases[0].execution.dtype, devices=1 if fans_out else 0)
     from fedjax_rec.sweep.session import Session
 
     with folder.locked(), _continuable():
+        folder.geometric = list(dict.fromkeys([*folder.geometric, *geometric]))
+        points = [] if options.optuna else [folder.add(values) for values in wanted]
         session = Session(folder, options, memory, name)
         if options.optuna:
             session.choose(draws, settings)

@@ -1,11 +1,11 @@
 """A sweep's folder: `sweep.json`, a run folder per point, tables; always readable."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,7 @@ class SweepFolder:
 
     def __init__(self, path: Path, bases: Sequence[Experiment]):
         self.path, self._bases = path, {base.name: base for base in bases}
-        self.points: dict[str, dict[str, Any]] = {}
-        self.geometric: list[str] = []
-        self._names: dict[str, str] = {}
+        self._forget()
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; expected a folder. {_FIX}")
         if (path / SWEEP).exists():
@@ -78,6 +76,11 @@ class SweepFolder:
                     f"{path} holds {', '.join(names[:3])} and no sweep; expected an "
                     f"empty folder or a sweep's. {_FIX}"
                 )
+
+    def _forget(self) -> None:
+        self.points: dict[str, dict[str, Any]] = {}
+        self.geometric: list[str] = []
+        self._names: dict[str, str] = {}
 
     def _read(self, path: Path) -> None:
         try:
@@ -159,13 +162,20 @@ class SweepFolder:
         """The finished points."""
         return [read_run(self.path / name) for name in self.with_status(FINISHED)]
 
-    def locked(self) -> AbstractContextManager[bool]:
-        """Keeps a second sweep out of the folder.
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second sweep out of the folder, and reads it again.
+
+        A sweep that has ended in the meantime may have added points.
 
         Raises:
             UserError: another process holds the lock.
         """
-        return locked(self.path / ".lock", fix=_FIX)
+        with locked(self.path / ".lock", fix=_FIX):
+            self._forget()
+            if (self.path / SWEEP).exists():
+                self._read(self.path / SWEEP)
+            yield
 
 
 def _in_any_order(values: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 import csv
 import io
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from fedjax_rec.experiment.fields import text_of, value_of
+from fedjax_rec.report.differences import Spread, spread
 from fedjax_rec.report.tables import Table, say
 from fedjax_rec.runs.folder import Run
 
@@ -17,22 +17,6 @@ LEGEND = (
     "Best: by mean validation {metric}; test metrics do not choose it. ± is half the "
     "95 % interval of the mean over seeds (Student's t)."
 )
-
-
-class Spread(NamedTuple):
-    """A mean over seeds with half the width of its 95 % interval.
-
-    Attributes:
-        mean: mean over the seeds.
-        half: Student's t of `n - 1` degrees times the standard error; `None` for one
-            seed.
-    """
-
-    mean: float
-    half: float | None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f}" + ("" if self.half is None else f" ± {self.half:.4f}")
 
 
 class Setting(NamedTuple):
@@ -55,21 +39,6 @@ class Setting(NamedTuple):
     test: dict[str, Spread]
     diverged: int
     sent: Spread | None = None
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and half-width of the 95 % interval of the mean (Student's t).
-
-    >>> print(spread([1.0, 2.0, 3.0]))  # 4.3027 / sqrt(3)
-    2.0000 ± 2.4841
-    """
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Spread(mean, None)
-    from scipy.special import stdtrit
-
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return Spread(mean, float(stdtrit(len(values) - 1, 0.975)) * error)
 
 
 def settings_of(

@@ -235,3 +235,39 @@ def test_a_signal_to_one_process_stops_all_of_them_with_a_checkpoint(folder, for
     lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
     rounds = [line["round"] for line in lines if line["event"] == "round"]
     assert rounds == list(range(1, 401))
+
+
+SPLIT = '''
+"""A backbone split over the devices of two processes."""
+from fedjax_rec import (
+    BackboneConfig, Execution, Experiment, FedFM, LoRA, MeshConfig, SyntheticData
+)
+
+def get_config():
+    return Experiment(
+        name="split",
+        data=SyntheticData(num_users=20, num_items=30, num_interactions=300),
+        algorithm=FedFM(dim=4, negatives=1, adapter=LoRA(layers=1, rank=2)),
+        backbone=BackboneConfig(name="tiny", max_tokens=8),
+        execution=Execution(max_buckets=1),
+        mesh=MeshConfig(model=4),
+        rounds=2,
+        eval_every=2,
+    )
+'''
+
+
+@pytest.mark.slow
+def test_a_backbone_split_over_two_processes_runs_and_resumes(folder, fork):
+    (folder / "split.py").write_text(SPLIT)
+    command = ["train", "split.py", "--output", "run", "--quiet"]
+    for status, output in pair(fork, folder, [command] * 2, TWO_DEVICES):
+        assert status == 0, output[-3000:]
+    prepared = json.loads((folder / "run/versions.json").read_text())["prepared"]
+    assert prepared["backbone"]
+    command = ["train", "--resume", "run", "--rounds", "4", "--quiet"]
+    for status, output in pair(fork, folder, [command] * 2, TWO_DEVICES):
+        assert status == 0, output[-3000:]
+    lines = map(json.loads, (folder / "run/metrics.jsonl").read_text().splitlines())
+    rounds = [line["round"] for line in lines if line["event"] == "round"]
+    assert rounds == [1, 2, 3, 4]

@@ -276,6 +276,20 @@ def test_a_failed_point_is_recorded_and_the_others_go_on(config, capsys, monkeyp
     assert "error" not in points_of(config)[names[1]]
 
 
+def test_points_that_another_sweep_has_added_since_are_kept(config):
+    experiment, _ = load_config("small.py")
+    first, second = (SweepFolder(config / "out", [experiment]) for _ in range(2))
+    with first.locked():
+        first.add({"seed": 1})
+        first.geometric = ["seed"]
+        first.save()
+    with second.locked():
+        second.add({"seed": 2})
+        second.save()
+        assert second.geometric == ["seed"]
+    assert list(points_of(config)) == ["seed=1", "seed=2"]
+
+
 def test_a_full_disk_ends_the_sweep_and_keeps_what_is_done(
     config, capsys, monkeypatch, fails
 ):

@@ -96,8 +96,32 @@ def test_runs_that_differ_only_by_seed_are_one_line_with_spread(tmp_path):
     runs = [make_run(tmp_path / f"{s}", hr=0.2 + 0.1 * s, seed=s) for s in range(3)]
     rows = rows_of(runs)
     assert [len(row.metrics) for row in rows] == [3, 3, 3, 3]
-    assert "0.3000 ± 0.1000" in report.markdown(*runs)
+    # 4.3027 (Student's t, 2 degrees) times .1 / sqrt(3)
+    assert "0.3000 ± 0.2484" in report.markdown(*runs)
+    assert "half the 95 % interval" in report.markdown(*runs)
     assert "FedMF x 3" in report.markdown(*runs)
+
+
+def test_a_baseline_counts_each_seed_once(tmp_path):
+    runs = [
+        make_run(tmp_path / f"{lr} {seed}", seed=seed, lr=lr, draws=draws)
+        for lr, seed, draws in ((0.1, 0, 0.1), (0.1, 1, 0.3), (0.2, 0, 0.1))
+    ]
+    by_label = {row.label: row.metrics for row in rows_of(runs)}
+    assert [m["hr@10"] for m in by_label["draw count"]] == pytest.approx([0.1, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "words"),
+    [
+        ("aggregated", "the aggregated parameters of the round"),
+        ("tuned", "each client's own parameters after tuning of the round"),
+        ("reconstructed", "parameters reconstructed from the shared ones of the round"),
+    ],
+)
+def test_the_report_names_the_evaluated_parameters(tmp_path, evaluated, words):
+    run = make_run(tmp_path, protocol=Protocol(evaluated=evaluated))
+    assert words in report.markdown(run)
 
 
 def test_runs_that_differ_otherwise_have_different_labels(tmp_path):

@@ -218,4 +218,4 @@ class MajorityVote:
             delta = jax.tree.map(lambda x: self.step * jnp.sign(x), acc.total)
             return delta, state, {"tied_share": tied}
 
-        return fold.fold(weigh, finish)
+        return fold.fold(weigh, finish, equal=True)
