@@ -5,10 +5,10 @@ fedjax-rec train configs/fedncf_ml100k_compat.py --data.dir ~/ml-100k
 For comparison with published figures only: training negatives avoid the test items, so
 that a ranker with no model (row "draw count") does as well.
 
-Expect HR@10 .597, NDCG@10 .351 (round 100; published: .607 / .339); controls:
-popularity .418 / .237, draw count 1.000 / .983,
-random .107 / .047. A higher rate gives more:
-.650 / .370 at --algorithm.client-lr 0.5. About 4 minutes on 2 cores.
+Expect HR@10 .600, NDCG@10 .335 (round 100; published: .607 / .339); controls:
+popularity .418 / .228, draw count 1.000 / .980,
+random .112 / .051. A higher rate gives more:
+.650 / .370 at --algorithm.client-lr 0.5. About 6 minutes on 2 cores.
 """
 
 from fedjax_rec import Experiment, FedNCF, FileData, LeaveOneOut, paper_compat
