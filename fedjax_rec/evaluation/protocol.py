@@ -55,8 +55,10 @@ class Protocol:
         evaluated: the `aggregated` parameters with the personal ones as the client left
             them; all the client's own, `tuned` by local training; or the aggregated
             ones with the personal ones `reconstructed` from them.
-        selection: the validation metric that chooses the best round, or `last` for the
-            last round. Never a test metric.
+        selection: the validation metric that chooses the best round, `rmse` of explicit
+            ratings included, or `last` for the last round. Never a test metric. `auto`
+            is `rmse` for explicit ratings, otherwise NDCG at 10 or the smallest
+            cut-off.
         selection_ties: which of several rounds with the best value is chosen.
         cutoffs: the ks of the metrics.
         exposed_item: item with a measured exposure: the share of users that have it in
@@ -78,7 +80,7 @@ class Protocol:
     negative_pool: Literal["not_train", "not_interacted"] = "not_train"
     ties: Ties = "pessimistic"
     evaluated: Literal["aggregated", "tuned", "reconstructed"] = "aggregated"
-    selection: str = "ndcg@10"
+    selection: str = "auto"
     selection_ties: Rounds = "first"
     cutoffs: tuple[int, ...] = (5, 10, 20)
     exposed_item: int = -1
@@ -130,7 +132,7 @@ class Protocol:
             )
 
     def _check_selection(self) -> None:
-        allowed = (*metric_names(self.cutoffs), "last")
+        allowed = (*metric_names(self.cutoffs), "rmse", "last", "auto")
         if self.selection in allowed:
             return
         cutoff = re.fullmatch(r"\w+@(\d+)", self.selection)
@@ -141,6 +143,32 @@ class Protocol:
             f"selection={self.selection!r} names no validation metric{hint}. Use one "
             f"of {', '.join(allowed)}; 'last' takes the last round"
         )
+
+
+def settled(protocol: Protocol, explicit: bool) -> Protocol:
+    """The protocol with `auto` replaced by the metric that it stands for.
+
+    Args:
+        protocol: the protocol.
+        explicit: whether the system predicts ratings.
+
+    Raises:
+        ValueError: `rmse` without ratings to predict.
+    """
+    if protocol.selection == "auto":
+        metric = "rmse" if explicit else f"ndcg@{main_cutoff(protocol.cutoffs)}"
+        return dataclasses.replace(protocol, selection=metric)
+    if protocol.selection == "rmse" and not explicit:
+        raise ValueError(
+            "protocol.selection='rmse' needs a system that predicts ratings, such as "
+            "FedMF(feedback='explicit'): choose a ranking metric, or 'auto'"
+        )
+    return protocol
+
+
+def sign_of(metric: str) -> int:
+    """1 if a higher value of the metric is better, -1 for an error."""
+    return -1 if metric == "rmse" else 1
 
 
 def paper_compat(**overrides: Any) -> Protocol:
@@ -183,7 +211,8 @@ def selection_value(selection: str, event: Mapping[str, Any], rounds: int) -> fl
     """The value that evaluations are compared by; higher is better.
 
     Args:
-        selection: a metric of the validation part, or `last`; never one of the test.
+        selection: a metric of the validation part (of `rmse` minus the value), or
+            `last`; never one of the test.
         event: an evaluation, with its `round` and `val`.
         rounds: number of rounds of the whole run.
 
@@ -193,6 +222,8 @@ def selection_value(selection: str, event: Mapping[str, Any], rounds: int) -> fl
     >>> [selection_value("last", {"round": n}, 4) for n in (3, 4)]
     [-inf, 4.0]
     """
+    if selection == "rmse":
+        return -event["rmse_val"]
     if selection != "last":
         return event["val"][selection]
     return float(event["round"]) if event["round"] == rounds else -math.inf

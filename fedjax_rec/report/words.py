@@ -25,6 +25,8 @@ def protocol_in_words(protocol: Mapping[str, Any]) -> str:
     }[protocol["evaluated"]]
     selection = protocol["selection"]
     chosen = f"the round with the best validation {selection}"
+    if selection == "rmse":
+        chosen = "the round with the lowest validation RMSE"
     if selection == "last":
         chosen = "the last round"
     return (

@@ -121,14 +121,14 @@ def _evaluate(
     if "val" in sim.targets:
         for lane, metrics in zip(going, lanes.evaluate("val", going), strict=True):
             events[lane]["val"] = metrics
-    for part in sim.rated:
+    for part in [part for part in sim.rated if part != "test"]:
         for lane, value in zip(going, lanes.rmse(part, going), strict=True):
             events[lane][f"rmse_{part}"] = value
     values = {
         lane: selection_value(sim.protocol.selection, event, sim.rounds)
         for lane, event in events.items()
     }
-    # The test part is ranked only if validation improved.
+    # The test part is looked at only if validation improved.
     improved = [
         lane for lane in going if is_selected(sim.protocol, values[lane], best[lane])
     ]
@@ -137,6 +137,9 @@ def _evaluate(
         for lane, metrics in zip(improved, tests, strict=True):
             best[lane] = values[lane]
             events[lane]["test"] = metrics
+        if "test" in sim.rated:
+            for lane, value in zip(improved, lanes.rmse("test", improved), strict=True):
+                events[lane]["rmse_test"] = value
     seconds = (time.perf_counter() - started) / len(events)
     return [{**event, "seconds": seconds} for event in events.values()]
 

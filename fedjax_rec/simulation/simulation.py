@@ -18,7 +18,7 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.per_user import PerUser
-from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
+from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, settled
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
@@ -96,6 +96,7 @@ class Simulation:
     newcomer_chunks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        self.protocol = settled(self.protocol, "test" in self.rated)
         check_split(self.split, self.protocol)
         self.key = jax.random.key(self.seed)
         self.selection = Selection()

@@ -1,9 +1,11 @@
 """Plots of a sweep."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedjax_rec.evaluation.protocol import sign_of
 from fedjax_rec.experiment.fields import shown, text_of
 from fedjax_rec.report.tables import panels, save
 from fedjax_rec.sweep.table import Setting, spread
@@ -102,7 +104,11 @@ def _draw_front(axes: Any, settings: Sequence[Setting], metric: str) -> None:
             color=f"C{i % 10}",
             label=_label(values) or "base",
         )
-    best = front_of([(s.sent.mean, s.test[metric].mean) for s in settings if s.sent])
+    sign = sign_of(metric)
+    best = front_of(
+        [(s.sent.mean, sign * s.test[metric].mean) for s in settings if s.sent]
+    )
+    best = [(cost, sign * quality) for cost, quality in best]
     axes.plot(*zip(*best, strict=True), color="grey", linewidth=1, zorder=0)
     axes.set_xscale("log")
     axes.set_xlabel("MB sent by all clients")
@@ -130,7 +136,9 @@ def plot_curves(settings: Sequence[Setting], metric: str, path: str | Path) -> N
     figure, (losses, quality) = panels(2, (11, 4))
     ranked = sorted(
         (s for s in settings if s.runs),
-        key=lambda s: s.val[metric].mean if metric in s.val else 0,
+        key=lambda s: (
+            sign_of(metric) * s.val[metric].mean if metric in s.val else -math.inf
+        ),
         reverse=True,
     )
     for setting in ranked[:MOST_LINES]:
@@ -140,7 +148,8 @@ def plot_curves(settings: Sequence[Setting], metric: str, path: str | Path) -> N
             losses.plot([], [])  # the next one keeps its colour in both panels
         else:
             losses.plot(*_mean_curve(setting, "round", None, "loss"))
-        curve = _mean_curve(setting, "evaluation", "val", metric)
+        where = (None, "rmse_val") if metric == "rmse" else ("val", metric)
+        curve = _mean_curve(setting, "evaluation", *where)
         quality.plot(*curve, marker=".", label=label)
     losses.set(xlabel="round", ylabel="training loss")
     quality.set(xlabel="round", ylabel=f"validation {metric.upper()}")

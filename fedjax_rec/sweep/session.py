@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedjax_rec.evaluation.protocol import sign_of
 from fedjax_rec.report.tables import can_plot
 from fedjax_rec.runs.interrupts import Stopped
 from fedjax_rec.runs.plain import plain
@@ -108,7 +109,7 @@ class Session:
             return [folder.add({**setting, **values}) for values in grid]
 
         def value_of(setting: Values) -> float | None:
-            """Mean validation over the setting's seeds; `None` if one has failed."""
+            """Mean validation, higher is better; `None` if a seed has failed."""
             names = {point.name for point in points_of(setting)}
             runs = [run for run in folder.runs() if run.path.name in names]
             if len(runs) < len(names):
@@ -117,7 +118,9 @@ class Session:
                 table.settings_of(runs, fields)[0],
                 table.selection_metric(runs),
             )
-            return row.val[metric].mean if metric in row.val else None
+            if metric not in row.val:
+                return None
+            return sign_of(metric) * row.val[metric].mean
 
         def run(settings: list[Values]) -> list[float | None]:
             self.run([point for setting in settings for point in points_of(setting)])

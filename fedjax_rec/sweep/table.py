@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from fedjax_rec.evaluation.protocol import sign_of
 from fedjax_rec.experiment.fields import text_of, value_of
 from fedjax_rec.report.differences import Spread, spread
 from fedjax_rec.report.tables import Table, say
@@ -117,7 +118,7 @@ def best_of(settings: Sequence[Setting], metric: str) -> int | None:
     """
     most = max((len(s.runs) for s in settings), default=0)
     values = [
-        (s.val[metric].mean, -i)
+        (sign_of(metric) * s.val[metric].mean, -i)
         for i, s in enumerate(settings)
         if metric in s.val and len(s.runs) == most and not s.diverged
     ]

@@ -192,7 +192,7 @@ def choose_rate(
 def selection_metric(experiment: Experiment) -> str:
     """The metric by which the source's validation selects."""
     protocol = experiment.protocol
-    if protocol.selection != "last":
+    if protocol.selection not in ("last", "auto"):
         return protocol.selection
     return f"ndcg@{main_cutoff(protocol.cutoffs)}"
 

@@ -1,11 +1,14 @@
 import math
 
+import pytest
+
 from fedjax_rec.evaluation.protocol import (
     Protocol,
     is_selected,
     paper_compat,
     selected_metrics,
     selection_value,
+    settled,
 )
 
 
@@ -13,7 +16,21 @@ def test_validation_or_the_last_round_decides():
     event = {"round": 4, "val": {"auc": 0.7}, "test": {"auc": 0.9}}
     assert selection_value("auc", event, 9) == 0.7
     assert selection_value("last", event, 9) == -math.inf
+    errors = [{"round": 1, "rmse_val": 1.5}, {"round": 2, "rmse_val": 0.5}]
+    values = [selection_value("rmse", event, 9) for event in errors]
+    assert values[1] > values[0]  # lower is better
     assert selection_value("last", event, 4) == 4
+
+
+def test_auto_is_rmse_for_ratings_and_ndcg_elsewhere():
+    assert settled(Protocol(), explicit=True).selection == "rmse"
+    assert settled(Protocol(), explicit=False).selection == "ndcg@10"
+    narrow = Protocol(cutoffs=(3, 5))
+    assert settled(narrow, explicit=False).selection == "ndcg@3"
+    chosen = Protocol(selection="auc")
+    assert settled(chosen, explicit=True) is chosen
+    with pytest.raises(ValueError, match="needs a system that predicts ratings"):
+        settled(Protocol(selection="rmse"), explicit=False)
 
 
 def test_the_last_look_at_the_test_is_what_was_selected():

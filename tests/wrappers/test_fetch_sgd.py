@@ -165,7 +165,8 @@ def test_a_system_gets_its_transform_and_its_rule():
     with pytest.raises(ValueError, match="without a message transform"):
         FetchSGD().build(context(wrapped))
     model = recipe.model
-    stack = model._replace(stack=Stack(model, lambda params: params))
+    several = Stack(model, lambda params: params, lambda params, personal: params)
+    stack = model._replace(stack=several)
     with pytest.raises(ValueError, match="expected a system with one model"):
         FetchSGD().build(context(recipe._replace(model=stack)))
 
