@@ -194,11 +194,10 @@ class Run:
 
     def device_bytes(self) -> int:
         """Memory of one device while a round runs."""
-        import jax
 
         population = self.population
-        drawn = jax.device_get(population._draw(population._key, 0))
-        ready = population._fetch(jax.tree.map(lambda x: x[0], drawn), None)
+        drawn = population._cohort_of(0)
+        ready = population._fetch(drawn, None)
         cohort = (ready.personal, ready.data, ready.placed, ready.rows)
         program = population._round.lower(
             self.state, *cohort, (), self.hparams, population._placed_key

@@ -1,4 +1,4 @@
-"""Quality against bytes on MovieLens 100K: two systems under eight codecs and without.
+"""Quality against bytes on MovieLens 100K: two systems under ten codecs.
 
 fedjax-rec sweep configs/front_ml100k.py --data.dir ~/ml-100k
 
@@ -67,8 +67,12 @@ def get_config() -> tuple[Experiment, ...]:
 
 
 def get_grid() -> tuple[str, ...]:
-    """No codec and eight codecs; four seeds."""
+    """Ten codecs, `float32` as the base; four seeds.
+
+    Codecs of 4 bits: `codec=block_int,qsgd,rotated_qsgd` with `codec.bits=4`.
+    """
     return (
-        "codec=none,bf16,block_int,qsgd,drive,sign,top_k,top_k+qsgd,power_sgd",
+        "codec=float32,bf16,block_int,qsgd,rotated_qsgd,drive,sign,top_k,top_k+qsgd,"
+        "power_sgd",
         "seed=0:4",
     )

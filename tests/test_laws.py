@@ -206,7 +206,9 @@ OTHER_RULES = {
     ),
     "pfedrec, top-k with feedback": case(PFedRec(**SMALL), codec=TopK()),
     "fedncf, frozen mlp": case(FedNCF(**SMALL), wrapper=Freeze(groups=("mlp",))),
-    "fedncf, colr": case(FedNCF(**SMALL), wrapper=CoLR(rank=2)),
+    "fedncf, colr": case(
+        FedNCF(**SMALL, client_optimizer=SGD(lr=0.1)), wrapper=CoLR(rank=2)
+    ),
     "fedfm, power sgd": case(FedFM(**FM), codec=PowerSGD(rank=1)),
     "fedavg, guided by updates": case(
         FedAvg(**SMALL), wrapper=Guided(likeness="update", sketch=64)

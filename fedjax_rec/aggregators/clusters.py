@@ -69,12 +69,16 @@ def by_cluster(inner: Aggregator, num_clusters: int) -> Aggregator:
 
     def finish(acc: ClusterFolds, state: Tree, shared: Tree):
         model = select(shared, 0)
-        delta = jax.vmap(lambda fold: inner.finish(fold, (), model)[0])(acc.folds)
+        empty = inner.start(model)  # of the rule's structure, without arrays
+        delta = jax.vmap(lambda fold: inner.finish(fold, empty, model)[0])(acc.folds)
         most = acc.members.max() / jnp.maximum(acc.members.sum(), 1)
         return rows_first(delta), state, {"cluster_most": most}
 
-    coordinatewise = inner.coordinatewise
-    return Aggregator(init, update, finish, coordinatewise=coordinatewise)
+    # The number of the cluster is sent, too.
+    numbers, coordinatewise = inner.numbers + 1, inner.coordinatewise
+    return Aggregator(
+        init, update, finish, numbers=numbers, coordinatewise=coordinatewise
+    )
 
 
 def spherical_k_means(

@@ -57,9 +57,14 @@ def by_group(names: Collection[str], rule: Aggregator, rest: Aggregator) -> Aggr
             second = rest.begin(second, state[1])
         return rule.begin(first, state[0]), second
 
-    coordinatewise = rule.coordinatewise or rest.coordinatewise
     return Aggregator(
-        init, update, finish, start, begin=begin, coordinatewise=coordinatewise
+        init,
+        update,
+        finish,
+        start,
+        begin=begin,
+        coordinatewise=rule.coordinatewise or rest.coordinatewise,
+        numbers=rule.numbers + rest.numbers,
     )
 
 

@@ -54,7 +54,7 @@ class Tilted:
             exponent = jnp.clip(self.tilt * senders.loss, -fold.LARGEST, fold.LARGEST)
             return weights * jnp.exp(exponent)
 
-        return fold.mean(weigh, per_row=self.per_row)
+        return fold.mean(weigh, per_row=self.per_row)._replace(numbers=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class QFedAvg:
         def finish(acc, state, shared):
             return fold.divided(acc.total, acc.sums), state, {}
 
-        return fold.fold(weigh, finish)
+        return fold.fold(weigh, finish)._replace(numbers=1)
 
     def _lipschitz(self, recipe: Any) -> tuple[float, float]:
         """`L` of rows and of dense leaves."""
@@ -191,7 +191,7 @@ class Agnostic:
             new = jnp.where(present.any(), moved, state)
             return delta, new, {"agnostic_most": new.max()}
 
-        return contracts.Aggregator(init, update, finish, start)
+        return contracts.Aggregator(init, update, finish, start, numbers=1)
 
 
 def by_quantile(context: Context, groups: int) -> jax.Array:

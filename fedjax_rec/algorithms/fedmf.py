@@ -26,13 +26,19 @@ with epy.lazy_imports():
 class FedMF(implicit.OnPairs):
     """The user vector stays on the client, item gradients go to the server.
 
-    `feedback="explicit"` is the paper: one pass over the ratings in time order, and
-    the server subtracts the sum of the clients' gradients. `feedback="implicit"` is
-    the system that later work compares with under this name: binary cross-entropy with
-    sampled negatives in minibatches, and a server that averages item tables.
+    With `feedback="explicit"` the server subtracts the sum of the clients' gradients of
+    the squared error. By default clients compute them as the authors' released code
+    does: in one pass over the ratings in time order, in which the user vector moves
+    after each rating. `gradients="simultaneous"` are the equations of the paper.
+    `feedback="implicit"` is the system that later work compares with under this name:
+    binary cross-entropy with sampled negatives in minibatches, and a server that
+    averages item tables.
 
     Attributes:
         feedback: see above.
+        gradients: `sequential`, with the term of `item_l2` once for each rating, or
+            `simultaneous`: all at the parameters that the client received, with each
+            vector's term once a round, that of items on the server (explicit).
         dim: width of user and item vectors.
         client_lr: learning rate of the user vector.
         item_lr_scale: factor in the items' rate, `client_lr * item_lr_scale`
@@ -52,6 +58,7 @@ class FedMF(implicit.OnPairs):
     """
 
     feedback: Literal["implicit", "explicit"] = "implicit"
+    gradients: Literal["sequential", "simultaneous"] = "sequential"
     user_l2: float = 1e-4
     item_l2: float = 1e-4
     init: Literal["normal", "constant"] = "normal"
@@ -81,11 +88,17 @@ class FedMF(implicit.OnPairs):
             phases = implicit.sgd_on("user"), implicit.rows_only(n)
             recipe = implicit.implicit_recipe(self, model, phases, n)
             return recipe._replace(hparams={**recipe.hparams, **l2})
+        together = self.gradients == "simultaneous"
+
+        def server(h):
+            decay = 2 * h["client_lr"] * h["item_lr_scale"] * h["item_l2"]
+            return optax.chain(optax.add_decayed_weights(decay), optax.sgd(1.0))
+
         return contracts.Recipe(
             model=model,
-            client_update=rating_by_rating(),
+            client_update=simultaneous if together else rating_by_rating(),
             aggregator=means.total(),
-            server_optimizer=lambda h: optax.sgd(1.0),
+            server_optimizer=server if together else lambda h: optax.sgd(1.0),
             hparams={
                 "client_lr": self.client_lr,
                 "item_lr_scale": self.item_lr_scale,
@@ -95,7 +108,8 @@ class FedMF(implicit.OnPairs):
                 draw=pairs.explicit_pairs(),
                 epochs=self.local_epochs,
                 batch_size=self.batch_size,
-                steps=lambda examples: examples,  # one per rating
+                # One for each rating, or one in all.
+                steps=lambda n: jnp.minimum(n, 1) if together else n,
                 rate=lambda h: h["client_lr"],
                 row_rate=lambda h: h["client_lr"] * h["item_lr_scale"],
             ),
@@ -103,7 +117,7 @@ class FedMF(implicit.OnPairs):
 
 
 def rating_by_rating() -> contracts.ClientUpdate:
-    """Algorithm 1 of the paper: a client passes over its ratings in their order.
+    """The released code: a client passes over its ratings in their order.
 
     For each rating `r` of item `i`, with `e = r - p.q_i`:
     `p <- p - lr (-2 e q_i + 2 user_l2 p)`, then, with the new `p` and the old `e`, the
@@ -136,3 +150,26 @@ def rating_by_rating() -> contracts.ClientUpdate:
         )
 
     return update
+
+
+def simultaneous(params, frozen, examples, hparams, key) -> contracts.ClientResult:
+    """The paper's equations: one step on all gradients of the received parameters.
+
+    With `e_i = r_i - p.q_i`: `p <- p - lr (-2 sum_i e_i q_i + 2 user_l2 p)`, and the
+    gradient `-2 e_i p` of item `i`.
+    """
+    del frozen, key
+    lr, ids, mask = hparams["client_lr"], examples["item"], examples["mask"]
+    q = rows.gather(params.shared, {"item": ids})["item"].values
+    q = jnp.where(mask[:, None], q, 0)
+    p = params.personal["user"]
+    e = jnp.where(mask, examples["rating"].astype(q.dtype) - q @ p, 0)
+    user = p - lr * (-2 * e @ q + 2 * hparams["user_l2"] * p)
+    weight = mask.sum().astype(p.dtype)
+    steps = lr * hparams["item_lr_scale"] * 2 * jnp.outer(e, p)
+    return contracts.ClientResult(
+        delta={"item": rows.Rows(ids=ids, values=steps)},
+        personal={"user": user},
+        weight=weight,
+        metrics={"loss": jnp.square(e).sum() / jnp.maximum(weight, 1)},
+    )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from etils import epy
 
+from fedjax_rec.core.checks import check_settings
 from fedjax_rec.core.context import Context
-from fedjax_rec.core.optimizers import check_numbers
+from fedjax_rec.core.optimizers import Adam, check_numbers, hparams_of, with_hparams
 
 with epy.lazy_imports():
     import optax
 
-    from fedjax_rec.aggregators import means
+    from fedjax_rec.aggregators import groups, means
     from fedjax_rec.clients import local
     from fedjax_rec.core import contracts
     from fedjax_rec.data import pairs
@@ -124,42 +125,96 @@ def on_pairs(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FedNCF(OnPairs):
+class FedNCF:
     """The user vector stays on the client; the item table and the MLP are averaged.
 
-    By default clients have equal weights in the mean; `Mean(weights="examples")` as the
-    aggregation rule weighs them by their examples.
+    The defaults are the paper's: an item's vector is averaged over the clients that
+    updated it, the network over all clients by their examples (MF-FedAvg), after two
+    local epochs of Adam, which starts anew each round. Of the paper's three models this
+    is the MLP.
+
+    Later papers compare with a baseline of this name that takes the plain mean of all
+    parts after plain SGD. It is `averaging="plain"` with `client_optimizer=SGD(...)`
+    and a large `item_lr_scale`.
 
     Attributes:
         dim: width of user and item vectors.
         hidden: widths of the MLP's ReLU layers.
-        client_lr: learning rate of the user vector and the MLP.
-        item_lr_scale: factor in the items' rate `client_lr * num_items *
-            item_lr_scale`, which the mean over clients divides again.
+        client_optimizer: optimizer of the local steps.
+        item_lr_scale: plain SGD moves items by `client_optimizer.lr * item_lr_scale`;
+            with `averaging="plain"` also times `num_items`, since the mean over all
+            clients divides the step of an item that few of them hold.
+        averaging: `per_item`, or `plain` for the uniform mean over all clients. An
+            aggregation rule of the experiment replaces it.
         batch_size: pairs of a step.
         local_epochs: passes over the pairs in a round.
         negatives: negatives per positive.
-        init_scale: standard deviation of the initial user and item vectors.
+        init_scale: standard deviation of the initial user and item vectors; `None` for
+            Xavier's initial values, of all weights.
 
     References:
         Perifanis and Efraimidis, Federated Neural Collaborative Filtering,
-        Knowledge-Based Systems 2022.
+        Knowledge-Based Systems 2022. Glorot and Bengio, Understanding the Difficulty of
+        Training Deep Feedforward Neural Networks, AISTATS 2010 (Xavier).
     """
 
-    hidden: tuple[int, ...] = (32, 16, 8)
+    dim: int = 12
+    hidden: tuple[int, ...] = (48, 24, 12, 6)
+    client_optimizer: Any = Adam(lr=1e-3)
+    item_lr_scale: float = 1.0
+    averaging: Literal["per_item", "plain"] = "per_item"
+    batch_size: int = 256
+    local_epochs: int = 2
+    negatives: int = 4
+    init_scale: float | None = None
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must be widths of at least 1, got {self.hidden}")
-        super().__post_init__()
+        check_settings(self)
+        check_numbers(self, ("dim", "batch_size", "local_epochs", "negatives"))
+        if self.item_lr_scale != 1 and self.client_optimizer.momentum != 0:
+            raise ValueError(
+                f"item_lr_scale={self.item_lr_scale} is a factor of plain SGD: "
+                "expected client_optimizer=SGD(...), or item_lr_scale=1"
+            )
 
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
-        n = context.num_items
+        n, optimizer = context.num_items, self.client_optimizer
         options = {"init_scale": self.init_scale, "dtype": context.dtype}
         model = by_id.neural_cf(n, self.dim, self.hidden, **options)
-        joint = local.Phase(lambda h: optax.sgd(h["client_lr"]), row_rate=row_rate(n))
-        return implicit_recipe(self, model, (joint,), n)
+        plain = optimizer.momentum == 0
+        aggregator, dilution = means.weighted_mean(uniform=True), n
+        if self.averaging == "per_item":
+            items = means.per_row_mean(uniform=True)
+            aggregator = groups.by_group(("item",), items, means.weighted_mean())
+            dilution = 1
+
+        def row_rate(h):
+            return h["client_optimizer.lr"] * dilution * h["item_lr_scale"]
+
+        joint = local.Phase(
+            lambda h: with_hparams(optimizer, "client_optimizer", h),
+            row_rate=row_rate if plain else None,
+        )
+        recipe = on_pairs(self, model, (joint,), n)
+        steps = recipe.local.steps if optimizer.momentum is not None else None
+        return recipe._replace(
+            aggregator=aggregator,
+            hparams={
+                **hparams_of(optimizer, "client_optimizer"),
+                "item_lr_scale": self.item_lr_scale,
+            },
+            local=recipe.local._replace(
+                steps=steps,
+                momentum=optimizer.momentum or 0.0,
+                rate=lambda h: h["client_optimizer.lr"],
+                row_rate=row_rate if plain else None,
+                corrections=plain,
+                optimizer_states=optimizer.states,
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,12 @@ class DGC:
 
         decode = self._codec(shares[-1]).decode
         return messages.MessageTransform(
-            init, encode, decode, sparse=min(self.fractions) < 1, own_momentum=True
+            init,
+            encode,
+            decode,
+            schedule=len(shares),
+            sparse=min(self.fractions) < 1,
+            own_momentum=True,
         )
 
     def _codec(self, part: Share) -> messages.MessageTransform:

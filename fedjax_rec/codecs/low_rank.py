@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +15,15 @@ with epy.lazy_imports():
     import jax.numpy as jnp
 
     from fedjax_rec.codecs import leaves, wire
-    from fedjax_rec.core import messages, orthogonal
+    from fedjax_rec.core import messages, orthogonal, trees
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SVD(Codec):
     """Sends the best approximation of rank `r`, computed anew for each message.
 
-    A leaf with one axis, or with factors that are no smaller, is sent as it is.
+    Where factors are no smaller than a leaf, or than the rows of a table that the
+    client touched, these are sent as they are.
 
     Attributes:
         rank: `r`.
@@ -49,8 +49,10 @@ class PowerSGD(Codec):
     """Takes one step of subspace iteration for each message, from the last one's end.
 
     `P = orthonormal(M Q)`, `Q' = M^T P`; `P` and `Q'` are sent. The state is `Q`, so
-    the subspace follows the client's own deltas. A leaf with one axis, or with factors
-    that are no smaller, is sent as it is.
+    the subspace follows the client's own deltas. Where factors are no smaller than a
+    leaf, or than the rows of a table that the client touched, these are sent as they
+    are. Published clients share one `Q`, so that their messages can be added up; here
+    each has its own, and the server decodes one message after the other.
 
     Attributes:
         rank: columns of `P` and `Q`.
@@ -89,29 +91,35 @@ def factored(
         start: `(d) -> state`.
     """
 
-    def shrinks(size: tuple[int, int], dense: bool) -> bool:
-        if not dense:
-            return size[1] > rank
-        return min(size) > rank and rank * sum(size) < math.prod(size)
+    def shrinks(count: leaves.Count, width: int) -> Any:
+        return rank * (count + width) < count * width
 
     def init(size, dense):
-        return start(size[1]) if shrinks(size, dense) else ()
+        # A message holds any number of a table's rows.
+        needed = shrinks(*size) if dense else size[1] > rank
+        return start(size[1]) if needed else ()
 
     def encode(matrix, count, key, state):
-        if not shrinks(matrix.shape, isinstance(count, int)):
-            values = wire.floats(matrix.reshape(-1), count * matrix.shape[1])
-            return {"whole": values}, state
-        left, right, state = factor(matrix, state)
-        present = jnp.asarray(count) > 0
+        width, whole = matrix.shape[1], matrix.reshape(-1)
+        if not shrinks(*matrix.shape):
+            return {"whole": wire.floats(whole, count * width)}, state
+        left, right, new = factor(matrix, state)
+        smaller = shrinks(count, width)
+        sizes = {"left": count * rank, "right": right.size}
         return {
-            "left": wire.floats(left.reshape(-1), count * rank),
-            "right": wire.floats(right.reshape(-1), jnp.where(present, right.size, 0)),
-        }, state
+            "whole": wire.floats(whole, jnp.where(smaller, 0, count * width)),
+            **{
+                name: wire.floats(x.reshape(-1), jnp.where(smaller, sizes[name], 0))
+                for name, x in (("left", left), ("right", right))
+            },
+        }, trees.where(smaller, new, state)
 
     def decode(sent, size, count):
-        if "whole" in sent:
-            return leaves.clear(sent["whole"].values, count * size[1])
+        whole = leaves.clear(sent["whole"].values, count * size[1]).reshape(size)
+        if "left" not in sent:
+            return whole
         left = leaves.clear(sent["left"].values, count * rank).reshape(-1, rank)
-        return left @ sent["right"].values.reshape(rank, -1)
+        product = left @ sent["right"].values.reshape(rank, -1)
+        return jnp.where(shrinks(count, size[1]), product, whole)
 
     return leaves.by_leaf(leaves.MatrixCodec(encode, decode, init))

@@ -23,8 +23,8 @@ with epy.lazy_imports():
     import jax.numpy as jnp
 
     from fedjax_rec.aggregators import fold
-    from fedjax_rec.aggregators.robust import ballots
-    from fedjax_rec.core import contracts, count_sketch, rows
+    from fedjax_rec.aggregators.robust import polled
+    from fedjax_rec.core import contracts, count_sketch
 
 
 PROFILE = "profile"
@@ -150,54 +150,37 @@ def guided(settings: Guided, num_clients: int, width: int = 0) -> contracts.Aggr
         zeros = jnp.zeros(num_clients, jnp.int32)
         return Seen(jnp.int32(0), zeros, zeros.astype(fold.scalar(shared).dtype))
 
-    def init(shared: Any, cohort_size: int) -> ballots.Ballots:
-        zero = fold.scalar(shared)
-        numbers = {"sketch": settings.sketch, "profile": width, "loss": 1, "ids": 2}
-        zeros = {name: jnp.zeros(size, zero.dtype) for name, size in numbers.items()}
-        return ballots.empty({"delta": shared, **zeros}, cohort_size)
+    def init(shared: Any, cohort_size: int) -> polled.Polled:
+        return polled.empty(shared, cohort_size, {PROFILE: width})
 
-    def update(
-        acc: ballots.Ballots, deltas: Any, weights: jax.Array, senders
-    ) -> ballots.Ballots:
-        tables = jax.tree.leaves(acc.deltas["delta"], is_leaf=rows.is_table)
-        lengths = [x.values.shape[1] if rows.is_table(x) else 0 for x in tables]
-
-        def sketch(delta: Any) -> jax.Array:
-            return count_sketch.sketch(delta, lengths, 1, settings.sketch)[0]
-
+    def update(acc: polled.Polled, deltas: Any, weights: jax.Array, senders):
         profile = senders.extras[PROFILE] if width else jnp.zeros((len(weights), 0))
-        message = {
-            "delta": deltas,
-            "sketch": jax.vmap(sketch)(deltas),
-            "profile": profile,
-            "loss": senders.loss[:, None],
-            # In the deltas' type, since one all-reduce joins arrays of one type.
-            "ids": jnp.stack(jnp.divmod(senders.ids + 1, 1 << 16), axis=-1),
-        }
-        return ballots.written(acc, message, weights, senders)
+        return polled.written(acc, deltas, weights, senders, {PROFILE: profile})
 
-    def finish(acc: ballots.Ballots, state: Seen, shared: Any):
-        high, low = acc.deltas["ids"].astype(jnp.int32).T
-        ids = (high << 16) + low - 1  # -1 is absent
+    def finish(acc: polled.Polled, state: Seen, shared: Any):
+        ids = acc.ids
         weight, info = _weigh(settings, acc, ids, state)
-        ids = jnp.where(acc.voters, ids, num_clients)
+        ids = jnp.where(acc.ballots.voters, ids, num_clients)
         new = Seen(
             state.round + 1,
             state.last.at[ids].set(state.round + 1, mode="drop"),
-            state.loss.at[ids].set(acc.deltas["loss"][:, 0], mode="drop"),
+            state.loss.at[ids].set(acc.loss, mode="drop"),
         )
         delta = jax.tree.map(
-            lambda x: fold.dot(weight.astype(x.dtype), x), acc.deltas["delta"]
+            lambda x: fold.dot(weight.astype(x.dtype), x), acc.ballots.deltas
         )
         return delta, new, info
 
-    return contracts.Aggregator(init, update, finish, start)
+    numbers = width + bool(settings.loss_drop)
+    return contracts.Aggregator(init, update, finish, start, numbers=numbers)
 
 
-def _weigh(settings: Guided, acc: ballots.Ballots, ids: jax.Array, state: Seen):
+def _weigh(settings: Guided, acc: polled.Polled, ids: jax.Array, state: Seen):
     """Weights `[C]` with sum one, and the metrics."""
-    present, sketch, loss = acc.voters, acc.deltas["sketch"], acc.deltas["loss"][:, 0]
-    vectors = sketch if settings.likeness == "update" else acc.deltas["profile"]
+    present, sketch, loss = acc.ballots.voters, _sketches(settings, acc), acc.loss
+    vectors = sketch
+    if settings.likeness == "profile":
+        vectors = acc.numbers.deltas[PROFILE]
     others = present & present[:, None] & ~jnp.eye(len(present), dtype=bool)
     unit = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
     alike = unit @ unit.T
@@ -217,7 +200,7 @@ def _weigh(settings: Guided, acc: ballots.Ballots, ids: jax.Array, state: Seen):
         "staleness": jnp.where(seen, state.round + 1 - last, 0).astype(sketch.dtype),
         "loss_drop": jnp.where(seen, state.loss[jnp.clip(ids, 0)] - loss, 0),
     }
-    logarithm = settings.examples * jnp.log(jnp.maximum(acc.weights, 1e-30))
+    logarithm = settings.examples * jnp.log(jnp.maximum(acc.ballots.weights, 1e-30))
     for name, signal in signals.items():
         if factor := getattr(settings, name):
             logarithm += factor * _deviations(signal, present)
@@ -232,6 +215,17 @@ def _weigh(settings: Guided, acc: ballots.Ballots, ids: jax.Array, state: Seen):
         "profile_prediction": jnp.where(present, predicted, 0).sum() / clients,
         "largest_weight": weight.max() * clients,
     }
+
+
+def _sketches(settings: Guided, acc: polled.Polled) -> jax.Array:
+    """Sketches `[C, m]` of the deltas."""
+    deltas = acc.ballots.deltas
+    lengths = [0] * len(jax.tree.leaves(deltas))
+
+    def sketch(delta: Any) -> jax.Array:
+        return count_sketch.sketch(delta, lengths, 1, settings.sketch)[0]
+
+    return jax.vmap(sketch)(deltas)
 
 
 def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -143,4 +143,5 @@ class ByTrend:
             total, loss, seen = acc.sums
             return fold.divided(acc.total, total), jnp.where(seen > 0, loss, state), {}
 
-        return fold.fold(weigh, finish, sums, start=start, reads=lambda state: state)
+        rule = fold.fold(weigh, finish, sums, start=start, reads=lambda state: state)
+        return rule._replace(numbers=1)

@@ -165,6 +165,7 @@ class Local(NamedTuple):
         corrections: the update takes a `Correction`.
         proximal: steps are pulled to the shared parameters that the client received.
         optimizer_states: numbers that the optimizer keeps for each trained one.
+        every_row: clients train and send every row of a table, whatever they hold.
         encodings: times that an item's text passes through the backbone in a round.
         text_flops: operations that the backbone adds for a pair.
         weight_bytes: bytes of frozen weights on a device.
@@ -186,6 +187,7 @@ class Local(NamedTuple):
     corrections: bool = False
     proximal: bool = False
     optimizer_states: int = 0
+    every_row: bool = False
     encodings: int = 1
     text_flops: float = 0.0
     weight_bytes: int = 0
@@ -209,6 +211,10 @@ class Senders:
     ids: Array
     loss: Array
     extras: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+
+NUMBER_BYTES = 4
+"""Bytes of each of `Aggregator.numbers`."""
 
 
 class Aggregator(NamedTuple):
@@ -235,6 +241,8 @@ class Aggregator(NamedTuple):
             number only, and not linearly.
         own_momentum: `finish` adds momentum or feedback, so the server optimizer must
             keep none.
+        numbers: numbers that `update` reads of a client in addition to its delta and
+            its number of examples, such as its loss; they are counted as sent.
     """
 
     init: Callable[[Tree, int], Tree]
@@ -245,6 +253,7 @@ class Aggregator(NamedTuple):
     begin: Callable[[Tree, Tree], Tree] = lambda acc, state: acc
     coordinatewise: bool = False
     own_momentum: bool = False
+    numbers: int = 0
 
 
 class Recipe(NamedTuple):

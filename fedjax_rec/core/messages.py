@@ -62,6 +62,8 @@ class MessageTransform(NamedTuple):
         decode: `(message) -> message`, on the server.
         counted: the encoded message is a tree of `Field`s; their bits are its size.
         every_row: exactly the rows of the delta are decoded.
+        schedule: messages of a client whose sizes differ by their number: a first one,
+            a second and so on; the last holds from then on.
         sparse: some numbers of the rows that are decoded are zero instead of their own
             values.
         own_momentum: `encode` adds momentum, so the server optimizer must keep none.
@@ -77,6 +79,7 @@ class MessageTransform(NamedTuple):
     decode: Callable[[Tree], Tree] = lambda message: message
     counted: bool = True
     every_row: bool = False
+    schedule: int = 1
     sparse: bool = False
     own_momentum: bool = False
     contracting: "MessageTransform | None" = None
@@ -127,6 +130,7 @@ def chain(*transforms: MessageTransform) -> MessageTransform:
         decode,
         counted=parts[-1].counted,
         every_row=all(part.every_row for part in parts),
+        schedule=max(part.schedule for part in parts),
         sparse=any(part.sparse for part in parts),
         own_momentum=any(part.own_momentum for part in parts),
         parts=parts,

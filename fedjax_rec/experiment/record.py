@@ -6,7 +6,7 @@ from typing import Any
 from fedjax_rec.evaluation import per_user
 from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.fleet.costs import summarise_costs
+from fedjax_rec.fleet.totals import summarise_costs
 from fedjax_rec.runs.fingerprint import digest
 from fedjax_rec.simulation.evaluation import user_ids
 from fedjax_rec.simulation.simulation import Simulation

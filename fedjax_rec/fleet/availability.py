@@ -206,7 +206,8 @@ def available(
         kind, _ = tables.costs.devices(invited)
         stays = (invited < n) & (words[:, 1] >= tables.dropout[kind])
         if size > cohort_size:
-            seconds = jnp.where(stays, tables.costs.of(invited)[2], jnp.inf)
+            sent = tables.costs.sent(number, cohort_size)
+            seconds = jnp.where(stays, tables.costs.of(invited, sent)[2], jnp.inf)
             rank = jnp.zeros(size, jnp.int32).at[jnp.argsort(seconds)]
             stays &= rank.set(jnp.arange(size, dtype=jnp.int32)) < cohort_size
         ids = jnp.sort(jnp.where(stays, invited, n))[:cohort_size]

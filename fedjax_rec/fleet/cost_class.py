@@ -15,7 +15,7 @@ import numpy as np
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import Model, Recipe
+from fedjax_rec.core.contracts import NUMBER_BYTES, Local, Model, Recipe
 from fedjax_rec.core.messages import Sender
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import Partition
@@ -43,7 +43,8 @@ class CostClasses(NamedTuple):
 
     Attributes:
         down: bytes received.
-        up: bytes sent.
+        up: bytes sent; `[K, P]` in a client's first message, its second and so on, if
+            the message transform has a schedule.
         pairs: labelled pairs trained, over all local epochs.
         memory: bytes needed for local training.
     """
@@ -81,7 +82,7 @@ def assign_cost_classes(holdings: Holdings) -> tuple[np.ndarray, Holdings]:
 
 
 def touched_rows(
-    holdings: Holdings, negatives: int, num_items: int
+    holdings: Holdings, local: Local, num_items: int
 ) -> dict[str, np.ndarray]:
     """Expected number of rows that one round touches, by space of row tables.
 
@@ -92,14 +93,17 @@ def touched_rows(
 
     Args:
         holdings: holdings of clients or cost classes `[n]`.
-        negatives: negatives per example.
+        local: local training; `negatives` per example, or `every_row`.
         num_items: `I`, items that training may see.
 
     Returns:
         `item` and `user` to float64 `[n]`.
     """
+    if local.every_row:
+        every = np.full(len(holdings.items), np.inf)
+        return {"item": every, "user": every}
     others = np.maximum(num_items - holdings.items, 0)
-    hit = np.minimum(negatives / np.maximum(others, 1), 1)
+    hit = np.minimum(local.negatives / np.maximum(others, 1), 1)
     items = holdings.items + others * (1 - (1 - hit) ** holdings.examples)
     return {"item": items, "user": holdings.users.astype(np.float64)}
 
@@ -135,7 +139,7 @@ def message_bytes(model: Model, touched: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def encoded_bytes(recipe: Recipe, touched: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Bytes of a client's encoded message, for normal deltas on rows drawn at random.
+    """Bytes of a client's encoded messages, for normal deltas on rows drawn at random.
 
     Exact if a codec's price depends on the number of rows, not on their ids or values;
     a run counts its real messages.
@@ -145,7 +149,7 @@ def encoded_bytes(recipe: Recipe, touched: Mapping[str, np.ndarray]) -> np.ndarr
         touched: rows touched by each cost class `[P]`, by space of row tables.
 
     Returns:
-        float64 `[P]`.
+        float64 `[P]`, or `[K, P]` for a schedule of `K` messages.
     """
     transform, fixed = recipe.transform, recipe.model.fixed
     assert transform is not None
@@ -154,6 +158,11 @@ def encoded_bytes(recipe: Recipe, touched: Mapping[str, np.ndarray]) -> np.ndarr
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(recipe.model.init, key)
     )
     zeros = {name: part for name, part in start.shared.items() if name not in fixed}
+    length = {t.space: len(t.values) for t in rows.tables_of(zeros)}
+    touched = {
+        space: np.minimum(count, length.get(space, 0))
+        for space, count in touched.items()
+    }
     most = {space: int(np.ceil(count.max())) for space, count in touched.items()}
     state = transform.init(zeros)
     sender = Sender(
@@ -176,10 +185,17 @@ def encoded_bytes(recipe: Recipe, touched: Mapping[str, np.ndarray]) -> np.ndarr
 
     def bits(counts: dict[str, Array]) -> Array:
         delta = jax.tree.map(lambda x: change(x, counts), zeros, is_leaf=rows.is_table)
-        return num_bits(transform.encode(delta, state, sender)[0])
+        if transform.schedule == 1:
+            return num_bits(transform.encode(delta, state, sender)[0])
+
+        def send(state: Tree, _: None) -> tuple[Tree, Array]:
+            message, state = transform.encode(delta, state, sender)
+            return state, num_bits(message)
+
+        return jax.lax.scan(send, state, length=transform.schedule)[1]
 
     counts = {k: jnp.asarray(np.round(c), jnp.int32) for k, c in touched.items()}
-    return np.asarray(jax.jit(lambda c: jax.lax.map(bits, c))(counts)) / 8.0
+    return np.asarray(jax.jit(lambda c: jax.lax.map(bits, c))(counts)).T / 8.0
 
 
 def make_cost_classes(
@@ -201,7 +217,7 @@ def make_cost_classes(
     received, fixed = 1, model.fixed
     if stack is not None:
         model, received = stack.model, stack.received
-    touched = touched_rows(holdings, local.negatives, num_items)
+    touched = touched_rows(holdings, local, num_items)
     groups = message_bytes(model, touched)
     present = holdings.examples > 0
     zero = np.zeros(len(present))
@@ -212,6 +228,7 @@ def make_cost_classes(
     up = trains
     if transform is not None and transform.counted:
         up = encoded_bytes(recipe, touched) * present
+    up = up + NUMBER_BYTES * recipe.aggregator.numbers * present
     leaves = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)).personal)
     personal = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     copies = (trains + personal) * (2 + local.optimizer_states)
@@ -226,7 +243,7 @@ def make_cost_classes(
 def group_bits(recipe: Recipe, holdings: Holdings, num_items: int) -> dict[str, int]:
     """Bits of each group that a client trains, in the mean over all clients `[N]`."""
     cost_class, by_class = assign_cost_classes(holdings)
-    touched = touched_rows(by_class, recipe.local.negatives, num_items)
+    touched = touched_rows(by_class, recipe.local, num_items)
     return {
         name: round(8 * float(size[cost_class].mean()))
         for name, size in message_bytes(recipe.model, touched).items()

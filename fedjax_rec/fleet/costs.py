@@ -1,7 +1,7 @@
 """Bytes and simulated seconds of a round on the assumed devices."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -25,7 +25,8 @@ class FleetCosts:
     Attributes:
         cost_class: `[N]` int32, each client's cost class.
         down: `[P]` float32 bytes received.
-        up: `[P]` float32 bytes sent.
+        up: `[K, P]` float32 bytes sent in a client's first message, its second and so
+            on; the last row holds from then on.
         pairs: `[P]` float32 pairs trained.
         fits: `[K, P]` bool, whether a client of the cost class has examples, and the
             device class the memory to train on them.
@@ -58,12 +59,23 @@ class FleetCosts:
         kind, zone = self.devices(ids)
         return kind, zone, self.fits[kind, self.cost_class.at[ids].get(mode="clip")]
 
-    def of(self, ids: Array) -> tuple[Array, Array, Array]:
-        """Bytes down, bytes up and seconds of clients `[n]`; zeros for the absent."""
+    def sent(self, number: Array | int, cohort_size: int) -> Array | int:
+        """Messages that a client has sent before a round, in the mean over clients."""
+        n = self.cost_class.shape[0]
+        return number * min(cohort_size, n) // n
+
+    def of(self, ids: Array, sent: Array | int = 0) -> tuple[Array, Array, Array]:
+        """Bytes down, bytes up and seconds of clients `[n]`; zeros for the absent.
+
+        Args:
+            ids: ids of the clients.
+            sent: number of messages that they have sent before.
+        """
         n = self.cost_class.shape[0]
         cost_class = self.cost_class.at[ids].get(mode="clip")
         kind, _ = self.devices(ids)
-        down, up = self.down[cost_class], self.up[cost_class]
+        message = jnp.minimum(sent, len(self.up) - 1)
+        down, up = self.down[cost_class], self.up[message, cost_class]
         seconds = down * self.down_seconds[kind] + up * self.up_seconds[kind]
         seconds += self.pairs[cost_class] * self.pair_seconds[kind]
         present = ids < n
@@ -145,7 +157,7 @@ def make_fleet(
     arrays: dict[str, Any] = {
         "cost_class": cost_class,
         "down": classes.down.astype(np.float32),
-        "up": classes.up.astype(np.float32),
+        "up": np.atleast_2d(classes.up).astype(np.float32),
         "pairs": classes.pairs.astype(np.float32),
         "fits": (classes.memory <= limits[:, None]) & (classes.pairs > 0),
         "class_ends": class_ends(devices),
@@ -175,19 +187,27 @@ def _census(costs: FleetCosts, kinds: int) -> tuple[np.ndarray, np.ndarray]:
     return clients, able
 
 
-def round_costs(costs: FleetCosts, drawn: Participation) -> dict[str, Array]:
+def round_costs(
+    costs: FleetCosts, drawn: Participation, number: Array | int = 0
+) -> dict[str, Array]:
     """One round's costs, as scalars for its metrics.
 
     All invited clients receive; only those that arrive send, and the round lasts as
-    long as the slowest of them: it receives, trains, sends.
+    long as the slowest of them: it receives, trains, sends. Where messages have a
+    schedule, all have sent as many as the mean client before the round.
+
+    Args:
+        costs: costs of every client.
+        drawn: the clients of the round.
+        number: number of the round.
 
     Returns:
         `invited` and `arrived` (clients), `down_bytes` and `up_bytes` (totals over the
         cohort), `simulated_seconds`.
     """
     down, _, _ = costs.of(drawn.invited)
-    _, up, seconds = costs.of(drawn.ids)
     n = costs.cost_class.shape[0]
+    _, up, seconds = costs.of(drawn.ids, costs.sent(number, len(drawn.ids)))
     return {
         "invited": (drawn.invited < n).sum(dtype=jnp.int32),
         "arrived": (drawn.ids < n).sum(dtype=jnp.int32),
@@ -203,39 +223,10 @@ def with_costs(sampler: Sampler, costs: FleetCosts) -> Sampler:
     def sample(tables: Tree, key: Array, number: Array) -> Participation:
         inner, costs = tables
         drawn = sampler.sample(inner, key, number)
-        metrics = {**drawn.metrics, **round_costs(costs, drawn)}
+        metrics = {**drawn.metrics, **round_costs(costs, drawn, number)}
         return dataclasses.replace(drawn, metrics=metrics)
 
     return Sampler(sample, (sampler.tables, costs))
-
-
-def summarise_costs(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Totals and means over the rounds of a run.
-
-    Args:
-        history: the run's events; rounds carry the values of `round_costs`.
-
-    Returns:
-        `rounds`; totals `down_bytes`, `up_bytes`, `simulated_seconds`; means
-        `invited_per_round`, `arrived_per_round`, `down_bytes_per_client` (per invited
-        client), `up_bytes_per_client` (per client that arrived), `seconds_per_round`.
-        Empty if no round carries costs.
-    """
-    rounds = [event for event in history if "simulated_seconds" in event]
-    if not rounds:
-        return {}
-    names = ("invited", "arrived", "down_bytes", "up_bytes", "simulated_seconds")
-    total = {name: float(sum(event[name] for event in rounds)) for name in names}
-    invited, arrived = total.pop("invited"), total.pop("arrived")
-    return {
-        "rounds": len(rounds),
-        **total,
-        "invited_per_round": invited / len(rounds),
-        "arrived_per_round": arrived / len(rounds),
-        "down_bytes_per_client": total["down_bytes"] / max(invited, 1),
-        "up_bytes_per_client": total["up_bytes"] / max(arrived, 1),
-        "seconds_per_round": total["simulated_seconds"] / len(rounds),
-    }
 
 
 class Participants(NamedTuple):

@@ -74,7 +74,7 @@ def neural_cf(
     hidden: tuple[int, ...] = (32, 16, 8),
     *,
     num_users: int | None = None,
-    init_scale: float = 1.0,
+    init_scale: float | None = 1.0,
     dtype=jnp.float32,
 ) -> Model:
     """`score(u, i) = MLP([P_u, Q_i])`; the item table `Q` and the MLP are shared.
@@ -85,7 +85,9 @@ def neural_cf(
         hidden: widths of the ReLU layers; a linear layer to one output follows.
         num_users: `None` keeps the user vector personal; a number makes the users a
             shared table too, for clients with several users.
-        init_scale: standard deviation of the initial user and item vectors.
+        init_scale: standard deviation of the initial user and item vectors; `None` for
+            Xavier's `sqrt(2 / (fan_in + fan_out))` of the layers, and of the item table
+            for both kinds of vectors.
         dtype: type of all parameters.
 
     Returns:
@@ -96,13 +98,20 @@ def neural_cf(
     """
     widths = (2 * dim, *hidden, 1)
 
+    def xavier(fan_in, fan_out):
+        return (2 / (fan_in + fan_out)) ** 0.5
+
     def init(key):
         item_key, user_key, *layer_keys = jax.random.split(key, 2 + len(widths) - 1)
         sizes, mlp = pairwise(widths), []
         for layer_key, (fan_in, fan_out) in zip(layer_keys, sizes, strict=True):
             w_key, b_key = jax.random.split(layer_key)
             bound = fan_in**-0.5
-            w = jax.random.uniform(w_key, (fan_in, fan_out), dtype, -bound, bound)
+            shape = fan_in, fan_out
+            if init_scale is None:
+                w = xavier(*shape) * jax.random.normal(w_key, shape, dtype)
+            else:
+                w = jax.random.uniform(w_key, shape, dtype, -bound, bound)
             b = jax.random.uniform(b_key, (fan_out,), dtype, -bound, bound)
             mlp.append({"w": w, "b": b})
         items = draw(item_key, (num_items, dim))
@@ -110,7 +119,8 @@ def neural_cf(
         return with_users(shared, partial(draw, user_key), num_users, dim)
 
     def draw(key, shape):
-        return init_scale * jax.random.normal(key, shape, dtype)
+        scale = xavier(num_items, dim) if init_scale is None else init_scale
+        return scale * jax.random.normal(key, shape, dtype)
 
     def hidden_layer(params, user_ids, item_ids):
         items = rows.lookup(params.shared["item"], item_ids)

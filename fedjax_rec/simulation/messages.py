@@ -11,7 +11,7 @@ from fedjax_rec.codecs import memory
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.contracts import ClientResult, Model, Recipe
+from fedjax_rec.core.contracts import NUMBER_BYTES, ClientResult, Model, Recipe
 from fedjax_rec.core.messages import MessageTransform, Sender, key_of
 from fedjax_rec.simulation import guard
 
@@ -103,7 +103,8 @@ def send(
     metrics = {}
     if parts[-1].counted:
         bits = jax.vmap(_num_bits)(message, result.weight)
-        metrics = {"up_bytes": bits / 8}
+        more = jnp.where(result.weight > 0, NUMBER_BYTES * recipe.aggregator.numbers, 0)
+        metrics = {"up_bytes": bits / 8 + more}
     decoded = jax.vmap(recipe.transform.decode)(message)
     sound &= guard.representable(decoded, shared)
     result = dataclasses.replace(result, delta={**decoded, **fixed})

@@ -8,6 +8,7 @@ import runpy
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -148,3 +149,34 @@ def test_two_rounds_over_three_clients():
 def load_config(name):
     path = pathlib.Path(__file__).parents[2] / "configs" / f"{name}.py"
     return runpy.run_path(str(path))["get_config"]()
+
+
+def test_simultaneous_gradients_are_those_of_the_objective():
+    """The paper's equations, with the term of each vector once; two rounds in NumPy."""
+    lr, l2 = 0.01, (0.3, 0.2)
+    algorithm = fedjax_rec.FedMF(
+        feedback="explicit",
+        gradients="simultaneous",
+        dim=3,
+        client_lr=lr,
+        user_l2=l2[0],
+        item_l2=l2[1],
+    )
+    simulation = by_hand.World(algorithm).simulation
+    data = jax.tree.map(jnp.asarray, simulation.data)
+    items = by_hand.in_float64(simulation.state.shared)["item"].values
+    users = by_hand.in_float64(simulation.personal)["user"]
+    for _ in range(2):
+        gradient = 2 * l2[1] * items
+        for client in by_hand.CLIENTS:
+            row = jax.tree.map(np.asarray, data.examples(jnp.int32(client), 0))
+            real = row["mask"]
+            ids, ratings = row["item"][real], row["rating"][real]
+            error = ratings - items[ids] @ users[client]
+            np.add.at(gradient, ids, -2 * error[:, None] * users[client])
+            slope = -2 * error @ items[ids] + 2 * l2[0] * users[client]
+            users[client] -= lr * slope
+        items = items - lr * gradient
+        simulation.advance(1)
+        by_hand.close(simulation.state.shared["item"].values, items)
+        by_hand.close(simulation.personal["user"], users)

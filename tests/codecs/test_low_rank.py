@@ -111,3 +111,35 @@ def test_messages_have_the_size_of_their_bytes(settings):
     for touched in ((), (4,), (7, 2, 29, 11, 5), tuple(range(25))):
         message, _, _ = through(settings.plain(), delta(touched=touched))
         assert len(serialize(message)) == -(-int(num_bits(message)) // 8)
+
+
+@pytest.mark.parametrize("kind", [SVD, PowerSGD])
+@pytest.mark.parametrize("padded", [9, 40])
+def test_few_touched_rows_are_sent_as_they_are(kind, padded):
+    """At 32 numbers and rank 4, factors of up to 4 rows are larger than the rows."""
+    d, rank, values = 32, 4, np.random.default_rng(0).normal(size=(40, 32))
+    codec = kind(rank=rank).plain()
+    shared = {"item": rows.Table(values=jnp.zeros((50, d)))}
+    start = codec.init(shared)
+
+    @jax.jit
+    def coded(touched):
+        ids = jnp.where(jnp.arange(padded) < touched, jnp.arange(padded), 50)
+        change = rows.Rows(
+            ids=ids, values=jnp.asarray(values[:padded], jnp.float32), num_rows=50
+        )
+        message, state = codec.encode({"item": change}, start, sender(KEY))
+        bits = num_bits(message), message["item"].ids.bits
+        return bits, codec.decode(message)["item"].values, state
+
+    for touched in range(8):
+        (bits, ids), back, state = coded(touched)
+        exact = np.where(np.arange(padded)[:, None] < touched, values[:padded], 0)
+        if touched < 5:
+            assert int(bits - ids) == 32 * touched * d
+            np.testing.assert_allclose(back, exact, rtol=1e-6)
+            assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), start, state))
+        else:
+            assert int(bits - ids) == 32 * rank * (touched + d) < 32 * touched * d
+            error = np.square(back - exact).sum() / np.square(exact).sum()
+            assert 0.01 < error < 0.9

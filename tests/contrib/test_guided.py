@@ -275,7 +275,7 @@ def test_a_profile_is_a_constant_that_clients_send():
     np.testing.assert_array_equal(result.extras[PROFILE], vectors)
     assert float(result.extras["more"]) == 2
     acc = recipe.aggregator.init(SHARED, C)
-    assert acc.deltas["profile"].shape == (C, P)
+    assert acc.numbers.deltas["profile"].shape == (C, P)
 
 
 def test_the_control_by_updates_needs_no_profiles():

@@ -221,14 +221,29 @@ def test_guided_weights_go_through_a_round(likeness):
     assert_round(made(wrapper=Guided(likeness=likeness)))
 
 
+def test_numbers_that_rules_read_are_counted():
+    """Profiles, and the losses of rules that weigh by them; 4 bytes each."""
+    plain = up_bytes(None)
+    constants = made(wrapper=Guided()).constants
+    assert constants is not None
+    (width,) = {x.shape[1] for x in constants.values()}
+    by_profile = up_bytes(None, Guided())
+    np.testing.assert_allclose(by_profile - plain, 4 * width, rtol=1e-5)
+    loss = up_bytes(None, Guided(likeness="update", loss_drop=1.0))
+    np.testing.assert_allclose(loss - plain, 4, rtol=1e-3)
+    np.testing.assert_array_equal(up_bytes(None, Guided(likeness="update")), plain)
+    coded = made(codec=TopK(), wrapper=Guided())
+    assert coded.aggregator.numbers == width
+    assert made(aggregation=QFedAvg(lipschitz=1.0)).aggregator.numbers == 1
+
+
 @pytest.mark.parametrize("attack", [SignFlip(), Noise(), Boost(), ALIE()], ids=repr)
 @pytest.mark.parametrize("codec", [None, TopK()], ids=repr)
 def test_every_attack_goes_through_a_round(attack, codec):
-    if isinstance(attack, ALIE):
-        recipe = made(attack=attack, codec=codec, aggregation=Krum())
-    else:
-        recipe = made(attack=attack, codec=codec)
+    recipe = made(attack=attack, codec=codec)
     assert_round(recipe)
+    if isinstance(attack, ALIE):
+        assert_round(made(attack=attack, codec=codec, aggregation=Krum()))
     counts = np.bincount(prepared().split.train.item, minlength=30)
     exposed = recipe.notes.get("exposed_item", -1)
     assert exposed == (counts.argmin() if isinstance(attack, Boost) else -1)

@@ -24,8 +24,8 @@ from fedjax_rec import (
 from fedjax_rec.core import keys
 from fedjax_rec.experiment.build import check
 from fedjax_rec.fleet import costs as costs_of
-from fedjax_rec.fleet.costs import summarise_costs
 from fedjax_rec.fleet.devices import PHONES
+from fedjax_rec.fleet.totals import summarise_costs
 from fedjax_rec.report.words import costs_in_words
 
 BUSY = tuple(
@@ -189,5 +189,5 @@ def test_negatives_count_in_the_bytes():
     fleet = simulation.sampler.tables[1]
     size = np.bincount(simulation.split.train.user, minlength=60)
     rows = size + (80 - size) * (1 - (1 - 1 / (80 - size)) ** size)
-    assert fleet.up[fleet.cost_class] == pytest.approx(rows * 20, rel=1e-6)
+    assert fleet.up[0, fleet.cost_class] == pytest.approx(rows * 20, rel=1e-6)
     assert fleet.pairs[fleet.cost_class].tolist() == (2 * size).tolist()

@@ -1,12 +1,14 @@
 """Bytes and seconds, against sums done by hand."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_rec import DGC, Float32
+from fedjax_rec.aggregators import means
 from fedjax_rec.core.contracts import Local, Recipe
 from fedjax_rec.data.interactions import Entities, Interactions
 from fedjax_rec.data.negatives import draw_negatives
@@ -24,10 +26,10 @@ from fedjax_rec.fleet.cost_class import (
 from fedjax_rec.fleet.costs import (
     make_fleet,
     round_costs,
-    summarise_costs,
     with_costs,
 )
 from fedjax_rec.fleet.devices import DeviceClass, FleetConfig
+from fedjax_rec.fleet.totals import summarise_costs
 from fedjax_rec.models.by_id import matrix_factorization, neural_cf
 
 SLOW = DeviceClass(
@@ -55,13 +57,13 @@ def test_touched_rows_are_what_clients_touch_on_average():
     keys = jax.random.split(jax.random.key(0), 4000)
     drawn, _ = jax.vmap(lambda k: draw_negatives(k, examples, items, negatives))(keys)
     different = [len(np.unique(row)) for row in np.asarray(drawn).reshape(4000, -1)]
-    expected = touched_rows(ONE, negatives, items)["item"][0]
+    expected = touched_rows(ONE, Local(negatives=negatives), items)["item"][0]
     assert expected == pytest.approx(3 + 9 * (1 - (7 / 9) ** 3))
     error = np.std(different) / 4000**0.5
     assert abs(m + np.mean(different) - expected) < 4 * error
     # More negatives than items: all of them.
-    assert touched_rows(ONE, 99, items)["item"][0] == 12
-    assert touched_rows(ONE, 5, 3)["item"][0] == 3  # no others at all
+    assert touched_rows(ONE, Local(negatives=99), items)["item"][0] == 12
+    assert touched_rows(ONE, Local(negatives=5), 3)["item"][0] == 3  # no others at all
 
 
 def test_dense_leaves_go_whole_and_tables_by_the_row():
@@ -85,7 +87,7 @@ def test_dense_leaves_go_whole_and_tables_by_the_row():
 def recipe(model, **fields):
     """A recipe of which costs read the model and the fields given."""
     unused: Any = None
-    return Recipe(model, unused, unused, unused, {}, **fields)
+    return Recipe(model, unused, means.total(), unused, {}, **fields)
 
 
 def test_a_client_by_hand():
@@ -105,6 +107,37 @@ def test_a_client_by_hand():
     empty = Holdings(np.array([0]), np.array([0]), np.array([0]))
     idle = make_cost_classes(recipe(neural_cf(10, 4), local=local), empty, 10)
     assert (idle.down[0], idle.up[0], idle.pairs[0]) == (0, 0, 0)
+
+
+def test_clients_that_send_every_row_are_priced_so():
+    """As in FCF, where a message does not reveal which items a client holds."""
+    model, local = matrix_factorization(10, 4), Local(every_row=True)
+    client = make_cost_classes(recipe(model, local=local), ONE, 10)
+    assert client.up[0] == client.down[0] == 10 * 20
+    codec = Float32().plain()
+    coded = recipe(model, local=local, transform=codec)
+    # Ids of all ten rows: header 14, and 10 in a bitmap.
+    assert make_cost_classes(coded, ONE, 10).up[0] == 10 * 16 + (8 + 2 * 3 + 10) / 8
+
+
+def test_messages_of_dgc_are_priced_by_their_number():
+    """Ever fewer numbers are sent, down to the last fraction, which holds."""
+    model, local = matrix_factorization(40, 8), Local(every_row=True)
+    codec = DGC(fractions=(0.25, 0.05, 0.01)).build(cast(Any, None))
+    client = make_cost_classes(recipe(model, local=local, transform=codec), ONE, 40)
+    assert client.up.shape == (3, 1)
+    # 80, 16 and 4 of 320 numbers (one in a hundred, rounded up), and their ids.
+    assert (client.up[:, 0] > [320, 64, 16]).all()
+    assert (client.up[:, 0] < [420, 100, 40]).all()
+    # The clock of three rounds of all clients, and of half of them.
+    fleet = slow_fleet([0, 0], np.zeros(1), client.up, np.zeros(1))
+    for size, numbers in ((2, [0, 1, 2, 2]), (1, [0, 0, 1, 1])):
+        drawn = sampling.Participation(
+            ids=jnp.arange(size), invited=jnp.arange(size), metrics={}
+        )
+        for number, message in enumerate(numbers):
+            bytes_ = float(round_costs(fleet, drawn, number)["up_bytes"])
+            assert bytes_ == pytest.approx(size * client.up[message, 0])
 
 
 def slow_fleet(cost_class, down, up, pairs, pair_flops=0.0):

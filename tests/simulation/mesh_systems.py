@@ -5,6 +5,7 @@ from typing import Any
 
 from fedjax_rec import (
     SGD,
+    Adam,
     BackboneConfig,
     BlockInt,
     EmbeddingAdapter,
@@ -107,7 +108,9 @@ MORE = {
     ),
     "tuned": (change(protocol=paper_compat(num_candidates=8)), ("four", "host")),
     "fedncf": (
-        change(algorithm=FedNCF(dim=4, negatives=1, batch_size=8)), ("four",)
+        change(algorithm=FedNCF(
+                dim=4, client_optimizer=Adam(lr=0.05), negatives=1, batch_size=8
+            )), ("four",)
     ),
     "lora": (change(**FM), ("four", "four, backbone in two parts", "host")),
     "full ranking, tuned": (

@@ -47,7 +47,18 @@ SMALL = {"dim": 3, "negatives": 2}
 TEXTS: Any = {"training": Joint(optimizer=SGD(lr=0.5)), "user_lr": 0.5}
 CONFIGS = {
     "pfedrec": (PFedRec(**SMALL, batch_size=16, item_lr_scale=2.0), ITEMS),
-    "fedncf": (FedNCF(**SMALL, hidden=(4,), batch_size=16, init_scale=1.0), 20),
+    "fedncf": (
+        FedNCF(
+            **SMALL,
+            hidden=(4,),
+            client_optimizer=SGD(lr=0.1),
+            averaging="plain",
+            batch_size=16,
+            local_epochs=1,
+            init_scale=1.0,
+        ),
+        20,
+    ),
     "fedavg": (
         FedAvg(**SMALL, users="table", client_optimizer=SGD(lr=20.0)),
         ITEMS,

@@ -93,7 +93,6 @@ def test_result_and_events(ran):
         "metrics",
         "selected",
         "baselines",
-        "diverged_in_round",
         "protocol",
         "rounds",
         "seconds",

@@ -34,7 +34,15 @@ from tests.small_fedfm import World
 NCF = Experiment(
     name="freeze",
     data=SyntheticData(num_users=24, num_items=30, num_interactions=240),
-    algorithm=FedNCF(dim=4, hidden=(4,), negatives=1, batch_size=8, local_epochs=2),
+    algorithm=FedNCF(
+        dim=4,
+        hidden=(4,),
+        client_optimizer=SGD(lr=0.1),
+        averaging="plain",
+        negatives=1,
+        batch_size=8,
+        init_scale=0.1,
+    ),
     execution=Execution(max_buckets=1),
     rounds=2,
     eval_every=2,
@@ -93,8 +101,11 @@ def test_a_client_trains_as_if_the_loss_had_no_gradient_there(group):
     simulation = made(wrapper=Freeze(groups=(group,)))
     recipe, data = simulation.recipe, jax.tree.map(jnp.asarray, simulation.data)
     n, key = data.num_items, jax.random.key(3)
-    phase = Phase(lambda h: optax.sgd(h["client_lr"]), row_rate=implicit.row_rate(n))
-    reference = implicit.implicit_recipe(
+    phase = Phase(
+        lambda h: optax.sgd(h["client_optimizer.lr"]),
+        row_rate=lambda h: h["client_optimizer.lr"] * n * h["item_lr_scale"],
+    )
+    reference = implicit.on_pairs(
         NCF.algorithm, without_gradient(recipe.model, group), (phase,), n
     )
     params, examples = recipe.model.init(key), data.examples(jnp.int32(4), 0)

@@ -1,15 +1,16 @@
-"""Attackers that know the deltas of others: they replace their ballots in the buffer.
+"""Attackers that know the deltas of others, and agree on a common false one.
 
-An attack in `fedjax_rec.attacks` sees the delta of one client. Colluders agree on one
-false delta, computed from a mean and a spread over many, which a rule that keeps the
-cohort's deltas has at hand. Their deltas have passed the codec already.
+An attack in `fedjax_rec.attacks` sees the delta of one client. Colluders' false delta
+is computed from a mean and a spread over many, in a buffer of the cohort's deltas: that
+of the rule, or one in front of a rule without. Their deltas have passed the codec
+already.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from etils import epy
 
@@ -22,8 +23,8 @@ with epy.lazy_imports():
     from jax.scipy import special
 
     from fedjax_rec.aggregators import fold
-    from fedjax_rec.aggregators.robust import ballots
-    from fedjax_rec.core import attackers, contracts
+    from fedjax_rec.aggregators.robust import ballots, polled
+    from fedjax_rec.core import attackers, contracts, rows
 
 
 Known = Literal["honest", "own"]
@@ -55,32 +56,128 @@ class Colluding:
         raise NotImplementedError
 
     def build(self, context: Context) -> contracts.Recipe:
-        """Wraps the aggregator of `context.recipe`, which needs a buffer."""
+        """Wraps the aggregator of `context.recipe`.
+
+        Raises:
+            ValueError: at the first round, if the rule does not read deltas of the
+                shared parameters, or reads arrays besides them.
+        """
         recipe = context.recipe
         rule = recipe.aggregator
         members = attackers.attackers(context.num_clients, self.share, self.seed)
 
-        # Accumulators are the ballots, and `[C]` with 1 for present colluders.
+        # Accumulators are a buffer, and `[C]` with 1 for present colluders.
         def init(shared: Any, cohort_size: int):
-            acc = ballots.kept_by(rule, "an attack by colluders", shared, cohort_size)
-            return acc, jnp.zeros_like(acc.weights)
+            acc = rule.init(shared, cohort_size)
+            if not isinstance(acc, ballots.Ballots | polled.Polled):
+                acc = InFront(polled.empty(shared, cohort_size, {}, "voters"))
+            return acc, jnp.zeros_like(_ballots(acc).weights)
 
         def update(acc, deltas: Any, weights: jax.Array, senders: contracts.Senders):
             inner, marks = acc
             bad = members.at[senders.ids].get(mode="fill", fill_value=False)
             bad = (bad & (senders.ids >= 0) & (weights > 0)).astype(marks.dtype)
             marks = marks.at[senders.slots].add(bad, mode="drop")
+            if isinstance(inner, InFront):
+                _check(inner.polled.ballots, deltas, senders)
+                buffer = polled.written(inner.polled, deltas, weights, senders, {})
+                return InFront(buffer), marks
             return rule.update(inner, deltas, weights, senders), marks
 
         def finish(acc, state: Any, shared: Any):
             inner, marks = acc
-            bad = (marks > 0) & inner.voters
-            inner = _replaced(inner, bad, self.false, self.knows)
+            bad = (marks > 0) & _ballots(inner).voters
+            inner = _with(
+                inner, _replaced(_ballots(inner), bad, self.false, self.knows)
+            )
+            if isinstance(inner, InFront):
+                inner = _folded(rule, inner.polled, state, shared)
             delta, state, info = rule.finish(inner, state, shared)
-            return delta, state, {**info, "colluders": bad.sum().astype(jnp.float32)}
+            info = {**info, "colluders": bad.sum().astype(jnp.float32)}
+            return delta, state, info
 
-        attacked = rule._replace(init=init, update=update, finish=finish)
+        def begin(acc, state: Any):
+            inner, marks = acc
+            if isinstance(inner, InFront):
+                return acc
+            return rule.begin(inner, state), marks
+
+        attacked = rule._replace(
+            init=init, update=update, finish=finish, begin=begin, linear=False
+        )
         return recipe._replace(aggregator=attacked)
+
+
+class InFront(NamedTuple):
+    """The buffer in front of a rule that keeps no deltas.
+
+    Attributes:
+        polled: deltas, losses and ids of the cohort.
+    """
+
+    polled: polled.Polled
+
+
+def _ballots(acc: Any) -> ballots.Ballots:
+    if isinstance(acc, InFront):
+        return acc.polled.ballots
+    return acc if isinstance(acc, ballots.Ballots) else acc.ballots
+
+
+def _with(acc: Any, new: ballots.Ballots) -> Any:
+    """The accumulator with other ballots."""
+    if isinstance(acc, InFront):
+        return InFront(acc.polled._replace(ballots=new))
+    return new if isinstance(acc, ballots.Ballots) else acc._replace(ballots=new)
+
+
+def _check(acc: ballots.Ballots, deltas: Any, senders: contracts.Senders) -> None:
+    """Raises a ValueError for messages that are more or less than a delta."""
+    if senders.extras:
+        raise ValueError(
+            f"the aggregation rule reads {', '.join(sorted(senders.extras))} of each "
+            "client besides its delta, for which colluders have no false value: leave "
+            "out the attack or the wrapper"
+        )
+
+    def shapes(tree: Any) -> list[tuple[int, ...]]:
+        leaves = jax.tree.leaves(tree, is_leaf=_in_rows)
+        return [x.values.shape[2:] if _in_rows(x) else x.shape[1:] for x in leaves]
+
+    if shapes(acc.deltas) != shapes(deltas):
+        raise ValueError(
+            "the aggregation rule reads messages that are no deltas of all shared "
+            "parameters, such as sketches, for which colluders have no false value: "
+            "leave out the attack or the wrapper"
+        )
+
+
+def _in_rows(leaf: Any) -> bool:
+    return rows.is_table(leaf) or rows.is_rows(leaf)
+
+
+def _folded(
+    rule: contracts.Aggregator, acc: polled.Polled, state: Any, shared: Any
+) -> Any:
+    """The accumulator of the rule after all buffered deltas, as one chunk."""
+    touched = iter(acc.ballots.touched)
+
+    def sent(leaf: Any) -> Any:
+        if not rows.is_table(leaf):
+            return leaf
+        size = leaf.values.shape[:2]
+        ids = jnp.broadcast_to(jnp.arange(size[1], dtype=jnp.int32), size)
+        if leaf.per_row:
+            ids = jnp.where(next(touched) > 0, ids, size[1])
+        return rows.Rows(
+            ids=ids, values=leaf.values, space=leaf.space, num_rows=size[1]
+        )
+
+    deltas = jax.tree.map(sent, acc.ballots.deltas, is_leaf=rows.is_table)
+    slots = jnp.arange(len(acc.loss), dtype=jnp.int32)
+    senders = contracts.Senders(slots=slots, ids=acc.ids, loss=acc.loss)
+    empty = rule.begin(rule.init(shared, len(slots)), state)
+    return rule.update(empty, deltas, acc.ballots.weights, senders)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,10 +188,11 @@ class ALIE(Colluding):
     farther out to make a majority together with the colluders: `Phi^-1((n - m - s) / (n
     - m))`, `s = floor(n / 2 + 1) - m`, with `m` colluders among `n` clients.
 
-    Colluders use every vote that they have: with `voting="dense"` on every row, else on
-    the rows that they touched, with the mean over the known voters of each row. On a
-    row without any they send their own numbers. Numbers of examples stay as they are.
-    Memory: twice `ballot_bytes` at the end. `info` has the number of `colluders`.
+    Colluders use every vote that they have: with `voting="dense"` on every row, else,
+    and with rules that keep no deltas, on the rows that they touched, with the mean
+    over the known voters of each row. On a row without any they send their own numbers.
+    Numbers of examples, losses and profiles stay as they are. Memory: twice
+    `ballot_bytes` at the end, with any rule. `info` has the number of `colluders`.
 
     Attributes:
         share: share of the population that colludes.

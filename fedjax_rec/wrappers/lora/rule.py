@@ -113,7 +113,9 @@ def lora_rule(settings: LoRARule, inner: Aggregator) -> Aggregator:
         return delta, state, {"lora_gap": factors.gap(mean)}
 
     # Not linear even if the delta is: products are of the factors of one client.
-    return by_group(GROUPS, Aggregator(init, update, finish, settings.start), inner)
+    numbers = 1 if norms else 0
+    rule = Aggregator(init, update, finish, settings.start, numbers=numbers)
+    return by_group(GROUPS, rule, inner)
 
 
 def with_gap(inner: Aggregator, *, uniform: bool = False) -> Aggregator:

@@ -9,11 +9,13 @@ from scipy import stats
 
 from fedjax_rec import Experiment, FedAvg, SyntheticData, build
 from fedjax_rec.aggregators.means import Mean
+from fedjax_rec.aggregators.robust.clipping import NormBound
 from fedjax_rec.aggregators.robust.colluding import ALIE, IPM, most_deviations
 from fedjax_rec.aggregators.robust.krum import Krum
-from fedjax_rec.aggregators.robust.medians import Median, TrimmedMean
+from fedjax_rec.aggregators.robust.medians import MajorityVote, Median, TrimmedMean
+from fedjax_rec.contrib.guided import Guided, guided
 from fedjax_rec.core.attackers import attackers
-from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.contracts import Recipe, Senders
 from tests.aggregators.cohorts import built, context
 
 I, D, C, P = 5, 2, 12, 14  # noqa: E741
@@ -57,8 +59,7 @@ def numpy_false(x, votes, attack):
     return false
 
 
-@pytest.mark.parametrize("voting", ["dense", "voters"])
-@pytest.mark.parametrize(
+ATTACKS = pytest.mark.parametrize(
     "attack",
     [
         ALIE(share=1 / 3, seed=4, scale=2.0),
@@ -67,6 +68,10 @@ def numpy_false(x, votes, attack):
     ],
     ids=["alie", "ipm", "alie own"],
 )
+
+
+@pytest.mark.parametrize("voting", ["dense", "voters"])
+@ATTACKS
 def test_against_numpy(attack, voting, fold):
     x, touched, weights = cohort()
     inner = TrimmedMean(share=0, voting=voting)  # a mean: every ballot counts
@@ -119,9 +124,74 @@ def test_krum_takes_a_delta_that_is_a_little_off(fold):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_rules_without_a_buffer_are_refused(fold):
-    with pytest.raises(ValueError, match="keeps the cohort's deltas"):
-        fold(attacked(ALIE(), Mean(weights="uniform")), cohort()[0])
+def falsified(attack, x, touched):
+    """Deltas and votes with those of the members replaced."""
+    wide = np.concatenate([np.repeat(touched, D, 1), np.ones((C, 4), bool)], 1)
+    sent = np.where(wide, x, 0)
+    false = numpy_false(sent, wide, attack)
+    theirs = MEMBERS[:, None] & wide & ~np.isnan(false)
+    return np.where(theirs, np.nan_to_num(false), sent), wide
+
+
+@pytest.mark.parametrize("rule", ["mean", "per row", "examples", "vote", "norm bound"])
+@ATTACKS
+def test_rules_without_a_buffer_get_one(rule, attack, fold):
+    x, touched, weights = cohort()
+    weights = weights * np.arange(1, C + 1)
+    inner = {
+        "mean": Mean(weights="uniform"),
+        "per row": Mean(weights="uniform", per_row=True),
+        "examples": Mean(),
+        "vote": MajorityVote(step=0.5),
+        "norm bound": NormBound(bound=2.0),
+    }[rule]
+    got, _, info = fold(attacked(attack, inner), x, weights, touched=touched)
+    sent, wide = falsified(attack, x, touched)
+    present = (weights > 0)[:, None]
+    if rule == "per row":
+        votes = present & wide
+        want = np.where(votes, sent, 0).sum(0) / np.maximum(votes.sum(0), 1)
+    elif rule == "examples":
+        want = weights @ sent / weights.sum()
+    elif rule == "vote":
+        want = 0.5 * np.sign(np.sign(np.where(present, sent, 0)).sum(0))
+    else:
+        size = np.linalg.norm(sent, axis=1, keepdims=True)
+        if rule == "norm bound":
+            sent = sent * np.minimum(1, 2 / size)
+        want = np.where(present, sent, 0).sum(0) / present.sum()
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    assert float(info["colluders"]) == 3
+
+
+def test_messages_that_are_no_deltas_are_refused(fold):
+    rule = attacked(ALIE(), Mean())
+    shared = {"w": jnp.zeros(3)}
+    acc = rule.init(shared, 2)
+    senders = Senders(
+        slots=jnp.arange(2),
+        ids=jnp.arange(2),
+        loss=jnp.zeros(2),
+        extras={"norm": jnp.ones(2)},
+    )
+    with pytest.raises(ValueError, match="reads norm of each client besides its delta"):
+        rule.update(acc, {"w": jnp.ones((2, 3))}, jnp.ones(2), senders)
+    senders = dataclasses.replace(senders, extras={})
+    with pytest.raises(ValueError, match="such as sketches"):
+        rule.update(acc, {"sketch": jnp.ones((2, 5))}, jnp.ones(2), senders)
+
+
+def test_guided_weights_see_the_false_deltas(fold):
+    """They only change the deltas: by the update's likeness, in NumPy's mean of 1."""
+    x, touched, weights = cohort()
+    touched = np.ones_like(touched)
+    attack = IPM(share=1 / 3, seed=4, scale=2.0)
+    settings = Guided(likeness="update", examples=0.0, outlier=0.0)
+    recipe = Recipe(None, None, guided(settings, C), lambda h: None, {})  # pyright: ignore
+    rule = attack.build(context(num_clients=C, recipe=recipe)).aggregator
+    got, _, _ = fold(rule, x, weights, touched=touched)
+    sent, _ = falsified(attack, x, touched)
+    np.testing.assert_allclose(got, sent[weights > 0].mean(0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [ALIE, IPM])
@@ -155,5 +225,6 @@ def test_an_experiment_names_them():
     (event,) = [e for e in simulation.run()["history"] if e["event"] == "round"]
     assert event["colluders"] == 4
     assert event["touched_rows"] > 0
-    with pytest.raises(ValueError, match="keeps the cohort's deltas"):
-        build(dataclasses.replace(SMALL, aggregation=None)).advance(1)
+    mean = build(dataclasses.replace(SMALL, aggregation=None))
+    (event,) = [e for e in mean.run()["history"] if e["event"] == "round"]
+    assert event["colluders"] == 4
