@@ -246,12 +246,9 @@ def serving_clients(partition: Partition, users: np.ndarray, num_users: int):
         num_users: `U`.
 
     Returns:
-        `[U]` int32 client ids; users without training data get client 0.
+        `[U]` int32 client ids; `N` for users without training data.
     """
-    serving = np.zeros(num_users, np.int32)
-    if partition.user_of_client is not None:
-        serving[partition.user_of_client] = np.arange(partition.num_clients)
-        return serving
+    serving = np.full(num_users, partition.num_clients, np.int32)
     pair = users.astype(np.int64) * partition.num_clients + partition.client
     pairs, counts = np.unique(pair, return_counts=True)
     order = np.argsort(counts, kind="stable")  # the largest count is written last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING, Any, Literal
 
 from etils import epy
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     from fedjax_rec.data.interactions import Interactions
 
 with epy.lazy_imports():
-    from fedjax_rec.data import filters, prepare, synthetic
+    from fedjax_rec.data import filters, orders, prepare, synthetic
+    from fedjax_rec.data.sources import files
+
+QUICKSORT = "quicksort_by_user"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,10 @@ class FileData:
         top_items: Keep only this many of the most rated items; 0 keeps all.
         first_users: Keep only this many users with the lowest ids; 0 keeps all.
         download: Download and verify the files if they have a public address.
+        order: Order of the rows, which decides between equal timestamps: empty for that
+            of the source; `quicksort_by_user`, see `orders.quicksorted_by_user`; or
+            the path of a table of the same interactions without a header, user and item
+            first.
     """
 
     source: Literal[
@@ -68,6 +76,7 @@ class FileData:
     top_items: int = 0
     first_users: int = 0
     download: bool = False
+    order: str = ""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -75,11 +84,19 @@ class FileData:
     def origin(self, progress: bool = False) -> str:
         """Identifies the data by the content of their files."""
         name = prepare.locate(**self._options(progress)).name
-        return f"{name} {self.top_items} {self.first_users} {self.min_interactions}"
+        order = self.order
+        if order not in ("", QUICKSORT):
+            order = hashlib.sha256(files.InputFile.read(order).data).hexdigest()
+        slice = f"{self.top_items} {self.first_users} {self.min_interactions}"
+        return f"{name} {slice} {order}".rstrip()
 
     def load(self, progress: bool = False) -> Interactions:
         """Prepares the data if necessary, reads them, and takes the slice."""
         data = prepare.load(**self._options(progress))
+        if self.order == QUICKSORT:
+            data = orders.quicksorted_by_user(data)
+        elif self.order:
+            data = orders.ordered_as(data, files.InputFile.read(self.order))
         if not (self.top_items or self.first_users):
             return data
         return filters.subset(
@@ -91,7 +108,8 @@ class FileData:
 
     def _options(self, progress: bool) -> dict[str, Any]:
         options = dataclasses.asdict(self)
-        del options["top_items"], options["first_users"]
+        for name in ("top_items", "first_users", "order"):
+            del options[name]
         return {**options, "progress": progress}
 
 

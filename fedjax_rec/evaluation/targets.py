@@ -57,6 +57,7 @@ def make_targets(
     num_items: int,
     protocol: Protocol,
     key: Array | None = None,
+    half: int | None = None,
 ) -> Targets:
     """Lays out the users to evaluate, and draws their candidates if sampled.
 
@@ -75,6 +76,8 @@ def make_targets(
         key: a typed key into which `protocol.candidate_seed` is folded. Leave it out
             (or constant over seeds of training) to rank every model against the same
             negatives.
+        half: draws twice the negatives, and takes the first (0) or second (1) half;
+            users with fewer untouched items get a part of them.
 
     Returns:
         The targets, as NumPy arrays.
@@ -115,8 +118,11 @@ def make_targets(
         every = np.unique(np.concatenate([every, wanted, seen]))
         base = jax.random.key(0) if key is None else key
         base = jax.random.fold_in(base, protocol.candidate_seed)
-        candidates = _sample(user, every, num_items, protocol.num_candidates, base)
-        candidates = candidates.astype(np.int32)
+        count = protocol.num_candidates * (1 if half is None else 2)
+        candidates = _sample(user, every, num_items, count, base).astype(np.int32)
+        if half is not None:
+            candidates = _halves(candidates, user, jax.random.fold_in(base, num_users))
+            candidates = candidates[half]
     padded = np.full((len(user), size.max()), num_items)
     padded[np.arange(size.max()) < size[:, None]] = wanted % num_items
     arrays: Any = {
@@ -192,6 +198,16 @@ def _subset(user: np.ndarray, free: np.ndarray, count: int, key: Array) -> np.nd
         taken = (chosen[:, :i] == chosen[:, i : i + 1]).any(axis=1)
         chosen[:, i] = np.where(taken, last[:, i], chosen[:, i])
     return chosen
+
+
+def _halves(
+    candidates: np.ndarray, user: np.ndarray, key: Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two random halves of each row; the columns of a sample are in no random order."""
+    last = jnp.full(candidates.shape, np.iinfo(np.int32).max - 1, jnp.int32)
+    order = np.argsort(_draw(key, jnp.asarray(user, jnp.int32), last), axis=1)
+    first, second = np.split(np.take_along_axis(candidates, order, axis=1), 2, axis=1)
+    return first, second
 
 
 @jax.jit

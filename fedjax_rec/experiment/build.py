@@ -24,7 +24,11 @@ from fedjax_rec.experiment.combine import (
     make_recipe,
 )
 from fedjax_rec.experiment.corpus import Corpus
-from fedjax_rec.experiment.held_out import check_candidates, untimed
+from fedjax_rec.experiment.held_out import (
+    check_candidates,
+    check_newcomers,
+    untimed,
+)
 from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
@@ -72,6 +76,7 @@ def build(
     check_recipe(recipe)
     recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
+    why_newcomers = check_newcomers(recipe, protocol, prepared)
     num_items = context.num_items if prepared.pool is None else len(prepared.pool)
     participants = make_participants(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
@@ -82,12 +87,17 @@ def build(
         bits = participants.message_bits
         notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
     clients = _in_buckets(prepared.clients, recipe, context, experiment)
+    newcomers, newcomer_chunks = prepared.newcomers, ()
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
     check_memory(recipe, clients, context.cohort_size, location, mesh)
     per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
         1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
     )
     chunks = chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh))
+    if newcomers is not None:
+        shown = _in_buckets(newcomers.data, recipe, context, experiment)
+        newcomers, count = newcomers._replace(data=shown), len(newcomers.user)
+        newcomer_chunks = chunk_sizes(shown, per_chunk, count, shares(mesh))
     with contextlib.ExitStack() as stack:
         if location == "disk":
             maps = on_disk(clients, experiment.store.folder)
@@ -103,6 +113,8 @@ def build(
             sampler=participants.sampler,
             cohort_size=context.cohort_size,
             chunks=chunks,
+            newcomers=newcomers,
+            newcomer_chunks=newcomer_chunks,
             protocol=protocol,
             rounds=experiment.rounds,
             eval_every=min(experiment.eval_every, experiment.rounds),
@@ -115,7 +127,7 @@ def build(
             split_tables=experiment.mesh.items > 1,
             lifted=lifted,
             notes={**notes, **participants.notes},
-            why=(*recipe.why, *why_lifted, *participants.why),
+            why=(*recipe.why, *why_newcomers, *why_lifted, *participants.why),
         )
         weakref.finalize(simulation, stack.pop_all().close)
     return simulation

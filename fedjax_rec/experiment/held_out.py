@@ -1,9 +1,18 @@
 """Checks that a split holds out what the protocol evaluates."""
 
-from typing import Any
+from __future__ import annotations
 
-from fedjax_rec.data.splits import Split
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from fedjax_rec.core.rows import tables_of
 from fedjax_rec.evaluation.protocol import Protocol
+
+if TYPE_CHECKING:
+    from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.data.splits import Split
+    from fedjax_rec.experiment.prepared import PreparedData
 
 
 def check_candidates(held_out: Any, protocol: Protocol) -> None:
@@ -24,6 +33,54 @@ def check_candidates(held_out: Any, protocol: Protocol) -> None:
             "any model. Use protocol.candidates='cold', which ranks the held-out items "
             "only"
         )
+
+
+def check_newcomers(
+    recipe: Recipe, protocol: Protocol, prepared: PreparedData
+) -> tuple[str, ...]:
+    """Checks that users without training data are scored by what is known of them.
+
+    Args:
+        recipe: the system.
+        protocol: the protocol.
+        prepared: split, partition and newcomers.
+
+    Returns:
+        Sentences about them, for the log.
+
+    Raises:
+        ValueError: the system reads parameters of a user that it can fit on no data.
+    """
+    newcomers, model = prepared.newcomers, recipe.model
+    shared = jax.eval_shape(model.init, jax.random.key(0)).shared
+    fitted = model.single_user or any(t.space == "user" for t in tables_of(shared))
+    if newcomers is None or not (fitted or model.stack is not None):
+        return ()
+    count = len(newcomers.user)
+    if recipe.constants and newcomers.ids.max() >= prepared.clients.num_clients:
+        raise ValueError(
+            f"{count} evaluated users have no training data and no client, so that the "
+            "system lacks the facts that it reads of each client "
+            f"({', '.join(recipe.constants)}): use partition=PerUser()"
+        )
+    if "query" not in prepared.split.info:
+        return (
+            f"{count:,} evaluated users have no training data: they are scored with "
+            "the parameters that a client starts from",
+        )
+    if protocol.evaluated == "aggregated" or (model.stack and recipe.constants):
+        raise ValueError(
+            f"{prepared.split.name} evaluates {count} users who take part in no round, "
+            f"and protocol.evaluated={protocol.evaluated!r} would score them with "
+            "parameters that were never fitted. Use protocol.evaluated='tuned' or "
+            "'reconstructed' (one model for all clients), which fit a user's own part "
+            "on the query that the split shows, or a model of histories, such as "
+            "FedFM(users=History())"
+        )
+    return (
+        f"{count:,} users take part in no round: their parameters are fitted on what "
+        "the split shows of them",
+    )
 
 
 def untimed(split: Split) -> str:

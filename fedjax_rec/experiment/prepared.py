@@ -16,6 +16,7 @@ import numpy as np
 from fedjax_rec.core import keys
 from fedjax_rec.data.clients import ClientData, lay_out, serving_clients
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.newcomers import Newcomers, newcomers_of
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
@@ -38,7 +39,8 @@ class PreparedData(NamedTuple):
         split: train, validation and test.
         clients: the training data by client, in one size bucket.
         single: every client is one user.
-        serving: `[U]` the client that serves each user.
+        serving: `[U]` the client that serves each user, `N` without training data.
+        newcomers: the evaluated users without training data; `None` for none.
         holdings: amounts of data that each client holds.
         pool: item ids that training may see; `None` for all.
         targets: items to be found, by part.
@@ -49,6 +51,7 @@ class PreparedData(NamedTuple):
     clients: ClientData
     single: bool
     serving: np.ndarray
+    newcomers: Newcomers | None
     holdings: Holdings
     pool: np.ndarray | None
     targets: dict[str, Targets]
@@ -156,6 +159,7 @@ def prepare(experiment: Experiment, data: Interactions) -> PreparedData:
         pool=pool,
         max_buckets=1,
     )
+    newcomers = newcomers_of(split, partition, pool, leaks)
     serving = serving_clients(partition, train.user, data.num_users)
     digested = {
         name: (part.user, part.item, part.rating)
@@ -163,11 +167,15 @@ def prepare(experiment: Experiment, data: Interactions) -> PreparedData:
         for part in (getattr(split, name),)
     }
     digested["clients"] = (clients.interactions, clients.exclude, serving)
+    if newcomers is not None:
+        shown = newcomers.data
+        digested["newcomers"] = (newcomers.ids, shown.interactions, shown.exclude)
     return PreparedData(
         split=split,
         clients=clients,
         single=partition.user_of_client is not None,
         serving=serving,
+        newcomers=newcomers,
         holdings=count_holdings(train, partition),
         pool=pool,
         targets=targets_of(split, experiment.protocol),
@@ -204,7 +212,9 @@ def _of_part(split: Split, protocol: Protocol, part: str) -> Targets:
     if protocol.max_users:
         chosen = _drawn_users(pairs[part][0], split.train.num_users, protocol)
         pairs = {name: (u[chosen[u]], i[chosen[u]]) for name, (u, i) in pairs.items()}
-    number = 0 if part == "val" else 1
+    number, half = (0, 1)[part == "test"], None
+    if protocol.disjoint_candidates:
+        number, half = 0, number
     return make_targets(
         positives=pairs[part],
         known=[pairs[name] for name in seen],
@@ -214,6 +224,7 @@ def _of_part(split: Split, protocol: Protocol, part: str) -> Targets:
         num_items=split.train.num_items,
         protocol=protocol,
         key=keys.derive(jax.random.key(0), keys.Purpose.EVALUATION, number),
+        half=half,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from fedjax_rec.evaluation.protocol import main_cutoff
+from fedjax_rec.evaluation.protocol import Protocol, main_cutoff
 from fedjax_rec.runs.folder import Run
 from fedjax_rec.runs.plain import flat
 
@@ -125,6 +125,8 @@ def protocol_of(run: Run) -> dict[str, Any]:
     protocol = dict(run.part("protocol"))
     if "watch" in protocol:  # version 0.1
         protocol["exposed_item"] = protocol.pop("watch")
+    for name in ("disjoint_candidates", "selection_ties"):  # before 0.2
+        protocol.setdefault(name, getattr(Protocol(), name))
     return protocol
 
 

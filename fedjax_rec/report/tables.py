@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 from rich import box, table
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segments
 
 from fedjax_rec.runs.plain import flat
+
+_LABEL = 24
+"""Largest width of the labels for which a table is wider than the terminal."""
 
 
 class Table(NamedTuple):
@@ -33,17 +37,25 @@ class Table(NamedTuple):
     label_width: int = 10
 
     def print(self, console: Console) -> None:
-        """Prints the table."""
+        """Prints the table, wider than the terminal if its numbers need it.
+
+        Labels wrap, and no cell is cut.
+        """
         first, *others = self.headings
         lines = table.Table(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
         lines.padding = (0, 1, 0, 0)
         lines.pad_edge = False
-        lines.add_column(first, min_width=self.label_width or None)
+        lines.add_column(first, min_width=self.label_width or None, overflow="fold")
         for heading in others:
-            lines.add_column(heading, justify="right")
+            lines.add_column(heading, justify="right", no_wrap=True)
         for cells, style in zip(self.rows, self.styles, strict=True):
             lines.add_row(*map(escape, cells), style=style)
-        console.print(lines)
+        columns = zip(self.headings, *self.rows, strict=True)
+        label, *numbers = (max(map(len, column)) for column in columns)
+        least = min(label, _LABEL) + sum(numbers) + len(self.headings)
+        options = console.options.update(width=max(console.width, least))
+        segments = Segments(console.render(lines, options))
+        console.print(segments, soft_wrap=True, end="")
 
     def markdown(self) -> list[str]:
         """Lines of Markdown."""

@@ -104,6 +104,9 @@ def rank_draws(
     clients = np.arange(data.num_clients, dtype=np.int32)
     if recipe.model.single_user:
         clients = np.unique(simulation.client_of_user[users]).astype(np.int32)
+        # Newcomers draw nothing in training. One client keeps the shapes defined.
+        clients = clients[clients < data.num_clients]
+        clients = clients if len(clients) else np.zeros(1, np.int32)
     # A copy for this program: a run's own data may lie on several devices, or on none.
     (data,) = pack(data, [clients])
     rows = np.arange(len(clients), dtype=np.int32)
@@ -130,10 +133,15 @@ def rank_draws(
 
 
 def _owners(simulation: Simulation, targets: Targets) -> np.ndarray | None:
-    """`[E]` the users' clients, if some client holds several users."""
+    """`[E]` the users' clients, if some client holds several users.
+
+    Each newcomer is a client of its own.
+    """
     if not simulation.multi_user:
         return None
-    return simulation.client_of_user[np.asarray(targets.user)]
+    user, absent = np.asarray(targets.user), simulation.data.num_clients
+    clients = simulation.client_of_user[user]
+    return np.where(clients < absent, clients, absent + user)
 
 
 def count_draws(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,51 @@ from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import EVALUATION_HERE, on_host
 from fedjax_rec.simulation import mesh as meshes
+from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
-from fedjax_rec.simulation.resident import Block
+from fedjax_rec.simulation.resident import Block, Resident, Setup
 from fedjax_rec.simulation.scoring import make_evaluate, make_squares
 
 if TYPE_CHECKING:
     from fedjax_rec.simulation.simulation import Simulation
+
+
+class Audience(NamedTuple):
+    """Clients that serve evaluated users.
+
+    Attributes:
+        population: their personal parameters and data.
+        data: their data, as NumPy arrays.
+        client_of_user: `[U]` positions in the population, its size for other users.
+        chunks: `V` of each size bucket.
+        ids: client ids; by default their positions.
+    """
+
+    population: Resident | Hosted
+    data: ClientData
+    client_of_user: np.ndarray
+    chunks: tuple[int, ...]
+    ids: np.ndarray | None = None
+
+    def id_of(self, clients: np.ndarray) -> np.ndarray:
+        """Ids of clients by their positions."""
+        return clients if self.ids is None else self.ids[clients]
+
+    def served(self, users: np.ndarray) -> np.ndarray:
+        """Positions, among `users`, of those that are served."""
+        return np.flatnonzero(self.client_of_user[users] < self.data.num_clients)
+
+
+def audiences_of(sim: Simulation, setup: Setup) -> list[Audience]:
+    """The population of a simulation, and the newcomers, if there are any."""
+    audiences = [Audience(sim.population, sim.data, sim.client_of_user, sim.chunks)]
+    if sim.newcomers is not None:
+        ids, data = sim.newcomers.ids, sim.newcomers.data
+        population = Resident(setup._replace(data=data, ids=ids))
+        place = sim.newcomers.place_of(data.num_users)
+        chunks = sim.newcomer_chunks
+        audiences.append(Audience(population, data, place, chunks, ids))
+    return audiences
 
 
 class Evaluator:
@@ -36,24 +76,28 @@ class Evaluator:
     """
 
     def __init__(self, sim: Simulation):
-        self._dealt: dict[tuple[str, int], tuple[Targets, Array]] = {}
+        self._dealt: dict[tuple[str, int, int], tuple[Targets, Array]] = {}
         self._last: dict[str, tuple[int, np.ndarray, dict[str, Array]]] = {}
         key = keys.derive(sim.key, keys.Purpose.EVALUATION)
         self._constants = meshes.place(sim.mesh, (sim.recipe.hparams, sim.key, key))
         mesh, axis = sim.mesh, meshes.client_axis(sim.mesh)
-        evaluate = make_evaluate(
-            sim.recipe, sim.protocol, sim.user_chunk, sim.chunks, axis
-        )
         specs = (EVERYWHERE, *(DEALT,) * 5)
 
-        @functools.cache
-        def rank(bucket: int):
-            def evaluation(*inputs):
-                return evaluate(bucket, *inputs)
+        def rank_of(audience: Audience) -> Callable:
+            evaluate = make_evaluate(
+                sim.recipe, sim.protocol, sim.user_chunk, audience.chunks, axis
+            )
 
-            return meshes.program(evaluation, mesh, specs, DEALT)
+            @functools.cache
+            def rank(bucket: int):
+                def evaluation(*inputs):
+                    return evaluate(bucket, *inputs)
 
-        self._rank = rank
+                return meshes.program(evaluation, mesh, specs, DEALT)
+
+            return rank
+
+        self._ranks = [rank_of(audience) for audience in sim.audiences]
         squares = make_squares(sim.recipe, axis=axis)
         self._squares = meshes.program(squares, mesh, specs, DEALT)
 
@@ -62,18 +106,20 @@ class Evaluator:
         """Means and dispersion over the users of `"val"` or `"test"`."""
         user = np.asarray(sim.targets[part].user)
         results, masks, owners, order = [], [], [], []
-        for bucket, group in user_groups(sim, part):
-            clients = sim.client_of_user[user[group]]
-            for block in sim.population.blocks(clients):
-                targets, ids = self._deal(sim, part, bucket, group, block)
+        for number, bucket, group in user_groups(sim, part):
+            audience = sim.audiences[number]
+            clients = audience.client_of_user[user[group]]
+            for block in audience.population.blocks(clients):
+                targets, ids = self._deal(sim, part, number, bucket, group, block)
                 inputs = (block.personal, targets, ids, block.rows, block.data)
-                per_user = self._rank(bucket)(
+                per_user = self._ranks[number](bucket)(
                     sim.state, *inputs, sim.frozen, *self._constants
                 )
                 results.append(per_user)
                 masks.append(targets.mask)
                 order.append(np.where(block.order >= 0, group[block.order], -1))
-                owners.append(np.where(block.order >= 0, clients[block.order], -1))
+                owner = audience.id_of(clients[block.order])
+                owners.append(np.where(block.order >= 0, owner, -1))
         per_user, mask = results[0], masks[0]
         if len(results) > 1:
             per_user = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *results)
@@ -94,44 +140,69 @@ class Evaluator:
         return in_order(order, jax.device_get(per_user), user_ids(sim, part), round_)
 
     def _deal(
-        self, sim: Simulation, part: str, bucket: int, group: np.ndarray, block: Block
+        self,
+        sim: Simulation,
+        part: str,
+        number: int,
+        bucket: int,
+        group: np.ndarray,
+        block: Block,
     ) -> tuple[Targets, Array]:
         """A block's users and the ids of their clients, on the clients' devices."""
-        if (part, bucket) in self._dealt:
-            return self._dealt[part, bucket]
-        targets, real = sim.targets[part], block.order >= 0
+        place = (part, number, bucket)
+        if place in self._dealt:
+            return self._dealt[place]
+        audience, targets = sim.audiences[number], sim.targets[part]
+        real = block.order >= 0
         positions = np.where(real, group[block.order], -1)
-        clients = sim.client_of_user[np.asarray(targets.user)[positions]]
+        clients = audience.client_of_user[np.asarray(targets.user)[positions]]
+        clients = audience.id_of(np.where(real, clients, 0))
         ids = np.where(real, clients, sim.data.num_clients)
         dealt = (
             deal_users(sim.mesh, targets, positions),
             meshes.place(sim.mesh, ids.astype(np.int32), DEALT),
         )
-        if sim.population.still:
-            self._dealt[part, bucket] = dealt
+        if audience.population.still:
+            self._dealt[place] = dealt
         return dealt
 
     @on_host(EVALUATION_HERE)
     def rmse(self, sim: Simulation, part: str) -> float:
         """Root mean squared error of the predicted ratings of a part."""
-
-        def take(at: np.ndarray) -> tuple[np.ndarray, ...]:
-            return at >= 0, *ratings_of(sim, part, np.where(at >= 0, at, 0))
-
         user, total = getattr(sim.split, part).user, 0.0
-        for block in sim.population.blocks(sim.client_of_user[user]):
-            real, *columns = meshes.place_taken(sim.mesh, block.order, take)
-            inputs = (sim.state, block.personal, block.rows, *columns, sim.frozen)
-            total += float(jnp.where(real, self._squares(*inputs), 0).sum())
+        for audience in sim.audiences:
+            rows = audience.served(user)
+            if not len(rows):
+                continue
+
+            def take(at: np.ndarray, rows=rows) -> tuple[np.ndarray, ...]:
+                return at >= 0, *ratings_of(sim, part, rows[np.where(at >= 0, at, 0)])
+
+            clients = audience.client_of_user[user[rows]]
+            for block in audience.population.blocks(clients):
+                real, *columns = meshes.place_taken(sim.mesh, block.order, take)
+                inputs = (sim.state, block.personal, block.rows, *columns, sim.frozen)
+                total += float(jnp.where(real, self._squares(*inputs), 0).sum())
         return float(np.sqrt(total / len(user)))
 
 
-def user_groups(sim: Simulation, part: str) -> list[tuple[int, np.ndarray]]:
-    """Positions of a part's users that one program evaluates, by size bucket."""
-    user = np.asarray(sim.targets[part].user)
-    if sim.protocol.evaluated == "aggregated":
-        return [(0, np.arange(len(user)))]
-    return by_bucket(user, sim.data, sim.client_of_user)
+def user_groups(sim: Simulation, part: str) -> list[tuple[int, int, np.ndarray]]:
+    """The users of a part that one program evaluates.
+
+    Returns:
+        Number of the audience, size bucket, and positions among the part's users.
+    """
+    user, groups = np.asarray(sim.targets[part].user), []
+    for number, audience in enumerate(sim.audiences):
+        served = audience.served(user)
+        if not len(served):
+            continue
+        buckets = [(0, np.arange(len(served)))]
+        if sim.protocol.evaluated != "aggregated":
+            clients = audience.client_of_user
+            buckets = by_bucket(user[served], audience.data, clients)
+        groups += [(number, bucket, served[at]) for bucket, at in buckets]
+    return groups
 
 
 def user_ids(sim: Simulation, part: str) -> list[str]:

@@ -67,7 +67,7 @@ class Hosted:
     still = False
 
     def __init__(self, setup: Setup, folder: Path | None = None):
-        recipe, algorithm, sampler, data, mesh, key, capacity = setup
+        recipe, algorithm, sampler, data, mesh, key, capacity, _ = setup
         if jax.process_count() > 1:
             raise ValueError(
                 "a population on the host works with one process: over several, each "

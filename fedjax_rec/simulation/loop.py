@@ -14,7 +14,11 @@ import jax
 import numpy as np
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.evaluation.protocol import selected_metrics, selection_value
+from fedjax_rec.evaluation.protocol import (
+    is_selected,
+    selected_metrics,
+    selection_value,
+)
 from fedjax_rec.simulation.processes import everyones
 
 if TYPE_CHECKING:
@@ -125,7 +129,9 @@ def _evaluate(
         for lane, event in events.items()
     }
     # The test part is looked at only if validation improved.
-    improved = [lane for lane in going if values[lane] > best[lane]]
+    improved = [
+        lane for lane in going if is_selected(sim.protocol, values[lane], best[lane])
+    ]
     if improved:
         tests = lanes.evaluate("test", improved)
         for lane, metrics in zip(improved, tests, strict=True):

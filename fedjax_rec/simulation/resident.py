@@ -46,6 +46,8 @@ class Setup(NamedTuple):
         mesh: the devices.
         key: root key of the experiment.
         capacity: largest number of rounds of one program, and of cohorts drawn at once.
+        ids: `[N]` the clients' ids, which decide their initial values; by default their
+            positions.
     """
 
     recipe: Recipe
@@ -55,6 +57,7 @@ class Setup(NamedTuple):
     mesh: Mesh
     key: Array
     capacity: int
+    ids: np.ndarray | None = None
 
 
 class Resident:
@@ -71,7 +74,7 @@ class Resident:
     still = True
 
     def __init__(self, setup: Setup):
-        recipe, algorithm, sampler, data, mesh, key, capacity = setup
+        recipe, algorithm, sampler, data, mesh, key, capacity, client_ids = setup
         self.mesh, self.waited = mesh, 0.0
         self._key, self._num_clients = meshes.place(mesh, key), data.num_clients
         groups = meshes.deal(np.asarray(data.buckets), meshes.shares(mesh))
@@ -88,9 +91,12 @@ class Resident:
             lengths=meshes.column_lengths(data, groups),
             pool=meshes.place(mesh, data.pool),
         )
-        self._personal = meshes.place_taken(
-            mesh, self._ids, lambda ids: initial_personal(recipe, key, jnp.asarray(ids))
-        )
+
+        def start(slots: np.ndarray) -> Tree:
+            ids = slots if client_ids is None else np.append(client_ids, 0)[slots]
+            return initial_personal(recipe, key, jnp.asarray(ids))
+
+        self._personal = meshes.place_taken(mesh, self._ids, start)
         one_round = make_one_round(algorithm, sampler, meshes.client_axis(mesh))
         out = (EVERYWHERE, DEALT, EVERYWHERE)
         self._run_rounds = meshes.program(

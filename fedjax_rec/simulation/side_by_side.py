@@ -224,7 +224,7 @@ class SideBySide:
         sim, targets = self.simulation, self.simulation.targets[part]
         groups: dict[int, Any] = {}
         masks, owners, order = [], [], []
-        for bucket, positions in user_groups(sim, part):
+        for _, bucket, positions in user_groups(sim, part):
             order.append(positions)
             users = take_users(targets, positions)
             clients = sim.client_of_user[np.asarray(users.user)].astype(np.int32)
@@ -247,8 +247,14 @@ def resident_data(simulation: Simulation) -> ClientData:
     """All clients' data, on one device.
 
     Raises:
-        ValueError: they lie on several devices, or on the host.
+        ValueError: they lie on several devices, or on the host; or some evaluated users
+            have no training data.
     """
+    if simulation.newcomers is not None:
+        raise ValueError(
+            f"{len(simulation.newcomers.user)} evaluated users have no training data: "
+            "such experiments run one after the other"
+        )
     population = simulation.population
     if not isinstance(population, Resident) or simulation.mesh.size > 1:
         raise ValueError(

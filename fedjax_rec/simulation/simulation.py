@@ -15,6 +15,7 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
+from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, settled
@@ -23,7 +24,7 @@ from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
-from fedjax_rec.simulation.evaluation import Evaluator, check_split
+from fedjax_rec.simulation.evaluation import Evaluator, audiences_of, check_split
 from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
 from fedjax_rec.simulation.resident import Resident, Setup
@@ -40,7 +41,7 @@ class Simulation:
         targets: users and positives of `"val"`, if there is one, and `"test"`, as NumPy
             arrays.
         data: training data of all clients, as NumPy arrays.
-        client_of_user: `[U]` the client that serves each user.
+        client_of_user: `[U]` the client that serves each user, `N` for newcomers.
         sampler: draws cohorts.
         cohort_size: `C`, slots of a round.
         chunks: `V` of each bucket.
@@ -59,6 +60,9 @@ class Simulation:
         digests: hashes of the split's parts and the clients, for a run that continues.
         why: sentences about how it runs.
         user_chunk: users scored at once.
+        newcomers: evaluated users without training data. They start like any client,
+            and are tuned or reconstructed on what the split shows of them.
+        newcomer_chunks: `V` of each bucket of their data.
         multi_user: whether some clients hold several users.
         state: state of the server.
         history: the events.
@@ -88,9 +92,11 @@ class Simulation:
     why: tuple[str, ...] = ()
     user_chunk: int = 64
     multi_user: bool = False
+    newcomers: Newcomers | None = None
+    newcomer_chunks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self.protocol = settled(self.protocol, bool(self.rated))
+        self.protocol = settled(self.protocol, "test" in self.rated)
         check_split(self.split, self.protocol)
         self.key = jax.random.key(self.seed)
         self.selection = Selection()
@@ -99,23 +105,15 @@ class Simulation:
         weights = meshes.weight_specs(self.frozen, self.mesh, not self.split_tables)
         self.frozen = meshes.place(self.mesh, self.frozen, weights)
         self._hparams = meshes.place(self.mesh, self.recipe.hparams)
+        axis = meshes.client_axis(self.mesh)
         algorithm = federated(
-            self.recipe,
-            self.chunks,
-            lifted=self.lifted,
-            devices=meshes.client_axis(self.mesh),
+            self.recipe, self.chunks, lifted=self.lifted, devices=axis
         )
         self.state = self._initial_state(algorithm)
-        setup = Setup(
-            recipe=self.recipe,
-            algorithm=algorithm,
-            sampler=self.sampler,
-            data=self.data,
-            mesh=self.mesh,
-            key=self.key,
-            capacity=self.eval_every,
-        )
+        place = (self.mesh, self.key, self.eval_every)
+        setup = Setup(self.recipe, algorithm, self.sampler, self.data, *place)
         self.population = Hosted(setup, self.folder) if self.hosted else Resident(setup)
+        self.audiences = audiences_of(self, setup)
         self.evaluator = Evaluator(self)
 
     def _initial_state(self, algorithm: FederatedAlgorithm) -> ServerState:
@@ -142,8 +140,9 @@ class Simulation:
 
     @property
     def rated(self) -> tuple[str, ...]:
-        """Parts with ratings to predict: for explicit feedback, all there are."""
+        """Parts with ratings to predict; held-out users are not fitted for it."""
         parts = () if self.recipe.local.negatives else ("train", "val", "test")
+        parts = parts[:1] if "query" in self.split.info else parts
         return tuple(part for part in parts if len(getattr(self.split, part)))
 
     @on_host(ROUNDS_HERE)

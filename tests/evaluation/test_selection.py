@@ -4,6 +4,8 @@ import pytest
 
 from fedjax_rec.evaluation.protocol import (
     Protocol,
+    is_selected,
+    paper_compat,
     selected_metrics,
     selection_value,
     settled,
@@ -42,3 +44,12 @@ def test_the_last_look_at_the_test_is_what_was_selected():
     assert selected_metrics(history) == (2, expected)
     assert "rmse" not in history[2]["test"]
     assert selected_metrics(history[:1]) == (0, {})
+
+
+def test_of_equal_rounds_the_first_or_the_last_is_selected():
+    for protocol, last in ((Protocol(), False), (paper_compat(), True)):
+        assert is_selected(protocol, 0.6, 0.5)
+        assert is_selected(protocol, 0.5, 0.5) == last
+        assert not is_selected(protocol, 0.4, 0.5)
+        assert not is_selected(protocol, -math.inf, -math.inf)
+        assert not is_selected(protocol, math.nan, 0.5)

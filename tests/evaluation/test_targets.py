@@ -137,3 +137,33 @@ def test_is_a_tree_whose_structure_survives():
 def test_teaching_errors(changes, message):
     with pytest.raises(ValueError, match=message):
         build(**changes)
+
+
+def test_the_halves_of_a_draw_are_disjoint_and_alike():
+    users, items = 400, 60
+    held = (np.arange(users), np.zeros(users, int))
+    options = {
+        "positives": held,
+        "known": [],
+        "touched": [held],
+        "num_users": users,
+        "num_items": items,
+        "protocol": Protocol(candidates="sampled", num_candidates=15),
+    }
+    halves = [np.asarray(make_targets(**options, half=h).candidates) for h in (0, 1)]
+    every = np.concatenate(halves, axis=1)
+    assert all(len(set(row)) == 30 and 0 not in row for row in every.tolist())
+    for half in halves:
+        # Of 59 items 15 are drawn: an item's count has a variance of 400 p (1 - p).
+        counts, share = np.bincount(half.ravel(), minlength=items)[1:], 15 / 59
+        variance = users * share * (1 - share)
+        assert ((counts - users * share) ** 2).mean() < 1.6 * variance
+    # With fewer untouched items, both halves get a part of all of them.
+    few = Protocol(candidates="sampled", num_candidates=40)
+    halves = [
+        np.asarray(make_targets(**{**options, "protocol": few}, half=h).candidates)
+        for h in (0, 1)
+    ]
+    every = np.sort(np.concatenate(halves, axis=1), axis=1)
+    assert (every[:, :59] == np.arange(1, 60)).all()
+    assert (every[:, 59:] == items).all()

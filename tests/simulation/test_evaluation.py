@@ -327,14 +327,14 @@ def test_serving_clients_by_hand():
     # User 0 lies on client 1 twice and on 0 once, user 1 on 0 once and on 2 three
     # times, user 2 nowhere.
     users = np.array([0, 0, 0, 1, 1, 1, 1])
-    assert serving_clients(part, users, 3).tolist() == [1, 2, 0]
+    assert serving_clients(part, users, 3).tolist() == [1, 2, 4]
     single = Partition(
         client=np.array([1, 0], np.int32),
         num_clients=2,
         name="one each",
         user_of_client=np.array([2, 0], np.int32),
     )
-    assert serving_clients(single, np.array([0, 2]), 3).tolist() == [1, 0, 0]
+    assert serving_clients(single, np.array([0, 2]), 3).tolist() == [1, 2, 0]
 
 
 def test_aggregated_evaluation_reads_the_serving_clients_row():
@@ -347,12 +347,12 @@ def test_aggregated_evaluation_reads_the_serving_clients_row():
         user_of_client=None,
     )
     serving = serving_clients(part, w.train.user, USERS)
-    assert serving.tolist() == [0, 1, 0, 0, 1, 2, 0]  # user 2 is cold: client 0
+    assert serving.tolist() == [0, 1, 3, 0, 1, 2, 0]  # user 2 is cold: no client
     rng = np.random.default_rng(5)
     scorer = {"w": rng.normal(size=(3, 3)), "b": rng.normal(size=3)}
     personal = {"scorer": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), scorer)}
     protocol = Protocol(cutoffs=(5,), selection="auc")
-    targets = targets_of(w, protocol)
+    targets = targets_of(w, protocol, users=[0, 1, 3, 4, 5, 6])
     evaluate = jax.jit(
         make_evaluate(w.recipe, protocol, user_chunk=4), static_argnums=0
     )

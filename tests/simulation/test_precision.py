@@ -54,8 +54,8 @@ def lowered(simulation, platform):
         return call
 
     population._run_rounds = record(population._run_rounds)
-    rank = simulation.evaluator._rank
-    simulation.evaluator._rank = lambda bucket: record(rank(bucket))
+    rank = simulation.evaluator._ranks[0]
+    simulation.evaluator._ranks[0] = lambda bucket: record(rank(bucket))
     simulation.advance(1)
     simulation.evaluate("test")
     return [precisions(program) for program in programs]

@@ -60,7 +60,7 @@ def run_alone(simulation, experiment):
     """The events of an experiment that shares the programs of `simulation`."""
     alone: Any = build(experiment)
     alone.population._run_rounds = simulation.population._run_rounds
-    alone.evaluator._rank = simulation.evaluator._rank
+    alone.evaluator._ranks = simulation.evaluator._ranks
     alone.evaluator._squares = simulation.evaluator._squares
     return list(alone.events())
 

@@ -76,7 +76,7 @@ def fresh(ran):
     # The compiled programs read only their arguments: compile them once.
     again: Any = simulation
     again.population._run_rounds = ran[0].population._run_rounds
-    again.evaluator._rank = ran[0].evaluator._rank
+    again.evaluator._ranks = ran[0].evaluator._ranks
     start = simulation.snapshot()
     start = start._replace(arrays=copy(start.arrays))
 

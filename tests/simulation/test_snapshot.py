@@ -61,7 +61,7 @@ def fresh(experiment=SMALL):
     simulation: Any = build(experiment)
     compiled: Any = unbroken(experiment)[0]
     simulation.population._run_rounds = compiled.population._run_rounds
-    simulation.evaluator._rank = compiled.evaluator._rank
+    simulation.evaluator._ranks = compiled.evaluator._ranks
     return simulation
 
 
