@@ -43,7 +43,7 @@ EXPERIMENT = Experiment(
 # The paper's FedMF draws no negatives: the quickest to compile.
 EXPLICIT = dataclasses.replace(
     EXPERIMENT,
-    algorithm=FedMF(dim=2, feedback="explicit"),
+    algorithm=FedMF(dim=2, feedback="explicit", client_lr=0.005),
     cohort=Uniform(size=7),
     eval_every=6,
 )
