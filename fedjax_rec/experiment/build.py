@@ -76,7 +76,9 @@ def build(
     check_recipe(recipe)
     recipe = recipe._replace(precision=precision)
     protocol = _protocol(experiment.protocol, recipe, prepared)
-    why_newcomers = check_newcomers(recipe, protocol, prepared)
+    why_newcomers = check_newcomers(
+        recipe, protocol, prepared.split, prepared.newcomers, context.num_clients
+    )
     num_items = context.num_items if prepared.pool is None else len(prepared.pool)
     participants = make_participants(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items

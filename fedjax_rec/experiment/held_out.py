@@ -11,8 +11,8 @@ from fedjax_rec.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
     from fedjax_rec.core.contracts import Recipe
+    from fedjax_rec.data.newcomers import Newcomers
     from fedjax_rec.data.splits import Split
-    from fedjax_rec.experiment.prepared import PreparedData
 
 
 def check_candidates(held_out: Any, protocol: Protocol) -> None:
@@ -36,14 +36,20 @@ def check_candidates(held_out: Any, protocol: Protocol) -> None:
 
 
 def check_newcomers(
-    recipe: Recipe, protocol: Protocol, prepared: PreparedData
+    recipe: Recipe,
+    protocol: Protocol,
+    split: Split,
+    newcomers: Newcomers | None,
+    num_clients: int,
 ) -> tuple[str, ...]:
     """Checks that users without training data are scored by what is known of them.
 
     Args:
         recipe: the system.
         protocol: the protocol.
-        prepared: split, partition and newcomers.
+        split: the split.
+        newcomers: its evaluated users without training data.
+        num_clients: `N`.
 
     Returns:
         Sentences about them, for the log.
@@ -51,26 +57,26 @@ def check_newcomers(
     Raises:
         ValueError: the system reads parameters of a user that it can fit on no data.
     """
-    newcomers, model = prepared.newcomers, recipe.model
+    model = recipe.model
     shared = jax.eval_shape(model.init, jax.random.key(0)).shared
     fitted = model.single_user or any(t.space == "user" for t in tables_of(shared))
     if newcomers is None or not (fitted or model.stack is not None):
         return ()
     count = len(newcomers.user)
-    if recipe.constants and newcomers.ids.max() >= prepared.clients.num_clients:
+    if recipe.constants and newcomers.ids.max() >= num_clients:
         raise ValueError(
             f"{count} evaluated users have no training data and no client, so that the "
             "system lacks the facts that it reads of each client "
             f"({', '.join(recipe.constants)}): use partition=PerUser()"
         )
-    if "query" not in prepared.split.info:
+    if "query" not in split.info:
         return (
             f"{count:,} evaluated users have no training data: they are scored with "
             "the parameters that a client starts from",
         )
     if protocol.evaluated == "aggregated" or (model.stack and recipe.constants):
         raise ValueError(
-            f"{prepared.split.name} evaluates {count} users who take part in no round, "
+            f"{split.name} evaluates {count} users who take part in no round, "
             f"and protocol.evaluated={protocol.evaluated!r} would score them with "
             "parameters that were never fitted. Use protocol.evaluated='tuned' or "
             "'reconstructed' (one model for all clients), which fit a user's own part "
