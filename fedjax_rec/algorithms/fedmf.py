@@ -35,7 +35,8 @@ class FedMF(implicit.OnPairs):
     averages item tables.
 
     Attributes:
-        feedback: see above.
+        feedback: `implicit`, items with interactions against drawn ones, or `explicit`,
+            the ratings, with a small `client_lr`, such as .001 on MovieLens-100K.
         gradients: `sequential`, with the term of `item_l2` once for each rating, or
             `simultaneous`: all at the parameters that the client received, with each
             vector's term once a round, that of items on the server (explicit).
@@ -50,7 +51,7 @@ class FedMF(implicit.OnPairs):
         local_epochs: passes over the pairs in a round (implicit).
         negatives: negatives per positive (implicit).
         init: initial values, `normal` or `constant`.
-        init_scale: their deviation or value.
+        init_scale: deviation of normal initial values, or the constant.
 
     References:
         Chai et al., Secure Federated Matrix Factorization, IEEE Intelligent Systems
