@@ -2,10 +2,10 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from fedjax_rec.experiment.fields import fields_of, read_value, with_values
+from fedjax_rec.experiment.fields import Field, fields_of, read_value, with_values
 from fedjax_rec.experiment.names import find
 from fedjax_rec.storage.errors import UserError
 
@@ -93,8 +93,10 @@ def apply_flags(
         experiment: a dataclass; its fields have dotted names.
 
     Raises:
-        UserError: there is no such flag or field, or a value is not right.
+        UserError: there is no such flag or field, a value is not right, or a flag is
+            repeated with another value.
     """
+    _check_repeated(flags, fields_of(options))
     for name, values in sorted(flags, key=lambda flag: flag[0].count(".")):
         kind = name.replace("-", "_")
         if any(_is_part(owner, kind) for owner in (options, experiment)):
@@ -133,6 +135,22 @@ def read_options(flags: Sequence[Flag], options: _Options) -> _Options:
 @dataclasses.dataclass(frozen=True)
 class _NoFields:
     pass
+
+
+def _check_repeated(flags: Sequence[Flag], options: Mapping[str, Field]) -> None:
+    """Raises if a flag that takes one value is repeated with another value."""
+    earlier: dict[str, Flag] = {}
+    for name, values in flags:
+        path = name.replace("-", "_")
+        if path in options and isinstance(options[path].value, tuple):
+            continue
+        first_name, first_values = earlier.setdefault(path, (name, values))
+        if values != first_values:
+            first, second = (
+                " ".join([f"--{flag}", *words])
+                for flag, words in ((first_name, first_values), (name, values))
+            )
+            raise UserError(f"{first} and {second} contradict: expected one of them")
 
 
 def _is_part(settings: object, path: str) -> bool:

@@ -155,6 +155,11 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         check_choice(self, "location", ("auto", "device", "host", "disk"))
+        if self.folder and self.location != "disk":
+            raise ValueError(
+                f"folder={self.folder!r} is read only with location='disk', got "
+                f"location={self.location!r}. Choose 'disk', or leave the folder empty"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

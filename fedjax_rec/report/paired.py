@@ -84,6 +84,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
             "--paired compares systems: expected runs of at least two configurations "
             "that differ in more than the seed"
         )
+    _check_converged(runs)
     seeds = _check_seeds(groups)
     _check_ranked(runs)
     systems = {chr(ord("A") + i): label for i, label in enumerate(labels_of(groups))}
@@ -112,6 +113,17 @@ def metrics_of_pairs(
     k = main_cutoff(cutoffs)
     present = users[0][0].metrics
     return [n for n in (f"hr@{k}", f"ndcg@{k}", f"mrr@{k}", "auc") if n in present]
+
+
+def _check_converged(runs: Sequence[Run]) -> None:
+    """Raises if a run diverged: its users were scored some rounds before that."""
+    for run in runs:
+        if since := run.part("diverged_in_round"):
+            raise UserError(
+                f"{run.path} diverged in round {since}, so its metrics are those of an "
+                "interrupted training: --paired compares complete runs. Train it again "
+                "with lower learning rates, or leave it out"
+            )
 
 
 def _check_seeds(groups: list[list[Run]]) -> list[int]:

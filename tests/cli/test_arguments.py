@@ -95,8 +95,29 @@ def test_an_option_that_is_a_list_gathers_all_its_flags():
     assert apply_flags(flags, Train(), BASE)[0].track == ("a", "b", "c")
 
 
-def test_the_last_of_several_values_counts():
-    assert applied("--seed", "1", "--seed", "2")[1].seed == 2
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("--seed 1", "--seed 2"),
+        ("--codec top_k", "--codec none"),
+        ("--output a", "--output b"),
+        ("--quiet", "--quiet false"),
+        ("--eval-every 3", "--eval_every 4"),
+        ("--protocol.cutoffs 5", "--protocol.cutoffs 5 10"),
+    ],
+)
+def test_a_flag_has_one_value(first, second):
+    message = f"{first} and {second} contradict: expected one of them"
+    assert refused(*first.split(), *second.split()) == message
+    assert applied(*first.split(), *first.split()) == applied(*first.split())
+
+
+def test_a_folder_is_refused_where_it_is_not_read():
+    for location in ("auto", "device", "host"):
+        text = refused("--store.folder", "x", "--store.location", location)
+        assert "is read only with location='disk'" in text
+    store = applied("--store.folder", "x", "--store.location", "disk")[1].store
+    assert store.folder == "x"
 
 
 @pytest.mark.parametrize(

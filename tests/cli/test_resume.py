@@ -184,6 +184,14 @@ def test_more_rounds_only_if_that_is_exact(copied, fails):
     assert "evaluated only after its 6 rounds" in text
 
 
+def test_a_run_that_diverged_has_no_more_rounds(copied, fails):
+    path = copied / "whole/result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "diverged_in_round": 3}))
+    text = fails("train", "--resume", "whole", "--rounds", "8")
+    assert "diverged in round 3 and cannot go on" in text
+
+
 def test_without_a_checkpoint_it_starts_at_round_0(copied, shows, assert_same_run):
     shutil.rmtree(copied / "left/checkpoints")
     assert "no checkpoint: from round 0" in shows("train", "--resume", "left")

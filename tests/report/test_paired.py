@@ -66,7 +66,9 @@ def test_holm_by_hand():
     assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9])
 
 
-def make_run(path, lr, seed=0, shift=0.0, digest="same", ties="pessimistic", round_=2):
+def make_run(
+    path, lr, seed=0, shift=0.0, digest="same", ties="pessimistic", round_=2, **more
+):
     config = {
         "name": "x", "seed": seed, "data": {},
         "algorithm": {"type": "FedMF", "client_lr": lr},
@@ -79,7 +81,7 @@ def make_run(path, lr, seed=0, shift=0.0, digest="same", ties="pessimistic", rou
         folder.write_users(per_user.PerUser(round_, names, metrics))
         result = {
             "selected": 2, "protocol": {"cutoffs": [5, 10], "ties": ties},
-            "ranked": {"users": USERS, "digest": digest},
+            "ranked": {"users": USERS, "digest": digest}, **more,
         }  # fmt: skip
         folder.write_json("result.json", result)
     return read_run(path)
@@ -116,6 +118,7 @@ def test_each_system_is_compared_with_the_first(tmp_path, capsys):
         ({"seed": 1}, "pairs runs of the same seed"),
         ({"round_": 1}, "holds round 1, but round 2 was selected"),
         ({"lr": 0.1}, "at least two configurations"),
+        ({"diverged_in_round": 3}, "b diverged in round 3, so its metrics are those"),
     ],
 )
 def test_runs_that_cannot_be_paired_are_refused(tmp_path, changes, message):
