@@ -164,8 +164,9 @@ def popularity(train_items: Array, num_items: int) -> Array:
 
 
 def random_scores(key: Array, user: Array, num_items: int) -> Array:
-    """`[I]` uniform scores of one user, a function of key and user only."""
-    return jax.random.uniform(jax.random.fold_in(key, user), (num_items,))
+    """`[I]` uniform float32 scores of one user, a function of key and user only."""
+    key = jax.random.fold_in(key, user)
+    return jax.random.uniform(key, (num_items,), jnp.float32)
 
 
 def by_user(scorer: UserScorer) -> ScoreFn:

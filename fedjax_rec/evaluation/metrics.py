@@ -88,7 +88,7 @@ def _interleave(tied: Array, position: Array, key: Array) -> Array:
     (width,) = tied.shape
     index = jnp.arange(width, dtype=jnp.int32)
     group = index - position
-    places = jax.random.randint(key, (width,), 0, tied + position + 1)
+    places = jax.random.randint(key, (width,), 0, tied + position + 1, dtype=jnp.int32)
 
     def insert(p: int | Array, places: Array) -> Array:
         behind = (group == group[p]) & (index < p) & (places >= places[p])

@@ -216,6 +216,6 @@ def _draw(key: Array, user: Array, last: Array) -> Array:
 
     def row(user: Array, last: Array) -> Array:
         key_ = jax.random.fold_in(key, user)
-        return jax.random.randint(key_, last.shape, 0, last + 1)
+        return jax.random.randint(key_, last.shape, 0, last + 1, dtype=jnp.int32)
 
     return jax.vmap(row)(user, last)

@@ -74,11 +74,18 @@ def check_newcomers(
             f"{count:,} evaluated users have no training data: they are scored with "
             "the parameters that a client starts from",
         )
-    if protocol.evaluated == "aggregated" or (model.stack and recipe.constants):
+    unfit = f"{split.name} evaluates {count} users who take part in no round, and "
+    if model.stack and recipe.constants:
         raise ValueError(
-            f"{split.name} evaluates {count} users who take part in no round, "
-            f"and protocol.evaluated={protocol.evaluated!r} would score them with "
-            "parameters that were never fitted. Use protocol.evaluated='tuned' or "
+            f"{unfit}the system assigns its models by facts of each trained client "
+            f"({', '.join(recipe.constants)}), which these users lack: use a system "
+            "with one model for all clients, IFCA, with which a user chooses the model "
+            "by its own data, or a split of trained users' items, such as LeaveOneOut"
+        )
+    if protocol.evaluated == "aggregated":
+        raise ValueError(
+            f"{unfit}protocol.evaluated='aggregated' would score them with parameters "
+            "that were never fitted. Use protocol.evaluated='tuned' or "
             "'reconstructed' (one model for all clients), which fit a user's own part "
             "on the query that the split shows, or a model of histories, such as "
             "FedFM(users=History())"

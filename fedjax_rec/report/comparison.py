@@ -67,8 +67,11 @@ def hit_rate(run: Run) -> tuple[str, str]:
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """One row per model over its seeds, then the baselines over all runs."""
-    groups = same_but_seed(runs)
+    """One row per model over its seeds, then the baselines over all runs.
+
+    Of runs that repeat a seed, the first counts.
+    """
+    groups = same_but_seed([run for run, first in repeated(runs) if first is None])
     labels = labels_of(groups)
     rows = [
         Row(label, [metrics_of(run) for run in group])
@@ -89,6 +92,13 @@ def _once_per_seed(runs: Sequence[Run], name: str) -> list[dict[str, float]]:
         {metric: fmean(values[metric] for values in part) for metric in part[0]}
         for part in ranked
     ]
+
+
+def repeated(runs: Sequence[Run]) -> list[tuple[Run, Run | None]]:
+    """Each run with an earlier one of the same settings and seed, if there is one."""
+    groups = _group(runs, _settings)
+    first = {id(run): group[0] for group in groups for run in group}
+    return [(run, None if first[id(run)] is run else first[id(run)]) for run in runs]
 
 
 def same_but_seed(runs: Sequence[Run]) -> list[list[Run]]:

@@ -11,6 +11,7 @@ from fedjax_rec.report.comparison import (
     hit_rate,
     metrics_of,
     protocol_of,
+    repeated,
     rows_of,
 )
 from fedjax_rec.report.words import backbone_in_words, costs_in_words, seconds_in_words
@@ -54,6 +55,13 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if text := run.part("data").get("untimed"):
             warnings.append(f"NO TIMESTAMPS ({run.path}): {text}")
+    for run, first in repeated(runs):
+        if first is not None:
+            warnings.append(
+                f"REPEATED ({run.path}): the same settings and seed as {first.path}, "
+                "which is counted; a second run of a seed is no further evidence"
+            )
+    warnings += filter(None, map(_rejected, runs))
     for run in runs:
         since = (run.result or {}).get("diverged_in_round")
         if since:
@@ -63,6 +71,19 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
                 "the learning rates of the clients and of the server"
             )
     return warnings
+
+
+def _rejected(run: Run) -> str:
+    """Warning if rounds left out clients; else empty."""
+    rounds = [event for event in run.events if event["event"] == "round"]
+    counts = [event.get("rejected_clients") or 0 for event in rounds]
+    if not any(counts):
+        return ""
+    return (
+        f"REJECTED CLIENTS ({run.path}): {sum(counts) / len(counts):.1f} clients a "
+        "round, on average, were left out, since numbers of their messages were not "
+        "finite or too large to add up"
+    )
 
 
 def _leak(run: Run) -> str:

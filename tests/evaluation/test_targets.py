@@ -112,6 +112,14 @@ def test_candidates_depend_on_seed_key_and_user_only():
     assert not np.array_equal(_candidates(keyed)[0], base.candidates[0])
 
 
+def test_candidates_are_the_same_with_64_bit_numbers():
+    options = Protocol(candidates="sampled", num_candidates=5)
+    narrow = _candidates(build(options, 400))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(_candidates(build(options, 400)), narrow)
+    assert narrow[0].tolist() == [20, 126, 236, 108, 376]
+
+
 def test_is_a_tree_whose_structure_survives():
     targets = build()
     back = jax.jit(lambda tree: tree)(targets)

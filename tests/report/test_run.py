@@ -102,6 +102,22 @@ def test_runs_that_differ_only_by_seed_are_one_line_with_spread(tmp_path):
     assert "FedMF x 3" in report.markdown(*runs)
 
 
+def test_a_run_that_repeats_a_seed_is_no_second_seed(tmp_path):
+    runs = [make_run(tmp_path / "a", hr=0.3), make_run(tmp_path / "b", hr=0.5)]
+    row, *_ = rows_of(runs)
+    assert [metrics["hr@10"] for metrics in row.metrics] == [0.3]
+    warning = f"REPEATED ({tmp_path / 'b'}): the same settings and seed as "
+    assert warning + str(tmp_path / "a") in " ".join(printed(*runs).split())
+
+
+def test_rejected_clients_are_warned_of(tmp_path):
+    run = make_run(tmp_path / "a")
+    assert "REJECTED" not in printed(run)
+    for event, count in zip(run.events[::2], (3, 4), strict=True):
+        event["rejected_clients"] = count
+    assert "3.5 clients a round" in " ".join(printed(run).split())
+
+
 def test_a_baseline_counts_each_seed_once(tmp_path):
     runs = [
         make_run(tmp_path / f"{lr} {seed}", seed=seed, lr=lr, draws=draws)
