@@ -380,7 +380,8 @@ def test_shapes_follow_one_another_and_wild_points_are_results(config, capsys):
     ],
 )
 def test_mistakes_are_shown_before_anything_runs(config, fails, args, expected):
-    assert expected in fails("sweep", "small.py", "--output", "out", *args)
+    output = [] if "--output" in args else ["--output", "out"]
+    assert expected in fails("sweep", "small.py", *output, *args)
     assert not (config / "out" / "sweep.json").exists()
 
 
