@@ -53,7 +53,10 @@ def events_of(losses, done=0, lost=()):
         rated=(),
         protocol=Protocol(selection="last"),
     )
-    tests: Any = lambda part, lanes: [{"ndcg@10": 0.5}] * len(lanes)
+
+    def tests(part, lanes) -> Any:
+        return [{"ndcg@10": 0.5}] * len(lanes)
+
     lanes, best = Lanes(advance, tests, tests), [-np.inf] * len(table)
     events = run_lanes(sim, lanes, best, done=done, lost=lost, profiler=lambda done: 2)
     return [(x, e["round"], rests) for x, e, rests in events if e["event"] == "round"]
