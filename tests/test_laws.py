@@ -110,6 +110,8 @@ def steps(count, **more):
 CASES = {
     name: case(small(name)) for name in registry.SLOTS["algorithm"] if name != "fedfm"
 } | {
+    "fedncf": case(FedNCF(**SMALL, averaging="plain")),
+    "fedncf, as published": case(FedNCF(**SMALL), aggregation=Mean(per_row=True)),
     "fedmf explicit": case(FedMF(dim=4, feedback="explicit")),
     "fedavg two epochs, prox, momentum, yogi": case(
         FedAvg(
@@ -205,7 +207,9 @@ OTHER_RULES = {
         FedFM(**{**RECONSTRUCTED, "training": steps(1)}), wrapper=HetLoRA(ranks=(1, 2))
     ),
     "pfedrec, top-k with feedback": case(PFedRec(**SMALL), codec=TopK()),
-    "fedncf, frozen mlp": case(FedNCF(**SMALL), wrapper=Freeze(groups=("mlp",))),
+    "fedncf, frozen mlp": case(
+        FedNCF(**SMALL, client_optimizer=SGD(lr=0.1)), wrapper=Freeze(groups=("mlp",))
+    ),
     "fedncf, colr": case(
         FedNCF(**SMALL, client_optimizer=SGD(lr=0.1)), wrapper=CoLR(rank=2)
     ),
@@ -406,10 +410,8 @@ def mean_of(name) -> Any:
     algorithm: Any = experiment.algorithm
     if experiment.aggregation is not None:
         return experiment.aggregation
-    if name.startswith("fedfm"):
+    if name.startswith(("fedfm", "fedavg")):
         return Mean()
-    if name.startswith("fedavg"):
-        return Mean(per_row=True)
     delta, weights, slots = deltas(0, 6), jnp.arange(6.0), jnp.arange(6)
     result = aggregate(algorithm.build(facts()).aggregator, [(delta, weights, slots)])
     for rule in (Mean(weights="uniform"), Sum()):

@@ -52,7 +52,9 @@ def representable(delta: Tree, shared: Tree) -> Array:
 def sound(result: ClientResult, shared: Tree) -> Array:
     """Whether the outcomes of local training are sound, `[V]` bool."""
     good = representable(result.delta, shared)
-    for x in jax.tree.leaves((result.metrics["loss"], result.extras, result.personal)):
+    for x in jax.tree.leaves(
+        (result.metrics.get("loss"), result.extras, result.personal)
+    ):
         if jnp.issubdtype(x.dtype, jnp.inexact):
             good &= jnp.isfinite(x).reshape(len(x), -1).all(1)
     return good

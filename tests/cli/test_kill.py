@@ -159,7 +159,10 @@ def test_a_full_disk_ends_with_a_message_and_loses_nothing(bench):
     saved = len(b"".join(lines[:9]))  # six rounds, three evaluations
     assert saved > (whole / "config.json").stat().st_size  # written before
     limit = (saved + 20, saved + 20)
-    full = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, {limit})"
+    full = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, {limit})\n"
+    # The metrics of users exceed the limit before the lines do.
+    full += "from fedjax_rec.evaluation import per_user\n"
+    full += "per_user.write = lambda path, users: path.write_bytes(b'')"
     status, output = bench.start("full", full).wait()
     assert status == 2, output
     assert "Traceback" not in output

@@ -13,6 +13,7 @@ from fedjax_rec import (
     DGC,
     IFCA,
     QSGD,
+    SGD,
     SVD,
     Adam,
     Bulyan,
@@ -120,7 +121,7 @@ NCF = FedNCF(dim=4)
         ),
         ({"wrapper": Scaffold(), "algorithm": FedAvg(proximal=0.1)}, "SCAFFOLD"),
         (
-            {"wrapper": CoLR(rank=5), "algorithm": NCF},
+            {"wrapper": CoLR(rank=5), "algorithm": PFedRec(dim=4)},
             "rank=5 is more than the width 4",
         ),
         (
@@ -293,7 +294,7 @@ def with_groups(recipe, fixed):
 def systems():
     """Recipes with every kind of shared group."""
     context = recipe_of(SMALL)[1]
-    ncf = FedNCF(dim=4, hidden=(3,)).build(context)
+    ncf = FedNCF(dim=4, hidden=(3,), client_optimizer=SGD()).build(context)
     head = FedFM(dim=4, adapter=None, fixed=("head",), id_residual=True)
     mf = FedMF(dim=4, negatives=1).build(context)
     scaffold = Scaffold().build(context.with_recipe(mf))

@@ -64,6 +64,7 @@ def test_embeddings_and_states_of_a_backbone(cache):
         "layers": 2,
         "width": 32,
         "dtype": "float32",
+        "precision": "highest",
         "texts": 6,
         "tokens": int(np.asarray(tiny.tokens.length).sum()),
         "shuffled": False,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from fedjax_rec import Experiment, Median, PFedRec, SyntheticData, TopK
+from fedjax_rec import Experiment, GeometricMedian, PFedRec, SyntheticData, TopK
 from fedjax_rec.aggregators.robust.ballots import ballot_bytes
 from fedjax_rec.experiment import memory
 from fedjax_rec.experiment.build import make_context, make_recipe
@@ -22,7 +22,7 @@ def made():
         name="x",
         data=SyntheticData(num_users=N, num_items=ITEMS, num_interactions=120),
         algorithm=PFedRec(dim=DIM),
-        aggregation=Median(voting="voters"),
+        aggregation=GeometricMedian(voting="voters"),
         codec=TopK(),
     )
     prepared = prepare(experiment, experiment.data.load())

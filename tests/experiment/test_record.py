@@ -37,8 +37,17 @@ def rounds(*losses):
 def test_the_record_has_plain_values_only():
     data = SyntheticData(num_users=9, num_items=12, num_interactions=60).load()
     split = types.SimpleNamespace(train=data, val=data.take(np.arange(2)), test=data)
+    targets = types.SimpleNamespace(
+        user=np.arange(3),
+        positives=np.ones((3, 1)),
+        exclude_items=np.zeros(0),
+        exclude_size=np.zeros(3),
+        candidates=None,
+        pool=None,
+    )
     simulation = types.SimpleNamespace(
         split=split,
+        targets={"test": targets},
         data=types.SimpleNamespace(num_clients=9),
         notes={"devices": {"classes": {}}},
     )

@@ -97,6 +97,7 @@ def test_result_and_events(ran):
         "rounds",
         "seconds",
         "history",
+        "diverged_in_round",
     }
     assert result["history"] == heard
     assert result["rounds"] == 6

@@ -230,7 +230,8 @@ def test_a_zero_row_does_not_hold_the_geometric_median_of_a_row(fold):
         x[0] = 0
         got, _, _ = fold(rule, x)
         for row in (slice(0, 2), slice(2, 4), slice(8, 10)):
-            np.testing.assert_allclose(got[row], exact_median(x[:, row]), atol=2e-3)
+            # Held by the zero row, it would be 1e-4 of a median of .04 to .09.
+            np.testing.assert_allclose(got[row], exact_median(x[:, row]), atol=7e-3)
 
 
 def test_clipping_starts_from_the_last_aggregate(fold):
