@@ -297,7 +297,7 @@ def with_groups(recipe, fixed):
 def systems():
     """Recipes with every kind of shared group."""
     context = recipe_of(SMALL)[1]
-    ncf = FedNCF(dim=4, hidden=(3,)).build(context)
+    ncf = FedNCF(dim=4, hidden=(3,), client_optimizer=SGD()).build(context)
     head = FedFM(dim=4, adapter=None, fixed=("head",), id_residual=True)
     mf = FedMF(dim=4, negatives=1).build(context)
     scaffold = Scaffold().build(context.with_recipe(mf))
