@@ -56,6 +56,7 @@ def run_lanes(
     best: Sequence[float],
     *,
     done: int = 0,
+    lost: Iterable[int] = (),
     rest_every: int = 0,
     profiler: Profiler | None = None,
 ) -> Iterator[tuple[int, Event, bool]]:
@@ -69,13 +70,15 @@ def run_lanes(
         lanes: the experiments.
         best: validation value of each lane's selected round so far.
         done: finished rounds.
+        lost: lanes that diverged in one of them.
         rest_every: also come to rest at multiples of this round; 0 for none.
         profiler: see `Profiler`.
 
     Yields:
-        The lane, its event, and whether it is at rest: no evaluation is due.
+        The lane, its event, and whether all lanes are at rest after it: none has
+        another event of this round, and a lane that has not diverged can go on.
     """
-    best, at_once, lost = list(best), 1, set()
+    best, at_once, lost = list(best), 1, set(lost)
     stops = [every for every in (sim.eval_every, rest_every) if every]
     while done < sim.rounds and len(lost) < len(best):
         until = min(sim.rounds, *((done // every + 1) * every for every in stops))
@@ -91,21 +94,22 @@ def run_lanes(
             done += 1
             event = {"event": "round", "round": done}
             event["seconds"] = seconds / count / len(logs)
-            for lane, log in enumerate(logs):
-                if lane in lost:
-                    continue
-                metrics = {name: float(column[i]) for name, column in log.items()}
-                if not math.isfinite(metrics["loss"]):
-                    lost.add(lane)
-                at_rest = i == count - 1 and not due and lane not in lost
-                yield lane, {**event, **metrics}, at_rest
+            metrics = {
+                lane: {name: float(column[i]) for name, column in log.items()}
+                for lane, log in enumerate(logs)
+                if lane not in lost
+            }
+            lost |= {x for x, m in metrics.items() if not math.isfinite(m["loss"])}
+            ends = i == count - 1 and not due and len(lost) < len(best)
+            for lane, values in metrics.items():
+                yield lane, {**event, **values}, ends and lane == max(metrics)
         if done > 1:  # the first round compiles
             at_once = max(1, int(PROGRAM_SECONDS * count / seconds))
         going = [lane for lane in range(len(best)) if lane not in lost]
         if due and going:
             events = _evaluate(sim, lanes, going, best, done)
             for lane, event in zip(going, events, strict=True):
-                yield lane, event, True
+                yield lane, event, lane == going[-1]
     if profiler is not None:
         profiler(done)
 

@@ -5,7 +5,7 @@ compiled programs.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -90,6 +90,7 @@ class SideBySide:
         seeds: Sequence[int],
         settings: Sequence[Mapping[str, float]],
         starts: Mapping[int, Snapshot] | None = None,
+        diverged: Collection[int] = (),
     ) -> Iterator[tuple[int, Event, Arrays | None]]:
         """Runs a layout to its end.
 
@@ -99,10 +100,11 @@ class SideBySide:
             settings: `[P]` scalars of every experiment, by their names in the recipe.
             starts: snapshots of the layout's experiments, all after the same round, to
                 go on from.
+            diverged: positions of experiments that diverged before.
 
         Yields:
             The position of an experiment and an event of it, as `Simulation.events`;
-            and if all experiments are at rest after it, `position ->
+            and if the layout is at rest after it, `position ->
             Snapshot.arrays`, valid until the next event.
         """
         state, personal, *constants = self._start(layout.index, seeds, settings)
@@ -152,9 +154,10 @@ class SideBySide:
             server = dataclasses.replace(states, round=state.round)
             return {"server": server, "personal": own}
 
-        lanes, last = Lanes(advance, evaluate, rmse), len(positions) - 1
-        for lane, event, rests in run_lanes(self.simulation, lanes, best, done=done):
-            yield positions[lane], event, arrays_of if rests and lane == last else None
+        lanes, sim = Lanes(advance, evaluate, rmse), self.simulation
+        lost = [lane for lane, i in enumerate(positions) if i in diverged]
+        for lane, event, rests in run_lanes(sim, lanes, best, done=done, lost=lost):
+            yield positions[lane], event, arrays_of if rests else None
 
     def _start(self, index: np.ndarray, seeds, settings):
         """State, personal state, scalars and keys before the first round."""

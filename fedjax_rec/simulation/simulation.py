@@ -221,6 +221,7 @@ class Simulation:
             lanes,
             [self.selection.best],
             done=int(self.state.round),
+            lost=(0,) if loop.diverged_in(self.history) else (),
             rest_every=rest_every,
             profiler=profiler,
         ):

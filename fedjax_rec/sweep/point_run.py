@@ -24,7 +24,7 @@ from fedjax_rec.runs.folder import (
 from fedjax_rec.runs.interrupts import Stopped
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.runs.resume import config_hash, decisive, record_life
-from fedjax_rec.simulation.loop import Event, Snapshot
+from fedjax_rec.simulation.loop import Event, Snapshot, diverged_in
 from fedjax_rec.storage.errors import FileError
 from fedjax_rec.sweep.store import Point
 
@@ -78,6 +78,11 @@ class PointRun:
     history: list[Event] = dataclasses.field(default_factory=list)
     start: Snapshot | None = None
     checkpoints: Checkpoints | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was not finite, after which the point has no more rounds."""
+        return diverged_in(self.history) is not None
 
     def take(self, event: Event) -> None:
         """Records an event."""

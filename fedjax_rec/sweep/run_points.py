@@ -169,7 +169,8 @@ class _Runner:
                 points = {int(i): group[i] for i in layout.index[layout.real]}
                 with self._opened(points, simulation, scalars, done) as runs:
                     starts = {i: run.start for i, run in runs.items() if run.start}
-                    events = programs.events(layout, seeds, scalars, starts)
+                    lost = [i for i, run in runs.items() if run.diverged]
+                    events = programs.events(layout, seeds, scalars, starts, lost)
                     users_of = programs.users.get
                     for i in self._write(
                         runs, simulation, events, baselines_of, users_of
