@@ -107,6 +107,7 @@ class FedMF(implicit.OnPairs):
             },
             local=contracts.Local(
                 draw=pairs.explicit_pairs(),
+                predicts_ratings=True,
                 epochs=self.local_epochs,
                 batch_size=self.batch_size,
                 # One for each rating, or one in all.

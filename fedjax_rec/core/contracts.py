@@ -153,7 +153,9 @@ class Local(NamedTuple):
     Attributes:
         draw: `(examples, key) -> pairs`, or `None`. Local training has to draw its
             pairs with the first of three keys split from the client's key.
-        negatives: negatives per example; 0 for explicit feedback.
+        negatives: negatives per example; 0 if none are drawn.
+        predicts_ratings: scores are ratings in the units of the data, so that their
+            RMSE is reported and may select a round.
         epochs: passes over the pairs in a round.
         batch_size: pairs of a step; padding is counted in whole batches.
         steps: `(examples) -> K`, the number of SGD steps; `None` if the optimizer is
@@ -178,6 +180,7 @@ class Local(NamedTuple):
 
     draw: Callable[[dict[str, Array], Array], dict[str, Array]] | None = None
     negatives: int = 0
+    predicts_ratings: bool = False
     epochs: int = 1
     batch_size: int = 1
     steps: Callable[[Array], Array] | None = None

@@ -57,8 +57,9 @@ class Protocol:
             ones with the personal ones `reconstructed` from them.
         selection: the validation metric that chooses the best round, `rmse` of explicit
             ratings included, or `last` for the last round. Never a test metric. `auto`
-            is `rmse` for explicit ratings, otherwise NDCG at 10 or the smallest
-            cut-off.
+            is `rmse` where it is computed (of systems that predict ratings, with
+            aggregated parameters and trained users), otherwise NDCG at 10 or the
+            smallest cut-off.
         selection_ties: which of several rounds with the best value is chosen.
         cutoffs: the ks of the metrics.
         exposed_item: item with a measured exposure: the share of users that have it in
@@ -145,23 +146,45 @@ class Protocol:
         )
 
 
-def settled(protocol: Protocol, explicit: bool) -> Protocol:
+def without_rmse(protocol: Protocol, predicts_ratings: bool, cold_users: bool) -> str:
+    """The reason why no error of validation ratings is computed; empty if one is.
+
+    Args:
+        protocol: the protocol.
+        predicts_ratings: whether the system's scores are ratings.
+        cold_users: whether the evaluated users take part in no round.
+    """
+    if not predicts_ratings:
+        return (
+            "RMSE needs a system that predicts ratings, such as "
+            "FedMF(feedback='explicit')"
+        )
+    if protocol.evaluated != "aggregated":
+        return (
+            "RMSE is computed from aggregated parameters only, and "
+            f"protocol.evaluated={protocol.evaluated!r} ranks with others"
+        )
+    if cold_users:
+        return "RMSE is not computed for users who take part in no round"
+    return ""
+
+
+def settled(protocol: Protocol, reason: str = "") -> Protocol:
     """The protocol with `auto` replaced by the metric that it stands for.
 
     Args:
         protocol: the protocol.
-        explicit: whether the system predicts ratings.
+        reason: see `without_rmse`.
 
     Raises:
-        ValueError: `rmse` without ratings to predict.
+        ValueError: `rmse` without validation errors.
     """
     if protocol.selection == "auto":
-        metric = "rmse" if explicit else f"ndcg@{main_cutoff(protocol.cutoffs)}"
+        metric = f"ndcg@{main_cutoff(protocol.cutoffs)}" if reason else "rmse"
         return dataclasses.replace(protocol, selection=metric)
-    if protocol.selection == "rmse" and not explicit:
+    if protocol.selection == "rmse" and reason:
         raise ValueError(
-            "protocol.selection='rmse' needs a system that predicts ratings, such as "
-            "FedMF(feedback='explicit'): choose a ranking metric, or 'auto'"
+            f"protocol.selection='rmse': {reason}. Choose a ranking metric, or 'auto'"
         )
     return protocol
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from fedjax_rec.algorithms.fedavg import FedAvg
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.evaluation.protocol import settled, without_rmse
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.settings import Experiment
 
@@ -33,7 +34,7 @@ def check_settings(experiment: Experiment) -> None:
     Raises:
         ValueError: two parts of the experiment exclude one another.
     """
-    kinds = registry.kinds()
+    kinds, missing = registry.kinds(), []
 
     def build(part: Any, context: Any) -> Any:
         chain = (part, *_chain(getattr(part, "then", None)))
@@ -42,6 +43,7 @@ def check_settings(experiment: Experiment) -> None:
                 return part.build(context)
             except _NotPreparedError:
                 pass
+        missing.append(part)
         return None
 
     sizes: Any = _Sizes(jnp.dtype(experiment.execution.dtype))
@@ -49,6 +51,10 @@ def check_settings(experiment: Experiment) -> None:
     known = build(experiment.algorithm, sizes) is not None
     if experiment.protocol.evaluated == "reconstructed" and known:
         check_evaluated(recipe)
+    if experiment.algorithm not in missing:
+        cold = getattr(experiment.split, "holds_out", "interactions") == "users"
+        predicts = recipe.local.predicts_ratings
+        settled(experiment.protocol, without_rmse(experiment.protocol, predicts, cold))
 
 
 def check_recipe(recipe: Recipe) -> None:

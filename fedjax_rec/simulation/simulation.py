@@ -18,7 +18,7 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.per_user import PerUser
-from fedjax_rec.evaluation.protocol import Protocol, selected_metrics, settled
+from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
@@ -27,6 +27,7 @@ from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
 from fedjax_rec.simulation.evaluation import Evaluator, audiences_of, check_split
 from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
+from fedjax_rec.simulation.rated import rated_parts, settled_for
 from fedjax_rec.simulation.resident import Resident, Setup
 from fedjax_rec.simulation.round import federated
 
@@ -96,7 +97,8 @@ class Simulation:
     newcomer_chunks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self.protocol = settled(self.protocol, "test" in self.rated)
+        self.protocol, why = settled_for(self.recipe, self.split, self.protocol)
+        self.why = (*self.why, *why)
         check_split(self.split, self.protocol)
         self.key = jax.random.key(self.seed)
         self.selection = Selection()
@@ -140,10 +142,8 @@ class Simulation:
 
     @property
     def rated(self) -> tuple[str, ...]:
-        """Parts with ratings to predict; held-out users are not fitted for it."""
-        parts = () if self.recipe.local.negatives else ("train", "val", "test")
-        parts = parts[:1] if "query" in self.split.info else parts
-        return tuple(part for part in parts if len(getattr(self.split, part)))
+        """Parts with ratings to predict."""
+        return rated_parts(self.recipe, self.split, self.protocol)
 
     @on_host(ROUNDS_HERE)
     def advance(self, count: int) -> dict[str, np.ndarray]:

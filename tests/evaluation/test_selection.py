@@ -9,6 +9,7 @@ from fedjax_rec.evaluation.protocol import (
     selected_metrics,
     selection_value,
     settled,
+    without_rmse,
 )
 
 
@@ -22,15 +23,30 @@ def test_validation_or_the_last_round_decides():
     assert selection_value("last", event, 4) == 4
 
 
-def test_auto_is_rmse_for_ratings_and_ndcg_elsewhere():
-    assert settled(Protocol(), explicit=True).selection == "rmse"
-    assert settled(Protocol(), explicit=False).selection == "ndcg@10"
-    narrow = Protocol(cutoffs=(3, 5))
-    assert settled(narrow, explicit=False).selection == "ndcg@3"
+def test_auto_is_rmse_where_it_is_computed_and_ndcg_elsewhere():
+    assert settled(Protocol()).selection == "rmse"
+    assert settled(Protocol(), "no ratings").selection == "ndcg@10"
+    assert settled(Protocol(cutoffs=(3, 5)), "no ratings").selection == "ndcg@3"
     chosen = Protocol(selection="auc")
-    assert settled(chosen, explicit=True) is chosen
-    with pytest.raises(ValueError, match="needs a system that predicts ratings"):
-        settled(Protocol(selection="rmse"), explicit=False)
+    assert settled(chosen) is chosen
+    with pytest.raises(ValueError, match=r"'rmse': no ratings\. Choose"):
+        settled(Protocol(selection="rmse"), "no ratings")
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "predicts", "cold", "reason"),
+    [
+        ("aggregated", True, False, ""),
+        ("aggregated", False, False, "needs a system that predicts ratings"),
+        ("tuned", True, False, "evaluated='tuned' ranks with others"),
+        ("reconstructed", True, False, "evaluated='reconstructed' ranks with others"),
+        ("aggregated", True, True, "users who take part in no round"),
+    ],
+)
+def test_the_reason_without_rmse(evaluated, predicts, cold, reason):
+    got = without_rmse(Protocol(evaluated=evaluated), predicts, cold)
+    assert reason in got
+    assert bool(got) == bool(reason)
 
 
 def test_the_last_look_at_the_test_is_what_was_selected():

@@ -121,7 +121,10 @@ NCF = FedNCF(dim=4)
         ),
         ({"wrapper": Scaffold(), "algorithm": FedAvg(proximal=0.1)}, "SCAFFOLD"),
         (
-            {"wrapper": CoLR(rank=5), "algorithm": PFedRec(dim=4)},
+            {
+                "wrapper": CoLR(rank=5),
+                "algorithm": FedNCF(dim=4, client_optimizer=SGD()),
+            },
             "rank=5 is more than the width 4",
         ),
         (
