@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports JAX, which the command line loads only when a run begins
     from fedjax_rec.evaluation.targets import Targets
 
 
