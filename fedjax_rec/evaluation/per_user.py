@@ -1,12 +1,15 @@
 """Metrics of each user, kept so that systems can be compared in pairs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fedjax_rec.evaluation.targets import Targets
+if TYPE_CHECKING:  # imports JAX, which the command line loads only when a run begins
+    from fedjax_rec.evaluation.targets import Targets
 
 
 class PerUser(NamedTuple):
