@@ -87,9 +87,9 @@ def test_settings_that_lost_seeds_or_diverged_are_not_the_best():
 
 def test_settings_selected_by_different_metrics_have_no_best():
     """Whatever their order; a last round is compared by the metric of the others."""
-    rated = run(1.0, 0, 0.9, 0.9)
-    rated.result["metrics"]["val"]["rmse"] = 1.5
-    rated.result["protocol"]["selection"] = "rmse"
+    metrics = {"val": {"ndcg@10": 0.9, "rmse": 1.5}, "test": {"ndcg@10": 0.9}}
+    by_error = {"selection": "rmse"}
+    rated = run(1.0, 0, 0.9, 0.9, metrics=metrics, protocol=by_error)
     for runs in ([RUNS[0], rated], [rated, RUNS[0]]):
         settings = settings_of(runs, FIELDS)
         assert selection_metric(runs) == ""
