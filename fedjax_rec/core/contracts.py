@@ -234,7 +234,8 @@ class Aggregator(NamedTuple):
             weight 0 is absent. A round passes finite numbers only, but for padding of
             rows, and deltas with norms that do not overflow (`simulation.guard`).
         finish: `(acc, state, shared) -> (delta, state, info)`; the delta is dense, like
-            the shared parameters.
+            the shared parameters. An entry `rejected_clients` of `info` counts clients
+            that the round takes for absent, besides those it rejected before.
         start: `(shared) -> state` that the server keeps between rounds.
         linear: the delta is a linear function of the clients' deltas.
         begin: `(acc, state) -> acc`, copies the part of the state that `update` reads

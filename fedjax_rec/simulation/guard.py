@@ -1,38 +1,27 @@
 """Guard of a round against clients with numbers that would destroy the shared model.
 
 A client is *sound* if its loss and its personal parameters are finite, and the numbers
-of its message finite and no larger than `largest`. A client that is not sound is absent
-for the rest of the round: it has weight 0 and an empty delta, and keeps its personal
-parameters and the memory of its transform. Rules and codecs therefore meet only finite
-numbers, with squares that do not overflow in any sum.
+of its message finite and no larger than `magnitudes.largest`. A client that is not
+sound is absent for the rest of the round: it has weight 0 and an empty delta, and keeps
+its personal parameters and the memory of its transform. Rules and codecs therefore meet
+only finite numbers, with squares that do not overflow in any sum.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fedjax_rec.aggregators.fold import wide
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import ClientResult
-
-
-def largest(dtype: Any) -> np.ndarray:
-    """The largest number of a message: `2^48` of its squares are representable.
-
-    >>> float(largest("float32")) == 2**40
-    True
-    """
-    dtype = np.dtype(dtype)
-    return np.asarray(2.0 ** ((np.finfo(dtype).maxexp - 48) // 2), dtype)
+from fedjax_rec.core.magnitudes import small
 
 
 def representable(delta: Tree, shared: Tree) -> Array:
-    """Whether all numbers are finite and at most `largest`, `[V]` bool.
+    """Whether all numbers are finite and at most `magnitudes.largest`, `[V]` bool.
 
     Args:
         delta: leaves `[V, ...]` in groups; padding of rows may hold any number.
@@ -42,10 +31,10 @@ def representable(delta: Tree, shared: Tree) -> Array:
     leaves = jax.tree.leaves(delta, is_leaf=rows.is_rows)
     for leaf, length in zip(leaves, _lengths(delta, shared), strict=True):
         if rows.is_rows(leaf):
-            small = _small(leaf.values, leaf.ids.ndim) | (leaf.ids >= length)
-            good &= small.all(1)
+            good_rows = small(leaf.values, leaf.ids.ndim) | (leaf.ids >= length)
+            good &= good_rows.all(1)
         else:
-            good &= _small(leaf, 1)
+            good &= small(leaf, 1)
     return jnp.asarray(good)
 
 
@@ -101,19 +90,6 @@ def diverged(clients: Array, rejected: Array, shared: Tree) -> Array:
     """Whether no client of a round was sound, or the new model is not finite."""
     finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(shared)]
     return ((clients == 0) & (rejected > 0)) | ~jnp.stack(finite).all()
-
-
-def _small(x: Array, axes: int) -> Array:
-    """Whether `|x| <= largest`, over all but the first `axes` axes; NaN is not.
-
-    Without their sign floats compare like integers, NaN above infinity. A maximum of
-    integers takes a quarter of the time of a maximum, or a sum, of floats.
-    """
-    bits = x.dtype.itemsize * 8
-    kind = f"int{bits}"
-    magnitude = jax.lax.bitcast_convert_type(x, kind) & (2 ** (bits - 1) - 1)
-    flat = magnitude.reshape(*x.shape[:axes], -1)
-    return flat.max(-1, initial=0) <= largest(x.dtype).view(kind)
 
 
 def _lengths(delta: Tree, shared: Tree) -> Sequence[int]:

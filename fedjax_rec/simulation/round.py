@@ -120,6 +120,10 @@ def federated(
         if devices is not None:
             acc, sums = jax.lax.psum((acc, sums), devices)
         delta, aggregator_state, info = aggregator.finish(acc, state.aggregator, shared)
+        if (more := info.get("rejected_clients")) is not None:
+            sums["clients"] -= more
+            sums["rejected_clients"] += more
+            info = {name: x for name, x in info.items() if name != "rejected_clients"}
         state = _server_update(recipe, state, pull(delta), hparams)
         state = dataclasses.replace(state, aggregator=aggregator_state)
         examples = jnp.maximum(sums["examples"], 1)

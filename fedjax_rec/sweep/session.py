@@ -114,10 +114,10 @@ class Session:
             runs = [run for run in folder.runs() if run.path.name in names]
             if len(runs) < len(names):
                 return None
-            row, metric = (
-                table.settings_of(runs, fields)[0],
-                table.selection_metric(runs),
-            )
+            row, every = table.settings_of(runs, fields)[0], folder.runs()
+            metric = table.selection_metric(every)
+            if not metric and len(different := table.metrics_of(every)) > 1:
+                raise UserError(table.MIXED.format(metrics=", ".join(different)))
             if metric not in row.val:
                 return None
             return sign_of(metric) * row.val[metric].mean

@@ -19,6 +19,12 @@ LEGEND = (
     "95 % interval of the mean over seeds (Student's t)."
 )
 
+MIXED = (
+    "No best setting: rounds are selected by different validation metrics ({metrics}), "
+    "which cannot be compared. Set protocol.selection to one that all settings have. ± "
+    "is half the 95 % interval of the mean over seeds (Student's t)."
+)
+
 
 class Setting(NamedTuple):
     """A row: runs that differ by seed only.
@@ -98,16 +104,46 @@ def _sent(runs: Sequence[Run]) -> Spread | None:
     return spread([float(x) / 1e6 for x in sent])
 
 
+def metrics_of(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The validation metrics that select rounds of these runs, sorted.
+
+    Runs that select by none, such as the last round, take the metric of the others, or
+    if all are such, NDCG. A run that lacks the metric of the others adds its own.
+    """
+    chosen = {_selecting(run) for run in runs} - {""}
+    others = [run.part("metrics", "val") for run in runs if not _selecting(run)]
+    lacking = [m for m in others if not chosen or not chosen <= {*m}]
+    ranks = {_ndcg(metrics) for metrics in lacking}
+    return tuple(sorted((chosen | ranks) - {""}))
+
+
+def _selecting(run: Run) -> str:
+    """The validation metric that selected a round; empty if none did."""
+    metric = run.part("protocol")["selection"]
+    return metric if metric in run.part("metrics", "val") else ""
+
+
+def _ndcg(metrics: Mapping[str, Any]) -> str:
+    """NDCG at 10, or at the first other cut-off; empty without any."""
+    ranks = [n for n in metrics if n.startswith("ndcg@") and "/" not in n]
+    return "ndcg@10" if "ndcg@10" in ranks else next(iter(ranks), "")
+
+
 def selection_metric(runs: Sequence[Run]) -> str:
-    """The validation metric that settings are compared by; empty without one."""
-    for run in runs:
-        chosen, metrics = run.part("protocol")["selection"], run.part("metrics", "val")
-        if chosen in metrics:
-            return chosen
-        ranks = [n for n in metrics if n.startswith("ndcg@") and "/" not in n]
-        if ranks:
-            return "ndcg@10" if "ndcg@10" in ranks else ranks[0]
-    return ""
+    """The validation metric that settings are compared by.
+
+    Empty if there is none, or if runs are selected by different ones (`metrics_of`).
+    """
+    metrics = metrics_of(runs)
+    return metrics[0] if len(metrics) == 1 else ""
+
+
+def legend(settings: Sequence[Setting], metric: str) -> str:
+    """The sentence below a table."""
+    different = metrics_of([run for setting in settings for run in setting.runs])
+    if not metric and len(different) > 1:
+        return MIXED.format(metrics=", ".join(different))
+    return LEGEND.format(metric=metric or "(none)")
 
 
 def best_of(settings: Sequence[Setting], metric: str) -> int | None:
@@ -183,13 +219,13 @@ def table_of(
 def show(console: Console, settings: Sequence[Setting], metric: str) -> None:
     """Prints the table, with the columns that fit into 80 characters."""
     table_of(settings, metric, 3).print(console)
-    say(console, [LEGEND.format(metric=metric or "(none)")])
+    say(console, [legend(settings, metric)])
 
 
 def markdown(settings: Sequence[Setting], title: str, metric: str) -> str:
     """The table in Markdown."""
     lines = [f"# {title}", "", *table_of(settings, metric).markdown()]
-    return "\n".join([*lines, "", LEGEND.format(metric=metric or "(none)"), ""])
+    return "\n".join([*lines, "", legend(settings, metric), ""])
 
 
 def as_csv(settings: Sequence[Setting], metric: str) -> str:

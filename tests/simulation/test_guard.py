@@ -199,9 +199,8 @@ def test_a_bad_message_does_not_reach_the_memory_of_a_codec(name):
     ids=["fetch_sgd", "guided", "fedamp"],
 )
 def test_a_bad_message_does_not_reach_the_servers_memory(wrapper):
-    system = facts()
-    local = system.recipe.local._replace(proximal=True)  # FedAMP asks for it
-    check(wrapper.build(system.with_recipe(system.recipe._replace(local=local))))
+    local = LOCAL._replace(proximal=isinstance(wrapper, FedAMP))
+    check(wrapper.build(context(recipe=recipe_of()._replace(local=local))))
 
 
 def test_a_message_that_an_attack_spoils_is_not_encoded():

@@ -85,6 +85,25 @@ def test_settings_that_lost_seeds_or_diverged_are_not_the_best():
     assert selection_metric([]) == ""
 
 
+def test_settings_selected_by_different_metrics_have_no_best():
+    """Whatever their order; a last round is compared by the metric of the others."""
+    metrics = {"val": {"ndcg@10": 0.9, "rmse": 1.5}, "test": {"ndcg@10": 0.9}}
+    by_error = {"selection": "rmse"}
+    rated = run(1.0, 0, 0.9, 0.9, metrics=metrics, protocol=by_error)
+    for runs in ([RUNS[0], rated], [rated, RUNS[0]]):
+        settings = settings_of(runs, FIELDS)
+        assert selection_metric(runs) == ""
+        assert best_of(settings, "") is None
+        text = markdown(settings, "t", "")
+        assert "(ndcg@10, rmse), which cannot be compared" in text
+        assert "| best |" not in text
+    last = run(0.1, 0, 0.1, 0.3, protocol={"selection": "last"})
+    for runs in ([last, rated], [rated, last]):
+        assert selection_metric(runs) == ""
+    for runs in ([last, RUNS[3]], [RUNS[3], last], [last]):
+        assert selection_metric(runs) == "ndcg@10"
+
+
 def test_csv_holds_every_metric():
     rows = list(
         csv.DictReader(io.StringIO(as_csv(settings_of(RUNS, FIELDS), "ndcg@10")))

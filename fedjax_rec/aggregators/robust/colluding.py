@@ -24,7 +24,7 @@ with epy.lazy_imports():
 
     from fedjax_rec.aggregators import fold
     from fedjax_rec.aggregators.robust import ballots, polled
-    from fedjax_rec.core import attackers, contracts, rows
+    from fedjax_rec.core import attackers, contracts, magnitudes, rows
 
 
 Known = Literal["honest", "own"]
@@ -35,6 +35,9 @@ send themselves, which needs no spying."""
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Colluding:
     """Clients that know one another's deltas and send a common false one.
+
+    Colluders with a false delta that the round would reject, since a number of it is
+    too large, are absent, and count as `rejected_clients`.
 
     Attributes:
         share: share of the population that colludes.
@@ -86,15 +89,16 @@ class Colluding:
 
         def finish(acc, state: Any, shared: Any):
             inner, marks = acc
-            bad = (marks > 0) & _ballots(inner).voters
-            inner = _with(
-                inner, _replaced(_ballots(inner), bad, self.false, self.knows)
-            )
+            before = _ballots(inner)
+            bad = (marks > 0) & before.voters
+            inner = _with(inner, _replaced(before, bad, self.false, self.knows))
+            sent = bad & _ballots(inner).voters
             if isinstance(inner, InFront):
                 inner = _folded(rule, inner.polled, state, shared)
             delta, state, info = rule.finish(inner, state, shared)
-            info = {**info, "colluders": bad.sum().astype(jnp.float32)}
-            return delta, state, info
+            counts = {"colluders": sent.sum(), "rejected_clients": (bad & ~sent).sum()}
+            counts = {name: x.astype(jnp.float32) for name, x in counts.items()}
+            return delta, state, {**info, **counts}
 
         def begin(acc, state: Any):
             inner, marks = acc
@@ -125,10 +129,18 @@ def _ballots(acc: Any) -> ballots.Ballots:
 
 
 def _with(acc: Any, new: ballots.Ballots) -> Any:
-    """The accumulator with other ballots."""
+    """The accumulator with other ballots, and no numbers of those without a weight."""
     if isinstance(acc, InFront):
-        return InFront(acc.polled._replace(ballots=new))
-    return new if isinstance(acc, ballots.Ballots) else acc._replace(ballots=new)
+        return InFront(_with(acc.polled, new))
+    if isinstance(acc, ballots.Ballots):
+        return new
+    numbers = _without(acc.numbers, ~new.voters)
+    return acc._replace(ballots=new, numbers=numbers)
+
+
+def _without(acc: ballots.Ballots, absent: jax.Array) -> ballots.Ballots:
+    """The ballots with zeros for the clients `absent` `[C]`."""
+    return jax.tree.map(lambda x: jnp.where(fold.wide(absent, x), 0, x), acc)
 
 
 def _check(acc: ballots.Ballots, deltas: Any, senders: contracts.Senders) -> None:
@@ -233,7 +245,11 @@ class IPM(Colluding):
 def _replaced(
     acc: ballots.Ballots, bad: jax.Array, false: Callable, knows: Known
 ) -> ballots.Ballots:
-    """The ballots with false ones in the places `bad` `[C]`."""
+    """The ballots with false ones in the places `bad` `[C]`.
+
+    As in `simulation.guard`, a client whose delta holds a number that is too large or
+    not finite is absent.
+    """
     present = acc.voters
     watched = bad if knows == "own" else present & ~bad
     z = most_deviations(present.sum(), bad.sum())
@@ -252,7 +268,9 @@ def _replaced(
     part, tables = ballots.split(acc)
     joint = jax.tree.map(lambda x: replace(x, present), part.deltas)
     values = [replace(table.x, table.voters) for table in tables]
-    return acc._replace(deltas=ballots.with_rows(acc.deltas, joint, values))
+    sound = [magnitudes.small(x, 1) for x in jax.tree.leaves((joint, values))]
+    new = acc._replace(deltas=ballots.with_rows(acc.deltas, joint, values))
+    return _without(new, bad & ~jnp.stack(sound).all(0))
 
 
 def most_deviations(n: jax.Array, m: jax.Array) -> jax.Array:

@@ -2,12 +2,20 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from fedjax_rec import Experiment, FedAvg, SyntheticData, build
+from fedjax_rec import (
+    Execution,
+    Experiment,
+    FedAvg,
+    MeshConfig,
+    SyntheticData,
+    build,
+)
 from fedjax_rec.aggregators.means import Mean
 from fedjax_rec.aggregators.robust.clipping import NormBound
 from fedjax_rec.aggregators.robust.colluding import ALIE, IPM, most_deviations
@@ -228,3 +236,40 @@ def test_an_experiment_names_them():
     mean = build(dataclasses.replace(SMALL, aggregation=None))
     (event,) = [e for e in mean.run()["history"] if e["event"] == "round"]
     assert event["colluders"] == 4
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [Mean(), TrimmedMean(share=0.1, voting="voters"), Median(), Krum(share=0.1)],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [1e30, 1e38])
+def test_colluders_with_too_large_numbers_are_absent(rule, scale, fold):
+    x, touched, weights = cohort()
+    attack = IPM(share=1 / 3, seed=4, scale=scale)
+    got, _, info = fold(attacked(attack, rule), x, weights, touched=touched)
+    without = np.where(MEMBERS, 0, weights)
+    want, _, _ = fold(rule, x, without, touched=touched)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert float(info["colluders"]) == 0
+    assert float(info["rejected_clients"]) == 3
+
+
+def test_a_run_survives_too_large_numbers_and_counts_their_senders():
+    experiment = Experiment(
+        name="large",
+        data=SyntheticData(num_users=30, num_items=40, num_interactions=500),
+        algorithm=FedAvg(dim=4),
+        attack=IPM(share=0.2, scale=1e30),
+        execution=Execution(max_buckets=1),
+        mesh=MeshConfig(devices=1),
+        rounds=2,
+        eval_every=2,
+    )
+    simulation = build(experiment)
+    log = simulation.advance(2)
+    assert log["rejected_clients"].tolist() == [6, 6]
+    assert log["clients"].tolist() == [24, 24]
+    for leaf in jax.tree.leaves(simulation.state.shared):
+        assert np.abs(leaf).max() < 100
+    assert np.isfinite(log["loss"]).all()
