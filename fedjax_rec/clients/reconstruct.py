@@ -101,7 +101,8 @@ def reconstruct_update(
 
 def _split(key: Array, mask: Array, query: float, group: int) -> tuple[Array, Array]:
     """Masks of support and query; a client without one of them uses all for both."""
-    draws = jax.random.uniform(key, (mask.shape[0] // group,)) < query
+    count = mask.shape[0] // group
+    draws = jax.random.uniform(key, (count,), jnp.float32) < query
     chosen = jnp.repeat(draws, group)
     both = (mask & chosen).any() & (mask & ~chosen).any()
     return jnp.where(both, mask & ~chosen, mask), jnp.where(both, mask & chosen, mask)

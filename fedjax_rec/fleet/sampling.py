@@ -76,7 +76,7 @@ def poisson(num_clients: int, mean: float, cohort_size: int) -> Sampler:
     draws = draws_needed(np.arange(cohort_size) / num_clients, num_clients)
 
     def from_all(_tables: Tree, key: Array, _number: Array) -> Participation:
-        words = jax.random.uniform(key, (num_clients,))
+        words = jax.random.uniform(key, (num_clients,), jnp.float32)
         # Those below the threshold, in random order since the words are random.
         order = jnp.argsort(words)[:cohort_size].astype(jnp.int32)
         chosen = words[order] < share

@@ -70,6 +70,13 @@ def test_the_seed_decides(name):
     assert not np.array_equal(made(name).client, made(name, seed=1).client)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_precision_does_not_decide(name):
+    with jax.enable_x64(True):
+        wide = CASES[name]().partition(TRAIN)
+    assert np.array_equal(made(name).client, wide.client)
+
+
 @pytest.mark.parametrize("name", [*CASES, *FIXED])
 def test_whole_users_move_if_asked(name):
     clients_per_user = describe(TRAIN, made(name)).clients_per_user

@@ -82,8 +82,9 @@ def assign_dirichlet(
     mixture_key, turn_key, order_key = jax.random.split(key, 3)
     counts = jnp.bincount(labels, length=num_labels)
     # Labels that do not occur need some concentration, but are never taken.
-    concentration = jnp.maximum(alpha * counts / n, 1e-6)
-    mixtures = jax.random.dirichlet(mixture_key, concentration, (num_clients,))
+    concentration = jnp.maximum(alpha * counts / n, 1e-6).astype(jnp.float32)
+    shape = (num_clients,)
+    mixtures = jax.random.dirichlet(mixture_key, concentration, shape, jnp.float32)
     turns = jnp.arange(n, dtype=jnp.int32) % num_clients
 
     def take(left: Array, turn: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -96,7 +97,7 @@ def assign_dirichlet(
         label = jnp.argmax(below > target)
         return left.at[label].add(-1), label
 
-    uniforms = jax.random.uniform(turn_key, (n,))
+    uniforms = jax.random.uniform(turn_key, (n,), jnp.float32)
     _, taken = jax.lax.scan(take, counts, (turns, uniforms))
     # The k-th unit of a label, in random order, goes to the k-th turn that took it.
     units = _sorted_by_label(order_key, labels)
@@ -166,16 +167,17 @@ def assign_drift(
     n = labels.shape[0]
     mixture_key, when_key, client_key = jax.random.split(key, 3)
     shares = jnp.bincount(labels, length=num_labels) / n
-    concentration = jnp.maximum(alpha * shares, 1e-6)
+    concentration = jnp.maximum(alpha * shares, 1e-6).astype(jnp.float32)
     # In logarithms: with a small alpha, every client's share of a label may vanish.
     gammas = jax.random.loggamma(
-        mixture_key, concentration, (2, num_clients, num_labels)
+        mixture_key, concentration, (2, num_clients, num_labels), jnp.float32
     )
     mixtures = jax.nn.log_softmax(gammas, axis=-1)
     below = jnp.cumsum(jax.nn.softmax(mixtures, axis=1), axis=1)
-    late = jax.random.bernoulli(when_key, strength * time).astype(jnp.int32)
+    odds = (strength * time).astype(jnp.float32)
+    late = jax.random.bernoulli(when_key, odds).astype(jnp.int32)
     total = below[late, -1, labels]
-    target = jax.random.uniform(client_key, (n,)) * total
+    target = jax.random.uniform(client_key, (n,), jnp.float32) * total
     target = jnp.minimum(target, jnp.nextafter(total, 0.0))
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
