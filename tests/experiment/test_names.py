@@ -45,7 +45,7 @@ def test_the_part_that_was_named_comes_first():
     assert refused("data.rounds").endswith(
         "The fields of data: --data.source, --data.dir, --data.cache, "
         "--data.min-interactions, --data.top-items, --data.first-users, "
-        "--data.download"
+        "--data.download, --data.order"
     )
     assert "--algorithm.client-optimizer.lr" in refused("algorithm.lr")
     assert "backbone" not in refused("algorithm.lr")
