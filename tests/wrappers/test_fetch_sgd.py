@@ -103,8 +103,9 @@ def test_buckets_of_the_update_in_narrow_sketches(remove):
     np.testing.assert_allclose(flat(result)[top], every[top], rtol=1e-5)
     largest = np.sort(np.abs(every))[-18:]
     np.testing.assert_allclose(np.sort(np.abs(every[top])), largest, rtol=1e-5)
+    places, values = jnp.asarray(top), jnp.asarray(every[top])
     each = [
-        count_sketch.sketch_of_places(top[[i]], every[top[[i]]], 5, 40)
+        count_sketch.sketch_of_places(places[i : i + 1], values[i : i + 1], 5, 40)
         for i in range(18)
     ]
     if remove == "subtract":
