@@ -60,11 +60,7 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
         options.coordinator, options.processes, options.process_id
     ):
         return _follow(experiment, options, before)
-    console, config = Console(stderr=True), plain(experiment)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    say, config = _speaker(), plain(experiment)
     path = options.output if before is None else before.path
     changed: dict[str, Any] = {}
     if before is not None and _is_finished(before, config):
@@ -111,6 +107,13 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
     result = _shown(path)
     Console().print(f"written: {path}", highlight=False, soft_wrap=True)
     return result
+
+
+def _speaker() -> Say:
+    console = Console(stderr=True)
+    return lambda text: console.print(
+        text, highlight=False, soft_wrap=True, markup=False
+    )
 
 
 def _built(experiment: Experiment, options: Train, say: Say) -> Simulation:

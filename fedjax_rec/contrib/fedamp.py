@@ -238,10 +238,8 @@ def message_passing(
             return moved.astype(u.dtype) - u
 
         delta = _by_leaf(mix, models, shared)
-        info = {
-            "amp_distance": distance,
-            "amp_self": (own_share * joined).sum() / jnp.maximum(joined.sum(), 1),
-        }
+        mean_self = (own_share * joined).sum() / jnp.maximum(joined.sum(), 1)
+        info = {"amp_distance": distance, "amp_self": mean_self}
         return delta, ClientModels(models=models, joined=joined), info
 
     return contracts.Aggregator(init, update, finish, start)

@@ -67,8 +67,8 @@ def stacked(
     """
     if recipe.model.stack is not None or recipe.transform is not None:
         raise ValueError(
-            "several models are built from a recipe with one model and without a "
-            "message transform, since the state of a transform belongs to one model"
+            "several models are built from a recipe with one model and no message "
+            "transform, whose state belongs to one model"
         )
     model, extra = recipe.model, dict(shared or {})
 
@@ -76,18 +76,14 @@ def stacked(
         models, own = _draw(model, count, equal_start, key)
         return Params(shared={**models, **extra}, personal={**own, **personal})
 
-    def without(groups: Tree, names: Mapping[str, Array]) -> Tree:
-        return {name: part for name, part in groups.items() if name not in names}
-
     def take(params: Params) -> Params:
         return Params(
-            shared=select(without(params.shared, extra), index_of(params)),
-            personal=without(params.personal, personal),
+            shared=select(_without(params.shared, extra), index_of(params)),
+            personal=_without(params.personal, personal),
         )
 
     def trained(params: Params, personal: Tree) -> Params:
-        after = Params(shared=params.shared, personal=personal)
-        own = take(after)
+        own = take(Params(shared=params.shared, personal=personal))
         if not chosen_before:
             return own
         return dataclasses.replace(take(params), personal=own.personal)
@@ -100,25 +96,28 @@ def stacked(
 
     def lift(shared: Tree, frozen: Tree, axis: str | None = None) -> Tree:
         assert model.lift is not None
-        models = without(shared, extra)
+        models = _without(shared, extra)
         each = [model.lift(select(models, s), frozen, axis=axis) for s in range(count)]
         lifted = rows_first(jax.tree.map(lambda *xs: jnp.stack(xs), *each))
         return {**lifted, **{name: shared[name] for name in extra}}
 
-    return recipe._replace(
-        model=model._replace(
-            init=init,
-            loss=loss,
-            score=score,
-            lift=None if model.lift is None else lift,
-            fixed=(*model.fixed, *extra),
-            stack=Stack(model, take, trained, received),
-        ),
-        local=recipe.local._replace(
-            corrections=False,
-            per_client=(*recipe.local.per_client, "each client has a model of its own"),
-        ),
+    local = recipe.local._replace(
+        corrections=False,
+        per_client=(*recipe.local.per_client, "each client has a model of its own"),
     )
+    stacked_model = model._replace(
+        init=init,
+        loss=loss,
+        score=score,
+        lift=None if model.lift is None else lift,
+        fixed=(*model.fixed, *extra),
+        stack=Stack(model, take, trained, received),
+    )
+    return recipe._replace(model=stacked_model, local=local)
+
+
+def _without(groups: Tree, names: Mapping[str, Array]) -> Tree:
+    return {name: part for name, part in groups.items() if name not in names}
 
 
 def _draw(model: Model, count: int, equal: bool, key: Array) -> tuple[Tree, Tree]:

@@ -93,14 +93,7 @@ def make_targets(
             "the part holds no interactions to evaluate. Check that the split gives "
             "users an item in it"
         )
-    both = np.intersect1d(wanted, seen, assume_unique=True)
-    if len(both):
-        raise ValueError(
-            f"{len(both)} positives are also known, such as item {both[0] % num_items} "
-            f"of user {both[0] // num_items}: an item a user has in an earlier part is "
-            "no candidate, so it could never be found. Merge repeated interactions "
-            "before splitting"
-        )
+    _check_unseen(wanted, seen, num_items)
     user, size = np.unique(wanted // num_items, return_counts=True)
     offset, exclude, exclude_size = _rows_of(user, seen, num_items)
     candidates = pool_mask = None
@@ -137,6 +130,17 @@ def make_targets(
     }
     max_exclude = max(int(exclude_size.max()), 1)
     return Targets(**arrays, max_exclude=max_exclude, num_items=num_items)
+
+
+def _check_unseen(wanted: np.ndarray, seen: np.ndarray, num_items: int) -> None:
+    both = np.intersect1d(wanted, seen, assume_unique=True)
+    if len(both):
+        raise ValueError(
+            f"{len(both)} positives are also known, such as item {both[0] % num_items} "
+            f"of user {both[0] // num_items}: an item a user has in an earlier part is "
+            "no candidate, so it could never be found. Merge repeated interactions "
+            "before splitting"
+        )
 
 
 def _pack(

@@ -33,7 +33,7 @@ from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.fleet.costs import make_participants
+from fedjax_rec.fleet.costs import Participants, make_participants
 from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
@@ -71,35 +71,26 @@ def build(
     if warning := untimed(prepared.split):
         _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
-    precision = experiment.execution.precision
-    recipe = at_precision(precision, recipe_of or make_recipe)(experiment, context)
-    check_recipe(recipe)
-    recipe = recipe._replace(precision=precision)
+    recipe = _recipe(experiment, context, recipe_of or make_recipe)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     why_newcomers = check_newcomers(
         recipe, protocol, prepared.split, prepared.newcomers, context.num_clients
     )
-    num_items = context.num_items if prepared.pool is None else len(prepared.pool)
-    participants = make_participants(
-        experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
-    )
+    participants = _participants(experiment, recipe, prepared)
     lifted, why_lifted = decide_lift(recipe, context, experiment)
-    notes = dict(recipe.notes)
-    if "backbone" in notes:
-        bits = participants.message_bits
-        notes["backbone"] = {**notes["backbone"], "once": lifted, "message_bits": bits}
-    clients = _in_buckets(prepared.clients, recipe, context, experiment)
+    per_chunk = _examples_per_chunk(experiment, recipe, lifted)
+
+    def laid_out(clients: ClientData, count: int) -> tuple[ClientData, tuple[int, ...]]:
+        data = _in_buckets(clients, recipe, context, experiment)
+        return data, chunk_sizes(data, per_chunk, count, shares(mesh))
+
+    clients, chunks = laid_out(prepared.clients, context.cohort_size)
     newcomers, newcomer_chunks = prepared.newcomers, ()
+    if newcomers is not None:
+        shown, newcomer_chunks = laid_out(newcomers.data, len(newcomers.user))
+        newcomers = newcomers._replace(data=shown)
     location, folder = choose_location(experiment.store, recipe, clients, mesh), None
     check_memory(recipe, clients, context.cohort_size, location, mesh)
-    per_chunk = experiment.execution.examples_per_chunk or default_examples_per_chunk(
-        1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
-    )
-    chunks = chunk_sizes(clients, per_chunk, context.cohort_size, shares(mesh))
-    if newcomers is not None:
-        shown = _in_buckets(newcomers.data, recipe, context, experiment)
-        newcomers, count = newcomers._replace(data=shown), len(newcomers.user)
-        newcomer_chunks = chunk_sizes(shown, per_chunk, count, shares(mesh))
     with contextlib.ExitStack() as stack:
         if location == "disk":
             maps = on_disk(clients, experiment.store.folder)
@@ -128,7 +119,7 @@ def build(
             frozen=recipe.frozen,
             split_tables=experiment.mesh.items > 1,
             lifted=lifted,
-            notes={**notes, **participants.notes},
+            notes=_notes(recipe, lifted, participants),
             why=(*recipe.why, *why_newcomers, *why_lifted, *participants.why),
         )
         weakref.finalize(simulation, stack.pop_all().close)
@@ -174,6 +165,42 @@ def make_context(
         corpus=corpus,
         lora_base=getattr(experiment.wrapper, "lora_base", False),
     )
+
+
+def _recipe(
+    experiment: Experiment,
+    context: Context,
+    recipe_of: Callable[[Experiment, Context], Recipe],
+) -> Recipe:
+    precision = experiment.execution.precision
+    recipe = at_precision(precision, recipe_of)(experiment, context)
+    check_recipe(recipe)
+    return recipe._replace(precision=precision)
+
+
+def _participants(
+    experiment: Experiment, recipe: Recipe, prepared: PreparedData
+) -> Participants:
+    num_items = prepared.split.train.num_items
+    if prepared.pool is not None:
+        num_items = len(prepared.pool)
+    return make_participants(
+        experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
+    )
+
+
+def _examples_per_chunk(experiment: Experiment, recipe: Recipe, lifted: bool) -> int:
+    return experiment.execution.examples_per_chunk or default_examples_per_chunk(
+        1 + recipe.local.negatives, texts=recipe.local.through_layers and not lifted
+    )
+
+
+def _notes(recipe: Recipe, lifted: bool, participants: Participants) -> dict[str, Any]:
+    notes = dict(recipe.notes)
+    if "backbone" in notes:
+        more = {"once": lifted, "message_bits": participants.message_bits}
+        notes["backbone"] = {**notes["backbone"], **more}
+    return {**notes, **participants.notes}
 
 
 def _protocol(protocol: Protocol, recipe: Recipe, prepared: PreparedData) -> Protocol:

@@ -1,4 +1,4 @@
-"""Personal parameters of clients before the first round."""
+"""The server and the clients' personal parameters before the first round."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -7,17 +7,36 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from fedjax_rec.core import keys
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.core.precision import at_precision
+from fedjax_rec.core.rounds import FederatedAlgorithm, ServerState
+from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.messages import initial_state
 from fedjax_rec.storage.maps import new_map
 
 FIX = "Choose another store.folder, or free space there"
 PIECE = 65_536
 """Clients whose personal parameters pass between the host and the devices at once."""
+
+
+def initial_server(
+    algorithm: FederatedAlgorithm, key: Array, mesh: Mesh, split_tables: bool
+) -> ServerState:
+    """The state of the server before the first round, on the mesh."""
+    if not split_tables:
+        # A copy, since rounds donate it, and a model may hold its initial values.
+        state = jax.tree.map(jnp.copy, algorithm.init(key))
+        return meshes.place(mesh, state)
+    # No device ever holds a whole table, nor its moments of the optimizer.
+    state = jax.eval_shape(algorithm.init, key)
+    specs = meshes.table_specs(state, mesh, split=True)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    init = jax.jit(algorithm.init, out_shardings=shardings)
+    return init(meshes.place(mesh, key))
 
 
 def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:

@@ -120,25 +120,26 @@ def federated(
         if devices is not None:
             acc, sums = jax.lax.psum((acc, sums), devices)
         delta, aggregator_state, info = aggregator.finish(acc, state.aggregator, shared)
-        if (more := info.get("rejected_clients")) is not None:
-            sums["clients"] -= more
-            sums["rejected_clients"] += more
-            info = {name: x for name, x in info.items() if name != "rejected_clients"}
+        info = dict(info)
+        rejected = info.pop("rejected_clients", 0)
+        sums["clients"] -= rejected
+        sums["rejected_clients"] += rejected
         state = _server_update(recipe, state, pull(delta), hparams)
         state = dataclasses.replace(state, aggregator=aggregator_state)
-        examples = jnp.maximum(sums["examples"], 1)
-        metrics = {k: x if k in _SUMS else x / examples for k, x in sums.items()}
-        lost = guard.diverged(sums["clients"], sums["rejected_clients"], state.shared)
-        metrics["loss"] = jnp.where(lost, jnp.nan, metrics["loss"])
-        return (
-            state,
-            dataclasses.replace(cohort, personal=personal),
-            {**metrics, **info},
-        )
+        metrics = {**_metrics(sums, state.shared), **info}
+        return state, dataclasses.replace(cohort, personal=personal), metrics
 
     one_round = at_precision(recipe.precision, one_round)
     init = at_precision(recipe.precision, init)
     return FederatedAlgorithm(init, staged(stages.GATHERING, one_round))
+
+
+def _metrics(sums: dict[str, Array], shared: Tree) -> dict[str, Array]:
+    examples = jnp.maximum(sums["examples"], 1)
+    metrics = {k: x if k in _SUMS else x / examples for k, x in sums.items()}
+    lost = guard.diverged(sums["clients"], sums["rejected_clients"], shared)
+    metrics["loss"] = jnp.where(lost, jnp.nan, metrics["loss"])
+    return metrics
 
 
 def _server_update(

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.core.rounds import FederatedAlgorithm, Sampler, ServerState
+from fedjax_rec.core.rounds import Sampler
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
@@ -27,6 +26,7 @@ from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
 from fedjax_rec.simulation.evaluation import Evaluator, audiences_of, check_split
 from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
+from fedjax_rec.simulation.personal import initial_server
 from fedjax_rec.simulation.rated import rated_parts, settled_for
 from fedjax_rec.simulation.resident import Resident, Setup
 from fedjax_rec.simulation.round import federated
@@ -111,25 +111,12 @@ class Simulation:
         algorithm = federated(
             self.recipe, self.chunks, lifted=self.lifted, devices=axis
         )
-        self.state = self._initial_state(algorithm)
+        self.state = initial_server(algorithm, self.key, self.mesh, self.split_tables)
         place = (self.mesh, self.key, self.eval_every)
         setup = Setup(self.recipe, algorithm, self.sampler, self.data, *place)
         self.population = Hosted(setup, self.folder) if self.hosted else Resident(setup)
         self.audiences = audiences_of(self, setup)
         self.evaluator = Evaluator(self)
-
-    def _initial_state(self, algorithm: FederatedAlgorithm) -> ServerState:
-        """The state of the server before the first round."""
-        if not self.split_tables:
-            # A copy, since rounds donate it, and a model may hold its initial values.
-            state = jax.tree.map(jnp.copy, algorithm.init(self.key))
-            return meshes.place(self.mesh, state)
-        # No device ever holds a whole table, nor its moments of the optimizer.
-        state = jax.eval_shape(algorithm.init, self.key)
-        specs = meshes.table_specs(state, self.mesh, split=True)
-        shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
-        init = jax.jit(algorithm.init, out_shardings=shardings)
-        return init(meshes.place(self.mesh, self.key))
 
     @property
     def personal(self) -> Tree:
