@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,32 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 
 
+DATA = Path(
+    os.environ.get("FEDJAX_REC_DATA")
+    or Path(__file__).resolve().parents[2] / "shared" / "data"
+)
+_GOOD_REASON = re.compile(r"could not import|is not installed|no network")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """Fails a session in which tests were skipped although the data are present.
+
+    Only a missing package or network is a reason to skip then.
+    """
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(session.config, "workerinput") or not DATA.is_dir():
+        return
+    skips = [str(report.longrepr) for report in reporter.stats.get("skipped", ())]
+    if bad := [reason for reason in skips if not _GOOD_REASON.search(reason)]:
+        reporter.write_line(
+            f"\n{len(bad)} tests were skipped although {DATA} is present, for another "
+            "reason than a missing package or network",
+            red=True,
+        )
+        session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def minilm():
     """The folder of MiniLM in the ordinary cache, fetched by the first who asks."""
@@ -31,7 +59,7 @@ def minilm():
     try:
         return fetch("minilm", CACHE or "~/.cache/fedjax_rec")
     except Unreachable as error:
-        pytest.skip(str(error))
+        pytest.skip(f"no network: {error}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 import sys
+import traceback
 from typing import Any
 
 import jax
@@ -127,15 +128,23 @@ def main():
         one, two = side_by_side(1), side_by_side(2)
         results["side by side"] = [sorted(one), sorted(two), difference(one, two)]
     for name, (experiment, places) in {"few": FEW, "more": MORE}[sys.argv[1]].items():
-        evaluate = name not in ROUNDS_ONLY
-        expected, facts = run(experiment, evaluate)
-        results[name] = {"moved": facts["moved"], "places": {}}
-        for place in places:
-            elsewhere = dataclasses.replace(experiment, **PLACES[place])
-            got, facts = run(elsewhere, evaluate)
-            facts["difference"] = difference(expected, got)
-            results[name]["places"][place] = facts
+        try:
+            results[name] = compare(experiment, places, name not in ROUNDS_ONLY)
+        except Exception:  # the others are still compared
+            results[name] = {"error": traceback.format_exc()}
     print(json.dumps(results))
+
+
+def compare(experiment, places, evaluate):
+    """Differences between one device and `places`."""
+    expected, facts = run(experiment, evaluate)
+    result: dict[str, Any] = {"moved": facts["moved"], "places": {}}
+    for place in places:
+        elsewhere = dataclasses.replace(experiment, **PLACES[place])
+        got, facts = run(elsewhere, evaluate)
+        facts["difference"] = difference(expected, got)
+        result["places"][place] = facts
+    return result
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ FEW = {
         ("four, backbone in two parts",),
     ),
 }
-ROUNDS_ONLY = ("fedavg, guided",)
+ROUNDS_ONLY = ["fedavg, guided"]
 """Systems whose evaluation is that of others."""
 
 SIDE_BY_SIDE = change(
@@ -130,7 +130,16 @@ def _registered() -> dict[str, tuple[Experiment, tuple[str, ...]]]:
                 fields |= FM
             if kind == "clustered_by_profile":
                 fields["backbone"] = BackboneConfig(name="tiny")
+            if kind == "freeze":  # with a group that goes on to train
+                sgd = SGD(lr=0.1)
+                fields["algorithm"] = FedNCF(
+                    dim=4, hidden=(4,), negatives=1, client_optimizer=sgd
+                )
+            if kind == "fedamp":
+                fields["algorithm"] = dataclasses.replace(SMALL.algorithm, proximal=0.1)
             systems[f"{slot} {kind}"] = (change(**fields), ("four",))
+            if slot != "wrapper":
+                ROUNDS_ONLY.append(f"{slot} {kind}")
     return systems
 
 
