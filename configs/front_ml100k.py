@@ -2,8 +2,8 @@
 
 fedjax-rec sweep configs/front_ml100k.py --data.dir ~/ml-100k
 
-Expect for `pfedrec` test NDCG@10 .063 without a codec for 3,196 MB and .061 with drive
-for 118 MB (5 minutes on 2 cores); for `lora` .0455 for 410 MB, .0459 with drive for
+Expect for `pfedrec` test NDCG@10 .063 as float32 for 3,108 MB and .061 with drive
+for 118 MB (10 minutes on 2 cores); for `lora` .0455 for 410 MB, .0459 with drive for
 14.5 and .0415 with sign for 12.9 (45 minutes). docs/codecs.md has the tables.
 """
 
