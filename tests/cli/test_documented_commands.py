@@ -11,6 +11,7 @@ from fedjax_rec.cli import COMMANDS, HELP, sweep, train
 from fedjax_rec.cli import data as data_command
 from fedjax_rec.cli.arguments import apply_flags, read_arguments
 from fedjax_rec.cli.config_file import load_configs, named_config
+from fedjax_rec.cli.config_names import shipped
 from fedjax_rec.cli.data import Describe, data_of
 from fedjax_rec.cli.explain import part
 from fedjax_rec.cli.options import Train
@@ -64,7 +65,7 @@ def test_commands_have_valid_flags(words, folder):
         args = args[1:]
     config, args = named_config(args)
     bases, grid = [BASES[:1]], ()
-    if config.endswith(".py"):
+    if config.endswith(".py") or config in shipped():
         experiments, grid, _ = load_configs(config)
         bases = [experiments]
     elif config == "CONFIG":
