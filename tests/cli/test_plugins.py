@@ -68,7 +68,8 @@ def test_a_plugin_is_swept_by_name(files):
     grid = ("--grid", "aggregation=capped,mean", "--output", "swept", "--quiet")
     assert main(["sweep", "small.py", "--plugin", "capped.py", *grid]) == 0
     table = (files / "swept" / "table.csv").read_text()
-    assert "capped" in table and "mean" in table
+    assert "capped" in table
+    assert "mean" in table
 
 
 def test_help_has_the_fields_of_a_plugin(files, capsys):

@@ -102,15 +102,11 @@ def test_a_run_does_not_go_on_with_other_code_or_without_it(write):
     rule = load_module(path).Capped()
     config = plain(fr.Experiment(name="x", aggregation=rule))
     path.write_text(path.read_text().replace("largest weight.", "the largest."))
-    with pytest.raises(
-        UserError, match="another version of the code that defines aggr"
-    ):
+    with pytest.raises(UserError, match="another version of the code that defines"):
         stored_experiment(config, "runs/x", files=[str(path)])
     path.unlink()
     registry.OWN.clear()
-    with pytest.raises(
-        UserError, match="capped_rule.py defined, and this file is gone"
-    ):
+    with pytest.raises(UserError, match="defined, and this file is gone"):
         stored_experiment(config, "runs/x", files=[str(path)])
 
 
