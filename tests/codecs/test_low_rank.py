@@ -147,7 +147,7 @@ def test_few_touched_rows_are_sent_as_they_are(kind, padded):
 
 def test_power_sgd_of_a_message_with_more_rows_than_its_table():
     """Rows may repeat: a table of one row, and a message of four, of rank 1."""
-    codec = PowerSGD(rank=1).build(None)
+    codec = PowerSGD(rank=1).plain()
     row = np.arange(1.0, 9.0, dtype=np.float32)
     values = np.outer([1.0, 2.0, 3.0, 4.0], row).astype(np.float32)
     ids = jnp.zeros(4, jnp.int32)
