@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from fedjax_rec.cli.config_names import config_file, near
 from fedjax_rec.data.folders import check_folder
 from fedjax_rec.data.settings import CsvData, FileData
 from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.own_kinds import declared
 from fedjax_rec.experiment.own_module import load_module
 from fedjax_rec.experiment.renamed import new_spelling
 from fedjax_rec.experiment.settings import Experiment
@@ -37,14 +38,16 @@ class Config(NamedTuple):
 def named_config(args: list[str]) -> tuple[str, list[str]]:
     """The config among arguments, and the other arguments.
 
-    It is the first of them, or else a path that ends in `.py`.
+    It is the first of them, or else a path that ends in `.py` and is no plug-in.
 
     Returns:
         An empty string if there is none.
     """
     if args and not args[0].startswith("-"):
         return args[0], args[1:]
-    config = next((arg for arg in args if arg.endswith(".py")), "")
+    pairs = zip(["", *args], args, strict=False)
+    paths = [arg for last, arg in pairs if arg.endswith(".py") and last != "--plugin"]
+    config = next(iter(paths), "")
     others = list(args)
     if config:
         others.remove(config)
@@ -114,6 +117,35 @@ def load_configs(config: str) -> Config:
             "expected distinct names"
         )
     return Config(tuple(experiments), grid, (module.__doc__ or "").strip())
+
+
+def load_plugins(flags: Iterable[tuple[str, list[str]]]) -> None:
+    """Adds the kinds of the files after `--plugin`.
+
+    Args:
+        flags: names and values, of which the others are left alone.
+
+    Raises:
+        UserError: a file is missing, fails, or declares no kind.
+    """
+    for name, values in flags:
+        if name != "plugin":
+            continue
+        if not values:
+            raise UserError("--plugin: expected a Python file")
+        for value in values:
+            file = Path(value)
+            if not file.is_file():
+                raise UserError(f"--plugin {value}: there is no such file")
+            try:
+                module = load_module(file)
+            except Exception as error:
+                raise UserError(_located(file, error)) from error
+            if not declared(module):
+                raise UserError(
+                    f"--plugin {value} declares no kind: decorate a class with "
+                    '@fedjax_rec.kind("codec"), for example'
+                )
 
 
 def _located(file: Path, error: Exception) -> str:

@@ -44,6 +44,8 @@ def test_the_config_among_arguments():
     )
     assert named_config(["small", "--quiet"]) == ("small", ["--quiet"])
     assert named_config(["small", "--x", "b.py"]) == ("small", ["--x", "b.py"])
+    plugin = ["--resume", "runs/x", "--plugin", "kinds.py"]
+    assert named_config(plugin) == ("", plugin)
     assert named_config(["--quiet"]) == ("", ["--quiet"])
     assert named_config([]) == ("", [])
 
