@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedjax_rec.experiment.build import build as build
+    from fedjax_rec.experiment.own_kinds import kind as kind
     from fedjax_rec.experiment.settings import Experiment as Experiment
 
 __version__ = "0.2.0"
@@ -25,6 +26,7 @@ _PUBLIC = {
     "Protocol": "evaluation.protocol",
     "paper_compat": "evaluation.protocol",
     "build": "experiment.build",
+    "kind": "experiment.own_kinds",
     "Simulation": "simulation.simulation",
 }
 
@@ -34,6 +36,7 @@ def _kinds() -> dict[str, str]:
     return {
         name: location.partition(":")[0]
         for name, location in registry.locations().items()
+        if location not in registry.OWN
     }
 
 

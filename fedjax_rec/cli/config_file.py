@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import fedjax_rec
 from fedjax_rec.data.folders import check_folder
 from fedjax_rec.data.settings import CsvData, FileData
 from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.own_kinds import declared
 from fedjax_rec.experiment.own_module import load_module
 from fedjax_rec.experiment.renamed import new_spelling
 from fedjax_rec.experiment.settings import Experiment
@@ -108,6 +109,35 @@ def load_configs(path: str) -> Config:
             "expected distinct names"
         )
     return Config(tuple(experiments), grid, (module.__doc__ or "").strip())
+
+
+def load_plugins(flags: Iterable[tuple[str, list[str]]]) -> None:
+    """Adds the kinds of the files after `--plugin`.
+
+    Args:
+        flags: names and values, of which the others are left alone.
+
+    Raises:
+        UserError: a file is missing, fails, or declares no kind.
+    """
+    for name, values in flags:
+        if name != "plugin":
+            continue
+        if not values:
+            raise UserError("--plugin: expected a Python file")
+        for value in values:
+            file = Path(value)
+            if not file.is_file():
+                raise UserError(f"--plugin {value}: there is no such file")
+            try:
+                module = load_module(file)
+            except Exception as error:
+                raise UserError(_located(file, error)) from error
+            if not declared(module):
+                raise UserError(
+                    f"--plugin {value} declares no kind: decorate a class with "
+                    '@fedjax_rec.kind("codec"), for example'
+                )
 
 
 def _located(file: Path, error: Exception) -> str:

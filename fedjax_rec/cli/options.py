@@ -48,6 +48,7 @@ class Train:
         checkpoint: when state is saved.
         track: trackers that receive the run's events: tensorboard, wandb.
         profile: number of rounds to profile after compiling.
+        plugin: Python files with further kinds of parts (docs/extending.md).
     """
 
     output: Path | None = None
@@ -63,6 +64,7 @@ class Train:
     checkpoint: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)
     track: tuple[str, ...] = ()
     profile: int = 0
+    plugin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.profile < 0:

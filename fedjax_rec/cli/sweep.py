@@ -70,6 +70,7 @@ class Sweep:
         memory: largest memory of points side by side, such as 4G; by default half of
             the free memory.
         track: trackers that receive the events: tensorboard, wandb.
+        plugin: Python files with further kinds of parts (docs/extending.md).
         quiet: no progress; only the table at the end.
     """
 
@@ -84,6 +85,7 @@ class Sweep:
     jobs: int = 1
     memory: str = ""
     track: tuple[str, ...] = ()
+    plugin: tuple[str, ...] = ()
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ def main(args: list[str]) -> int:
         return usage(HELP, args)
     config = config_file.load_configs(path)
     flags, words = read_arguments(others)
+    config_file.load_plugins(flags)
     options, bases = Sweep(), []
     for experiment in config.experiments:
         options, base = apply_flags(flags, Sweep(), experiment)

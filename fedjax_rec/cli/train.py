@@ -15,6 +15,7 @@ fedjax_rec.Experiment; its docstring says what to expect. Every field can be cha
   fedjax-rec train configs/quickstart.py --algorithm fedncf --cohort uniform
   fedjax-rec train configs/fedmf_ml100k.py --data.dir ~/ml-100k --output runs/mine
   fedjax-rec train configs/fedmf_ml100k.py --aggregation krum --aggregation.share 0.2
+  fedjax-rec train configs/quickstart.py --plugin my_rules.py --aggregation mine
 
 `fedjax-rec train CONFIG --help` lists all fields with their values, and `fedjax-rec
 train CONFIG --help aggregation` explains one part with all its kinds.
@@ -51,7 +52,12 @@ from pathlib import Path
 
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
-from fedjax_rec.cli.config_file import check_data, load_config, named_config
+from fedjax_rec.cli.config_file import (
+    check_data,
+    load_config,
+    load_plugins,
+    named_config,
+)
 from fedjax_rec.cli.options import Train
 from fedjax_rec.experiment.own_module import loaded_modules
 from fedjax_rec.experiment.settings import Experiment
@@ -68,14 +74,14 @@ def main(args: list[str]) -> int:
     path, others = named_config(args)
     flags, words = read_arguments(others)
     flags = [(n, v or [PROFILED] if n == "profile" else v) for n, v in flags]
+    load_plugins(flags)
     folder = next((values for name, values in flags if name == "resume"), None)
     if folder is not None and len(folder) != 1:
         raise UserError("--resume: expected the folder of a run")
     if folder:
-        modules = []
         if path:  # for its classes; config.json has all values
             load_config(path)
-            modules = loaded_modules()
+        modules = loaded_modules()
         path = f"{path or ''} --resume {folder[0]}".strip()
         experiment, doc = _stored(Path(folder[0]), modules), f"Continues {folder[0]}."
     elif path:
@@ -100,4 +106,6 @@ def _stored(folder: Path, modules: list[types.ModuleType]) -> Experiment:
     from fedjax_rec.cli.resume import read
     from fedjax_rec.experiment.stored import stored_experiment
 
-    return stored_experiment(read(folder).config, str(folder), modules)
+    run = read(folder)
+    files = run.versions.get("own_files", ())
+    return stored_experiment(run.config, str(folder), modules, files)

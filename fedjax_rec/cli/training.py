@@ -25,7 +25,7 @@ from fedjax_rec.runs.checkpoint import Checkpoints, RestoreError
 from fedjax_rec.runs.fingerprint import fingerprint
 from fedjax_rec.runs.folder import Run, RunFolder
 from fedjax_rec.runs.interrupts import Stopped, put_off
-from fedjax_rec.runs.plain import plain
+from fedjax_rec.runs.plain import own_files, plain
 from fedjax_rec.runs.resume import config_hash
 from fedjax_rec.runs.session import join, set_up_jax, versions
 from fedjax_rec.runs.writer import SilentFolder
@@ -78,7 +78,8 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
         if before is not None:
             accept = options.accept_versions
             changed |= resuming.check_prepared(before, prepared, accept)
-        software = {**versions(), "prepared": prepared}
+        files = own_files(experiment)
+        software = {**versions(), "prepared": prepared, "own_files": files}
         path = path or runs.new_folder("runs", run_name(experiment))
     overwrite = options.overwrite
     try:

@@ -34,7 +34,7 @@ def check_settings(experiment: Experiment) -> None:
     Raises:
         ValueError: two parts of the experiment exclude one another.
     """
-    kinds, missing = registry.kinds(), []
+    kinds, missing = registry.kinds().keys() - registry.OWN.keys(), []
 
     def build(part: Any, context: Any) -> Any:
         chain = (part, *_chain(getattr(part, "then", None)))

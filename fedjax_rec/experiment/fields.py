@@ -128,6 +128,8 @@ def _load(name: str, field: Field, kind: str) -> type:
         hint = f". Did you mean {near[0]}?" if near else ""
         if (new := new_spelling(name, [kind])) is not None:
             hint = f". It is now {new}"
+        if not near:
+            hint = hint or ". A kind of your own needs --plugin FILE"
         raise UserError(
             f"--{shown(name)} {kind}: expected one of {', '.join(kinds)}{hint}"
         ) from None

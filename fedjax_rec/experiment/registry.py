@@ -174,6 +174,30 @@ OPTIONAL = (
 """Slots that may be `None`, which is written `none`."""
 
 
+OWN: dict[str, type] = {}
+"""Classes of kinds from users' files, by `location_of`."""
+
+
+def add(slot: str, name: str, cls: type) -> None:
+    """Adds a kind from a user's file, or replaces it after its file was changed.
+
+    Raises:
+        ValueError: the package or another file has a kind or class of that name.
+    """
+    location = location_of(cls)
+    for taken, what in (
+        (SLOTS[slot].get(name), f"{slot} {name!r}"),
+        (locations().get(cls.__name__), f"class {cls.__name__}"),
+    ):
+        if taken not in (None, location):
+            owner = OWN[taken].__module__ if taken in OWN else "fedjax_rec"
+            raise ValueError(
+                f"the {what} exists already, in {owner}: choose another name"
+            )
+    SLOTS[slot][name] = location
+    OWN[location] = cls
+
+
 def slot_of(path: str) -> str | None:
     """The entry of `SLOTS` for a field with a dotted name, or `None`.
 
@@ -201,7 +225,9 @@ def load(slot: str, name: str) -> type:
 
 
 def load_class(location: str) -> type:
-    """The class at `module:Class`, with the module below this package."""
+    """The class at `module:Class`, with the module below this package, or of `OWN`."""
+    if location in OWN:
+        return OWN[location]
     module, _, name = location.partition(":")
     return getattr(importlib.import_module(f"fedjax_rec.{module}"), name)
 

@@ -3,17 +3,22 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.own_module import load_module
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.plain import differences, plain
 from fedjax_rec.storage.errors import UserError
 
 
 def stored_experiment(
-    config: Mapping[str, Any], folder: str, modules: Iterable[types.ModuleType] = ()
+    config: Mapping[str, Any],
+    folder: str,
+    modules: Iterable[types.ModuleType] = (),
+    files: Iterable[str] = (),
 ) -> Experiment:
     """The experiment with the `plain` values `config`.
 
@@ -22,6 +27,7 @@ def stored_experiment(
         folder: folder of the run, for messages.
         modules: modules whose classes the config may name, in addition to this
             package's.
+        files: files that defined parts of the run, for classes that no module has.
 
     Raises:
         UserError: it is not an experiment of this version of fedjax_rec.
@@ -31,16 +37,21 @@ def stored_experiment(
         f"file defines a class of its own: fedjax-rec train CONFIG --resume {folder}"
     )
     try:
-        own = {
-            name: value
-            for module in modules
-            for name, value in vars(module).items()
-            if isinstance(value, type) and dataclasses.is_dataclass(value)
-        }
+        own = _classes(modules)
+        if not _own_parts(config) <= own.keys():
+            own |= _classes(_loaded(files, folder))
         experiment = _value(Experiment, config, "", own)
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder}/config.json: {error}. {advice}") from error
     changes = differences(dict(config), plain(experiment))
+    edited = [line for line in changes if ".defined_in." in line]
+    if edited and edited == changes:
+        parts = ", ".join(line.partition(".defined_in")[0] for line in edited)
+        raise UserError(
+            f"{folder} began with another version of the code that defines {parts}: a "
+            "run continues with its own. Restore the file, or start a run in another "
+            "--output"
+        )
     if changes:
         lines = "\n".join(f"  {line}" for line in changes)
         raise UserError(
@@ -48,6 +59,33 @@ def stored_experiment(
             f"{advice}"
         )
     return experiment
+
+
+def _classes(modules: Iterable[types.ModuleType]) -> dict[str, type]:
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type) and dataclasses.is_dataclass(value)
+    }
+
+
+def _own_parts(config: Any) -> set[str]:
+    """Names of the classes from users' files."""
+    if isinstance(config, Mapping):
+        name = {config["type"]} if "defined_in" in config else set()
+        return name.union(*map(_own_parts, config.values()))
+    return set().union(*map(_own_parts, config)) if isinstance(config, list) else set()
+
+
+def _loaded(files: Iterable[str], folder: str) -> Iterator[types.ModuleType]:
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(
+                f"{folder} has a part that {file} defined, and this file is gone. Name "
+                f"the file that defines it: fedjax-rec train CONFIG --resume {folder}"
+            )
+        yield load_module(Path(file))
 
 
 def _value(hint: Any, value: Any, name: str, own: Mapping[str, type]) -> Any:
@@ -81,7 +119,8 @@ def _dataclass(
     cls: type, value: Mapping[str, Any], name: str, own: Mapping[str, type]
 ) -> Any:
     hints = typing.get_type_hints(cls)
-    stored = {field: inner for field, inner in value.items() if field != "type"}
+    recorded = ("type", "defined_in")
+    stored = {field: inner for field, inner in value.items() if field not in recorded}
     unknown = sorted(stored.keys() - {field.name for field in dataclasses.fields(cls)})
     if unknown:
         raise ValueError(f"{name or 'it'} has no field {', '.join(unknown)}")

@@ -3,19 +3,24 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+
+from fedjax_rec.storage.sources import code_of, own_file
 
 
 def plain(value: Any) -> Any:
     """`value` as in JSON; a dataclass is a dict that begins with its `type`.
 
-    Floats that JSON lacks (NaN, infinities) become `None`.
+    A dataclass from a user's file also has `defined_in`: the file's name, and the
+    `sha256` of that file and the other files of the user that it imports. Floats that
+    JSON lacks (NaN, infinities) become `None`.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **plain(fields)}
+        return {"type": type(value).__name__, **_origin(value), **plain(fields)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -27,6 +32,26 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)
+
+
+def _origin(value: Any) -> dict[str, Any]:
+    file = own_file(type(value))
+    if file is None:
+        return {}
+    name = PurePath(file).name
+    return {"defined_in": {"file": name, "sha256": code_of(value) or ""}}
+
+
+def own_files(value: Any) -> list[str]:
+    """The files from users of the dataclasses in `value`, in order, once each."""
+    if isinstance(value, list | tuple):
+        inner = [file for item in value for file in own_files(item)]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = [getattr(value, f.name) for f in dataclasses.fields(value)]
+        inner = [own_file(type(value)) or "", *own_files(parts)]
+    else:
+        return []
+    return [file for file in dict.fromkeys(inner) if file]
 
 
 def flat(tree: Any, name: str = "") -> dict[str, Any]:

@@ -56,6 +56,20 @@ def identity(part: Any) -> str | None:
     return hashlib.sha256(values + repr([codes, lines]).encode()).hexdigest()
 
 
+def own_file(cls: type) -> str | None:
+    """The file of a class from outside of libraries and this package.
+
+    Returns:
+        The path; "" for a class that was typed into a shell or a notebook; `None` for a
+        class of a library or of this package.
+    """
+    module = sys.modules.get(cls.__module__)
+    name = getattr(module, "__file__", None)
+    if name is None:
+        return "" if cls.__module__ == "__main__" else None
+    return None if _is_installed(name) else str(Path(name).resolve())
+
+
 def code_of(part: Any) -> str | None:
     """A hash of the source code outside of libraries and this package that a part uses.
 

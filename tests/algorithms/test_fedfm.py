@@ -287,6 +287,7 @@ def test_contradictory_settings_are_refused_at_once():
         FedFM(training=Reconstruction(), personal=("head",))
     with pytest.raises(ValueError, match=r"share in \[0, 1\)"):
         Reconstruction(query=1.0)
+    assert History() == History(length=20, heads=4)
     for users in (History, VectorAndHistory):
         for nothing in ({"length": 0}, {"heads": 0}):
             with pytest.raises(ValueError, match="got 0"):

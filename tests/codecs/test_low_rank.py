@@ -143,3 +143,16 @@ def test_few_touched_rows_are_sent_as_they_are(kind, padded):
             assert int(bits - ids) == 32 * rank * (touched + d) < 32 * touched * d
             error = np.square(back - exact).sum() / np.square(exact).sum()
             assert 0.01 < error < 0.9
+
+
+def test_power_sgd_of_a_message_with_more_rows_than_its_table():
+    """Rows may repeat: a table of one row, and a message of four, of rank 1."""
+    codec = PowerSGD(rank=1).plain()
+    row = np.arange(1.0, 9.0, dtype=np.float32)
+    values = np.outer([1.0, 2.0, 3.0, 4.0], row).astype(np.float32)
+    ids = jnp.zeros(4, jnp.int32)
+    change = {"t": rows.Rows(ids=ids, values=jnp.asarray(values), num_rows=1)}
+    state = codec.init({"t": rows.Table(values=jnp.zeros((1, 8)))})
+    message, _ = codec.encode(change, state, sender(KEY))
+    decoded = rows.scatter_add(jnp.zeros((1, 8)), codec.decode(message)["t"])
+    np.testing.assert_allclose(decoded, [10 * row], rtol=1e-4)
