@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -115,17 +116,16 @@ def test_lists_hit_the_test_items_as_the_selected_metrics_say(evaluated):
     assert sim.recommend(["u9", "u7"], 3) == [lists[9][:3], lists[7][:3]]
     best = sim.recommend("u7", 1, exclude_seen=False)[0]
     assert best.score >= lists[7][0].score
-    titles = sim.split.train.items.titles
-    assert (
-        lists[7][0].title
-        == titles[list(sim.split.train.items.ids).index(lists[7][0].item)]
-    )
+    items = sim.split.train.items
+    titles = dict(zip(items.ids, items.titles or (), strict=True))
+    assert lists[7][0].title == titles[lists[7][0].item]
 
 
 def test_selected_parameters_are_those_of_the_selected_round():
     sim, result = trained()
     other = build(SMALL)
     other.step(result["selected"])
+    assert sim.selected is not None
     assert equal(sim.selected.shared, host_copy(other.state.shared))
     assert equal(sim.selected.personal, host_copy(other.personal))
     with held(sim, sim.selected):
@@ -158,7 +158,7 @@ def test_a_new_user_is_fitted_on_a_list_of_items():
     name = sim.split.train.users.ids[user]
     query = sim.split.info["query"]
     held_items = query.item[query.user == user]
-    ids = [sim.split.train.items.ids[i] for i in held_items]
+    ids = np.array(sim.split.train.items.ids)[held_items].tolist()
     listed = {x.item for x in sim.recommend(history=ids)}
     assert not listed & set(ids)
     # Only the negatives drawn differ from those of the held-out user.
@@ -175,7 +175,7 @@ def test_a_model_of_histories_ranks_for_the_items_of_a_user_as_for_the_user():
     )
     sim, _ = trained(experiment)
     known = sim.split.train
-    ids = [known.items.ids[i] for i in known.item[known.user == 5]]
+    ids = np.array(known.items.ids)[known.item[known.user == 5]].tolist()
     mine = sim.recommend(history=ids, exclude_seen=False)
     theirs = sim.recommend("u5", exclude_seen=False)
     assert [x.item for x in mine] == [x.item for x in theirs]
@@ -186,7 +186,7 @@ def test_a_model_of_histories_ranks_for_the_items_of_a_user_as_for_the_user():
 
 def test_what_is_asked_has_to_exist():
     sim, _ = trained()
-    for words, arguments in (
+    wrong: list[tuple[str, dict[str, Any]]] = [
         (r"user 'u99' and 1 more not found .* 60 user ids", {"user": ["u99", 7]}),
         (r"k=81: expected 1 to 80", {"user": "u1", "k": 81}),
         (r"k=0", {"user": "u1", "k": 0}),
@@ -195,7 +195,8 @@ def test_what_is_asked_has_to_exist():
         (r"repeated", {"history": ["i1", "i1"]}),
         (r"at least one item", {"history": []}),
         (r"never fitted.*reconstructed", {"history": ["i1"]}),
-    ):
+    ]
+    for words, arguments in wrong:
         with pytest.raises(ValueError, match=words):
             sim.recommend(**arguments)
     with pytest.raises(ValueError, match=r"none was evaluated"):
