@@ -185,4 +185,8 @@ def _is_installed(name: str) -> bool:
         return True  # Python's own modules, and methods that `dataclasses` generates
     path = Path(name).resolve()
     roots = {Path(root).resolve() for root in sysconfig.get_paths().values()}
-    return path.is_relative_to(PACKAGE) or any(map(path.is_relative_to, roots))
+    # An environment may see the libraries of another one, such as the system's.
+    library = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    return (
+        library or path.is_relative_to(PACKAGE) or any(map(path.is_relative_to, roots))
+    )
