@@ -37,6 +37,8 @@ def check_choice(settings: Any, field: str, choices: tuple[str, ...]) -> None:
 class BackboneConfig:
     """The frozen foundation model, and the texts it reads.
 
+    A subclass with a method `load(progress)` of its own is another model.
+
     Attributes:
         name: `minilm` (all-MiniLM-L6-v2, fetched once), `tiny` (random, for tests), or
             a name of the Hugging Face hub, if it can be reached.
@@ -69,6 +71,19 @@ class BackboneConfig:
         if self.precision is not None:
             check_choice(self, "precision", ("highest", "high", "default"))
         check_numbers(self)
+
+    def load(self, progress: bool = False) -> tuple[Any, ...]:
+        """The `Backbone`, its weights, and a warning if `tiny` replaces it, or "".
+
+        Args:
+            progress: show bars for work of more than two seconds.
+
+        Raises:
+            fedjax_rec.storage.errors.FileError: the backbone cannot be loaded.
+        """
+        from fedjax_rec.experiment.corpus import load_model
+
+        return load_model(self, progress)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +211,7 @@ class Experiment:
     split: Any = dataclasses.field(default_factory=LeaveOneOut)
     partition: Any = dataclasses.field(default_factory=PerUser)
     algorithm: Any = dataclasses.field(default_factory=PFedRec)
-    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    backbone: Any = dataclasses.field(default_factory=BackboneConfig)
     wrapper: Any = None
     aggregation: Any = None
     codec: Any = None
@@ -225,6 +240,7 @@ _METHODS = {
     "data": ("load", "origin"),
     "split": ("split",),
     "partition": ("partition",),
+    "backbone": ("load",),
     "cohort": ("slots", "build", "check", "describe"),
 }
 """Methods of the parts of an experiment; all others have `build`."""
