@@ -6,6 +6,7 @@ round's time depend on the cohort only, and the host's arrays may be memory maps
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import time
 from collections.abc import Iterator
@@ -116,6 +117,16 @@ class Hosted:
             for cohort, metrics in zip(drawn, jax.device_get(log), strict=True)
         ]
         return state, jax.tree.map(lambda *xs: np.stack(xs), *log)
+
+    @contextlib.contextmanager
+    def holding(self, groups: dict[str, Tree]) -> Iterator[None]:
+        """Replaces personal groups `[N, ...]` for the block."""
+        before = self.personal
+        self.personal = {**before, **groups}
+        try:
+            yield
+        finally:
+            self.personal = before
 
     def _fetch(self, drawn: Any, busy: np.ndarray | None) -> Ready:
         """Brings a cohort to the devices; the state of `busy` clients is in use."""

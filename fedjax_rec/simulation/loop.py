@@ -59,6 +59,7 @@ def run_lanes(
     lost: Iterable[int] = (),
     rest_every: int = 0,
     profiler: Profiler | None = None,
+    until: int | None = None,
 ) -> Iterator[tuple[int, Event, bool]]:
     """Trains, with one event per lane and round, and one per lane and evaluation.
 
@@ -73,6 +74,7 @@ def run_lanes(
         lost: lanes that diverged in one of them.
         rest_every: also come to rest at multiples of this round; 0 for none.
         profiler: see `Profiler`.
+        until: stop after this round, by default after the last.
 
     Yields:
         The lane, its event, and whether all lanes are at rest after it: none has
@@ -80,12 +82,13 @@ def run_lanes(
     """
     best, at_once, lost = list(best), 1, set(lost)
     stops = [every for every in (sim.eval_every, rest_every) if every]
-    while done < sim.rounds and len(lost) < len(best):
-        until = min(sim.rounds, *((done // every + 1) * every for every in stops))
+    last = sim.rounds if until is None else min(until, sim.rounds)
+    while done < last and len(lost) < len(best):
+        stop = min(last, *((done // every + 1) * every for every in stops))
         if profiler is not None:
-            until = min(until, done + profiler(done))
+            stop = min(stop, done + profiler(done))
         # Several processes take the same steps, however fast each of them is.
-        count = int(everyones(min(at_once, until - done))[0])
+        count = int(everyones(min(at_once, stop - done))[0])
         started = time.perf_counter()
         logs = lanes.advance(count)
         seconds = time.perf_counter() - started

@@ -1,5 +1,6 @@
 """A population on the devices; each device holds its own clients all the time."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -134,15 +135,27 @@ class Resident:
 
     @personal.setter
     def personal(self, personal: Tree) -> None:
+        self._personal = self._placed(personal)
+
+    @contextlib.contextmanager
+    def holding(self, groups: dict[str, Tree]) -> Iterator[None]:
+        """Replaces personal groups `[N, ...]` for the block."""
+        before = self._personal
+        self._personal = {**before, **self._placed(groups)}
+        try:
+            yield
+        finally:
+            self._personal = before
+
+    def _placed(self, personal: Tree) -> Tree:
         if self.mesh.size == 1:
-            self._personal = meshes.place(self.mesh, personal)
-            return
+            return meshes.place(self.mesh, personal)
 
         def take(ids: np.ndarray) -> Tree:
             clients = np.minimum(ids, self._num_clients - 1)
             return jax.tree.map(lambda x: np.asarray(x)[clients], personal)
 
-        self._personal = meshes.place_taken(self.mesh, self._ids, take)
+        return meshes.place_taken(self.mesh, self._ids, take)
 
     def advance(
         self, state: ServerState, frozen: Tree, hparams: Tree, count: int

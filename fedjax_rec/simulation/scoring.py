@@ -109,8 +109,39 @@ def make_evaluate(
         `data`. For tuned parameters all of them belong to one size bucket.
     """
 
+    score_of = make_score(recipe, protocol, user_chunk, chunks, axis)
+
     def run(bucket, state, personal, targets, clients, client_rows, data, *fixed):
-        frozen, hparams, root, key = fixed
+        *fixed, key = fixed
+        score, chunk = score_of(bucket, state, personal, data, *fixed)
+        return evaluate(score, targets, protocol, key, chunk, (clients, client_rows))
+
+    return staged(EVALUATION, at_precision(recipe.precision, run))
+
+
+def make_score(
+    recipe: Recipe,
+    protocol: Protocol,
+    user_chunk: int = 64,
+    chunks: tuple[int, ...] = (),
+    axis: str | None = None,
+):
+    """Builds the scores of users under the parameters that a protocol evaluates.
+
+    Args:
+        recipe: see `make_evaluate`, and so for the others.
+        protocol: `evaluated` chooses the parameters.
+        user_chunk: users scored at once from aggregated parameters.
+        chunks: `V` of each size bucket, for tuned parameters.
+        axis: mesh axis over which users are dealt.
+
+    Returns:
+        `(bucket, state, personal, data, frozen, hparams, root_key) -> (score, chunk)`:
+        `(users [E], candidates [E, K] or None, clients [E], rows [E]) -> [E, K or I]`,
+        and the number of users to score at once.
+    """
+
+    def score_of(bucket, state, personal, data, frozen, hparams, root):
         shared, chunk = state.shared, user_chunk
         if protocol.evaluated != "tuned":
             shared = _lifted(recipe, shared, frozen, axis)
@@ -138,9 +169,9 @@ def make_evaluate(
             axes = (0, 0, 0, None if candidates is None else 0)
             return jax.vmap(score_one, axes)(cohort, result, users, candidates)
 
-        return evaluate(score, targets, protocol, key, chunk, (clients, client_rows))
+        return score, chunk
 
-    return staged(EVALUATION, at_precision(recipe.precision, run))
+    return score_of
 
 
 def make_squares(recipe: Recipe, chunk: int = 4096, axis: str | None = None):

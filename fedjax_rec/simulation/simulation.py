@@ -16,16 +16,17 @@ from fedjax_rec.core.rounds import Sampler
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
-from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.baselines import rank_baselines, rank_draws
+from fedjax_rec.simulation.by_hand import ByHand
 from fedjax_rec.simulation.evaluation import Evaluator, audiences_of, check_split
 from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
+from fedjax_rec.simulation.parameters import selected_of
 from fedjax_rec.simulation.personal import initial_server
 from fedjax_rec.simulation.rated import rated_parts, settled_for
 from fedjax_rec.simulation.resident import Resident, Setup
@@ -33,7 +34,7 @@ from fedjax_rec.simulation.round import federated
 
 
 @dataclasses.dataclass(kw_only=True)
-class Simulation:
+class Simulation(ByHand):
     """A recipe over a population, ready to run.
 
     Attributes:
@@ -115,8 +116,9 @@ class Simulation:
         place = (self.mesh, self.key, self.eval_every)
         setup = Setup(self.recipe, algorithm, self.sampler, self.data, *place)
         self.population = Hosted(setup, self.folder) if self.hosted else Resident(setup)
-        self.audiences = audiences_of(self, setup)
+        self.setup, self.audiences = setup, audiences_of(self, setup)
         self.evaluator = Evaluator(self)
+        self.selected, self.rankers = None, {}
 
     @property
     def personal(self) -> Tree:
@@ -146,21 +148,6 @@ class Simulation:
         )
         return log
 
-    def evaluate(self, part: str) -> dict[str, float]:
-        """Means and dispersion over the users of `"val"` or `"test"`."""
-        return self.evaluator.evaluate(self, part)
-
-    def users(self) -> PerUser | None:
-        """Metrics of each test user at the round selected so far.
-
-        `None` before the test is evaluated, and after `restore` until it is again.
-        """
-        return self.evaluator.users(self, "test")
-
-    def rmse(self, part: str) -> float:
-        """Root mean squared error of a part's ratings, for explicit feedback."""
-        return self.evaluator.rmse(self, part)
-
     def snapshot(self) -> Snapshot:
         """The state of the run; the arrays are the live ones, not copies.
 
@@ -188,15 +175,21 @@ class Simulation:
             **{name: snapshot.progress[name] for name in Selection._fields}
         )
         self.history, self.at_rest = list(history), True
+        here = self.selection.selected == int(self.state.round) > 0
+        self.selected = selected_of(self) if here else None
 
     def events(
-        self, rest_every: int = 0, profiler: loop.Profiler | None = None
+        self,
+        rest_every: int = 0,
+        profiler: loop.Profiler | None = None,
+        until: int | None = None,
     ) -> Iterator[Event]:
         """Trains, yielding one event per round and one per evaluation.
 
         Args:
             rest_every: also come to rest at multiples of this round; 0 for none.
             profiler: see `loop.Profiler`.
+            until: stop after this round, by default after the last.
         """
         lanes = Lanes(
             advance=lambda count: [self.advance(count)],
@@ -211,11 +204,13 @@ class Simulation:
             lost=(0,) if loop.diverged_in(self.history) else (),
             rest_every=rest_every,
             profiler=profiler,
+            until=until,
         ):
             self.at_rest = at_rest
             self.history.append(event)
             if "test" in event:
                 self.selection = loop.selection_of(self, [event])
+                self.selected = selected_of(self)
             yield event
 
     def run(
