@@ -218,8 +218,8 @@ def project(v: jax.Array) -> jax.Array:
         Duchi et al., Efficient Projections onto the l1-Ball for Learning in High
         Dimensions, ICML 2008, figure 1.
 
-    >>> print(project(jnp.array([0.5, 1.1, -3.0])))
-    [0.2 0.8 0. ]
+    >>> print(project(jnp.array([0.5, 1.0, -3.0])))
+    [0.25 0.75 0.  ]
     """
     u = jnp.sort(v)[::-1]
     over = (jnp.cumsum(u) - 1) / jnp.arange(1, len(v) + 1)

@@ -17,8 +17,8 @@ commands:
   report RUN...            compare runs; mean and spread where only the seed differs
 
 examples:
-  fedjax-rec train configs/quickstart.py
-  fedjax-rec train configs/quickstart.py --algorithm.training.lr 0.3 --rounds 50
+  fedjax-rec train quickstart
+  fedjax-rec train quickstart --algorithm.training.lr 0.3 --rounds 50
   fedjax-rec train configs/fedmf_ml100k.py --data.dir ~/ml-100k --seed 1
   fedjax-rec train --resume runs/mine
   fedjax-rec sweep configs/sweep_pfedrec.py --grid seed=0:3
@@ -27,8 +27,10 @@ examples:
   fedjax-rec recommend runs/mine --user 7 -k 10
   fedjax-rec report runs/* --output comparison
 
-`fedjax-rec COMMAND --help` explains a command; `fedjax-rec train CONFIG --help` lists
-every field of an experiment with its value. `python -m fedjax_rec` is the same command.
+CONFIG is a Python file, or the name of a config of the package (`fedjax-rec train
+--help` lists them). `fedjax-rec COMMAND --help` explains a command; `fedjax-rec train
+CONFIG --help` lists every field of an experiment with its value. `python -m fedjax_rec`
+is the same command.
 """
 
 import difflib
@@ -39,6 +41,7 @@ import traceback
 from collections.abc import Sequence
 
 import fedjax_rec
+from fedjax_rec.cli.config_names import shipped
 from fedjax_rec.storage.errors import UserError
 
 COMMANDS = (
@@ -89,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
-    if name.endswith(".py"):
+    if name.endswith(".py") or name in shipped():
         hint = f"\nDid you mean: fedjax-rec train {name}"
     else:
         hint = f"\nDid you mean: fedjax-rec {near[0]}" if near else ""

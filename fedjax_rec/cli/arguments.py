@@ -56,7 +56,7 @@ def read_arguments(args: Sequence[str]) -> Arguments:
 def usage(
     text: str,
     args: Sequence[str],
-    expected: str = "a config file, such as configs/quickstart.py",
+    expected: str = "a config, such as quickstart or path/to/mine.py",
 ) -> int:
     """Prints a command's help, as its arguments are not complete.
 

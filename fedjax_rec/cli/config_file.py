@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fedjax_rec
+from fedjax_rec.cli.config_names import config_file, near
 from fedjax_rec.data.folders import check_folder
 from fedjax_rec.data.settings import CsvData, FileData
 from fedjax_rec.experiment import registry
@@ -35,52 +36,59 @@ class Config(NamedTuple):
 
 
 def named_config(args: list[str]) -> tuple[str, list[str]]:
-    """The config file among arguments, and the other arguments.
+    """The config among arguments, and the other arguments.
+
+    It is the first of them, or else a path that ends in `.py` and is no plug-in.
 
     Returns:
-        An empty path if there is none.
+        An empty string if there is none.
     """
-    path = next((a for a in args if a.endswith(".py")), args[0] if args else "")
-    if not path or path.startswith("-"):
-        return "", list(args)
+    if args and not args[0].startswith("-"):
+        return args[0], args[1:]
+    pairs = zip(["", *args], args, strict=False)
+    paths = [arg for last, arg in pairs if arg.endswith(".py") and last != "--plugin"]
+    config = next(iter(paths), "")
     others = list(args)
-    others.remove(path)
-    return path, others
+    if config:
+        others.remove(config)
+    return config, others
 
 
-def load_config(path: str) -> tuple[Experiment, str]:
+def load_config(config: str) -> tuple[Experiment, str]:
     """The only experiment of a config file, and the file's docstring.
 
     Args:
-        path: a Python file with a function `get_config()` that returns an `Experiment`.
+        config: a Python file with a function `get_config()` that returns an
+            `Experiment`, or the name of a config of the package.
 
     Raises:
         UserError: there is no such file, or it does not return one experiment.
     """
-    experiments, _, doc = load_configs(path)
+    experiments, _, doc = load_configs(config)
     first, *others = experiments
     if others:
         names = ", ".join(experiment.name for experiment in experiments)
         raise UserError(
-            f"{path} has {len(experiments)} experiments ({names}), and one was "
-            f"expected. Run them all by: fedjax-rec sweep {path}"
+            f"{config} has {len(experiments)} experiments ({names}), and one was "
+            f"expected. Run them all by: fedjax-rec sweep {config}"
         )
     return first, doc
 
 
-def load_configs(path: str) -> Config:
+def load_configs(config: str) -> Config:
     """The content of a config file, for `sweep`.
 
     Args:
-        path: a Python file with a function `get_config()` that returns an `Experiment`
-            or several, and optionally `get_grid()`, a tuple of `FIELD=VALUES`.
+        config: a Python file with a function `get_config()` that returns an
+            `Experiment` or several, and optionally `get_grid()`, a tuple of
+            `FIELD=VALUES`; or the name of a config of the package.
 
     Raises:
         UserError: there is no such file, or it returns something else.
     """
-    file = Path(path)
+    file = config_file(config)
     if not file.is_file():
-        raise UserError(_missing(file))
+        raise UserError(f"no config {config}. {near(config)}")
     try:
         module = load_module(file)
     except Exception as error:
@@ -88,7 +96,7 @@ def load_configs(path: str) -> Config:
     if not callable(getattr(module, "get_config", None)):
         raise UserError(
             f"{file} defines no get_config(); expected a function of that name that "
-            "returns a fedjax_rec.Experiment (see configs/quickstart.py)"
+            "returns a fedjax_rec.Experiment"
         )
     try:
         result = module.get_config()
@@ -158,8 +166,8 @@ def _hint(message: str) -> str:
     name = re.search(r"cannot import name '(\w+)' from 'fedjax_rec'", message)
     call = re.search(r"(\w+)\.__init__\(\) got an unexpected .* '(\w+)'", message)
     if name:
-        near = difflib.get_close_matches(name[1], dir(fedjax_rec), n=3)
-        return f". Did you mean {', '.join(near)}?" if near else ""
+        matches = difflib.get_close_matches(name[1], dir(fedjax_rec), n=3)
+        return f". Did you mean {', '.join(matches)}?" if matches else ""
     if not call or call[1] not in dir(fedjax_rec):
         return ""
     location = registry.locations().get(call[1])
@@ -167,19 +175,9 @@ def _hint(message: str) -> str:
     if new := new_spelling(".".join([*slots[:1], call[2]])):
         return f". As a flag it is now {new}"
     names = [field.name for field in dataclasses.fields(getattr(fedjax_rec, call[1]))]
-    if near := difflib.get_close_matches(call[2], names, n=3):
-        return f". Did you mean {', '.join(near)}?"
+    if matches := difflib.get_close_matches(call[2], names, n=3):
+        return f". Did you mean {', '.join(matches)}?"
     return f". It has {', '.join(names)}"
-
-
-def _missing(file: Path) -> str:
-    folder = file.parent if file.parent.is_dir() else Path("configs")
-    names = {path.name: str(path) for path in sorted(folder.glob("*.py"))}
-    near = difflib.get_close_matches(f"{file.stem}.py", names, n=3, cutoff=0.5)
-    hint = f". Did you mean {', '.join(names[name] for name in near)}?" if near else ""
-    if names and not near:
-        hint = f". {folder} holds {', '.join(names)}"
-    return f"no config file {file}{hint}"
 
 
 def check_data(data: Any, prefix: str = "--data.") -> None:

@@ -13,7 +13,7 @@ sizes, divergence of the clients' tastes, popularity. Its fields are an experime
   fedjax-rec data prepare csv --dir sales.csv --user customer --item sku
   fedjax-rec data describe synthetic --partition dirichlet --partition.alpha 0.1
   fedjax-rec data describe movielens-100k --data.dir ~/ml-100k --plot sizes.png
-  fedjax-rec data describe configs/quickstart.py --partition iid
+  fedjax-rec data describe quickstart --partition iid
 
 sources: {sources}
 `fedjax-rec data prepare SOURCE --help` lists the fields of a source.
@@ -21,6 +21,7 @@ sources: {sources}
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -32,6 +33,7 @@ from fedjax_rec.cli.arguments import (
     usage,
 )
 from fedjax_rec.cli.config_file import check_data, load_config, user_errors
+from fedjax_rec.cli.config_names import shipped
 from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.session import set_up_jax
@@ -101,10 +103,10 @@ def prepare(source: str, args: list[str]) -> None:
 
 def describe(name: str, args: list[str]) -> None:
     """Shows how a partition distributes the training interactions over clients."""
-    if name.endswith(".py"):
+    if name.endswith(".py") or name in shipped():
         experiment, _ = load_config(name)
     else:
-        experiment = Experiment(name=name, data=data_of(name))
+        experiment = Experiment(name=name, data=data_of(name, shipped()))
     flags, words = read_arguments(args)
     options, experiment = apply_flags(flags, Describe(), experiment)
     if words is not None:
@@ -135,8 +137,14 @@ def describe(name: str, args: list[str]) -> None:
         print(f"written: {options.plot}")
 
 
-def data_of(source: str) -> SyntheticData | FileData | CsvData:
+def data_of(
+    source: str, others: Iterable[str] = ()
+) -> SyntheticData | FileData | CsvData:
     """The settings of a source, at their defaults.
+
+    Args:
+        source: its name.
+        others: further names for the hint of an error.
 
     Raises:
         UserError: there is no such source.
@@ -145,6 +153,6 @@ def data_of(source: str) -> SyntheticData | FileData | CsvData:
         return FileData(source=source)  # pyright: ignore[reportArgumentType]
     if source in ("synthetic", "csv"):
         return SyntheticData() if source == "synthetic" else CsvData()
-    near = difflib.get_close_matches(source, SOURCES, n=1)
+    near = difflib.get_close_matches(source, [*SOURCES, *others], n=1)
     hint = f". Did you mean {near[0]}?" if near else ""
     raise UserError(f"unknown source {source!r}; expected {', '.join(SOURCES)}{hint}")

@@ -48,6 +48,7 @@ from typing import Literal
 
 from fedjax_rec.cli import config_file, explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
+from fedjax_rec.cli.config_names import listing
 from fedjax_rec.storage.errors import UserError
 
 HELP = __doc__ or ""
@@ -104,7 +105,7 @@ def main(args: list[str]) -> int:
     """Runs the command."""
     path, others = config_file.named_config(args)
     if not path:
-        return usage(HELP, args)
+        return usage(HELP + listing(), args)
     config = config_file.load_configs(path)
     flags, words = read_arguments(others)
     config_file.load_plugins(flags)

@@ -8,14 +8,15 @@ Runs the experiment that CONFIG describes: trains it round by round, evaluates i
 compares it with rankers without a model.
 
 CONFIG is a Python file with a function get_config() that returns a
-fedjax_rec.Experiment; its docstring says what to expect. Every field can be changed:
+fedjax_rec.Experiment, or the name of a config of the package; its docstring says what
+to expect. Every field can be changed:
 
-  fedjax-rec train configs/quickstart.py --rounds 50
+  fedjax-rec train quickstart --rounds 50
   fedjax-rec train configs/pfedrec_ml100k.py --algorithm.client-lr 0.3 --seed 1
   fedjax-rec train configs/quickstart.py --algorithm fedncf --cohort uniform
   fedjax-rec train configs/fedmf_ml100k.py --data.dir ~/ml-100k --output runs/mine
   fedjax-rec train configs/fedmf_ml100k.py --aggregation krum --aggregation.share 0.2
-  fedjax-rec train configs/quickstart.py --plugin my_rules.py --aggregation mine
+  fedjax-rec train quickstart --plugin capped.py --aggregation capped
 
 `fedjax-rec train CONFIG --help` lists all fields with their values, and `fedjax-rec
 train CONFIG --help aggregation` explains one part with all its kinds.
@@ -64,6 +65,7 @@ from fedjax_rec.cli.config_file import (
     load_plugins,
     named_config,
 )
+from fedjax_rec.cli.config_names import listing
 from fedjax_rec.cli.options import Train
 from fedjax_rec.experiment.own_module import loaded_modules
 from fedjax_rec.experiment.settings import Experiment
@@ -95,7 +97,7 @@ def main(args: list[str]) -> int:
     elif words:
         path, experiment, doc = "CONFIG", Experiment(name="experiment"), ""
     else:
-        return usage(HELP, args)
+        return usage(HELP + listing(), args)
     options, experiment = apply_flags(flags, Train(), experiment)
     if words is not None:
         title = f"usage: fedjax-rec train {path} [--FIELD VALUE ...]"

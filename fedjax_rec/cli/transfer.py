@@ -30,6 +30,7 @@ from fedjax_rec.cli.config_file import (
     named_config,
     user_errors,
 )
+from fedjax_rec.cli.config_names import listing
 from fedjax_rec.cli.data import data_of
 from fedjax_rec.cli.options import Transfer
 from fedjax_rec.storage.errors import UserError
@@ -42,7 +43,7 @@ def main(args: list[str]) -> int:
     """Runs the command."""
     path, rest = named_config(args)
     if not path:
-        return usage(HELP, args)
+        return usage(HELP + listing(), args)
     experiment, doc = load_config(path)
     flags, words = read_arguments(rest)
     names = [values for name, values in flags if name == "target"]

@@ -168,7 +168,7 @@ def test_usage_asks_for_a_config(capsys):
     assert capsys.readouterr() == ("", "text\n")
     assert usage("text\n", ["--rounds", "3", "-h"]) == 0
     assert capsys.readouterr() == ("text\n", "")
-    with pytest.raises(UserError, match=r"expected a config file, such as configs/"):
+    with pytest.raises(UserError, match=r"expected a config, such as quickstart"):
         usage("text\n", ["--rounds", "3"])
 
 

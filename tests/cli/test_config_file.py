@@ -12,6 +12,7 @@ from fedjax_rec.cli.config_file import (
     load_configs,
     named_config,
 )
+from fedjax_rec.cli.config_names import shipped
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep.space import parse_grid
 
@@ -42,6 +43,9 @@ def test_the_config_among_arguments():
         ["--rounds", "3", "-h"],
     )
     assert named_config(["small", "--quiet"]) == ("small", ["--quiet"])
+    assert named_config(["small", "--x", "b.py"]) == ("small", ["--x", "b.py"])
+    plugin = ["--resume", "runs/x", "--plugin", "kinds.py"]
+    assert named_config(plugin) == ("", plugin)
     assert named_config(["--quiet"]) == ("", ["--quiet"])
     assert named_config([]) == ("", [])
 
@@ -90,10 +94,28 @@ def test_mistakes_are_shown_with_their_line(write, fails, text, expected):
 
 def test_a_misspelt_config_names_the_nearest(write, fails, folder):
     write()
-    assert "no config file smal.py. Did you mean small.py?" in fails("train", "smal.py")
+    assert "no config smal.py. Did you mean small.py?" in fails("train", "smal.py")
     assert "Did you mean small.py?" in fails("train", "small")
-    assert ". Did you mean" not in fails("train", "xyzzy.py")
+    hint = fails("train", "xyzzy.py")
+    assert "Expected the path of a Python file, or one of the names avail" in hint
+    assert "quickstart, sweep_pfedrec" in hint
     assert "is no Python file" in fails("train", write("", "small.txt"))
+
+
+def test_a_name_is_a_config_of_the_package_and_a_path_a_file(write, fails):
+    experiment, doc = load_config("quickstart")
+    assert (experiment.name, experiment.rounds) == ("quickstart", 9)
+    assert doc.startswith("LoRA on MiniLM")
+    assert shipped()["quickstart"].read_text().startswith(f'"""{doc[:20]}')
+    assert load_configs("front_ml100k").grid
+    message = fails("train", "configs/quickstart.py")
+    assert "no config configs/quickstart.py. Did you mean quickstart?" in message
+    write(name="quickstart.py")
+    assert load_config("quickstart")[0].name == "quickstart"
+    assert load_config("quickstart.py")[0].name == "small"
+    write(name="own.py")
+    with pytest.raises(UserError, match=r"no config own\. Did you mean own\.py\?"):
+        load_config("own")
 
 
 SEVERAL = '''

@@ -1,5 +1,6 @@
 """Commands in help texts, docs and config files are valid."""
 
+import copy
 import re
 import shlex
 from pathlib import Path
@@ -10,10 +11,12 @@ from fedjax_rec import FedAvg, FedFM, PFedRec
 from fedjax_rec.cli import COMMANDS, HELP, sweep, train
 from fedjax_rec.cli import data as data_command
 from fedjax_rec.cli.arguments import apply_flags, read_arguments
-from fedjax_rec.cli.config_file import load_configs, named_config
+from fedjax_rec.cli.config_file import load_configs, load_plugins, named_config
+from fedjax_rec.cli.config_names import shipped
 from fedjax_rec.cli.data import Describe, data_of
 from fedjax_rec.cli.explain import part
 from fedjax_rec.cli.options import Train
+from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep import space
@@ -47,12 +50,14 @@ BASES = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with the configs, and the modules of docs/extending.md."""
+    """The configs, the modules of docs/extending.md, and a registry to add them to."""
     for name, text in files_in("docs/extending.md").items():
         (tmp_path / name).write_text(text)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "SLOTS", copy.deepcopy(registry.SLOTS))
+    monkeypatch.setattr(registry, "OWN", {})
 
 
 @pytest.mark.parametrize("words", list(commands()))
@@ -64,7 +69,7 @@ def test_commands_have_valid_flags(words, folder):
         args = args[1:]
     config, args = named_config(args)
     bases, grid = [BASES[:1]], ()
-    if config.endswith(".py"):
+    if config.endswith(".py") or config in shipped():
         experiments, grid, _ = load_configs(config)
         bases = [experiments]
     elif config == "CONFIG":
@@ -73,6 +78,7 @@ def test_commands_have_valid_flags(words, folder):
         bases = [[Experiment(name="x", data=data_of(config))]]
     flags, asked = read_arguments(args)
     flags = [(n, v or ["3"] if n == "profile" else v) for n, v in flags]
+    load_plugins(flags)
     errors = []
     for experiments in bases:
         try:
