@@ -17,7 +17,6 @@ __version__ = "0.2.0"
 
 _PUBLIC = {
     "Experiment": "experiment.settings",
-    "BackboneConfig": "experiment.settings",
     "Execution": "experiment.settings",
     "MeshConfig": "experiment.settings",
     "StoreConfig": "experiment.settings",
