@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedjax_rec.experiment.build import build as build
+    from fedjax_rec.experiment.load import load as load
     from fedjax_rec.experiment.own_kinds import kind as kind
     from fedjax_rec.experiment.settings import Experiment as Experiment
 
@@ -25,6 +26,8 @@ _PUBLIC = {
     "Protocol": "evaluation.protocol",
     "paper_compat": "evaluation.protocol",
     "build": "experiment.build",
+    "load": "experiment.load",
+    "TrainedModel": "experiment.load",
     "kind": "experiment.own_kinds",
     "Simulation": "simulation.simulation",
 }
