@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedjax_rec.cli.function import train as train
     from fedjax_rec.experiment.build import build as build
     from fedjax_rec.experiment.load import load as load
     from fedjax_rec.experiment.own_kinds import kind as kind
@@ -28,6 +29,8 @@ _PUBLIC = {
     "build": "experiment.build",
     "load": "experiment.load",
     "TrainedModel": "experiment.load",
+    "train": "cli.function",
+    "Trained": "cli.function",
     "kind": "experiment.own_kinds",
     "Simulation": "simulation.simulation",
 }

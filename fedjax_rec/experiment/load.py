@@ -18,7 +18,7 @@ from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import FileError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class TrainedModel:
     """A run's model at its selected round.
 

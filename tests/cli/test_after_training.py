@@ -1,6 +1,7 @@
 """What a run's folder gives later: lists, an export, a start for another run."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 import fedjax_rec as fr
 from fedjax_rec.cli import main
+from fedjax_rec.storage.errors import FileError
 
 CONFIG = '''
     """Small."""
@@ -197,3 +199,20 @@ def test_what_is_missing_is_said_before_any_data_are_read(inside, fails, monkeyp
         assert text in fails(*words)
     assert "'u99' not found" in fails("recommend", "run", "--user", "u99")
     assert "never fitted" in fails("recommend", "run", "--items", "i1,i2")
+
+
+def test_train_in_python_returns_the_simulation_and_writes_a_folder(inside):
+    experiment = dataclasses.replace(fr.load("run").experiment, name="python")
+    data = other_data()
+    result, sim = fr.train(experiment, "python", data=data, start="run")
+    assert sim.selected is not None
+    assert result["selected"] == sim.selected.round
+    stored = json.loads((inside / "python/result.json").read_text())
+    assert stored["metrics"] == result["metrics"]
+    assert stored["started_from"]["items"]["matched"] == 40
+    model = fr.load("python", data=data)
+    assert model.recommend("u30") == sim.recommend("u30")
+    with pytest.raises(FileError, match=r"was trained on other data"):
+        fr.load("python")
+    with pytest.raises(FileError, match=r"finished run of the same config"):
+        fr.train(experiment, "python", data=data)
