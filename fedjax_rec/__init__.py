@@ -8,7 +8,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedjax_rec.cli.function import train as train
     from fedjax_rec.experiment.build import build as build
+    from fedjax_rec.experiment.load import load as load
     from fedjax_rec.experiment.own_kinds import kind as kind
     from fedjax_rec.experiment.settings import Experiment as Experiment
 
@@ -16,7 +18,6 @@ __version__ = "0.2.0"
 
 _PUBLIC = {
     "Experiment": "experiment.settings",
-    "BackboneConfig": "experiment.settings",
     "Execution": "experiment.settings",
     "MeshConfig": "experiment.settings",
     "StoreConfig": "experiment.settings",
@@ -26,6 +27,10 @@ _PUBLIC = {
     "Protocol": "evaluation.protocol",
     "paper_compat": "evaluation.protocol",
     "build": "experiment.build",
+    "load": "experiment.load",
+    "TrainedModel": "experiment.load",
+    "train": "cli.function",
+    "Trained": "cli.function",
     "kind": "experiment.own_kinds",
     "Simulation": "simulation.simulation",
 }

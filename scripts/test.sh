@@ -11,7 +11,11 @@ set_up dev
 if [ $# -eq 0 ]; then
   "$PYTHON" -m ruff check .
   "$PYTHON" -m ruff format --check .
-  "$PYTHON" -m pyright
+  if command -v node >/dev/null; then
+    "$PYTHON" -m pyright
+  else
+    echo "Types are not checked: pyright needs Node.js, which is not installed." >&2
+  fi
 fi
 # Compiling is most of the time, and uses one core: two workers halve it. A file's tests
 # share what they compile, so one worker takes them all, the longest files first.

@@ -15,10 +15,10 @@ from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import PerUser
 from fedjax_rec.data.splits import Split
+from fedjax_rec.experiment.backbone import BackboneConfig
 from fedjax_rec.experiment.build import decide_lift
 from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.corpus import Corpus
-from fedjax_rec.experiment.settings import BackboneConfig
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import federated
 

@@ -56,10 +56,10 @@ from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.backbone import BackboneConfig
 from fedjax_rec.experiment.build import decide_lift
 from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.corpus import Corpus
-from fedjax_rec.experiment.settings import BackboneConfig
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
 from fedjax_rec.models.adapters.in_layers import Bottleneck, LoRA, PrefixTuning
 from fedjax_rec.models.by_id import matrix_factorization, neural_cf, personal_scorer

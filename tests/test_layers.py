@@ -43,7 +43,7 @@ LAYERS = {
 # Heavy or replaceable packages, and the only places that may import them.
 CONFINED = {
     "flax": ("backbones/", "models/"),
-    "safetensors": ("backbones/",),
+    "safetensors": ("backbones/", "runs/model.py"),
     "tokenizers": ("backbones/",),
     "huggingface_hub": ("backbones/",),
     "orbax": ("runs/checkpoint.py",),

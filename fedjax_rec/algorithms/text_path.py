@@ -174,15 +174,15 @@ def _frozen_text(corpus: Corpus, adapted: _Adapted, name: str) -> dict[str, Any]
     """Token lists, the catalog in packed rows, and the weights that still run."""
     weights, k = corpus.weights, adapted.layers
     total = corpus.backbone.num_layers
-    lists, run = corpus.tokens, {n: weights[n] for n in ("embeddings",) if n in weights}
+    lists, run = corpus.tokens, {n: x for n, x in weights.items() if n != "layers"}
+    head = {n: x for n, x in run.items() if n == "head"}
     if name == "last_map":
-        lists, run = corpus.hidden(total, to_last_map=True), {}
+        lists, run = corpus.hidden(total, to_last_map=True), head
     elif k < total and corpus.prefix_cache:
-        lists, run = corpus.hidden(total - k), {}
+        lists, run = corpus.hidden(total - k), head
     elif k < total:
         run["before"] = jax.tree.map(lambda x: x[: total - k], weights["layers"])
     run["layers"] = jax.tree.map(lambda x: x[total - k :], weights["layers"])
-    run["head"] = weights["head"]
     plan = packing.plan(np.asarray(corpus.tokens.length), ids=None)
     return {"lists": lists, "plan": plan, "weights": run}
 

@@ -12,6 +12,8 @@ commands:
   data describe WHAT       numbers (and a plot) of how clients share the data
   backbone fetch minilm    bring a frozen foundation model into the cache, verified
   backbone describe WHAT   its layers, and where an adapter attaches
+  recommend RUN            the items that a trained model ranks first for users
+  export RUN               its parameters as safetensors, with ids and config
   report RUN...            compare runs; mean and spread where only the seed differs
 
 examples:
@@ -22,6 +24,7 @@ examples:
   fedjax-rec sweep configs/sweep_pfedrec.py --grid seed=0:3
   fedjax-rec transfer configs/transfer_ml_to_games.py --target amazon
   fedjax-rec data describe synthetic --partition dirichlet --plot skew.png
+  fedjax-rec recommend runs/mine --user 7 -k 10
   fedjax-rec report runs/* --output comparison
 
 CONFIG is a Python file, or the name of a config of the package (`fedjax-rec train
@@ -41,7 +44,9 @@ import fedjax_rec
 from fedjax_rec.cli.config_names import shipped
 from fedjax_rec.storage.errors import UserError
 
-COMMANDS = ("train", "sweep", "transfer", "data", "backbone", "report")
+COMMANDS = (
+    "train", "sweep", "transfer", "data", "backbone", "recommend", "export", "report",
+)  # fmt: skip
 
 HELP = __doc__ or ""
 

@@ -49,6 +49,8 @@ class Train:
         track: trackers that receive the run's events: tensorboard, wandb.
         profile: number of rounds to profile after compiling.
         plugin: Python files with further kinds of parts (docs/extending.md).
+        start_from: folder of a run, or of an export, whose parameters training goes on
+            from; items and users are matched by their ids.
     """
 
     output: Path | None = None
@@ -65,6 +67,7 @@ class Train:
     track: tuple[str, ...] = ()
     profile: int = 0
     plugin: tuple[str, ...] = ()
+    start_from: Path | None = None
 
     def __post_init__(self) -> None:
         if self.profile < 0:
@@ -75,6 +78,11 @@ class Train:
             raise UserError(
                 "--resume continues a run in its own folder: leave out --output and "
                 "--overwrite"
+            )
+        if self.resume is not None and self.start_from is not None:
+            raise UserError(
+                "--resume continues a run from its own checkpoint, and remembers what "
+                "it started from: leave out --start-from"
             )
 
 

@@ -37,6 +37,13 @@ def read(path: Path) -> Run:
     return run
 
 
+def start_of(run: Run | None, start_from: Path | None) -> str | None:
+    """The folder that a run starts from, or that a continued one started from."""
+    if run is not None:
+        return run.versions.get("started_from")
+    return None if start_from is None else str(start_from.absolute())
+
+
 def command(path: Path) -> str:
     """The command that continues the run in `path`."""
     return f"fedjax-rec train --resume {shlex.quote(str(path))}"

@@ -28,6 +28,11 @@ same bits as if it had never stopped:
   fedjax-rec train --resume runs/mine --rounds 200     # more rounds than before
   fedjax-rec train CONFIG --checkpoint.every 50        # by default at each evaluation
 
+Training can go on from the parameters of another run, on other data too: items and
+users are matched by their ids, and the misses are counted.
+
+  fedjax-rec train CONFIG --start-from runs/mine
+
 Trackers receive the events of a run (extra `tracking`), and a profile shows where the
 time goes; neither changes a result:
 
@@ -41,6 +46,7 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED) then has:
   metrics.jsonl   a line per round and per evaluation, written as they happen
   timings.jsonl   the seconds they took
   checkpoints/    a folder per checkpoint: the last two, and the selected round's
+  model/          parameters of the selected round, see fedjax-rec export --help
   result.json     metrics, baselines, protocol; only once the run is finished
   report.md       the same as text
   curves.png      with the extra `analysis`

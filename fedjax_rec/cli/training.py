@@ -25,6 +25,7 @@ from fedjax_rec.runs.checkpoint import Checkpoints, RestoreError
 from fedjax_rec.runs.fingerprint import fingerprint
 from fedjax_rec.runs.folder import Run, RunFolder
 from fedjax_rec.runs.interrupts import Stopped, put_off
+from fedjax_rec.runs.model import write_model
 from fedjax_rec.runs.plain import own_files, plain
 from fedjax_rec.runs.resume import config_hash
 from fedjax_rec.runs.session import join, set_up_jax, versions
@@ -73,13 +74,15 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
         elif path is not None:
             runs.check_folder(path, config, options.overwrite)
     with together(), user_errors():
-        simulation = _built(experiment, options, say)
+        start = resuming.start_of(before, options.start_from)
+        simulation = _built(experiment, options, say, start)
         prepared = fingerprint(simulation)
         if before is not None:
             accept = options.accept_versions
             changed |= resuming.check_prepared(before, prepared, accept)
         files = own_files(experiment)
         software = {**versions(), "prepared": prepared, "own_files": files}
+        software |= {} if start is None else {"started_from": start}
         path = path or runs.new_folder("runs", run_name(experiment))
     overwrite = options.overwrite
     try:
@@ -117,10 +120,12 @@ def _speaker() -> Say:
     )
 
 
-def _built(experiment: Experiment, options: Train, say: Say) -> Simulation:
+def _built(
+    experiment: Experiment, options: Train, say: Say, start: str | None
+) -> Simulation:
     if not options.quiet:
         say("preparing data and clients…")
-    simulation = build(experiment, progress=not options.quiet)
+    simulation = build(experiment, progress=not options.quiet, start=start)
     if not options.quiet:
         say(opening(experiment, simulation))
     return simulation
@@ -154,7 +159,8 @@ def _follow(
     with together():
         pass  # the first process checks config and folder
     with together(), user_errors():
-        simulation = build(experiment)
+        start = resuming.start_of(before, options.start_from)
+        simulation = build(experiment, start=start)
     with together():
         pass  # the first process opens the folder
     folder = SilentFolder(Path(agree("")))
@@ -222,6 +228,7 @@ class _Run:
             self.folder.append(event)
             if "test" in event:  # the round that is selected so far
                 self.folder.write_users(simulation.users())
+                write_model(self.folder, simulation)
             waiting(event)
             progress(event)
 

@@ -71,7 +71,8 @@ class Backbone(NamedTuple):
 
     It need not be a text encoder: inputs are lists of tokens of any kind, layers are
     stacked, and a head turns the last hidden states of a list into one vector.
-    `weights` is a dict with at least `layers`, of leaves stacked `[layers, ...]`.
+    `weights` is a dict with at least `layers`, of leaves stacked `[layers, ...]`; what
+    `pool` reads is in `head`, and what `embed` reads has any other names.
 
     Attributes:
         name: name for messages and reports.
@@ -90,7 +91,7 @@ class Backbone(NamedTuple):
             `adapter` may be `None`.
         pool: `(weights, hidden [R, W, D], layout, num_texts) -> [R, num_texts, D]`,
             the vectors of segments `1..num_texts` of each row; zeros for absent
-            segments. Reads only `weights["head"]` of the weights.
+            segments. Reads only `weights["head"]` of the weights, if anything.
         last: a layer's last map apart from the rest, if it can be separated.
     """
 

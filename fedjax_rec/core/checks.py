@@ -48,6 +48,13 @@ def check_settings(settings: Any, **ranges: str) -> None:
             raise ValueError(f"{name}={value!r}, expected {expected}")
 
 
+def check_choice(settings: Any, field: str, choices: tuple[str, ...]) -> None:
+    """Raises a ValueError unless a field has one of some values."""
+    value = getattr(settings, field)
+    if value not in choices:
+        raise ValueError(f"{field}={value!r}, expected one of {', '.join(choices)}")
+
+
 def check_unread(settings: Any, why: str, *names: str) -> None:
     """Raises a ValueError if fields that nothing reads are not at their defaults.
 

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,16 +25,14 @@ from fedjax_rec.experiment.combine import (
     make_recipe,
 )
 from fedjax_rec.experiment.corpus import Corpus
-from fedjax_rec.experiment.held_out import (
-    check_candidates,
-    check_newcomers,
-    untimed,
-)
+from fedjax_rec.experiment.held_out import check_candidates, check_newcomers, untimed
 from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.experiment.start import start_from
 from fedjax_rec.fleet.costs import Participants, make_participants
+from fedjax_rec.runs.model import read_model
 from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation
@@ -47,6 +46,7 @@ def build(
     progress: bool = False,
     data: Interactions | None = None,
     recipe_of: Callable[[Experiment, Context], Recipe] | None = None,
+    start: str | Path | None = None,
 ) -> Simulation:
     """Loads, splits and partitions the data, and binds the system to them.
 
@@ -55,6 +55,7 @@ def build(
         progress: show bars for work of more than two seconds.
         data: the interactions of `experiment.data`, if they are loaded already.
         recipe_of: replaces `make_recipe`.
+        start: folder of a run whose parameters are trained on, see `start_from`.
 
     Returns:
         A simulation; `.run()` trains it and returns the result.
@@ -64,6 +65,7 @@ def build(
         fedjax_rec.storage.errors.FileError: a file is missing or cannot be read.
     """
     check(experiment)
+    stored = None if start is None else read_model(start)
     if recipe_of is None:
         check_settings(experiment)
     mesh = experiment.mesh.build()
@@ -123,6 +125,8 @@ def build(
             why=(*recipe.why, *why_newcomers, *why_lifted, *participants.why),
         )
         weakref.finalize(simulation, stack.pop_all().close)
+    if stored is not None:
+        start_from(simulation, stored)
     return simulation
 
 

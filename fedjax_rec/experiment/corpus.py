@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from fedjax_rec.core.backbone import Backbone
 from fedjax_rec.core.precision import with_precision
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.texts import default_template, item_texts, load_notes
-from fedjax_rec.experiment.settings import BackboneConfig
+from fedjax_rec.experiment.backbone import BackboneConfig
+from fedjax_rec.runs.fingerprint import digest
 from fedjax_rec.storage.cache import cache_root
+from fedjax_rec.storage.sources import code_of, own_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,7 +77,13 @@ class Corpus:
 
     @functools.cached_property
     def _loaded(self) -> tuple[Backbone, Tree, str]:
-        backbone, weights, warning = load_model(self.config, self.progress)
+        backbone, weights, *warning = self.config.load(self.progress)
+        warning = warning[0] if warning else ""
+        if own_file(type(self.config)) is not None:
+            # Caches go by the fingerprint, and the code may change without it.
+            code = code_of(self.config) or os.urandom(8).hex()
+            fingerprint = f"{backbone.fingerprint} {code} {digest(weights)}"
+            backbone = backbone._replace(fingerprint=fingerprint)
         return with_precision(backbone, self.precision), weights, warning
 
     @functools.cached_property
@@ -130,30 +139,3 @@ class Corpus:
             root=cache_root(self.config.cache),
             progress=self.progress,
         )
-
-
-def load_model(config: BackboneConfig, progress: bool) -> tuple[Backbone, Tree, str]:
-    """The backbone, its weights, and a warning if `tiny` replaces it.
-
-    Raises:
-        fedjax_rec.storage.errors.FileError: the backbone cannot be loaded.
-    """
-    from fedjax_rec.backbones import Unreachable, load_backbone
-
-    options: dict[str, Any] = {
-        "dtype": config.dtype,
-        "max_tokens": config.max_tokens or None,
-        "cache": config.cache,
-        "progress": progress,
-    }
-    try:
-        return *load_backbone(config.path or config.name, **options), ""
-    except Unreachable as error:
-        if not config.or_tiny:
-            raise
-        warning = (
-            f"tiny replaces {config.name}, which could not be fetched; its figures "
-            f"say nothing about {config.name}. {error}"
-        )
-    _LOG.warning("%s", warning)
-    return *load_backbone("tiny", **options), warning

@@ -94,6 +94,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "by_attribute": "data.partition.units:ByAttribute",
         "drift": "data.partition.labels:Drift",
     },
+    "backbone": {"checkpoint": "experiment.backbone:BackboneConfig"},
     "algorithm": {
         "fcf": "algorithms.fcf:FCF",
         "fedavg": "algorithms.fedavg:FedAvg",

@@ -10,13 +10,14 @@ from typing import Any, Literal
 from etils import epy
 
 from fedjax_rec.algorithms.implicit import PFedRec
-from fedjax_rec.core.checks import check_type
+from fedjax_rec.core.checks import check_choice, check_type
 from fedjax_rec.core.optimizers import check_numbers
 from fedjax_rec.data.partition.units import PerUser
 from fedjax_rec.data.settings import SyntheticData
 from fedjax_rec.data.splits.settings import LeaveOneOut
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment import registry
+from fedjax_rec.experiment.backbone import BackboneConfig
 from fedjax_rec.fleet.cohorts import AllClients
 from fedjax_rec.fleet.devices import FleetConfig
 
@@ -24,51 +25,6 @@ with epy.lazy_imports():
     import jax
 
     from fedjax_rec.simulation import mesh as meshes
-
-
-def check_choice(settings: Any, field: str, choices: tuple[str, ...]) -> None:
-    """Raises a ValueError unless a field has one of some values."""
-    value = getattr(settings, field)
-    if value not in choices:
-        raise ValueError(f"{field}={value!r}, expected one of {', '.join(choices)}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """The frozen foundation model, and the texts it reads.
-
-    Attributes:
-        name: `minilm` (all-MiniLM-L6-v2, fetched once), `tiny` (random, for tests), or
-            a name of the Hugging Face hub, if it can be reached.
-        path: a local folder in Hugging Face's layout, in place of `name`.
-        or_tiny: use `tiny`, and say so in the report, if `name` cannot be fetched.
-        dtype: type of its weights and activations.
-        precision: precision of its float32 products, such as `default`, where that of
-            the other products is higher; `None` is `execution.precision`.
-        max_tokens: longer texts are cut; 0 is the checkpoint's limit.
-        template: an item's text, such as `{title}[. Genres: {genres}]`; by default the
-            data set's own.
-        notes: table of free texts (`item,text`) for the template's `{note}`.
-        shuffle_texts: a control in which every item has the text of another one.
-        cache: folder of prefix caches; by default as for the data.
-    """
-
-    name: str = "minilm"
-    path: str | None = None
-    or_tiny: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    precision: Literal["highest", "high", "default"] | None = None
-    max_tokens: int = 64
-    template: str = ""
-    notes: str | None = None
-    shuffle_texts: bool = False
-    cache: str | None = None
-
-    def __post_init__(self) -> None:
-        check_choice(self, "dtype", ("float32", "bfloat16"))
-        if self.precision is not None:
-            check_choice(self, "precision", ("highest", "high", "default"))
-        check_numbers(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +152,7 @@ class Experiment:
     split: Any = dataclasses.field(default_factory=LeaveOneOut)
     partition: Any = dataclasses.field(default_factory=PerUser)
     algorithm: Any = dataclasses.field(default_factory=PFedRec)
-    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    backbone: Any = dataclasses.field(default_factory=BackboneConfig)
     wrapper: Any = None
     aggregation: Any = None
     codec: Any = None
@@ -225,6 +181,7 @@ _METHODS = {
     "data": ("load", "origin"),
     "split": ("split",),
     "partition": ("partition",),
+    "backbone": ("load",),
     "cohort": ("slots", "build", "check", "describe"),
 }
 """Methods of the parts of an experiment; all others have `build`."""

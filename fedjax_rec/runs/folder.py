@@ -24,11 +24,11 @@ from fedjax_rec.storage.errors import FileError, writable
 from fedjax_rec.storage.files import PARTIAL, locked
 
 CONFIG, VERSIONS = "config.json", "versions.json"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, MODEL = "checkpoints", "model"
 _LOCK = ".lock"
 _FIX = "Choose another --output"
 _FILES = (RESULT, REPORT, METRICS, TIMINGS, USERS, "wandb.json", "profile.json")
-_FOLDERS = (CHECKPOINTS, "tensorboard", "wandb", "profile")
+_FOLDERS = (CHECKPOINTS, MODEL, "tensorboard", "wandb", "profile")
 _KINDS = {"round": "train", "evaluation": "evaluate"}
 
 

