@@ -8,6 +8,7 @@ from fedjax_rec.cli import main
 from fedjax_rec.cli.config_file import load_config
 from fedjax_rec.cli.options import Train
 from fedjax_rec.cli.training import train
+from fedjax_rec.experiment import own_module
 from fedjax_rec.runs.folder import read_run
 from fedjax_rec.simulation.simulation import Simulation
 
@@ -169,7 +170,9 @@ OWN = '''
 '''
 
 
-def test_classes_of_ones_own_take_flags_and_resume(folder, write, fails, shows):
+def test_classes_of_ones_own_take_flags_and_resume(
+    folder, write, fails, shows, monkeypatch
+):
     config = write(OWN, "own.py")
     flags = ["--algorithm.factor", "4", "--data.half", "13", "--output", "out"]
     flags += ["--execution.max-buckets", "1"]
@@ -180,10 +183,14 @@ def test_classes_of_ones_own_take_flags_and_resume(folder, write, fails, shows):
     text = shows("train", config, "--help", "algorithm")
     assert "--algorithm Halved FedMF with smaller steps." in text
     assert "--algorithm.factor 2 divides the learning rate." in text
-    # Without the file there is no class; with it, the run goes on.
+    # The run knows its file; if that has moved, it has to be named.
+    assert "out is finished" in shows("train", "--resume", "out")
+    (folder / config).rename(folder / "moved.py")
+    monkeypatch.setattr(own_module, "_PREFIX", "other_")  # as in a new process
     text = fails("train", "--resume", "out")
-    assert "is a Doubled, which is no kind of a part" in text
+    assert "own.py defined, and this file is gone" in text
     assert "fedjax-rec train CONFIG --resume out" in text
+    (folder / "moved.py").rename(folder / config)
     assert "out is finished" in shows("train", config, "--resume", "out")
     text = fails("train", config, "--resume", "out", "--algorithm.factor", "3")
     assert "algorithm.factor: 4.0 there, 3.0 now" in text

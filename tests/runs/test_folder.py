@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import math
 import subprocess
@@ -250,7 +251,13 @@ def test_plain_values_are_strict_json():
         "flag": np.bool_(True),
         3: None,
     }
-    assert plain(value) == {
+    result = plain(value)
+    source = Path(__file__).read_bytes()
+    assert result["part"].pop("defined_in") == {
+        "file": "test_folder.py",
+        "sha256": hashlib.sha256(source).hexdigest(),
+    }
+    assert result == {
         "part": {"type": "Part", "size": [1, 2]},
         "nan": None,
         "array": 0.5,
