@@ -67,8 +67,8 @@ def stacked(
     """
     if recipe.model.stack is not None or recipe.transform is not None:
         raise ValueError(
-            "several models are built from a recipe with one model and no message "
-            "transform, whose state belongs to one model"
+            "several models are built from a recipe with one model and without a "
+            "message transform, since the state of a transform belongs to one model"
         )
     model, extra = recipe.model, dict(shared or {})
 

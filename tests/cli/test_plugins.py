@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fedjax_rec.cli import main
-from fedjax_rec.experiment import registry
+from fedjax_rec.experiment import own_module, registry
 
 PLUGIN = '''
     import dataclasses
@@ -42,6 +42,8 @@ def _forgotten(monkeypatch):
     """The registry as it was, after a test."""
     monkeypatch.setattr(registry, "SLOTS", copy.deepcopy(registry.SLOTS))
     monkeypatch.setattr(registry, "OWN", {})
+    # Modules of other tests may have a class of the same name.
+    monkeypatch.setattr(own_module, "_PREFIX", "plugins_")
 
 
 @pytest.fixture
