@@ -81,7 +81,7 @@ def check_names(
     leaves = named_leaves(like)
     for name in dict.fromkeys([*arrays, *leaves]):
         old, new = arrays.get(name), leaves.get(name)
-        array = new.values if rows.is_table(new) else new
+        array = getattr(new, "values", new)  # of a table
         shape = None if array is None else array.shape
         there = "absent" if old is None else f"{list(old.shape)}"
         here = "absent" if shape is None else f"{list(shape)}"
