@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec import Execution, Experiment, Protocol, SyntheticData
+from fedjax_rec.backbones.settings import BackboneConfig
 from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.rounds import Cohort
@@ -15,7 +16,6 @@ from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import PerUser
 from fedjax_rec.data.splits import Split
-from fedjax_rec.experiment.backbone import BackboneConfig
 from fedjax_rec.experiment.build import decide_lift
 from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.corpus import Corpus

@@ -28,6 +28,7 @@ from fedjax_rec.algorithms.fedfm_parts import (
 )
 from fedjax_rec.algorithms.fedmf import FedMF
 from fedjax_rec.algorithms.implicit import FedNCF, PFedRec
+from fedjax_rec.backbones.settings import BackboneConfig
 from fedjax_rec.clients.profile import ClientProfile
 from fedjax_rec.codecs.low_rank import PowerSGD
 from fedjax_rec.codecs.sparsify import TopK
@@ -56,7 +57,6 @@ from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.data.splits import Split
 from fedjax_rec.experiment import registry
-from fedjax_rec.experiment.backbone import BackboneConfig
 from fedjax_rec.experiment.build import decide_lift
 from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.corpus import Corpus

@@ -1,10 +1,15 @@
 """Frozen foundation models: loading, fetching, and their pure functions."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from fedjax_rec.core.arrays import Tree
-from fedjax_rec.core.backbone import Backbone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from fedjax_rec.storage.errors import FileError, Unreachable
+
+if TYPE_CHECKING:  # settings of this room load without JAX
+    from fedjax_rec.core.arrays import Tree
+    from fedjax_rec.core.backbone import Backbone
 
 __all__ = ["load_backbone", "locate"]
 

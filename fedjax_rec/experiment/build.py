@@ -30,9 +30,9 @@ from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.experiment.start import start_from
 from fedjax_rec.fleet.costs import Participants, make_participants
 from fedjax_rec.runs.model import read_model
+from fedjax_rec.runs.start import start_from
 from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.mesh import shares
 from fedjax_rec.simulation.simulation import Simulation

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_rec.backbones.settings import BackboneConfig
 from fedjax_rec.core import packing
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.core.backbone import Backbone
 from fedjax_rec.core.precision import with_precision
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.texts import default_template, item_texts, load_notes
-from fedjax_rec.experiment.backbone import BackboneConfig
 from fedjax_rec.runs.fingerprint import digest
 from fedjax_rec.storage.cache import cache_root
 from fedjax_rec.storage.sources import code_of, own_file

@@ -8,11 +8,11 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.own_module import loaded_modules
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.experiment.start import check_names
 from fedjax_rec.experiment.stored import stored_experiment
 from fedjax_rec.runs.fingerprint import fingerprint
 from fedjax_rec.runs.folder import Run, check_same, read_run
 from fedjax_rec.runs.model import read_model, with_arrays
+from fedjax_rec.runs.start import check_names
 from fedjax_rec.simulation.parameters import parameters_of, put
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import FileError

@@ -94,7 +94,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "by_attribute": "data.partition.units:ByAttribute",
         "drift": "data.partition.labels:Drift",
     },
-    "backbone": {"checkpoint": "experiment.backbone:BackboneConfig"},
+    "backbone": {"checkpoint": "backbones.settings:BackboneConfig"},
     "algorithm": {
         "fcf": "algorithms.fcf:FCF",
         "fedavg": "algorithms.fedavg:FedAvg",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from etils import epy
 
 from fedjax_rec.algorithms.implicit import PFedRec
+from fedjax_rec.backbones.settings import BackboneConfig
 from fedjax_rec.core.checks import check_choice, check_type
 from fedjax_rec.core.optimizers import check_numbers
 from fedjax_rec.data.partition.units import PerUser
@@ -17,7 +18,6 @@ from fedjax_rec.data.settings import SyntheticData
 from fedjax_rec.data.splits.settings import LeaveOneOut
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.experiment import registry
-from fedjax_rec.experiment.backbone import BackboneConfig
 from fedjax_rec.fleet.cohorts import AllClients
 from fedjax_rec.fleet.devices import FleetConfig
 

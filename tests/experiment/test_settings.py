@@ -21,7 +21,7 @@ from fedjax_rec import (
     SyntheticData,
     Uniform,
 )
-from fedjax_rec.experiment.backbone import BackboneConfig
+from fedjax_rec.backbones.settings import BackboneConfig
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The backbone of an experiment."""
+"""Settings of the backbone. Importing this module loads no heavy package."""
 
 import dataclasses
 import logging
