@@ -75,7 +75,8 @@ def load(
     old = dict(run.versions.get("prepared") or {})
     new = fingerprint(simulation)
     for changing in ("chunks", "start"):  # of the machine, and of the training
-        old.pop(changing, None), new.pop(changing, None)
+        old.pop(changing, None)
+        new.pop(changing, None)
     fix = "Restore the data and the backbone, or train again"
     check_same(path, "was trained on other data (hashes)", old, new, fix)
     like = parameters_of(simulation)._replace(round=stored.ids["round"])
