@@ -123,7 +123,7 @@ def load_plugins(flags: Iterable[tuple[str, list[str]]]) -> None:
     """Adds the kinds of the files after `--plugin`.
 
     Args:
-        flags: names and values, of which the others are left alone.
+        flags: names and values; flags of other names are ignored.
 
     Raises:
         UserError: a file is missing, fails, or declares no kind.

@@ -4,9 +4,9 @@ usage: fedjax-rec export RUN [--output DIR]
 
 DIR, by default RUN-export, is a new or an empty folder. It gets:
 
-  parameters.safetensors  the arrays: shared.GROUP... of the server, and
-                          personal.GROUP... of the clients, [N, ...] in the order of
-                          "clients" in ids.json
+  parameters.safetensors  arrays: the server's shared.GROUP..., and the clients'
+                          personal.GROUP..., [N, ...] in the order of "clients" in
+                          ids.json
   ids.json                "items" and "users": ids in the order of the rows of tables;
                           "rows": item or user, for each array that is a table;
                           "clients": the user of each client; "round"

@@ -49,8 +49,8 @@ class Train:
         track: trackers that receive the run's events: tensorboard, wandb.
         profile: number of rounds to profile after compiling.
         plugin: Python files with further kinds of parts (docs/extending.md).
-        start_from: folder of a run, or of an export, whose parameters training goes on
-            from; items and users are matched by their ids.
+        start_from: folder of a run, or of an export; training starts from its
+            parameters, with items and users matched by their ids.
     """
 
     output: Path | None = None

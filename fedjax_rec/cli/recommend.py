@@ -14,10 +14,10 @@ as in the test's ranking; --include-seen keeps them.
   fedjax-rec recommend runs/mine --users all --output lists.parquet
   fedjax-rec recommend runs/mine --items 50,181,172
 
---items describes a new user by items, the latest last. The run has to fit users on what
-they show (--protocol.evaluated reconstructed or tuned), or its model has to read
-histories only. FILE has the columns user, rank, item, title and score; Parquet needs
-pandas and pyarrow. Nothing in RUN is changed.
+--items describes a new user by items, the latest last. The run has to fit users on
+their interactions (--protocol.evaluated reconstructed or tuned), or its model has to
+read histories only. FILE has the columns user, rank, item, title and score; Parquet
+needs pandas and pyarrow. No file in RUN changes.
 """
 
 import dataclasses

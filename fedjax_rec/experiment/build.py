@@ -55,7 +55,7 @@ def build(
         progress: show bars for work of more than two seconds.
         data: the interactions of `experiment.data`, if they are loaded already.
         recipe_of: replaces `make_recipe`.
-        start: folder of a run whose parameters are trained on, see `start_from`.
+        start: folder of a run; training starts from its parameters, see `start_from`.
 
     Returns:
         A simulation; `.run()` trains it and returns the result.

@@ -142,7 +142,7 @@ class _NotPreparedError(Exception):
 
 
 class _Sizes:
-    """A `Context` with sizes of a model alone."""
+    """A `Context` that has only the sizes of a model."""
 
     num_items = num_users = 1000
     lora_base = False

@@ -62,18 +62,12 @@ def write_model(folder: RunFolder, sim: Simulation) -> None:
 def ids_of(sim: Simulation) -> dict[str, Any]:
     """The content of `ids.json` for the selected parameters."""
     assert sim.selected is not None
-    train, count, clients = sim.split.train, sim.data.num_clients, None
-    if not sim.multi_user:
-        names: list[str | None] = [None] * count
-        for user, client in enumerate(np.asarray(sim.client_of_user).tolist()):
-            if client < count:
-                names[client] = str(train.users.ids[user])
-        clients = names
+    train = sim.split.train
     return {
         "round": sim.selected.round,
         "users": [str(id_) for id_ in train.users.ids],
         "items": [str(id_) for id_ in train.items.ids],
-        "clients": clients,
+        "clients": users_of_clients(sim),
         "rows": {
             name: leaf.space
             for name, leaf in named_leaves(sim.selected).items()
@@ -81,6 +75,21 @@ def ids_of(sim: Simulation) -> dict[str, Any]:
         },
         "backbone": sim.notes.get("backbone", {}).get("fingerprint"),
     }
+
+
+def users_of_clients(sim: Simulation) -> list[str | None] | None:
+    """The user id of each client, `None` for a client without a user.
+
+    Returns:
+        The ids in the order of the clients; `None` if clients hold several users.
+    """
+    if sim.multi_user:
+        return None
+    client = np.asarray(sim.client_of_user)
+    served = np.flatnonzero(client < sim.data.num_clients)
+    names = np.full(sim.data.num_clients, None, object)
+    names[client[served]] = [str(sim.split.train.users.ids[user]) for user in served]
+    return names.tolist()
 
 
 def named_leaves(parameters: Parameters) -> dict[str, Any]:

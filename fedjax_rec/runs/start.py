@@ -7,7 +7,12 @@ import numpy as np
 
 from fedjax_rec.core import rows
 from fedjax_rec.runs.fingerprint import digest
-from fedjax_rec.runs.model import Stored, named_leaves, with_arrays
+from fedjax_rec.runs.model import (
+    Stored,
+    named_leaves,
+    users_of_clients,
+    with_arrays,
+)
 from fedjax_rec.simulation.parameters import Parameters, parameters_of, put
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.storage.errors import FileError
@@ -43,7 +48,7 @@ def start_from(sim: Simulation, stored: Stored) -> None:
     places = {
         "item": _matched(stored.ids["items"], train.items.ids),
         "user": _matched(stored.ids["users"], train.users.ids),
-        "client": _matched(stored.ids["clients"] or (), _clients(sim)),
+        "client": _matched(stored.ids["clients"] or (), users_of_clients(sim) or ()),
     }
     arrays = {
         name: _moved(name, leaf, stored, places)
@@ -88,17 +93,6 @@ def check_names(
         if old is None or shape is None or (values and old.shape != shape):
             lines.append(f"  {name}: {there} there, {here} here")
     return "\n".join(lines[:9])
-
-
-def _clients(sim: Simulation) -> list[str | None]:
-    """The user of each client; empty if clients hold several users."""
-    if sim.multi_user:
-        return []
-    ids: list[str | None] = [None] * sim.data.num_clients
-    for user, client in enumerate(np.asarray(sim.client_of_user).tolist()):
-        if client < len(ids):
-            ids[client] = str(sim.split.train.users.ids[user])
-    return ids
 
 
 def _matched(old: Sequence[Any], new: Sequence[Any]) -> np.ndarray:

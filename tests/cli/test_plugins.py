@@ -1,55 +1,24 @@
 """Parts of a user's file on the command line: named, trained, swept, resumed."""
 
-import copy
 import json
 
 import pytest
 
 from fedjax_rec.cli import main
-from fedjax_rec.experiment import own_module, registry
+from fedjax_rec.experiment import registry
+from tests import own_rule
+from tests.own_rule import no_kinds  # noqa: F401
 
-PLUGIN = '''
-    import dataclasses
-
-    import jax.numpy as jnp
-
-    import fedjax_rec as fr
-    from fedjax_rec.aggregators import fold
-
-
-    @fr.kind("aggregation")
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Capped:
-        """A mean with weights of at most `cap`.
-
-        Attributes:
-            cap: largest weight.
-        """
-
-        cap: float = 5.0
-
-        def build(self, context):
-            def weigh(deltas, weights, senders, lengths):
-                return jnp.minimum(weights, self.cap)
-
-            return fold.mean(weigh)
-'''
 TRAIN = ("train", "small.py", "--plugin", "capped.py", "--aggregation", "capped")
 
 
-@pytest.fixture(autouse=True)
-def _forgotten(monkeypatch):
-    """The registry as it was, after a test."""
-    monkeypatch.setattr(registry, "SLOTS", copy.deepcopy(registry.SLOTS))
-    monkeypatch.setattr(registry, "OWN", {})
-    # Modules of other tests may have a class of the same name.
-    monkeypatch.setattr(own_module, "_PREFIX", "plugins_")
+pytestmark = pytest.mark.usefixtures("no_kinds")
 
 
 @pytest.fixture
 def files(folder, write):
     write()
-    write(PLUGIN, "capped.py")
+    write(own_rule.TEXT.replace("NAME", ""), "capped.py")
     return folder
 
 
@@ -66,12 +35,26 @@ def test_a_plugin_trains_and_resumes_without_being_named_again(files):
     assert result["rounds"] == 3
 
 
-def test_a_plugin_is_swept_by_name(files):
-    grid = ("--grid", "aggregation=capped,mean", "--output", "swept", "--quiet")
-    assert main(["sweep", "small.py", "--plugin", "capped.py", *grid]) == 0
-    table = (files / "swept" / "table.csv").read_text()
-    assert "capped" in table
-    assert "mean" in table
+def test_a_plugin_is_swept_by_name_and_decides_the_result(files):
+    """A cap that no client reaches gives the mean weighted by examples, bit for bit."""
+    more = ("--plugin", "capped.py", "--quiet")
+    caps = ("--grid", "aggregation=capped", "--grid", "aggregation.cap=1,1000000")
+    assert main(["sweep", "small.py", *more, *caps, "--output", "swept"]) == 0
+    weights = ("--aggregation", "mean", "--aggregation.weights", "examples")
+    assert main(["train", "small.py", *weights, "--quiet", "--output", "mean"]) == 0
+    one, none = sorted(
+        (files / "swept").glob("*cap=*"), key=lambda path: len(path.name)
+    )
+    losses = {
+        path.name: [
+            event["loss"]
+            for event in map(json.loads, (path / "metrics.jsonl").open())
+            if event["event"] == "round"
+        ]
+        for path in (one, none, files / "mean")
+    }
+    assert losses[none.name] == losses["mean"]
+    assert losses[one.name][1] != losses["mean"][1]
 
 
 def test_help_has_the_fields_of_a_plugin(files, capsys):

@@ -1,6 +1,5 @@
 """Kinds from users' files: added under their names, or refused."""
 
-import copy
 import dataclasses
 import hashlib
 import textwrap
@@ -15,39 +14,15 @@ from fedjax_rec.experiment.own_module import load_module
 from fedjax_rec.experiment.stored import stored_experiment
 from fedjax_rec.runs.plain import own_files, plain
 from fedjax_rec.storage.errors import UserError
+from tests import own_rule
+from tests.own_rule import no_kinds  # noqa: F401
 
-RULE = '''
-    import dataclasses
-
-    import fedjax_rec as fr
-
-
-    @fr.kind("aggregation"NAME)
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Capped:
-        """Weights of at most `cap`.
-
-        Attributes:
-            cap: largest weight.
-        """
-
-        cap: float = 5.0
-
-        def build(self, context):
-            raise NotImplementedError
-'''
-
-
-@pytest.fixture(autouse=True)
-def _forgotten(monkeypatch):
-    """The registry as it was, after a test."""
-    monkeypatch.setattr(registry, "SLOTS", copy.deepcopy(registry.SLOTS))
-    monkeypatch.setattr(registry, "OWN", {})
+pytestmark = pytest.mark.usefixtures("no_kinds")
 
 
 @pytest.fixture
 def write(tmp_path):
-    def write(text=RULE, name="capped_rule.py", **changes):
+    def write(text=own_rule.TEXT, name="capped_rule.py", **changes):
         text = textwrap.dedent(text)
         for old, new in {"NAME": "", **changes}.items():
             text = text.replace(old, new)
@@ -134,7 +109,7 @@ def test_two_files_cannot_have_a_kind_of_one_name_and_one_file_can_change(write)
     path.write_text(path.read_text().replace("5.0", "6.0"))
     load_module(path)
     assert registry.load("aggregation", "capped")().cap == 6.0
-    with pytest.raises(ValueError, match="exists already, in config_capped_rule"):
+    with pytest.raises(ValueError, match="exists already, in test_config_capped_rule"):
         load_module(write(name="other.py"))
 
 
