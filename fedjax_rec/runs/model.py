@@ -88,7 +88,8 @@ def users_of_clients(sim: Simulation) -> list[str | None] | None:
     client = np.asarray(sim.client_of_user)
     served = np.flatnonzero(client < sim.data.num_clients)
     names = np.full(sim.data.num_clients, None, object)
-    names[client[served]] = [str(sim.split.train.users.ids[user]) for user in served]
+    ids = sim.split.train.users.ids
+    names[client[served]] = [str(ids[user]) for user in served.tolist()]
     return names.tolist()
 
 
