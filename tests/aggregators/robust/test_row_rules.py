@@ -214,7 +214,17 @@ def test_a_rows_bound_follows_the_median_of_its_own_voters(fold):
     np.testing.assert_allclose(got[:D], numpy_bound(votes, bound), rtol=1e-5)
     new = np.median(np.linalg.norm(votes, axis=1))
     np.testing.assert_allclose(state[1][0][0], 0.25 * bound + 0.75 * new, rtol=1e-6)
-    assert 0 < float(info["clipped_row_share"]) <= 1
+    clipped, count = 0, 0
+    for row in range(I):
+        voters, at = touched[:, row] & (weights > 0), slice(row * D, (row + 1) * D)
+        if voters.any():
+            before, after = (np.linalg.norm(z[voters, at], axis=1) for z in (x, y))
+            clipped, count = (
+                clipped + (after > np.median(before)).sum(),
+                count + sum(voters),
+            )
+    assert count == 21
+    np.testing.assert_allclose(info["clipped_row_share"], clipped / count, rtol=1e-6)
 
 
 def test_clipping_keeps_a_center_for_every_row(fold):

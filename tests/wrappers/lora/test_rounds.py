@@ -73,6 +73,7 @@ def test_the_servers_model_is_the_mean_of_its_clients_models(rule, ranks):
     states, metrics = small.play(2)
     (before, cohort), (after, _) = states[1:]
     expected: dict[str, Any] = {}
+    means: dict[tuple[str, str], Any] = {}
     train = trainer(small, before, cohort)
     for client, size in enumerate(SIZES):
         result = train(jnp.int32(client))
@@ -96,10 +97,20 @@ def test_the_servers_model_is_the_mean_of_its_clients_models(rule, ranks):
         for site in own["lora_a"]:
             part = size / sum(SIZES) * effective(own, site)
             expected[site] = expected.get(site, 0) + part
+            a, b = np.asarray(own["lora_a"][site]), np.asarray(own["lora_b"][site])
+            for name, x in (("a", a), ("b", b), ("product", a @ b)):
+                means[name, site] = means.get((name, site), 0) + size / sum(SIZES) * x
     for site, mean in expected.items():
         off = np.linalg.norm(effective(after.shared, site) - mean)
         assert off < 1e-5 * np.linalg.norm(mean)
-    assert 0 < float(metrics["lora_gap"]) < 1
+    gaps = [
+        means["product", site] - means["a", site] @ means["b", site]
+        for site in expected
+    ]
+    products = [means["product", site] for site in expected]
+    gap = np.linalg.norm(gaps) / np.linalg.norm(products)
+    assert gap > 0.01
+    np.testing.assert_allclose(metrics["lora_gap"], gap, rtol=1e-4)
 
 
 def test_fedit_measures_the_gap_and_changes_nothing():
