@@ -30,7 +30,8 @@ from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.fleet.costs import Participants, make_participants
+from fedjax_rec.experiment.shared import facts_of, key_of, shared
+from fedjax_rec.fleet.costs import Participants
 from fedjax_rec.runs.model import read_model
 from fedjax_rec.runs.start import start_from
 from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
@@ -78,7 +79,10 @@ def build(
     why_newcomers = check_newcomers(
         recipe, protocol, prepared.split, prepared.newcomers, context.num_clients
     )
-    participants = _participants(experiment, recipe, prepared)
+    key = None
+    if recipe_of is None:
+        key = key_of(experiment, prepared, data, facts_of(recipe, context), progress)
+    recipe, participants, programs = shared(key, recipe, experiment, prepared)
     lifted, why_lifted = decide_lift(recipe, context, experiment)
     per_chunk = _examples_per_chunk(experiment, recipe, lifted)
 
@@ -106,6 +110,7 @@ def build(
             client_of_user=prepared.serving,
             multi_user=not prepared.single,
             sampler=participants.sampler,
+            programs=programs,
             cohort_size=context.cohort_size,
             chunks=chunks,
             newcomers=newcomers,
@@ -180,17 +185,6 @@ def _recipe(
     recipe = at_precision(precision, recipe_of)(experiment, context)
     check_recipe(recipe)
     return recipe._replace(precision=precision)
-
-
-def _participants(
-    experiment: Experiment, recipe: Recipe, prepared: PreparedData
-) -> Participants:
-    num_items = prepared.split.train.num_items
-    if prepared.pool is not None:
-        num_items = len(prepared.pool)
-    return make_participants(
-        experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
-    )
 
 
 def _examples_per_chunk(experiment: Experiment, recipe: Recipe, lifted: bool) -> int:
