@@ -22,7 +22,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment.prepared import PreparedData
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import Participants, make_participants
-from fedjax_rec.runs.plain import plain
+from fedjax_rec.runs.plain import is_plain, plain
 from fedjax_rec.simulation.programs import Programs
 from fedjax_rec.storage.sources import code_identity
 
@@ -89,7 +89,7 @@ def key_of(
     fields = [f.name for f in dataclasses.fields(experiment)]
     parts = tuple(getattr(experiment, n) for n in fields if n not in _ARGUMENTS)
     code = code_identity(parts)
-    if code is None or not _is_plain(parts):
+    if code is None or not is_plain(parts):
         return None
     ingredients = {
         "parts": plain(parts),
@@ -145,17 +145,3 @@ def _participants(
     return make_participants(
         experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
     )
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JSON holds all of a value, but for the classes of its dataclasses."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [getattr(value, f.name) for f in dataclasses.fields(value)]
-        # Others than its fields would be state that no key holds.
-        known = {f.name for f in dataclasses.fields(value)}
-        return getattr(value, "__dict__", {}).keys() <= known and _is_plain(fields)
-    if isinstance(value, dict):
-        return all(type(k) is str and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return type(value) in (bool, int, float, str, type(None))
