@@ -160,7 +160,9 @@ def test_data_without_an_origin_are_known_by_their_content(cache, monkeypatch):
     assert first.digests == again.digests
     assert [path.name for path in cache.iterdir()] == [key_of(change(data=Mine()))]
     another = load_prepared(change(data=Mine("b")))
-    assert another.split.train.items.titles[3] == "b 3"
+    titles = another.split.train.items.titles
+    assert titles is not None
+    assert titles[3] == "b 3"
 
 
 @pytest.mark.parametrize("slot", ["split", "partition"])
