@@ -33,6 +33,11 @@ _PUBLIC = {
     "Trained": "cli.function",
     "kind": "experiment.own_kinds",
     "Simulation": "simulation.simulation",
+    "Interactions": "data.interactions",
+    "Entities": "data.interactions",
+    "Split": "data.splits.split",
+    "Partition": "data.partition.units",
+    "Ranking": "evaluation.ranking",
 }
 
 
