@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -77,13 +77,14 @@ def test_fedrap_in_numpy(kind, size):
     world = World(kind(dim=3, batch_size=size, **HYPER))
     phases = kind.phases or (("C", "D", "w", "b"),)
     table, own = world.shared["C"].values, world.personal
-    own = [[own["D"].values[i], own["w"][i], own["b"][i]] for i in CLIENTS]
+    own: Any = [[own["D"].values[i], own["w"][i], own["b"][i]] for i in CLIENTS]
     for number in range(2):
         changes = []
         for client in CLIENTS:
             c = table.copy()
             for batch in world.batches(number, client, size):
-                c, *own[client] = steps(c, *own[client], batch, phases, HYPER)
+                d, w, b = own[client]
+                c, *own[client] = steps(c, d, w, b, batch, phases, HYPER)
             changes.append(c - table)
         table = table + np.mean(changes, axis=0)
         world.simulation.advance(1)
