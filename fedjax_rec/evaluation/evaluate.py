@@ -3,7 +3,8 @@
 Some scorers need no model: every result is compared with them.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -85,11 +86,9 @@ def evaluate(
                 exposure = jax.vmap(lambda s, x: _exposure(s, x, pool, protocol))
                 metrics |= exposure(scores, exclude)
             if metric is not None:
-                metrics |= jax.vmap(
-                    lambda u, s, p, x, k: metric(
-                        _full_ranking(u, s, p, x, pool, protocol, k)
-                    )
-                )(user, scores, positives, exclude, keys)
+                further = functools.partial(_of_catalog, metric, protocol, pool)
+                columns = (user, scores, positives, exclude, keys)
+                metrics |= jax.vmap(further)(*columns)
             return metrics
         ids = jnp.concatenate([positives, sampled[0]], axis=-1)
         # A valid id in place of padding, so that scorers need not handle padding.
@@ -102,11 +101,9 @@ def evaluate(
             )
         )(scores, mask, keys)
         if metric is not None:
-            metrics |= jax.vmap(
-                lambda u, i, s, m, k: metric(
-                    _sampled_ranking(u, i, s, m, width, protocol, k)
-                )
-            )(user, jnp.minimum(ids, num_items - 1), scores, mask, keys)
+            further = functools.partial(_of_sample, metric, protocol, width)
+            items = jnp.minimum(ids, num_items - 1)
+            metrics |= jax.vmap(further)(user, items, scores, mask, keys)
         return metrics
 
     columns = [(targets.user, 0), (targets.positives, num_items)]
@@ -135,20 +132,21 @@ def _exclude(targets: Targets, offset: Array, size: Array) -> Array:
     return jnp.where(column < size[:, None], items, targets.num_items)
 
 
-def _full_ranking(
+def _of_catalog(
+    metric: Measure,
+    protocol: Protocol,
+    pool: Array | None,
     user: Array,
     scores: Array,
     positives: Array,
     exclude: Array,
-    pool: Array | None,
-    protocol: Protocol,
     key: Array,
-) -> Ranking:
-    """One user's ranking of the catalog, or of the pool."""
+) -> Mapping[str, Array]:
+    """A metric of one user's ranking of the catalog, or of the pool."""
     (num_items,) = scores.shape
     positive = jnp.zeros(num_items, bool).at[positives].set(True, mode="drop")
     ranked = jnp.ones(num_items, bool) if pool is None else pool
-    return Ranking(
+    ranking = Ranking(
         user=user,
         items=jnp.arange(num_items, dtype=jnp.int32),
         scores=scores,
@@ -157,19 +155,21 @@ def _full_ranking(
         ties=protocol.ties,
         key=key,
     )
+    return metric(ranking)
 
 
-def _sampled_ranking(
+def _of_sample(
+    metric: Measure,
+    protocol: Protocol,
+    width: int,
     user: Array,
     items: Array,
     scores: Array,
     candidates: Array,
-    width: int,
-    protocol: Protocol,
     key: Array,
-) -> Ranking:
-    """One user's ranking of positives, which come first, and sampled negatives."""
-    return Ranking(
+) -> Mapping[str, Array]:
+    """A metric of one user's positives, which come first, and sampled negatives."""
+    ranking = Ranking(
         user=user,
         items=items,
         scores=scores,
@@ -178,6 +178,7 @@ def _sampled_ranking(
         ties=protocol.ties,
         key=key,
     )
+    return metric(ranking)
 
 
 def _exposure(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +173,7 @@ def test_without_a_metric_nothing_is_added():
 class Wrong:
     """A metric with one fault."""
 
-    names: object = ("mine",)
+    names: Any = ("mine",)
 
     def __init__(self, **members):
         vars(self).update(members)
