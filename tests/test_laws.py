@@ -740,7 +740,7 @@ def test_models_mask_padding_and_score_items_by_their_own_row(factory):
         "mask": jnp.asarray([True, True, False, True, False, True]),
     }
     grad = jax.jit(
-        jax.value_and_grad(lambda p, b: model.loss(p, (), b, jax.random.key(0))[0])
+        jax.value_and_grad(lambda p, b: model.loss(p, (), b, jax.random.key(0), {})[0])
     )
     kept = {k: v[np.asarray(batch["mask"])] for k, v in batch.items()}
     close(grad(params, batch), grad(params, kept), atol=1e-6)

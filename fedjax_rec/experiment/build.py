@@ -82,7 +82,8 @@ def build(
     key = None
     if recipe_of is None:
         key = key_of(experiment, prepared, data, facts_of(recipe, context), progress)
-    recipe, participants, programs = shared(key, recipe, experiment, prepared)
+    recipe, system = shared(key, recipe, experiment, protocol, prepared)
+    participants = system.participants
     lifted, why_lifted = decide_lift(recipe, context, experiment)
     per_chunk = _examples_per_chunk(experiment, recipe, lifted)
 
@@ -110,12 +111,13 @@ def build(
             client_of_user=prepared.serving,
             multi_user=not prepared.single,
             sampler=participants.sampler,
-            programs=programs,
+            programs=system.programs,
             cohort_size=context.cohort_size,
             chunks=chunks,
             newcomers=newcomers,
             newcomer_chunks=newcomer_chunks,
             protocol=protocol,
+            metric=system.metric,
             rounds=experiment.rounds,
             eval_every=min(experiment.eval_every, experiment.rounds),
             seed=experiment.seed,

@@ -10,8 +10,6 @@ latest build.
 import collections
 import dataclasses
 import json
-import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,17 +17,20 @@ import jax
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.ranking import Measure, bind
 from fedjax_rec.experiment.prepared import PreparedData
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.costs import Participants, make_participants
+from fedjax_rec.runs.fingerprint import content_of
 from fedjax_rec.runs.plain import is_plain, plain
 from fedjax_rec.simulation.programs import Programs
 from fedjax_rec.storage.sources import code_identity
 
 MOST = 4
 """Systems that are kept; the one that was used longest ago goes first."""
-_ARGUMENTS = ("name", "seed", "rounds", "eval_every")
-"""Fields of an experiment that no function of its system depends on."""
+_ARGUMENTS = ("name", "data", "seed", "rounds", "eval_every")
+"""Fields of an experiment that no function of its system reads."""
 _JAX_SETTINGS = (
     "jax_enable_x64",
     "jax_default_prng_impl",
@@ -42,28 +43,31 @@ class Key(NamedTuple):
 
     Attributes:
         text: values, code and data.
-        parts: the parts of the experiment, of the same classes as long as it is kept.
-        data: the interactions, if they were passed and not read from a source.
+        parts: the parts of the experiment, but for its data; they are equal to those of
+            another key only if they are of the same classes.
     """
 
     text: str
     parts: tuple[Any, ...]
-    data: Callable[[], Interactions | None]
-
-    def matches(self, other: "Key | None") -> bool:
-        """Whether two keys with equal texts are of the same classes and data."""
-        if other is None or self.parts != other.parts:
-            return False
-        return self.data() is other.data()
 
 
-class _System(NamedTuple):
-    key: Key | None
+class System(NamedTuple):
+    """Functions of an experiment.
+
+    Attributes:
+        parts: see `Key`.
+        programs: its programs.
+        participants: draws its cohorts.
+        metric: the function of its protocol's metric.
+    """
+
+    parts: tuple[Any, ...]
     programs: Programs
     participants: Participants
+    metric: Measure | None
 
 
-_SYSTEMS: collections.OrderedDict[str, _System] = collections.OrderedDict()
+_SYSTEMS: collections.OrderedDict[str, System] = collections.OrderedDict()
 
 
 def key_of(
@@ -77,30 +81,33 @@ def key_of(
 
     Args:
         experiment: the experiment.
-        prepared: its data.
+        prepared: its data. They count by `origin`, if the data have such a method, or
+            by their content.
         data: the interactions, if they were passed.
         facts: other facts that the system was built from, as in JSON.
         progress: show bars for work of more than two seconds.
 
     Returns:
-        The key, or `None` if one part has no complete one: its code was typed into a
+        The key, or `None` if a part has no complete one: its code was typed into a
         shell or a notebook, or a field holds a value that JSON lacks.
     """
     fields = [f.name for f in dataclasses.fields(experiment)]
     parts = tuple(getattr(experiment, n) for n in fields if n not in _ARGUMENTS)
-    code = code_identity(parts)
+    source, split = experiment.data, prepared.split
+    read = data is None and hasattr(source, "origin")
+    code = code_identity([*parts, type(source)] if read else parts)
     if code is None or not is_plain(parts):
         return None
+    pieces = () if read else (split.train, split.val, split.test)
     ingredients = {
         "parts": plain(parts),
         "code": code,
-        "origin": experiment.data.origin(progress) if data is None else id(data),
+        "data": source.origin(progress) if read else [*map(content_of, pieces)],
         "digests": prepared.digests,
         "facts": plain(facts),
         "jax": {name: jax.config.values[name] for name in _JAX_SETTINGS},
     }
-    known = (lambda: None) if data is None else weakref.ref(data)
-    return Key(json.dumps(ingredients, sort_keys=True), parts, known)
+    return Key(json.dumps(ingredients, sort_keys=True), parts)
 
 
 def facts_of(recipe: Recipe, context: Context) -> dict[str, Any]:
@@ -110,30 +117,39 @@ def facts_of(recipe: Recipe, context: Context) -> dict[str, Any]:
 
 
 def shared(
-    key: Key | None, recipe: Recipe, experiment: Experiment, prepared: PreparedData
-) -> tuple[Recipe, Participants, Programs]:
-    """A recipe with the functions of an equal system, if one was built before.
+    key: Key | None,
+    recipe: Recipe,
+    experiment: Experiment,
+    protocol: Protocol,
+    prepared: PreparedData,
+) -> tuple[Recipe, System]:
+    """The system of an experiment: an equal one, if one was built before.
 
     Args:
         key: see `key_of`; `None` shares nothing.
         recipe: the recipe.
         experiment: the experiment, for its cohorts and devices.
+        protocol: its protocol, for the metric.
         prepared: its data.
 
     Returns:
-        The recipe, the participants and the programs of the system.
+        The recipe with the functions of the system, and the system.
     """
     system = None if key is None else _SYSTEMS.get(key.text)
-    if key is None or system is None or not key.matches(system.key):
+    if key is None or system is None or key.parts != system.parts:
         participants = _participants(experiment, recipe, prepared)
-        system = _System(key, Programs(recipe, participants.sampler), participants)
+        system = System(
+            parts=() if key is None else key.parts,
+            programs=Programs(recipe, participants.sampler),
+            participants=participants,
+            metric=bind(protocol, prepared.split.train, prepared.targets["test"]),
+        )
     if key is not None:
         _SYSTEMS[key.text] = system
         _SYSTEMS.move_to_end(key.text)
         while len(_SYSTEMS) > MOST:
             _SYSTEMS.popitem(last=False)
-    recipe = system.programs.functions_for(recipe)
-    return recipe, system.participants, system.programs
+    return system.programs.functions_for(recipe), system
 
 
 def _participants(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedjax_rec.core.contracts import Recipe
     from fedjax_rec.data.clients import ClientData
     from fedjax_rec.evaluation.protocol import Protocol
+    from fedjax_rec.evaluation.ranking import Measure
     from fedjax_rec.evaluation.targets import Targets
     from fedjax_rec.simulation.programs import Programs
     from fedjax_rec.simulation.simulation import Simulation
@@ -48,7 +49,7 @@ def rank_baselines(
     counts = np.bincount(simulation.split.train.item, minlength=num_items)
     popular = jnp.asarray(counts, jnp.float32)
     rank = simulation.setup.programs.get(
-        _make_rank, simulation.protocol, simulation.user_chunk
+        _make_rank, simulation.protocol, simulation.user_chunk, simulation.metric
     )
     rankers = {"random": None, "popularity": popular}
     owners = _owners(simulation, targets)
@@ -64,7 +65,9 @@ def rank_baselines(
     return results
 
 
-def _make_rank(programs: Programs, protocol: Protocol, user_chunk: int):
+def _make_rank(
+    programs: Programs, protocol: Protocol, user_chunk: int, metric: Measure | None
+):
     """`(targets, key, scores [I] of all users, or None for random ones)`, jitted."""
 
     @jax.jit
@@ -74,7 +77,8 @@ def _make_rank(programs: Programs, protocol: Protocol, user_chunk: int):
                 return random_scores(key, user, targets.num_items)
             return scores
 
-        return evaluate(by_user(score), targets, protocol, key, user_chunk)
+        scorer = by_user(score)
+        return evaluate(scorer, targets, protocol, key, user_chunk, metric=metric)
 
     return rank
 
@@ -118,7 +122,7 @@ def rank_draws(
     (data,) = pack(data, [clients])
     rows = np.arange(len(clients), dtype=np.int32)
 
-    settings = (protocol, simulation.user_chunk, simulation.chunks)
+    settings = (protocol, simulation.user_chunk, simulation.metric, simulation.chunks)
     rank = simulation.setup.programs.get(_make_rank_draws, *settings)
     results, owners = [], _owners(simulation, targets)
     levels = chance_level(targets, protocol.cutoffs)
@@ -131,7 +135,11 @@ def rank_draws(
 
 
 def _make_rank_draws(
-    programs: Programs, protocol: Protocol, user_chunk: int, chunks: tuple[int, ...]
+    programs: Programs,
+    protocol: Protocol,
+    user_chunk: int,
+    metric: Measure | None,
+    chunks: tuple[int, ...],
 ):
     """`(data, users, clients, rows, targets, root, rounds)`, jitted."""
 
@@ -144,7 +152,7 @@ def _make_rank_draws(
         position = position.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
 
         scorer = by_user(lambda user: -counts[position[user]].astype(jnp.float32))
-        return evaluate(scorer, targets, protocol, root, user_chunk)
+        return evaluate(scorer, targets, protocol, root, user_chunk, metric=metric)
 
     return rank
 

@@ -17,6 +17,7 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.per_user import PerUser, in_order
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.ranking import Measure
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import EVALUATION_HERE, on_host
@@ -81,7 +82,7 @@ class Evaluator:
         self._last: dict[str, tuple[int, np.ndarray, dict[str, Array]]] = {}
         key = keys.derive(sim.key, keys.Purpose.EVALUATION)
         self._constants = meshes.place(sim.mesh, (sim.recipe.hparams, sim.key, key))
-        settings = (sim.mesh, sim.protocol, sim.user_chunk)
+        settings = (sim.mesh, sim.protocol, sim.user_chunk, sim.metric)
         self._ranks = [
             functools.partial(sim.setup.programs.get, _make_rank, *settings, a.chunks)
             for a in sim.audiences
@@ -181,12 +182,14 @@ def _make_rank(
     mesh: Mesh,
     protocol: Protocol,
     user_chunk: int,
+    metric: Measure | None,
     chunks: tuple[int, ...],
     bucket: int,
 ) -> Callable:
     """`make_evaluate` of the users of one bucket, on a mesh, jitted."""
     axis = meshes.client_axis(mesh)
-    evaluate = make_evaluate(programs.recipe, protocol, user_chunk, chunks, axis)
+    recipe = programs.recipe
+    evaluate = make_evaluate(recipe, protocol, user_chunk, chunks, axis, metric)
 
     def evaluation(*inputs):
         return evaluate(bucket, *inputs)

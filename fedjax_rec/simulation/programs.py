@@ -33,6 +33,10 @@ class Programs:
     def get(self, make: Callable[..., Callable], *settings: Hashable) -> Callable:
         """`make(programs, *settings)`, which is called once for equal settings."""
         key = (make, *settings)
+        try:
+            hash(key)
+        except TypeError:  # such as a metric with a list among its fields
+            return make(self, *settings)
         program = self._made.pop(key, None) or make(self, *settings)
         self._made[key] = program
         if len(self._made) > MOST:
