@@ -100,9 +100,9 @@ def test_another_name_seed_and_number_of_rounds_compile_nothing():
     equal_parameters(alone, sim)
 
 
-def key(experiment: fr.Experiment, data: Any = None, digests: Any = None):
-    prepared: Any = SimpleNamespace(digests=digests or {})
-    return shared.key_of(experiment, prepared, data, {})
+def key(experiment: fr.Experiment, digests: Any = None) -> Any:
+    prepared: Any = SimpleNamespace(digests=digests or {}, split=None)
+    return shared.key_of(experiment, prepared, None, {})
 
 
 OTHERS = [
