@@ -23,8 +23,9 @@ def counted() -> Iterator[Counted]:
     """What JAX traces and compiles in the block."""
     counts = Counted()
 
-    def listen(event: str, _seconds: float, **facts: object) -> None:
-        name = str(facts.get("fun_name"))
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs
+        name = str(kwargs.get("fun_name"))
         if event == TRACE:
             counts.traced.append(name)
         elif event == COMPILE:
