@@ -73,7 +73,7 @@ def split_by(
                 f"split {name!r}: {part} is {mask.dtype}{list(mask.shape)}, expected "
                 f"bool[{len(data)}]: whether each interaction belongs to it"
             )
-    if (sum(mask.astype(int) for mask in masks.values()) > 1).any():
+    if (np.sum([*masks.values()], axis=0) > 1).any():
         raise ValueError(
             f"split {name!r}: {', '.join(masks)} overlap; expected each interaction in "
             "one part"
