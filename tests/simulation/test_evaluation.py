@@ -17,6 +17,7 @@ from fedjax_rec import (
     FedMF,
     FedNCF,
     Joint,
+    MatrixFactorization,
     PFedRec,
     Protocol,
 )
@@ -60,7 +61,11 @@ CONFIGS = {
         20,
     ),
     "fedavg": (
-        FedAvg(**SMALL, users="table", client_optimizer=SGD(lr=20.0)),
+        FedAvg(
+            negatives=2,
+            model=MatrixFactorization(dim=3, users="table"),
+            client_optimizer=SGD(lr=20.0),
+        ),
         ITEMS,
     ),
     "fedfm": (FedFM(**SMALL, **TEXTS, id_residual=True, batch_size=16), ITEMS),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec import IFCA, SGD, FedAvg, Freeze, Mean, Scaffold
+from fedjax_rec import IFCA, SGD, FedAvg, Freeze, MatrixFactorization, Mean, Scaffold
 from fedjax_rec.wrappers.clustered import CLUSTER
 from fedjax_rec.wrappers.scaffold import CONTROL, OWN
 from tests import by_hand
@@ -14,11 +14,10 @@ from tests.by_hand import CLIENTS, EXAMPLES, World
 
 RATE, SCALE = 0.4, 3.0
 AVERAGED = FedAvg(
-    dim=3,
+    model=MatrixFactorization(dim=3, init_scale=0.9),
     client_optimizer=SGD(lr=RATE),
     item_lr_scale=SCALE,
     negatives=2,
-    init_scale=0.9,
 )
 
 
