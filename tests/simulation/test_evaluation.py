@@ -200,7 +200,12 @@ def test_tuned_scores_are_those_of_a_full_copy(name):
 @pytest.mark.parametrize("name", ["pfedrec", "fedncf", "fedavg"])
 def test_equal_items_score_equal_after_tuning(name, candidates, dim):
     """Items that are equal, and stay so at rate 0, get a constant scorer's AUC: 0."""
-    config = dataclasses.replace(CONFIGS[name][0], dim=dim)
+    config = CONFIGS[name][0]
+    if name == "fedavg":
+        model = dataclasses.replace(config.model, dim=dim)
+        config = dataclasses.replace(config, model=model)
+    else:
+        config = dataclasses.replace(config, dim=dim)
     recipe = recipe_of(config, ITEMS)
     recipe = recipe._replace(hparams=dict.fromkeys(recipe.hparams, 0.0))
     w = world("pfedrec")

@@ -269,7 +269,7 @@ MIXED = IID(num_clients=5)
     [
         (
             {"partition": MIXED, "algorithm": FedMF()},
-            r"keeps a personal part .* partition=PerUser\(\), or FedAvg with",
+            r"keeps a personal part .* partition=PerUser\(\), or FedAvg",
         ),
         ({"partition": MIXED}, "keeps a personal part"),
         (
