@@ -41,6 +41,13 @@ _PUBLIC = {
     "table": "models.declarative",
     "dense": "models.declarative",
     "Simulation": "simulation.simulation",
+    "from_frame": "data.frames",
+    "from_rows": "data.frames",
+    "Interactions": "data.interactions",
+    "Entities": "data.interactions",
+    "Split": "data.splits.split",
+    "Partition": "data.partition.units",
+    "Ranking": "evaluation.ranking",
 }
 
 

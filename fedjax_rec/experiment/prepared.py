@@ -136,7 +136,9 @@ def key_of(
         loaded: the interactions, for data without `origin`.
     """
     data = experiment.data
-    parts = [experiment.split, experiment.partition, experiment.protocol]
+    # No metric or selection decides what is prepared.
+    protocol = dataclasses.replace(experiment.protocol, metric=None, selection="last")
+    parts = [experiment.split, experiment.partition, protocol]
     if hasattr(data, "origin"):
         # It covers the values of the data's settings, but not the code of `load`.
         origin, parts = data.origin(progress), [type(data), *parts]
