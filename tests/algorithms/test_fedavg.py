@@ -1,5 +1,7 @@
 """FedAvg: one full-batch step is centralized SGD; adaptive servers by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,7 @@ PARTS = {
 
 
 def averaged(
-    dim=32, init_scale=0.1, users="personal", model=MatrixFactorization, **fields
+    dim=32, init_scale=0.1, users: Any = "personal", model=MatrixFactorization, **fields
 ):
     """The recipe of a FedAvg, with its default rule: the weighted mean of the paper."""
     context = Context(
