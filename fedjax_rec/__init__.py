@@ -8,11 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedjax_rec.algorithms.system import System as System
     from fedjax_rec.cli.function import train as train
     from fedjax_rec.experiment.build import build as build
     from fedjax_rec.experiment.load import load as load
     from fedjax_rec.experiment.own_kinds import kind as kind
     from fedjax_rec.experiment.settings import Experiment as Experiment
+    from fedjax_rec.models.declarative import ModelSettings as ModelSettings
+    from fedjax_rec.models.declarative import dense as dense
+    from fedjax_rec.models.declarative import table as table
 
 __version__ = "0.2.0"
 
@@ -32,7 +36,18 @@ _PUBLIC = {
     "train": "cli.function",
     "Trained": "cli.function",
     "kind": "experiment.own_kinds",
+    "System": "algorithms.system",
+    "ModelSettings": "models.declarative",
+    "table": "models.declarative",
+    "dense": "models.declarative",
     "Simulation": "simulation.simulation",
+    "from_frame": "data.frames",
+    "from_rows": "data.frames",
+    "Interactions": "data.interactions",
+    "Entities": "data.interactions",
+    "Split": "data.splits.split",
+    "Partition": "data.partition.units",
+    "Ranking": "evaluation.ranking",
 }
 
 

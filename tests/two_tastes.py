@@ -41,7 +41,7 @@ def one_model():
         table = rows.Table(values=0.1 * jax.random.normal(key, (ITEMS, 1)))
         return Params(shared={"item": table, "w": jnp.ones(2)}, personal={})
 
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         del frozen, key
         score = rows.lookup(params.shared["item"], batch["item"])[:, 0]
         each = (score - batch["label"]) ** 2 + jnp.sum(params.shared["w"] ** 2)

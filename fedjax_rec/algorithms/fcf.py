@@ -95,7 +95,7 @@ class FCF:
             items = items if candidates is None else items[candidates]
             return items @ params.personal["user"]
 
-        def loss(params, frozen, batch, key):
+        def loss(params, frozen, batch, key, hparams):
             predicted = score(params, frozen, batch, batch["item"])
             return losses.squared_error(predicted, batch["label"], batch["mask"]), {}
 

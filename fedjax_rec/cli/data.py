@@ -14,6 +14,7 @@ sizes, divergence of the clients' tastes, popularity. Its fields are an experime
   fedjax-rec data describe synthetic --partition dirichlet --partition.alpha 0.1
   fedjax-rec data describe movielens-100k --data.dir ~/ml-100k --plot sizes.png
   fedjax-rec data describe quickstart --partition iid
+  fedjax-rec data describe quickstart --plugin by_day.py --partition by_day
 
 sources: {sources}
 `fedjax-rec data prepare SOURCE --help` lists the fields of a source.
@@ -32,9 +33,15 @@ from fedjax_rec.cli.arguments import (
     read_options,
     usage,
 )
-from fedjax_rec.cli.config_file import check_data, load_config, user_errors
+from fedjax_rec.cli.config_file import (
+    check_data,
+    load_config,
+    load_plugins,
+    user_errors,
+)
 from fedjax_rec.cli.config_names import shipped
 from fedjax_rec.data.settings import CsvData, FileData, SyntheticData
+from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.runs.session import set_up_jax
 from fedjax_rec.storage.cache import cache_root
@@ -52,9 +59,11 @@ class Describe:
 
     Attributes:
         plot: image to draw into, which needs the extra `analysis`.
+        plugin: Python files with further kinds of parts (docs/extending.md).
     """
 
     plot: Path | None = None
+    plugin: tuple[str, ...] = ()
 
 
 def main(args: list[str]) -> int:
@@ -103,11 +112,12 @@ def prepare(source: str, args: list[str]) -> None:
 
 def describe(name: str, args: list[str]) -> None:
     """Shows how a partition distributes the training interactions over clients."""
+    flags, words = read_arguments(args)
+    load_plugins(flags)
     if name.endswith(".py") or name in shipped():
         experiment, _ = load_config(name)
     else:
         experiment = Experiment(name=name, data=data_of(name, shipped()))
-    flags, words = read_arguments(args)
     options, experiment = apply_flags(flags, Describe(), experiment)
     if words is not None:
         title = f"usage: fedjax-rec data describe {name} [--plot FILE] [--FIELD VALUE]"
@@ -137,13 +147,11 @@ def describe(name: str, args: list[str]) -> None:
         print(f"written: {options.plot}")
 
 
-def data_of(
-    source: str, others: Iterable[str] = ()
-) -> SyntheticData | FileData | CsvData:
+def data_of(source: str, others: Iterable[str] = ()) -> Any:
     """The settings of a source, at their defaults.
 
     Args:
-        source: its name.
+        source: its name, or that of a kind of data from a user's file.
         others: further names for the hint of an error.
 
     Raises:
@@ -153,6 +161,11 @@ def data_of(
         return FileData(source=source)  # pyright: ignore[reportArgumentType]
     if source in ("synthetic", "csv"):
         return SyntheticData() if source == "synthetic" else CsvData()
-    near = difflib.get_close_matches(source, [*SOURCES, *others], n=1)
+    kinds = registry.SLOTS["data"]
+    own = [name for name, where in kinds.items() if where in registry.OWN]
+    if source in own:
+        return registry.load("data", source)()
+    known = [*SOURCES, *own]
+    near = difflib.get_close_matches(source, [*known, *others], n=1)
     hint = f". Did you mean {near[0]}?" if near else ""
-    raise UserError(f"unknown source {source!r}; expected {', '.join(SOURCES)}{hint}")
+    raise UserError(f"unknown source {source!r}; expected {', '.join(known)}{hint}")

@@ -95,6 +95,7 @@ class Transfer:
         few_shot: the local steps of target clients.
         output: folder of the run; by default runs/NAME-ALGORITHM-DATA-sSEED-to-TARGET.
         overwrite: replace a run of the same config.
+        plugin: Python files with further kinds of parts (docs/extending.md).
         quiet: no progress; only the table at the end, and warnings.
     """
 
@@ -102,4 +103,5 @@ class Transfer:
     few_shot: FewShot = dataclasses.field(default_factory=FewShot)
     output: Path | None = None
     overwrite: bool = False
+    plugin: tuple[str, ...] = ()
     quiet: bool = False

@@ -2,7 +2,7 @@
 
 usage: fedjax-rec transfer CONFIG [--target NAME] [--target.FIELD VALUE]
                            [--few-shot.FIELD VALUE] [--output DIR] [--overwrite]
-                           [--quiet] [--FIELD VALUE]
+                           [--plugin FILE] [--quiet] [--FIELD VALUE]
 
 Trains the experiment that CONFIG describes (FedFM with users=History(), everything
 shared), then ranks another data set's items for its users, from their histories and
@@ -14,7 +14,8 @@ takes a few local steps on its own history, and is ranked for again.
       --data.dir ~/ml-latest-small --target amazon --target.data.dir ~/amazon-games
   fedjax-rec transfer CONFIG --target.users 1000 --few-shot.steps 1 2 4 8
 
---target NAME is a source of `fedjax-rec data prepare`; by default amazon.
+--target NAME is a source of `fedjax-rec data prepare`, by default amazon, or a kind of
+data that a file after --plugin declares.
 `fedjax-rec transfer CONFIG --help` lists the fields with their values and meaning.
 
 The folder (by default runs/NAME-ALGORITHM-DATA-sSEED-to-TARGET) then holds
@@ -27,6 +28,7 @@ from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
 from fedjax_rec.cli.config_file import (
     check_data,
     load_config,
+    load_plugins,
     named_config,
     user_errors,
 )
@@ -44,8 +46,9 @@ def main(args: list[str]) -> int:
     path, rest = named_config(args)
     if not path:
         return usage(HELP + listing(), args)
-    experiment, doc = load_config(path)
     flags, words = read_arguments(rest)
+    load_plugins(flags)
+    experiment, doc = load_config(path)
     names = [values for name, values in flags if name == "target"]
     if any(len(values) != 1 for values in names):
         raise UserError("--target: expected the name of one source")

@@ -67,8 +67,9 @@ def local_update(
         steps = -(-num_groups // batch_groups)
         parts = _trained(phases, params, correction.fixed)
         once = steps * epochs == 1 and _adds_up(parts, params, correction)
-        ids, pairs = _touch(params.shared, pairs, merge=not once)
-        start = {**rows.gather(params.shared, ids), **params.personal}
+        groups = {**params.shared, **params.personal}
+        ids, pairs = _touch(groups, pairs, merge=not once)
+        start = rows.gather(groups, ids)
         check_corrected(parts, start, correction)
         drift = _touched_rows(correction.drift, ids)
         correction = dataclasses.replace(correction, drift=drift)
@@ -95,7 +96,7 @@ def local_update(
         count = totals.pop("count")
         return ClientResult(
             delta=_delta(params.shared, start, trained, ids, merged=not once),
-            personal={name: trained[name] for name in params.personal},
+            personal=_with_rows(params.personal, start, trained, ids, merged=not once),
             weight=examples["mask"].sum().astype(count.dtype),
             metrics={name: x / jnp.maximum(count, 1) for name, x in totals.items()},
         )
@@ -157,7 +158,7 @@ def _spaces(tree: Tree) -> set[str]:
     return {table.space for table in rows.tables_of(tree)}
 
 
-def _touch(shared: Tree, pairs: Columns, merge: bool):
+def _touch(groups: Tree, pairs: Columns, merge: bool):
     """Ids of the local tables' rows `[R]`, and the pairs with row numbers as ids.
 
     Without `merge` the rows come in the order of the pairs, and their numbers are
@@ -167,7 +168,7 @@ def _touch(shared: Tree, pairs: Columns, merge: bool):
     """
     ids: Columns = {}
     local: dict[str, Any] = dict(pairs)
-    for table in rows.tables_of(shared):
+    for table in rows.tables_of(groups):
         space, length = table.space, table.values.shape[0]
         if space in ids:
             continue
@@ -229,7 +230,8 @@ def _make_step(model, phases, frozen, hparams, correction, start, params: Params
             view = rows.gather(local, at)
 
             def loss_of(part, others):
-                return model.loss(as_params({**others, **part}), frozen, aligned, key)
+                params = as_params({**others, **part})
+                return model.loss(params, frozen, aligned, key, hparams)
 
             grad = jax.value_and_grad(loss_of, has_aux=True)
             (loss, metrics), grads = grad(phase.part(view), view)
@@ -266,6 +268,25 @@ def _delta(
     before = {name: start[name] for name in shared}
     after = {name: trained[name] for name in shared}
     return jax.tree.map(difference, shared, before, after, is_leaf=rows.is_table)
+
+
+def _with_rows(
+    personal: Tree, start: Tree, trained: Tree, ids: dict[str, Array], merged: bool
+) -> Tree:
+    """Personal parameters after training; of their tables, with the trained rows."""
+
+    def put(whole, before, after):
+        if not rows.is_table(whole):
+            return after
+        at = whole.values.at[ids[whole.space]]
+        if merged:
+            values = at.set(after.values, mode="drop")
+        else:  # a repeated row took a part of the step at each place
+            values = at.add(after.values - before.values, mode="drop")
+        return dataclasses.replace(whole, values=values)
+
+    before, after = ({n: tree[n] for n in personal} for tree in (start, trained))
+    return jax.tree.map(put, personal, before, after, is_leaf=rows.is_table)
 
 
 def local_steps(

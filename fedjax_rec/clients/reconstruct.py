@@ -47,7 +47,7 @@ def reconstruct_update(
         The client update. Its delta is linear in the gradient of the shared part.
 
     Raises:
-        ValueError: `query` is not in `[0, 1)`.
+        ValueError: `query` is not in `[0, 1)`, or a personal part is a table.
 
     References:
         Singhal et al., Federated Reconstruction: Partially Local Federated Learning,
@@ -55,7 +55,13 @@ def reconstruct_update(
     """
     if not 0 <= query < 1:
         raise ValueError(f"query={query}, expected a share in [0, 1)")
-    unlifted = set(jax.eval_shape(model.init, jax.random.key(0)).shared)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    if rows.tables_of(params.personal):
+        raise ValueError(
+            "federated reconstruction fits small personal parts, and this model has a "
+            "personal table; use joint training"
+        )
+    unlifted = set(params.shared)
 
     def update(params: Params, frozen, examples, hparams, key) -> ClientResult:
         draw_key, split_key, loss_key = jax.random.split(key, 3)
@@ -70,7 +76,7 @@ def reconstruct_update(
 
         def loss(shared, personal, mask):
             both = Params(shared=shared, personal=personal)
-            return model.loss(both, frozen, {**batch, "mask": mask}, loss_key)
+            return model.loss(both, frozen, {**batch, "mask": mask}, loss_key, hparams)
 
         def fit(mask: Array):
             def step(personal, _):

@@ -29,8 +29,8 @@ class Params:
 
     Attributes:
         shared: dict of groups that are aggregated; leaves may be `rows.Table`s.
-        personal: dict of groups that stay on the client. The population store adds a
-            leading axis `N`.
+        personal: dict of groups that stay on the client; leaves may be `rows.Table`s,
+            too. The population store adds a leading axis `N`.
     """
 
     shared: Tree
@@ -63,9 +63,10 @@ class Model(NamedTuple):
         init: `(key) -> Params`. `shared` is drawn once; `personal` once per client with
             the client's key, or once in all if `common_start`. The two dicts have no
             name in common.
-        loss: `(params, frozen, batch, key) -> (scalar, metrics)`. `batch` is a dict of
-            `[B]` arrays with at least `mask` (bool), over which the loss averages. The
-            ids of a table are `None` if its rows are in the batch's order.
+        loss: `(params, frozen, batch, key, hparams) -> (scalar, metrics)`. `batch` is a
+            dict of `[B]` arrays with at least `mask` (bool), over which the loss
+            averages. The ids of a table are `None` if its rows are in the batch's
+            order. `hparams` are the recipe's scalars, traced.
         score: `(params, frozen, query, candidates) -> [K]`; higher ranks first. `query`
             is a dict (`user`: scalar id); `candidates` `[K]` are item ids, or `None`
             for every row of the item table in order. An item's score reads no other
@@ -83,7 +84,7 @@ class Model(NamedTuple):
     """
 
     init: Callable[[Array], Params]
-    loss: Callable[[Params, Tree, dict[str, Any], Array], tuple[Array, dict]]
+    loss: Callable[[Params, Tree, dict[str, Any], Array, Tree], tuple[Array, dict]]
     score: Callable[[Params, Tree, dict[str, Array], Array | None], Array]
     lift: Callable[..., Tree] | None = None
     fixed: tuple[str, ...] = ()

@@ -88,8 +88,8 @@ def stacked(
             return own
         return dataclasses.replace(take(params), personal=own.personal)
 
-    def loss(params: Params, frozen, batch, key):
-        return model.loss(take(params), frozen, batch, key)
+    def loss(params: Params, frozen, batch, key, hparams):
+        return model.loss(take(params), frozen, batch, key, hparams)
 
     def score(params: Params, frozen, query, candidates):
         return model.score(take(params), frozen, query, candidates)

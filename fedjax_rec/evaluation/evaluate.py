@@ -3,7 +3,8 @@
 Some scorers need no model: every result is compared with them.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from fedjax_rec.core.arrays import Array
 from fedjax_rec.evaluation.metrics import full_metrics, user_metrics
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.ranking import Measure, Ranking
 from fedjax_rec.evaluation.targets import Targets
 
 UserScorer = Callable[[Array], Array]
@@ -27,6 +29,7 @@ def evaluate(
     key: Array,
     chunk: int = 64,
     extra: tuple[Array, ...] = (),
+    metric: Measure | None = None,
 ) -> dict[str, Array]:
     """Computes every metric of every evaluated user.
 
@@ -44,11 +47,12 @@ def evaluate(
         key: random key of ties; each user's is folded from it.
         chunk: users scored at once; memory grows with chunk times items.
         extra: more arguments of `score_fn`, each `[E, ...]`.
+        metric: a further metric, see `ranking.bind`.
 
     Returns:
         `metric_names(protocol.cutoffs)` to `[E]` float32, in the order of
-        `targets.user`; with `protocol.exposed_item` also `exposure@k`. Users outside
-        `targets.mask` hold zeros, not results.
+        `targets.user`; with `protocol.exposed_item` also `exposure@k`, and the names of
+        `metric`. Users outside `targets.mask` hold no results.
 
     Raises:
         ValueError: targets and protocol disagree, or scores have the wrong shape.
@@ -81,17 +85,26 @@ def evaluate(
             if protocol.exposed_item >= 0:
                 exposure = jax.vmap(lambda s, x: _exposure(s, x, pool, protocol))
                 metrics |= exposure(scores, exclude)
+            if metric is not None:
+                further = functools.partial(_of_catalog, metric, protocol, pool)
+                columns = (user, scores, positives, exclude, keys)
+                metrics |= jax.vmap(further)(*columns)
             return metrics
         ids = jnp.concatenate([positives, sampled[0]], axis=-1)
         # A valid id in place of padding, so that scorers need not handle padding.
         scores = score_fn(user, jnp.minimum(ids, num_items - 1), *more)
         _check(scores, ids.shape)
         width, mask = positives.shape[-1], ids < num_items
-        return jax.vmap(
+        metrics = jax.vmap(
             lambda s, m, k: user_metrics(
                 s[:width], m[:width], s[width:], m[width:], key=k, **options
             )
         )(scores, mask, keys)
+        if metric is not None:
+            further = functools.partial(_of_sample, metric, protocol, width)
+            items = jnp.minimum(ids, num_items - 1)
+            metrics |= jax.vmap(further)(user, items, scores, mask, keys)
+        return metrics
 
     columns = [(targets.user, 0), (targets.positives, num_items)]
     columns += [(targets.exclude_offset, 0), (targets.exclude_size, 0)]
@@ -117,6 +130,55 @@ def _exclude(targets: Targets, offset: Array, size: Array) -> Array:
     index = jnp.minimum(offset[:, None] + column, targets.exclude_items.shape[0] - 1)
     items = targets.exclude_items[index]
     return jnp.where(column < size[:, None], items, targets.num_items)
+
+
+def _of_catalog(
+    metric: Measure,
+    protocol: Protocol,
+    pool: Array | None,
+    user: Array,
+    scores: Array,
+    positives: Array,
+    exclude: Array,
+    key: Array,
+) -> Mapping[str, Array]:
+    """A metric of one user's ranking of the catalog, or of the pool."""
+    (num_items,) = scores.shape
+    positive = jnp.zeros(num_items, bool).at[positives].set(True, mode="drop")
+    ranked = jnp.ones(num_items, bool) if pool is None else pool
+    ranking = Ranking(
+        user=user,
+        items=jnp.arange(num_items, dtype=jnp.int32),
+        scores=scores,
+        candidates=ranked.at[exclude].set(False, mode="drop") | positive,
+        positives=positive,
+        ties=protocol.ties,
+        key=key,
+    )
+    return metric(ranking)
+
+
+def _of_sample(
+    metric: Measure,
+    protocol: Protocol,
+    width: int,
+    user: Array,
+    items: Array,
+    scores: Array,
+    candidates: Array,
+    key: Array,
+) -> Mapping[str, Array]:
+    """A metric of one user's positives, which come first, and sampled negatives."""
+    ranking = Ranking(
+        user=user,
+        items=items,
+        scores=scores,
+        candidates=candidates,
+        positives=candidates & (jnp.arange(len(items)) < width),
+        ties=protocol.ties,
+        key=key,
+    )
+    return metric(ranking)
 
 
 def _exposure(

@@ -1,10 +1,11 @@
 """How a result is obtained, as data: recorded with every number."""
 
 import dataclasses
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
+
+from fedjax_rec.evaluation import own_metric
 
 Ties = Literal["pessimistic", "optimistic", "random"]
 Rounds = Literal["first", "last"]
@@ -55,11 +56,12 @@ class Protocol:
         evaluated: the `aggregated` parameters with the personal ones as the client left
             them; all the client's own, `tuned` by local training; or the aggregated
             ones with the personal ones `reconstructed` from them.
+        metric: a further metric of each user's ranking, such as `Novelty()`.
         selection: the validation metric that chooses the best round, `rmse` of explicit
-            ratings included, or `last` for the last round. Never a test metric. `auto`
-            is `rmse` where it is computed (of systems that predict ratings, with
-            aggregated parameters and trained users), otherwise NDCG at 10 or the
-            smallest cut-off.
+            ratings and the names of `metric` included, or `last` for the last round.
+            Never a test metric. `auto` is `rmse` where it is computed (of systems that
+            predict ratings, with aggregated parameters and trained users), otherwise
+            NDCG at 10 or the smallest cut-off.
         selection_ties: which of several rounds with the best value is chosen.
         cutoffs: the ks of the metrics.
         exposed_item: item with a measured exposure: the share of users that have it in
@@ -81,6 +83,7 @@ class Protocol:
     negative_pool: Literal["not_train", "not_interacted"] = "not_train"
     ties: Ties = "pessimistic"
     evaluated: Literal["aggregated", "tuned", "reconstructed"] = "aggregated"
+    metric: Any = None
     selection: str = "auto"
     selection_ties: Rounds = "first"
     cutoffs: tuple[int, ...] = (5, 10, 20)
@@ -98,6 +101,8 @@ class Protocol:
                     f"{', '.join(map(repr, choices))}"
                 )
         self._check_numbers()
+        if self.metric is not None:
+            own_metric.check(self.metric, (*metric_names(self.cutoffs), "rmse"))
         self._check_selection()
         if self.negative_pool == "not_interacted" and self.preset != "paper_compat":
             raise ValueError(
@@ -133,7 +138,8 @@ class Protocol:
             )
 
     def _check_selection(self) -> None:
-        allowed = (*metric_names(self.cutoffs), "rmse", "last", "auto")
+        further = own_metric.names_of(self.metric)
+        allowed = (*metric_names(self.cutoffs), *further, "rmse", "last", "auto")
         if self.selection in allowed:
             return
         cutoff = re.fullmatch(r"\w+@(\d+)", self.selection)
@@ -189,11 +195,6 @@ def settled(protocol: Protocol, reason: str = "") -> Protocol:
     return protocol
 
 
-def sign_of(metric: str) -> int:
-    """1 if a higher value of the metric is better, -1 for an error."""
-    return -1 if metric == "rmse" else 1
-
-
 def paper_compat(**overrides: Any) -> Protocol:
     """The protocol of widely used federated-recommendation code, leak included.
 
@@ -228,61 +229,3 @@ def paper_compat(**overrides: Any) -> Protocol:
         "preset": "paper_compat",
     }
     return Protocol(**{**fields, **overrides})
-
-
-def selection_value(selection: str, event: Mapping[str, Any], rounds: int) -> float:
-    """The value that evaluations are compared by; higher is better.
-
-    Args:
-        selection: a metric of the validation part (of `rmse` minus the value), or
-            `last`; never one of the test.
-        event: an evaluation, with its `round` and `val`.
-        rounds: number of rounds of the whole run.
-
-    Returns:
-        Minus infinity if the evaluation cannot be chosen.
-
-    >>> [selection_value("last", {"round": n}, 4) for n in (3, 4)]
-    [-inf, 4.0]
-    """
-    if selection == "rmse":
-        return -event["rmse_val"]
-    if selection != "last":
-        return event["val"][selection]
-    return float(event["round"]) if event["round"] == rounds else -math.inf
-
-
-def is_selected(protocol: Protocol, value: float, best: float) -> bool:
-    """Whether an evaluation replaces the best one so far.
-
-    Args:
-        protocol: says which of equal values counts.
-        value: its `selection_value`.
-        best: that of the best one, minus infinity if there is none.
-
-    >>> [is_selected(Protocol(selection_ties=t), 0.5, 0.5) for t in ("first", "last")]
-    [False, True]
-    """
-    equal = protocol.selection_ties == "last" and value == best
-    return value > best or (equal and value > -math.inf)
-
-
-def selected_metrics(history: Iterable[Mapping[str, Any]]) -> tuple[int, dict]:
-    """The selected round, and its metrics by part.
-
-    Args:
-        history: a run's events; the last evaluation with test metrics is the best by
-            validation.
-
-    Returns:
-        `(0, {})` if no evaluation has test metrics.
-    """
-    evaluations = [event for event in history if "test" in event]
-    if not evaluations:
-        return 0, {}
-    event = evaluations[-1]
-    metrics = {part: dict(event[part]) for part in ("val", "test") if part in event}
-    for part, values in metrics.items():
-        if f"rmse_{part}" in event:
-            values["rmse"] = event[f"rmse_{part}"]
-    return event["round"], metrics

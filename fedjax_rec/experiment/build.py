@@ -18,6 +18,7 @@ from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.ranking import bind
 from fedjax_rec.experiment.combine import (
     check_evaluated,
     check_recipe,
@@ -78,6 +79,7 @@ def build(
     why_newcomers = check_newcomers(
         recipe, protocol, prepared.split, prepared.newcomers, context.num_clients
     )
+    metric = bind(protocol, prepared.split.train, prepared.targets["test"])
     participants = _participants(experiment, recipe, prepared)
     lifted, why_lifted = decide_lift(recipe, context, experiment)
     per_chunk = _examples_per_chunk(experiment, recipe, lifted)
@@ -111,6 +113,7 @@ def build(
             newcomers=newcomers,
             newcomer_chunks=newcomer_chunks,
             protocol=protocol,
+            metric=metric,
             rounds=experiment.rounds,
             eval_every=min(experiment.eval_every, experiment.rounds),
             seed=experiment.seed,

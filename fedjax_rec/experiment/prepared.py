@@ -5,9 +5,11 @@ the others read only the data of their own clients.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +25,7 @@ from fedjax_rec.evaluation.targets import Targets, make_targets
 from fedjax_rec.experiment.held_out import check_candidates
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.cost_class import Holdings, count_holdings
-from fedjax_rec.runs.fingerprint import digest
+from fedjax_rec.runs.fingerprint import content_of, digest
 from fedjax_rec.simulation.processes import agree
 from fedjax_rec.storage.cache import cache_root, keep, recall
 from fedjax_rec.storage.sources import identity, package_sources
@@ -77,15 +79,18 @@ def load_prepared(
         fedjax_rec.storage.errors.FileError: the data cannot be read.
     """
 
+    @functools.cache
+    def loaded() -> Interactions:
+        return experiment.data.load(progress) if data is None else data
+
     def make() -> PreparedData:
-        loaded = experiment.data.load(progress) if data is None else data
-        return prepare(experiment, loaded)
+        return prepare(experiment, loaded())
 
     if data is not None or not experiment.store.cache:
         return make()
     root = cache_root(getattr(experiment.data, "cache", None)) / "populations"
     if jax.process_index() == 0:
-        key = key_of(experiment, progress)
+        key = key_of(experiment, progress, loaded)
         if key is None:
             _LOG.info("prepared data are not cached: the code of a part has no file")
         prepared = make() if key is None else keep(root, key, make)
@@ -106,7 +111,7 @@ def load_prepared(
         "data itself: set FEDJAX_REC_CACHE to a folder that all hosts reach",
         jax.process_index(),
     )
-    if (local_key := key_of(experiment, progress)) != key:
+    if (local_key := key_of(experiment, progress, loaded)) != key:
         raise ValueError(
             f"process {jax.process_index()} has other data or other software than the "
             f"first ({local_key}, {key})"
@@ -114,24 +119,36 @@ def load_prepared(
     return keep(root, key, make)
 
 
-def key_of(experiment: Experiment, progress: bool = False) -> str | None:
+def key_of(
+    experiment: Experiment,
+    progress: bool = False,
+    loaded: Callable[[], Interactions] | None = None,
+) -> str | None:
     """Cache key of prepared data, or `None` if they cannot be cached.
 
-    Data files count by their content; settings, loaders, splits and partitions outside
-    of this package by their values and their source code.
+    Data with a method `origin` count by what it returns and by the source code of their
+    class, so that a hit loads nothing; others by their content. Splits and partitions
+    outside of this package count by their values and their source code.
+
+    Args:
+        experiment: data, split, partition and protocol.
+        progress: see `load_prepared`.
+        loaded: the interactions, for data without `origin`.
     """
-    # `origin` covers the values of the data's settings, but not the code of `load`.
-    parts = (
-        type(experiment.data),
-        experiment.split,
-        experiment.partition,
-        experiment.protocol,
-    )
+    data = experiment.data
+    # No metric or selection decides what is prepared.
+    protocol = dataclasses.replace(experiment.protocol, metric=None, selection="last")
+    parts = [experiment.split, experiment.partition, protocol]
+    if hasattr(data, "origin"):
+        # It covers the values of the data's settings, but not the code of `load`.
+        origin, parts = data.origin(progress), [type(data), *parts]
+    else:
+        origin = content_of(data.load(progress) if loaded is None else loaded())
     identities = [identity(part) for part in parts]
     if None in identities:
         return None
     ingredients = {
-        "data": experiment.data.origin(progress),
+        "data": origin,
         "parts": identities,
         "jax": [jax.__version__, jax.config.values["jax_enable_x64"]],
         "numpy": np.__version__,

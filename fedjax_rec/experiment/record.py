@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.evaluation import per_user
+from fedjax_rec.evaluation import own_metric, per_user
 from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.totals import summarise_costs
 from fedjax_rec.runs.fingerprint import digest
+from fedjax_rec.runs.plain import plain
 from fedjax_rec.simulation.evaluation import user_ids
 from fedjax_rec.simulation.simulation import Simulation
 
@@ -23,6 +24,10 @@ def record(
         for name, value in protocol["split_info"].items()
         if isinstance(value, bool | int | float | str)
     }
+    if (metric := experiment.protocol.metric) is not None:
+        lower = own_metric.lower_is_better(metric)
+        names = {"names": own_metric.names_of(metric), "lower_is_better": lower}
+        protocol["metric"] = plain(metric) | plain(names)
     warning = untimed(simulation.split)
     test = simulation.targets["test"]
     ranked = per_user.ranked(test, user_ids(simulation, "test"), train.items.ids)

@@ -158,6 +158,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "alie": "aggregators.robust.colluding:ALIE",
         "ipm": "aggregators.robust.colluding:IPM",
     },
+    "metric": {"novelty": "evaluation.novelty:Novelty"},
     "cohort": {
         "all": "fleet.cohorts:AllClients",
         "uniform": "fleet.cohorts:Uniform",
@@ -170,7 +171,8 @@ SLOTS: dict[str, dict[str, str]] = {
 (`wrapper.then`)."""
 
 OPTIONAL = (
-    "adapter", "aggregation", "attack", "codec", "codec.then", "wrapper", "wrapper.then"
+    "adapter", "aggregation", "attack", "codec", "codec.then", "metric", "wrapper",
+    "wrapper.then",
 )  # fmt: skip
 """Slots that may be `None`, which is written `none`."""
 

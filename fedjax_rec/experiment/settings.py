@@ -178,7 +178,7 @@ class Experiment:
 
 
 _METHODS = {
-    "data": ("load", "origin"),
+    "data": ("load",),
     "split": ("split",),
     "partition": ("partition",),
     "backbone": ("load",),

@@ -55,7 +55,7 @@ def matrix_factorization(
         shared = {"item": rows.Table(values=draw(item_key, (num_items, dim)))}
         return with_users(shared, partial(draw, user_key), num_users, dim)
 
-    def batch_loss(params, frozen, batch, key):
+    def batch_loss(params, frozen, batch, key, hparams):
         users = lookup_users(params, batch["user"])
         items = rows.lookup(params.shared["item"], batch["item"])
         predicted = items @ users if users.ndim == 1 else (items * users).sum(-1)
@@ -132,7 +132,7 @@ def neural_cf(
             x = jax.nn.relu(x) @ layer["w"] + layer["b"]
         return jax.nn.relu(x)
 
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         x = hidden_layer(params, batch["user"], batch["item"])
         last = params.shared["mlp"][-1]
         predicted = (x @ last["w"] + last["b"])[..., 0]
@@ -177,7 +177,7 @@ def personal_scorer(
         shared = {"item": rows.Table(values=table)}
         return Params(shared=shared, personal={"scorer": scorer})
 
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         scorer = params.personal["scorer"]
         items = rows.lookup(params.shared["item"], batch["item"])
         predicted = items @ scorer["w"] + scorer["b"]

@@ -174,7 +174,7 @@ def _batch_loss(
     fixed: Collection[str],
     user_l2: float,
 ) -> Callable:
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         groups = _held({**params.shared, **params.personal}, fixed)
         mask, history = batch["mask"].reshape(-1, group), None
         items = item_vectors(groups, frozen, batch["text"], batch["item"])

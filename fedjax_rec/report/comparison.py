@@ -49,13 +49,15 @@ def columns_of(runs: Sequence[Run]) -> dict[str, str]:
     test = metrics_of(runs[0])
     cutoffs = protocol_of(runs[0]).get("cutoffs") or [10]
     k = main_cutoff(cutoffs)
+    further = further_metrics(runs[0], "names")
     columns = {
         **metric_columns(cutoffs),
+        **{name: name for name in further},
         f"ndcg@{k}/worst_decile": "worst 10%",
         f"ndcg@{k}/gini": "Gini",
         "rmse": "RMSE",
     }
-    if "rmse" in test:  # eight columns are too many for a terminal of 80
+    if further or "rmse" in test:  # eight columns are too many for a terminal of 80
         del columns[f"mrr@{k}"]
     return {name: heading for name, heading in columns.items() if name in test}
 
@@ -135,9 +137,14 @@ def protocol_of(run: Run) -> dict[str, Any]:
     protocol = dict(run.part("protocol"))
     if "watch" in protocol:  # version 0.1
         protocol["exposed_item"] = protocol.pop("watch")
-    for name in ("disjoint_candidates", "selection_ties"):  # before 0.2
+    for name in ("disjoint_candidates", "selection_ties", "metric"):  # before 0.2
         protocol.setdefault(name, getattr(Protocol(), name))
     return protocol
+
+
+def further_metrics(run: Run, which: str) -> list[str]:
+    """`names` of the results of the protocol's own metric, or `lower_is_better`."""
+    return list((run.part("protocol").get("metric") or {}).get(which, ()))
 
 
 def data_of(run: Run) -> dict[str, Any]:

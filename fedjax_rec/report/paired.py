@@ -12,7 +12,12 @@ from rich.console import Console
 from fedjax_rec.evaluation import per_user
 from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.evaluation.protocol import main_cutoff
-from fedjax_rec.report.comparison import labels_of, protocol_of, same_but_seed
+from fedjax_rec.report.comparison import (
+    further_metrics,
+    labels_of,
+    protocol_of,
+    same_but_seed,
+)
 from fedjax_rec.report.differences import Difference, difference, holm
 from fedjax_rec.report.tables import Table, say
 from fedjax_rec.runs.folder import Run
@@ -111,8 +116,10 @@ def metrics_of_pairs(
     """Names of the metrics that are compared."""
     cutoffs = protocol_of(runs[0]).get("cutoffs") or [10]
     k = main_cutoff(cutoffs)
+    names = [f"hr@{k}", f"ndcg@{k}", f"mrr@{k}", "auc"]
+    names += further_metrics(runs[0], "names")
     present = users[0][0].metrics
-    return [n for n in (f"hr@{k}", f"ndcg@{k}", f"mrr@{k}", "auc") if n in present]
+    return [name for name in names if name in present]
 
 
 def _check_converged(runs: Sequence[Run]) -> None:
@@ -158,7 +165,7 @@ def _check_ranked(runs: Sequence[Run]) -> None:
                 "items or candidates differ. Train both with the same data, split and "
                 "protocol.candidates"
             )
-        for field in ("ties", "cutoffs"):
+        for field in ("ties", "cutoffs", "metric"):
             before, now = protocol_of(first).get(field), protocol_of(run).get(field)
             if before != now:
                 raise UserError(

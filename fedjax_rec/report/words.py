@@ -25,8 +25,10 @@ def protocol_in_words(protocol: Mapping[str, Any]) -> str:
     }[protocol["evaluated"]]
     selection = protocol["selection"]
     chosen = f"the round with the best validation {selection}"
-    if selection == "rmse":
-        chosen = "the round with the lowest validation RMSE"
+    lower = (protocol.get("metric") or {}).get("lower_is_better", ())
+    if selection == "rmse" or selection in lower:
+        name = selection.replace("rmse", "RMSE")
+        chosen = f"the round with the lowest validation {name}"
     if selection == "last":
         chosen = "the last round"
     return (

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from fedjax_rec.core.arrays import Tree
+from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.simulation.simulation import Simulation
 
 
@@ -66,3 +67,15 @@ def digest(tree: Tree) -> str:
         if isinstance(array, np.ndarray):
             result.update(array.view(np.uint8).data if array.ndim else array.tobytes())
     return result.hexdigest()[:16]
+
+
+def content_of(data: Interactions) -> str:
+    """A hash of all interactions, users and items, with their texts."""
+    columns = ("user", "item", "rating", "timestamp", "position")
+    facts: list[Any] = [data.name, dict(data.notes)]
+    facts.append(digest({name: getattr(data, name) for name in columns}))
+    for each in (data.users, data.items):
+        titles = None if each.titles is None else list(each.titles)
+        attributes = {name: list(values) for name, values in each.attributes.items()}
+        facts.append([list(each.ids), titles, attributes])
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

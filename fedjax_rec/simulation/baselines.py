@@ -49,8 +49,9 @@ def rank_baselines(
     def make_rank(scores):
         def rank(targets, key):
             scorer = by_user(lambda user: scores(key, user))
+            chunk, metric = simulation.user_chunk, simulation.metric
             return evaluate(
-                scorer, targets, simulation.protocol, key, simulation.user_chunk
+                scorer, targets, simulation.protocol, key, chunk, metric=metric
             )
 
         return jax.jit(rank)
@@ -120,7 +121,8 @@ def rank_draws(
         position = position.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
 
         scorer = by_user(lambda user: -counts[position[user]].astype(jnp.float32))
-        return evaluate(scorer, targets, protocol, root, simulation.user_chunk)
+        chunk, metric = simulation.user_chunk, simulation.metric
+        return evaluate(scorer, targets, protocol, root, chunk, metric=metric)
 
     results, owners = [], _owners(simulation, targets)
     levels = chance_level(targets, protocol.cutoffs)

@@ -84,8 +84,9 @@ class Evaluator:
         specs = (EVERYWHERE, *(DEALT,) * 5)
 
         def rank_of(audience: Audience) -> Callable:
+            chunks, metric = audience.chunks, sim.metric
             evaluate = make_evaluate(
-                sim.recipe, sim.protocol, sim.user_chunk, audience.chunks, axis
+                sim.recipe, sim.protocol, sim.user_chunk, chunks, axis, metric
             )
 
             @functools.cache

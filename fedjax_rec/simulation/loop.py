@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from fedjax_rec.core.arrays import Tree
-from fedjax_rec.evaluation.protocol import (
+from fedjax_rec.evaluation.selection import (
     is_selected,
     selected_metrics,
     selection_value,
@@ -132,7 +132,7 @@ def _evaluate(
         for lane, value in zip(going, lanes.rmse(part, going), strict=True):
             events[lane][f"rmse_{part}"] = value
     values = {
-        lane: selection_value(sim.protocol.selection, event, sim.rounds)
+        lane: selection_value(sim.protocol, event, sim.rounds)
         for lane, event in events.items()
     }
     # The test part is looked at only if validation improved.
@@ -193,7 +193,7 @@ def selection_of(sim: Simulation, history: Sequence[Event]) -> Selection:
     tested = [event for event in history if "test" in event]
     if not tested:
         return Selection()
-    best = selection_value(sim.protocol.selection, tested[-1], sim.rounds)
+    best = selection_value(sim.protocol, tested[-1], sim.rounds)
     return Selection(best, *selected_metrics(tested[-1:]))
 
 

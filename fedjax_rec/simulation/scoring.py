@@ -13,6 +13,7 @@ from fedjax_rec.core.precision import at_precision
 from fedjax_rec.core.trained_rows import changed_rows, rows_at
 from fedjax_rec.evaluation.evaluate import evaluate
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.ranking import Measure
 from fedjax_rec.profiling.stages import EVALUATION, staged
 from fedjax_rec.simulation.round import client_key, train_client
 
@@ -92,6 +93,7 @@ def make_evaluate(
     user_chunk: int = 64,
     chunks: tuple[int, ...] = (),
     axis: str | None = None,
+    metric: Measure | None = None,
 ):
     """Builds the evaluation of a state on some users.
 
@@ -101,6 +103,7 @@ def make_evaluate(
         user_chunk: users scored at once from aggregated parameters.
         chunks: `V` of each size bucket, for tuned parameters.
         axis: mesh axis over which users are dealt, each to the device of its client.
+        metric: a further metric, see `ranking.bind`.
 
     Returns:
         `(bucket, state, personal, targets, clients [E], rows [E], data, frozen,
@@ -114,7 +117,8 @@ def make_evaluate(
     def run(bucket, state, personal, targets, clients, client_rows, data, *fixed):
         *fixed, key = fixed
         score, chunk = score_of(bucket, state, personal, data, *fixed)
-        return evaluate(score, targets, protocol, key, chunk, (clients, client_rows))
+        owners = (clients, client_rows)
+        return evaluate(score, targets, protocol, key, chunk, owners, metric)
 
     return staged(EVALUATION, at_precision(recipe.precision, run))
 

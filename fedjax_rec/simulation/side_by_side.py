@@ -274,6 +274,7 @@ def _evaluation_of(simulation: Simulation) -> Callable:
         simulation.protocol,
         simulation.user_chunk,
         simulation.chunks,
+        metric=simulation.metric,
     )
 
     def evaluate_one(state, personal, hparams, key, groups, data, frozen):

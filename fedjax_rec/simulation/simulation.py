@@ -16,7 +16,9 @@ from fedjax_rec.core.rounds import Sampler
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.newcomers import Newcomers
 from fedjax_rec.data.splits import Split
-from fedjax_rec.evaluation.protocol import Protocol, selected_metrics
+from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.ranking import Measure
+from fedjax_rec.evaluation.selection import selected_metrics
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import ROUNDS_HERE, on_host
 from fedjax_rec.simulation import loop
@@ -48,6 +50,7 @@ class Simulation(ByHand):
         cohort_size: `C`, slots of a round.
         chunks: `V` of each bucket.
         protocol: evaluation protocol.
+        metric: the protocol's metric, bound to the training data; `None` without one.
         rounds: number of rounds.
         eval_every: rounds between evaluations; the last round is always evaluated.
         seed: seed of everything but the split's and the candidates' own.
@@ -96,6 +99,7 @@ class Simulation(ByHand):
     multi_user: bool = False
     newcomers: Newcomers | None = None
     newcomer_chunks: tuple[int, ...] = ()
+    metric: Measure | None = None
 
     def __post_init__(self) -> None:
         self.protocol, why = settled_for(self.recipe, self.split, self.protocol)

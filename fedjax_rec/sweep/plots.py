@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_rec.evaluation.protocol import sign_of
 from fedjax_rec.experiment.fields import shown, text_of
 from fedjax_rec.report.tables import panels, save
 from fedjax_rec.sweep.table import Setting, spread
@@ -104,7 +103,8 @@ def _draw_front(axes: Any, settings: Sequence[Setting], metric: str) -> None:
             color=f"C{i % 10}",
             label=_label(values) or "base",
         )
-    sign = sign_of(metric)
+    signs = [s.sign(metric) for s in settings if s.sent]
+    sign = signs[0] if signs else 1
     best = front_of(
         [(s.sent.mean, sign * s.test[metric].mean) for s in settings if s.sent]
     )
@@ -137,7 +137,7 @@ def plot_curves(settings: Sequence[Setting], metric: str, path: str | Path) -> N
     ranked = sorted(
         (s for s in settings if s.runs),
         key=lambda s: (
-            sign_of(metric) * s.val[metric].mean if metric in s.val else -math.inf
+            s.sign(metric) * s.val[metric].mean if metric in s.val else -math.inf
         ),
         reverse=True,
     )

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 
-from fedjax_rec.evaluation.protocol import sign_of
 from fedjax_rec.report.tables import can_plot
 from fedjax_rec.runs.interrupts import Stopped
 from fedjax_rec.runs.plain import plain
@@ -120,7 +119,7 @@ class Session:
                 raise UserError(table.MIXED.format(metrics=", ".join(different)))
             if metric not in row.val:
                 return None
-            return sign_of(metric) * row.val[metric].mean
+            return row.sign(metric) * row.val[metric].mean
 
         def run(settings: list[Values]) -> list[float | None]:
             self.run([point for setting in settings for point in points_of(setting)])

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from fedjax_rec.evaluation.protocol import sign_of
+from fedjax_rec.evaluation.selection import sign_of
 from fedjax_rec.experiment.fields import text_of, value_of
+from fedjax_rec.report.comparison import further_metrics
 from fedjax_rec.report.differences import Spread, spread
 from fedjax_rec.report.tables import Table, say
 from fedjax_rec.runs.folder import Run
@@ -46,6 +47,13 @@ class Setting(NamedTuple):
     test: dict[str, Spread]
     diverged: int
     sent: Spread | None = None
+
+    def sign(self, metric: str) -> int:
+        """1 if higher values of a metric are better, else -1."""
+        lower = [
+            n for run in self.runs for n in further_metrics(run, "lower_is_better")
+        ]
+        return sign_of(metric, lower)
 
 
 def settings_of(
@@ -154,7 +162,7 @@ def best_of(settings: Sequence[Setting], metric: str) -> int | None:
     """
     most = max((len(s.runs) for s in settings), default=0)
     values = [
-        (sign_of(metric) * s.val[metric].mean, -i)
+        (s.sign(metric) * s.val[metric].mean, -i)
         for i, s in enumerate(settings)
         if metric in s.val and len(s.runs) == most and not s.diverged
     ]

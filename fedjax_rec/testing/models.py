@@ -22,6 +22,7 @@ class Examined:
         model: the model.
         num_items: `I`.
         frozen: as in `Recipe`.
+        hparams: as in `Recipe`.
         batch: a batch of whole groups of pairs; by default of six pairs.
         group: consecutive pairs that belong together.
     """
@@ -31,16 +32,19 @@ class Examined:
         model: Model,
         num_items: int,
         frozen: Any = (),
+        hparams: Any = None,
         batch: Any = None,
         group: int = 1,
     ) -> None:
         self.model, self.num_items, self.frozen = model, num_items, frozen
+        self.hparams = hparams or {}
         self.params: Params = model.init(jax.random.key(0))
         self.batch, self.group = batch or six_pairs(num_items), group
 
     def loss(self, params: Params, batch: Any) -> Any:
         """The loss of a batch, without its metrics."""
-        return self.model.loss(params, self.frozen, batch, jax.random.key(0))[0]
+        key = jax.random.key(0)
+        return self.model.loss(params, self.frozen, batch, key, self.hparams)[0]
 
     @functools.cached_property
     def gradient(self) -> Any:
@@ -75,7 +79,8 @@ def of_system(system: System) -> Examined:
     group = 1 + recipe.local.negatives
     masked = jnp.arange(len(batch["mask"])) // group % 3 == 1
     batch["mask"] &= ~masked
-    model = Examined(recipe.model, run.data.num_items, recipe.frozen, batch, group)
+    facts = (run.data.num_items, recipe.frozen, recipe.hparams)
+    model = Examined(recipe.model, *facts, batch, group)
     model.params = Params(
         shared=run.start.shared,
         personal={name: first(run.personal[name], 5) for name in model.params.personal},

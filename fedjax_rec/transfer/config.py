@@ -90,6 +90,11 @@ def check(experiment: Experiment, target: Target) -> None:
         )
     if obstacle:
         raise ValueError(obstacle)
+    if experiment.protocol.metric is not None:
+        raise ValueError(
+            "protocol.metric is not computed in a transfer, which ranks another "
+            "catalog than the one it is built for: leave it none"
+        )
     if target.data == experiment.data:
         raise ValueError(
             "the target is the source's own data, part of which was trained on. Choose "

@@ -84,12 +84,12 @@ def best_of(recipe: contracts.Recipe, num_clusters: int) -> contracts.ClientUpda
 
         def loss_of(index):
             shared = stacks.select(params.shared, index)
-            spaces = {t.space: pairs[t.space] for t in rows.tables_of(shared)}
-            view = contracts.Params(
-                shared=rows.gather(shared, spaces), personal=personal
-            )
+            tables = rows.tables_of([shared, personal])
+            spaces = {t.space: pairs[t.space] for t in tables}
+            shared, own = rows.gather([shared, personal], spaces)
+            view = contracts.Params(shared=shared, personal=own)
             batch = {**pairs, **dict.fromkeys(spaces)}
-            return model.loss(view, frozen, batch, key)[0]
+            return model.loss(view, frozen, batch, key, hparams)[0]
 
         losses = jax.lax.map(loss_of, jnp.arange(num_clusters))
         # `argmin` would prefer NaN, the loss of a model that has diverged.

@@ -63,6 +63,37 @@ def test_help_has_the_fields_of_a_plugin(files, capsys):
     assert "--aggregation.cap 5\n      largest weight." in output
 
 
+DATA = """
+    import dataclasses
+
+    import fedjax_rec as fr
+
+    @fr.kind("data")
+    @dataclasses.dataclass(frozen=True)
+    class MyShop:
+        users: int = 6
+
+        def load(self, progress):
+            sizes = {"num_users": self.users, "num_items": 20}
+            return fr.SyntheticData(num_interactions=60, **sizes).load()
+"""
+
+
+def test_data_of_a_plugin_are_described_and_transferred_to(files, write, shows, fails):
+    plugin = ("--plugin", write(DATA, "shop.py"))
+    text = shows("data", "describe", "my_shop", *plugin, "--data.users", "7")
+    assert "users 7 items 20 interactions 46" in text
+    assert "clients 6" in shows(
+        "data", "describe", "small.py", *plugin, "--data", "my_shop"
+    )
+    text = shows(
+        "transfer", "small.py", *plugin, "--target", "my_shop", "--help", "target"
+    )
+    assert "--target.data my_shop" in text
+    text = fails("data", "describe", "my_shopp")
+    assert "csv, my_shop. Did you mean my_shop?" in text
+
+
 def test_what_is_wrong_with_a_plugin(files, write, fails):
     assert "there is no such file" in fails("train", "small.py", "--plugin", "no.py")
     assert "expected a Python file" in fails("train", "small.py", "--plugin")

@@ -219,7 +219,7 @@ def two_tables():
         values = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
         return rows.Table(values=values)
 
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         shared = params.shared
         items = rows.lookup(shared["x"], batch["item"])
         items = items + rows.lookup(shared["y"], batch["item"])
@@ -261,6 +261,52 @@ def test_tables_have_rates_of_their_own():
     np.testing.assert_allclose(result.personal["user"], start - RATE * user, atol=1e-6)
 
 
+@pytest.mark.parametrize(("batch", "rate"), [(99, 0.3), (2, 0.3), (2, None)])
+def test_a_personal_table_trains_as_a_shared_one_and_stays(batch, rate):
+    """One step on repeated rows, several steps, and an optimizer with a state."""
+    model, params = two_tables()
+    phase = Phase(lambda h: optax.adam(0.1) if rate is None else optax.sgd(RATE))
+    phase = phase._replace(row_rate=rate and (lambda h: rate))
+    update = jax.jit(
+        local_update(model, pairs_as_given, (phase,), batch_size=batch, shuffle=False)
+    )
+    shared = {name: params.shared[name] for name in "xw"}
+    own = Params(shared=shared, personal={**params.personal, "y": params.shared["y"]})
+    rest = (), examples(ITEMS, LABELS), {}, jax.random.key(0)
+
+    # The model reads both tables by name; only their place differs.
+    def loss(params, *args):
+        groups = {**params.shared, **params.personal}
+        names = {"x", "y", "w"}
+        return model.loss(
+            Params(
+                shared={n: groups[n] for n in names},
+                personal={n: x for n, x in groups.items() if n not in names},
+            ),
+            *args,
+        )
+
+    mine = jax.jit(
+        local_update(
+            model._replace(loss=loss), pairs_as_given, (phase,), batch_size=batch,
+            shuffle=False,
+        )
+    )(own, *rest)  # fmt: skip
+    both = update(params, *rest)
+    start = np.asarray(params.shared["y"].values)
+    expected = start + rows.scatter_add(jnp.zeros((6, 3)), both.delta["y"])
+    np.testing.assert_allclose(mine.personal["y"].values, expected, atol=1e-6)
+    assert set(mine.delta) == {"x", "w"}
+    untouched = np.setdiff1d(np.arange(6), ITEMS)
+    np.testing.assert_array_equal(
+        np.asarray(mine.personal["y"].values)[untouched], start[untouched]
+    )
+    if batch == 99:
+        np.testing.assert_allclose(
+            mine.personal["y"].values, start - 0.3 * slopes_of(params)[0], atol=1e-6
+        )
+
+
 @pytest.mark.parametrize("batch", [6, 7, 8])
 def test_groups_stay_together_and_the_last_batch_is_short(batch):
     """Five real groups of three of six, in batches of two: 2, 2 and 1 real ones."""
@@ -272,7 +318,7 @@ def test_groups_stay_together_and_the_last_batch_is_short(batch):
             "mask": jnp.arange(18) < 14,  # the last real group lacks its third
         }
 
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         # The groups of a batch, coded as a sum of powers of four.
         assert batch["label"].shape == (6,)
         group = batch["label"].reshape(2, 3) // 3

@@ -124,7 +124,7 @@ def texts_model():
             vectors = frozen[batch["text"]] @ shared["w"]
         return vectors + rows.lookup(shared["item"], batch["item"])
 
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         del key
         logits = vectors(params, frozen, batch) @ params.personal["user"]
         each = jnp.logaddexp(0, logits) - batch["label"] * logits

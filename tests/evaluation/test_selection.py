@@ -4,23 +4,25 @@ import pytest
 
 from fedjax_rec.evaluation.protocol import (
     Protocol,
-    is_selected,
     paper_compat,
-    selected_metrics,
-    selection_value,
     settled,
     without_rmse,
+)
+from fedjax_rec.evaluation.selection import (
+    is_selected,
+    selected_metrics,
+    selection_value,
 )
 
 
 def test_validation_or_the_last_round_decides():
     event = {"round": 4, "val": {"auc": 0.7}, "test": {"auc": 0.9}}
-    assert selection_value("auc", event, 9) == 0.7
-    assert selection_value("last", event, 9) == -math.inf
+    assert selection_value(Protocol(selection="auc"), event, 9) == 0.7
+    assert selection_value(Protocol(selection="last"), event, 9) == -math.inf
     errors = [{"round": 1, "rmse_val": 1.5}, {"round": 2, "rmse_val": 0.5}]
-    values = [selection_value("rmse", event, 9) for event in errors]
+    values = [selection_value(Protocol(selection="rmse"), event, 9) for event in errors]
     assert values[1] > values[0]  # lower is better
-    assert selection_value("last", event, 4) == 4
+    assert selection_value(Protocol(selection="last"), event, 4) == 4
 
 
 def test_auto_is_rmse_where_it_is_computed_and_ndcg_elsewhere():

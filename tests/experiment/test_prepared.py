@@ -137,6 +137,52 @@ def test_an_edited_loader_or_module_that_it_imports_is_a_miss(tmp_path, monkeypa
     assert (first[1], fewer[1]) == (scaled[1], first[1] - 20)
 
 
+def test_data_without_an_origin_are_known_by_their_content(cache, monkeypatch):
+    """A loader is called each time, and other content is a miss."""
+    calls = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine:
+        titles: str = "a"
+
+        def load(self, progress=False):
+            calls.append(self)
+            data = EXPERIMENT.data.load()
+            titles = [f"{self.titles} {i}" for i in range(data.num_items)]
+            items = dataclasses.replace(data.items, titles=titles)
+            return dataclasses.replace(data, items=items)
+
+    keys = {key_of(change(data=Mine(titles))) for titles in "aab"}
+    assert len(keys) == 2
+    calls.clear()
+    first, again = (load_prepared(change(data=Mine())) for _ in range(2))
+    assert len(calls) == 2
+    assert first.digests == again.digests
+    assert [path.name for path in cache.iterdir()] == [key_of(change(data=Mine()))]
+    another = load_prepared(change(data=Mine("b")))
+    titles = another.split.train.items.titles
+    assert titles is not None
+    assert titles[3] == "b 3"
+
+
+@pytest.mark.parametrize("slot", ["split", "partition"])
+def test_an_edited_split_or_partition_is_a_miss(slot, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    base = {"split": "LeaveOneOut", "partition": "PerUser"}[slot]
+
+    def key(comment):
+        text = f"from fedjax_rec import {base}\nclass Mine({base}):\n    {comment}"
+        (tmp_path / "own_part.py").write_text(text)
+        sys.modules.pop("own_part", None)
+        importlib.invalidate_caches()
+        part = importlib.import_module("own_part").Mine()
+        return key_of(change(**{slot: part}))
+
+    first, same, edited = key("x = 1"), key("x = 1"), key("x = 2")
+    assert first == same != edited
+
+
 def test_a_replaced_function_of_the_package_is_a_miss(monkeypatch):
     before = key_of(EXPERIMENT)
     monkeypatch.setattr(PerUser, "partition", lambda self, train: None)

@@ -40,6 +40,8 @@ def placed(slot, part):
         training = dataclasses.replace(FedFM().training, optimizer=part)
         algorithm = dataclasses.replace(FedFM(), training=training)
         return Experiment(name="x", algorithm=algorithm), "algorithm.training.optimizer"
+    if slot == "metric":
+        return Experiment(name="x", protocol=Protocol(metric=part)), "protocol.metric"
     if slot in OWNERS:
         algorithm = dataclasses.replace(OWNERS[slot], **{slot: part})
         return Experiment(name="x", algorithm=algorithm), f"algorithm.{slot}"

@@ -91,7 +91,7 @@ class NoMethod:
         ({"algorithm": Plain()}, "algorithm=.*Plain.*: expected a dataclass"),
         ({"algorithm": NoMethod()}, r"NoMethod\(...\) has no method build"),
         ({"cohort": NoMethod()}, "no method slots, build, check, describe; expected"),
-        ({"data": NoMethod()}, "has no method load, origin; expected load, origin"),
+        ({"data": NoMethod()}, "has no method load; expected load"),
         (
             {"algorithm": FedAvg(client_optimizer="adam")},
             r"algorithm.client_optimizer='adam': .* such as Adam\(\)",

@@ -62,7 +62,7 @@ def test_scores_and_losses(name):
     columns = {"user": USER, "item": ITEM, "label": LABEL, "mask": MASK}
     batch = {n: jnp.asarray(c) for n, c in columns.items()}
     batch["label"] = batch["label"].astype(jnp.float32)
-    value, _ = model.loss(params, (), batch, jax.random.key(0))
+    value, _ = model.loss(params, (), batch, jax.random.key(0), {})
     assert float(value) == pytest.approx(each[MASK].mean(), rel=1e-5)
 
 

@@ -37,7 +37,7 @@ def test_a_step_from_zero_is_ridge_regression():
     }
     slope = jax.grad(
         lambda own: model.loss(
-            Params(shared=params.shared, personal=own), frozen, batch, batch["mask"]
+            Params(shared=params.shared, personal=own), frozen, batch, batch["mask"], {}
         )[0]
     )(params.personal)
     moved = Params(shared=params.shared, personal={"user": -slope["user"]})

@@ -138,7 +138,7 @@ def test_losses_by_hand(name, loss):
     params = drawn(model)
     parts = in_numpy(params)
     batch, (items, mask) = batch_of(np.random.default_rng(2))
-    got, _ = model.loss(params, FROZEN, batch, jax.random.key(0))
+    got, _ = model.loss(params, FROZEN, batch, jax.random.key(0), {})
     z = items_by_hand(parts)
     users = np.stack([user_by_hand(parts, HISTORY[u]) for u in (0, 1, 2, 2)])
     x = np.einsum("ngd,nd->ng", z[items], users)
@@ -156,7 +156,7 @@ def test_losses_by_hand(name, loss):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     nothing = {**batch, "mask": jnp.zeros_like(batch["mask"])}
     value, slope = jax.value_and_grad(
-        lambda p: model.loss(p, FROZEN, nothing, jax.random.key(0))[0]
+        lambda p: model.loss(p, FROZEN, nothing, jax.random.key(0), {})[0]
     )(params)
     assert float(value) == 0
     assert all(not np.asarray(g).any() for g in jax.tree.leaves(slope))
@@ -184,7 +184,7 @@ def test_fixed_groups_get_no_gradient():
             assert model.lift is not None
             shared = model.lift(shared, FROZEN)
         both = Params(shared=shared, personal=params.personal)
-        return model.loss(both, FROZEN, batch, jax.random.key(0))[0]
+        return model.loss(both, FROZEN, batch, jax.random.key(0), {})[0]
 
     for lifted in (False, True):
         slope = jax.grad(through)(params, lifted)

@@ -266,6 +266,7 @@ def test_few_shot(lifted_target, held):
             audience.frozen,
             {**batch, "item": jnp.minimum(number, held.split.train.num_items - 1)},
             key,
+            {},
         )[0]
     )(own)
     expected = jax.tree.map(lambda x, g: x - 0.5 * g, own, gradient)

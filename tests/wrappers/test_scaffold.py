@@ -110,7 +110,7 @@ def dense_model():
         del key
         return Params(shared={"w": jnp.zeros(2)}, personal={"user": jnp.zeros(1)})
 
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         del frozen, key
         mask = batch["mask"]
         off = params.shared["w"] - batch["minimum"]
@@ -202,7 +202,7 @@ def row_model():
         shared = {"item": rows.Table(values=jnp.ones((ITEMS, D))), "w": jnp.zeros(D)}
         return Params(shared=shared, personal={})
 
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, hparams):
         del frozen, key
         mask = batch["mask"]
         q = rows.lookup(params.shared["item"], batch["item"])
