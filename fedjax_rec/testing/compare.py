@@ -134,7 +134,7 @@ def _pairs(actual: Any, expected: Any, what: str):
 
 
 def _data(leaf: Any) -> Any:
-    is_key = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(
+    is_key = hasattr(leaf, "dtype") and jax.numpy.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )
     return jax.random.key_data(leaf) if is_key else leaf

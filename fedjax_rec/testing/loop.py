@@ -39,7 +39,7 @@ def round_is_a_loop_over_clients(system: System) -> None:
             params, recipe.frozen, examples, recipe.hparams, key
         )
 
-    for client in run.everyone:
+    for client in range(len(run.everyone)):
         result = update(jnp.int32(client), first(run.personal, client))
         check_close(
             first(personal, client),

@@ -67,13 +67,13 @@ def same_outputs_outside_of_a_round(system: System) -> None:
     params = Params(shared=run.start.shared, personal=personal)
     hparams = run.recipe.hparams
     inside = round_hparams(hparams, run.key, jnp.int32(0))
-    results = [
+    one, other = (
         jax.eval_shape(
             run.recipe.client_update, params, run.recipe.frozen, examples, each, run.key
         )
         for each in (inside, hparams)
-    ]
-    check_shapes(*results, "client_update in a round, and with its hparams only")
+    )
+    check_shapes(one, other, "client_update in a round, and with its hparams only")
 
 
 def chunks_order_buckets_and_absent_clients_change_nothing(system: System) -> None:
