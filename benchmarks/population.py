@@ -150,7 +150,7 @@ def recipe_of(count: int) -> "Recipe":
     """Matrix factorization for `count` clients."""
     import numpy as np
 
-    from fedjax_rec import SGD, FedAvg
+    from fedjax_rec import SGD, FedAvg, MatrixFactorization
     from fedjax_rec.core.context import Context
 
     context = Context(
@@ -161,7 +161,9 @@ def recipe_of(count: int) -> "Recipe":
         dtype=np.dtype("float32"),
         examples=np.full(count, MEAN),
     )
-    return FedAvg(dim=DIM, client_optimizer=SGD(lr=1.0)).build(context)
+    return FedAvg(
+        model=MatrixFactorization(dim=DIM), client_optimizer=SGD(lr=1.0)
+    ).build(context)
 
 
 class Run:

@@ -16,6 +16,7 @@ from fedjax_rec import (
     Experiment,
     FedAvg,
     FileData,
+    MatrixFactorization,
     Mean,
     TopK,
 )
@@ -40,8 +41,7 @@ def get_config() -> tuple[Experiment, ...]:
         name="none",
         data=FileData(source="movielens-100k"),
         algorithm=FedAvg(
-            model="mf",
-            dim=64,
+            model=MatrixFactorization(dim=64),
             client_optimizer=SGD(lr=20.0),
             batch_size=128,
             local_epochs=2,

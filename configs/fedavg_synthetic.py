@@ -16,7 +16,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="fedavg_synthetic",
         data=SyntheticData(),
-        algorithm=FedAvg(model="mf", client_optimizer=SGD(lr=20.0)),
+        algorithm=FedAvg(client_optimizer=SGD(lr=20.0)),
         aggregation=Mean(per_row=True),
         execution=Execution(max_buckets=2),  # quick to compile
         rounds=40,

@@ -17,6 +17,7 @@ from fedjax_rec import (
     FedAvg,
     FileData,
     Guided,
+    MatrixFactorization,
     Mean,
     Ratio,
 )
@@ -31,7 +32,8 @@ def get_config() -> tuple[Experiment, ...]:
         split=Ratio(test=0.2, val=0.1),
         partition=Dirichlet(num_clients=100, alpha=0.1),
         algorithm=FedAvg(
-            model="mf", users="table", dim=32, client_optimizer=SGD(lr=100.0)
+            model=MatrixFactorization(dim=32, users="table"),
+            client_optimizer=SGD(lr=100.0),
         ),
         aggregation=Mean(),
         execution=Execution(max_buckets=2),

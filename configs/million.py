@@ -17,6 +17,7 @@ from fedjax_rec import (
     SGD,
     Experiment,
     FedAvg,
+    MatrixFactorization,
     Mean,
     Protocol,
     StoreConfig,
@@ -32,7 +33,9 @@ def get_config() -> Experiment:
         data=SyntheticData(
             num_users=1_000_000, num_items=20_000, num_interactions=100_000_000
         ),
-        algorithm=FedAvg(dim=64, client_optimizer=SGD(lr=5.0)),
+        algorithm=FedAvg(
+            model=MatrixFactorization(dim=64), client_optimizer=SGD(lr=5.0)
+        ),
         aggregation=Mean(per_row=True),
         cohort=Uniform(size=1_000),
         store=StoreConfig(location="disk"),

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedjax_rec import Execution, Experiment, SyntheticData
+from fedjax_rec import (
+    Execution,
+    Experiment,
+    MatrixFactorization,
+    NeuralCF,
+    PersonalScorer,
+    SyntheticData,
+)
 from fedjax_rec.aggregators.losses import Agnostic
 from fedjax_rec.aggregators.means import Mean, Sum
 from fedjax_rec.algorithms.fedavg import FedAvg
@@ -82,7 +89,14 @@ def small(name):
     """An algorithm of the registry, with those fields of `SMALL` that it has."""
     cls = registry.load("algorithm", name)
     names = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{field: value for field, value in SMALL.items() if field in names})
+    values = {**SMALL, "model": MatrixFactorization(dim=4)}
+    return cls(**{field: value for field, value in values.items() if field in names})
+
+
+def averaged(model=MatrixFactorization, users=None, **fields):
+    """A small FedAvg."""
+    more = {} if users is None else {"users": users}
+    return FedAvg(model=model(dim=4, **more), batch_size=8, negatives=2, **fields)
 
 
 def steps(count, **more):
@@ -96,8 +110,7 @@ CASES = {
     "fedncf, as published": case(FedNCF(**SMALL), aggregation=Mean(per_row=True)),
     "fedmf explicit": case(FedMF(dim=4, feedback="explicit")),
     "fedavg two epochs, prox, momentum, yogi": case(
-        FedAvg(
-            **SMALL,
+        averaged(
             local_epochs=2,
             proximal=0.1,
             client_optimizer=Momentum(lr=0.1),
@@ -106,25 +119,27 @@ CASES = {
         aggregation=Mean(),
     ),
     "fedavg adam, ncf, adagrad": case(
-        FedAvg(
-            **SMALL,
-            model="ncf",
+        averaged(
+            model=NeuralCF,
             client_optimizer=Adam(lr=0.01),
             server_optimizer=FedAdagrad(lr=0.1),
         ),
         aggregation=Mean(weights="uniform"),
     ),
-    "fedavg local adagrad": case(FedAvg(**SMALL, client_optimizer=Adagrad())),
+    "fedavg local adagrad": case(averaged(client_optimizer=Adagrad())),
     "fedavg ncf, scaffold": case(
-        FedAvg(**SMALL, model="ncf", local_epochs=2, client_optimizer=SGD(lr=0.1)),
+        averaged(model=NeuralCF, local_epochs=2, client_optimizer=SGD(lr=0.1)),
         aggregation=Mean(weights="uniform"),
         wrapper=Scaffold(),
     ),
     "fedavg user table": case(
-        FedAvg(**SMALL, users="table", server_optimizer=FedAvgM())
+        averaged(
+            users="table",
+            server_optimizer=FedAvgM(),
+        )
     ),
     "fedavg scorer, sum, adam": case(
-        FedAvg(**SMALL, model="scorer", server_optimizer=FedAdam()),
+        averaged(model=PersonalScorer, server_optimizer=FedAdam()),
         aggregation=Sum(),
     ),
     "fedfm": case(FedFM(**FM)),  # suffix LoRA, several steps
@@ -197,23 +212,21 @@ OTHER_RULES = {
     ),
     "fedfm, power sgd": case(FedFM(**FM), codec=PowerSGD(rank=1)),
     "fedavg, guided by updates": case(
-        FedAvg(**SMALL), wrapper=Guided(likeness="update", sketch=64)
+        averaged(), wrapper=Guided(likeness="update", sketch=64)
     ),
-    "fedavg, trend": case(FedAvg(**SMALL), aggregation=ByTrend()),
-    "fedavg, participation": case(
-        FedAvg(**SMALL), aggregation=ByParticipation(longest=2)
-    ),
+    "fedavg, trend": case(averaged(), aggregation=ByTrend()),
+    "fedavg, participation": case(averaged(), aggregation=ByParticipation(longest=2)),
     "fedncf, agnostic": case(FedNCF(**SMALL), aggregation=Agnostic(groups=3)),
-    "fedavg of two clusters": case(FedAvg(**SMALL), wrapper=IFCA()),
+    "fedavg of two clusters": case(averaged(), wrapper=IFCA()),
     "fedavg of two clusters by update": case(
-        FedAvg(**SMALL), wrapper=ClusteredByUpdate(warm_rounds=1, sketch=32)
+        averaged(), wrapper=ClusteredByUpdate(warm_rounds=1, sketch=32)
     ),
     "fedavg of two clusters by profile": case(
-        FedAvg(**SMALL),
+        averaged(),
         wrapper=ClusteredByProfile(profile=ClientProfile(source="random")),
     ),
     "fedavg ncf prox, fedamp": case(
-        FedAvg(**SMALL, model="ncf", proximal=0.1), wrapper=FedAMP(sigma=0.5)
+        averaged(model=NeuralCF, proximal=0.1), wrapper=FedAMP(sigma=0.5)
     ),
 }
 # Cases whose parts other cases have as well.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from etils import epy
 
@@ -11,12 +11,12 @@ from fedjax_rec.algorithms import implicit
 from fedjax_rec.core import optimizers
 from fedjax_rec.core.checks import check_settings, check_unread
 from fedjax_rec.core.context import Context
+from fedjax_rec.models.settings import MatrixFactorization
 
 with epy.lazy_imports():
     from fedjax_rec.aggregators import means
     from fedjax_rec.clients import local
     from fedjax_rec.core import contracts
-    from fedjax_rec.models import by_id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,8 @@ class FedAvg:
     over the clients that touched it.
 
     Attributes:
-        model: `mf` (matrix factorization), `ncf` (its MLP form), or `scorer` (a
-            personal linear score over item rows).
-        users: `personal` vectors that stay on the client, or a shared `table`, for
-            clients that hold several users.
-        dim: width of user and item vectors.
+        model: matrix factorization (`mf`), its MLP form (`ncf`), or a personal linear
+            score over item rows (`scorer`).
         client_optimizer: optimizer of the local steps; all but SGD keep a state for
             every row that a client touches, which starts anew each round.
         item_lr_scale: factor in the rows' rate `client_optimizer.lr * item_lr_scale`,
@@ -43,7 +40,6 @@ class FedAvg:
         batch_size: pairs of a step.
         local_epochs: passes over the pairs in a round.
         negatives: negatives per positive.
-        init_scale: standard deviation of the initial vectors.
 
     References:
         McMahan et al., Communication-Efficient Learning of Deep Networks from
@@ -51,9 +47,7 @@ class FedAvg:
         Heterogeneous Networks (FedProx), MLSys 2020.
     """
 
-    model: Literal["mf", "ncf", "scorer"] = "mf"
-    users: Literal["personal", "table"] = "personal"
-    dim: int = 32
+    model: Any = MatrixFactorization()
     client_optimizer: Any = optimizers.SGD(lr=0.5)
     item_lr_scale: float = 1.0
     proximal: float = 0.0
@@ -61,24 +55,16 @@ class FedAvg:
     batch_size: int = 256
     local_epochs: int = 1
     negatives: int = 4
-    init_scale: float = 0.1
 
     def __post_init__(self) -> None:
         check_settings(self)
-        optimizers.check_numbers(
-            self, ("dim", "batch_size", "local_epochs", "negatives")
-        )
+        optimizers.check_numbers(self, ("batch_size", "local_epochs", "negatives"))
         if getattr(self.client_optimizer, "momentum", 0) != 0:
             check_unread(self, "another optimizer than SGD()", "item_lr_scale")
-        if self.model == "scorer" and self.users == "table":
-            raise ValueError(
-                "model='scorer' has no user vectors to put in a table: the scorer "
-                "itself is the user. Use users='personal', or model='mf' or 'ncf'"
-            )
 
     def build(self, context: Context) -> contracts.Recipe:
         """The recipe for a catalog."""
-        optimizer = self.client_optimizer
+        optimizer, own = self.client_optimizer, getattr(self.model, "hparams", {})
         plain = optimizer.momentum == 0
         counted = optimizer.momentum is not None and not self.proximal
 
@@ -90,9 +76,8 @@ class FedAvg:
             row_rate=row_rate if plain else None,
             proximal=(lambda h: h["proximal"]) if self.proximal else None,
         )
-        recipe = implicit.on_pairs(
-            self, self._model(context), (phase,), context.num_items
-        )
+        model = _with_scalars(self.model.build(context), tuple(own))
+        recipe = implicit.on_pairs(self, model, (phase,), context.num_items)
         return recipe._replace(
             aggregator=means.weighted_mean(),
             server_optimizer=lambda h: optimizers.with_hparams(
@@ -102,6 +87,7 @@ class FedAvg:
                 **optimizers.hparams_of(optimizer, "client_optimizer"),
                 "item_lr_scale": self.item_lr_scale,
                 "proximal": self.proximal,
+                **{f"model.{name}": value for name, value in own.items()},
                 **optimizers.hparams_of(self.server_optimizer, "server_optimizer"),
             },
             local=recipe.local._replace(
@@ -115,17 +101,14 @@ class FedAvg:
             ),
         )
 
-    def _model(self, context: Context) -> contracts.Model:
-        num_items, dtype = context.num_items, context.dtype
-        if self.model == "scorer":
-            return by_id.personal_scorer(num_items, self.dim, self.init_scale, dtype)
-        kinds = {"mf": by_id.matrix_factorization, "ncf": by_id.neural_cf}
-        num_users = context.num_users if self.users == "table" else None
-        model = kinds[self.model](
-            num_items,
-            self.dim,
-            num_users=num_users,
-            init_scale=self.init_scale,
-            dtype=dtype,
-        )
-        return model._replace(single_user=num_users is None)
+
+def _with_scalars(model: contracts.Model, names: tuple[str, ...]) -> contracts.Model:
+    """The model with a loss that reads its scalars by the names of its own fields."""
+    if not names:
+        return model
+
+    def loss(params, frozen, batch, key, hparams):
+        own = {name: hparams[f"model.{name}"] for name in names}
+        return model.loss(params, frozen, batch, key, own)
+
+    return model._replace(loss=loss)

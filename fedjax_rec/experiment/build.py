@@ -232,8 +232,8 @@ def _protocol(protocol: Protocol, recipe: Recipe, prepared: PreparedData) -> Pro
     if recipe.model.single_user:
         raise ValueError(
             "this system keeps a personal part for each user, but the clients of the "
-            "partition hold several users. Use partition=PerUser(), or FedAvg with "
-            "users='table'"
+            "partition hold several users. Use partition=PerUser(), or "
+            "FedAvg(model=MatrixFactorization(users='table'))"
         )
     if protocol.evaluated != "aggregated":
         raise ValueError(

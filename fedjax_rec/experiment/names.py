@@ -33,7 +33,8 @@ def find(fields: Mapping[str, Field], name: str, values: Sequence[str] = ()) -> 
 def suggestion(fields: Mapping[str, Field], wanted: str) -> str:
     """A sentence with valid fields in place of an unknown one.
 
-    Fields of the part that the name begins with come first. A field that only other
+    Fields of the part that the name begins with come first, above all one of the same
+    name in a part of it. A field that only other
     kinds of the part have is named with these kinds.
 
     Args:
@@ -49,7 +50,9 @@ def suggestion(fields: Mapping[str, Field], wanted: str) -> str:
     }
     in_kinds = dict.fromkeys(name for names in kinds.values() for name in names)
     inside = [n.removeprefix(f"{owner}.") for n in fields if n.startswith(f"{owner}.")]
-    near = [] if inner in in_kinds else _nearest(inner, inside if owner else fields)
+    near = [name for name in inside if name.endswith(f".{inner}")][:3]
+    if not near and inner not in in_kinds:
+        near = _nearest(inner, inside if owner else fields)
     if near:
         return f"The nearest: {_flags(near, owner)}"
     for name in _nearest(inner, in_kinds)[:1]:

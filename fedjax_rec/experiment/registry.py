@@ -103,6 +103,11 @@ SLOTS: dict[str, dict[str, str]] = {
         "fedncf": "algorithms.implicit:FedNCF",
         "pfedrec": "algorithms.implicit:PFedRec",
     },
+    "model": {
+        "mf": "models.settings:MatrixFactorization",
+        "ncf": "models.settings:NeuralCF",
+        "scorer": "models.settings:PersonalScorer",
+    },
     "client_optimizer": _OPTIMIZERS,
     "optimizer": _OPTIMIZERS,
     "server_optimizer": {

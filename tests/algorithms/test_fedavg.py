@@ -1,5 +1,7 @@
 """FedAvg: one full-batch step is centralized SGD; adaptive servers by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, PerUser
+from fedjax_rec.models.settings import MatrixFactorization
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, federated
 
@@ -52,7 +55,9 @@ PARTS = {
 }
 
 
-def averaged(**fields):
+def averaged(
+    dim=32, init_scale=0.1, users: Any = "personal", model=MatrixFactorization, **fields
+):
     """The recipe of a FedAvg, with its default rule: the weighted mean of the paper."""
     context = Context(
         num_items=ITEMS,
@@ -62,7 +67,8 @@ def averaged(**fields):
         dtype=jnp.dtype("float32"),
         examples=np.asarray(SIZES),
     )
-    return FedAvg(**fields).build(context)
+    model = model(dim=dim, init_scale=init_scale, users=users)
+    return FedAvg(model=model, **fields).build(context)
 
 
 class Run:

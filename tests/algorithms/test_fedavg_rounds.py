@@ -4,18 +4,27 @@ import jax
 import numpy as np
 import pytest
 
-from fedjax_rec import SGD, Adam, FedAvg, Mean, Momentum
+from fedjax_rec import (
+    SGD,
+    Adam,
+    FedAvg,
+    MatrixFactorization,
+    Mean,
+    Momentum,
+    NeuralCF,
+    PersonalScorer,
+)
 from tests import by_hand
 from tests.by_hand import CLIENTS, EXAMPLES, World
 
 RATE, SCALE, SERVER = 0.4, 3.0, 0.5
+SIZE = {"dim": 3, "init_scale": 0.7}
 SMALL = {
-    "dim": 3,
+    "model": MatrixFactorization(**SIZE),
     "client_optimizer": SGD(lr=RATE),
     "item_lr_scale": SCALE,
     "server_optimizer": SGD(lr=SERVER),
     "negatives": 2,
-    "init_scale": 0.7,
 }
 RULES: dict[str, Mean | None] = {
     "examples, by default": None,
@@ -62,7 +71,9 @@ def test_factorization_under_every_mean(rule):
 
 def test_a_personal_scorer_takes_one_joint_step():
     world = World(
-        FedAvg(**SMALL, model="scorer"), aggregation=RULES["examples"], rounds=1
+        FedAvg(**{**SMALL, "model": PersonalScorer(**SIZE)}),
+        aggregation=RULES["examples"],
+        rounds=1,
     )
     table, scorers = world.shared["item"].values, world.personal["scorer"]
     assert np.ptp(scorers["w"], axis=0).min() > 0
@@ -85,7 +96,7 @@ def test_a_personal_scorer_takes_one_joint_step():
 def test_a_perceptron_and_a_shared_table_of_users():
     """The user's rows are those of a table, moved and averaged as the items' are."""
     world = World(
-        FedAvg(**SMALL, model="ncf", users="table"),
+        FedAvg(**{**SMALL, "model": NeuralCF(**SIZE, users="table")}),
         aggregation=RULES["examples"],
         rounds=1,
     )

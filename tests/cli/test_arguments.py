@@ -4,14 +4,22 @@ import dataclasses
 
 import pytest
 
-from fedjax_rec import Experiment, FedAvg, FedNCF, PFedRec, SyntheticData
+from fedjax_rec import (
+    Experiment,
+    FedAvg,
+    FedMF,
+    FedNCF,
+    MatrixFactorization,
+    PFedRec,
+    SyntheticData,
+)
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
 from fedjax_rec.cli.options import CheckpointOptions, Train
 from fedjax_rec.core.optimizers import Adam, FedAdam
 from fedjax_rec.fleet.cohorts import Available, Uniform
 from fedjax_rec.storage.errors import UserError
 
-BASE = Experiment(name="base", algorithm=FedAvg(dim=8))
+BASE = Experiment(name="base", algorithm=FedAvg(model=MatrixFactorization(dim=8)))
 
 
 def applied(*words, base=BASE):
@@ -52,7 +60,9 @@ def test_fields_and_options_are_set_whatever_their_order():
     assert options.checkpoint == CheckpointOptions(every=3)
     assert experiment.rounds == 7
     assert experiment.cohort == Uniform(size=9)
-    assert experiment.algorithm == FedAvg(dim=8, client_optimizer=Adam(lr=0.5))
+    assert experiment.algorithm == FedAvg(
+        model=MatrixFactorization(dim=8), client_optimizer=Adam(lr=0.5)
+    )
 
 
 def test_dashes_and_underscores_are_the_same():
@@ -68,11 +78,14 @@ def test_a_part_keeps_its_values_if_it_is_of_that_kind_already():
 
 def test_fields_of_one_part_change_together():
     """Each flag on its own would contradict the value of the other."""
-    base = dataclasses.replace(BASE, algorithm=FedAvg(users="table", model="ncf"))
-    words = ["--algorithm.model", "scorer", "--algorithm.users", "personal"]
+    base = dataclasses.replace(
+        BASE,
+        algorithm=FedMF(feedback="explicit", user_l2=0.5),
+    )
+    words = ["--algorithm.feedback", "implicit", "--algorithm.user-l2", "1e-4"]
     for order in (words, words[2:] + words[:2]):
         algorithm = applied(*order, base=base)[1].algorithm
-        assert (algorithm.model, algorithm.users) == ("scorer", "personal")
+        assert algorithm == FedMF()
 
 
 def test_values_of_every_type():
@@ -131,7 +144,7 @@ def test_a_folder_is_refused_where_it_is_not_read():
         ("--seed -1", "seed must lie in [0, 2**32), got -1"),
         ("--algorithm.proximal fast", "--algorithm.proximal fast: expected a number"),
         ("--algorithm.proximal nan", "proximal must be finite"),
-        ("--algorithm.dim 0", "algorithm.dim=0: dim must be at least 1, got 0"),
+        ("--algorithm.model.dim 0", "algorithm.model.dim=0: dim=0, expected a"),
         ("--quiet maybe", "--quiet maybe: expected True or False"),
         ("--protocol.ties randm", "expected one of pessimistic, optimistic, random. "
          "Did you mean random?"),

@@ -38,6 +38,7 @@ from fedjax_rec import (
     Joint,
     Krum,
     LoRA,
+    MatrixFactorization,
     Mean,
     Median,
     Noise,
@@ -311,14 +312,18 @@ def test_null_controls_keep_lengths_and_every_client_has_another_profile():
         (
             {
                 "wrapper": CoLR(rank=2),
-                "algorithm": FedAvg(dim=4, client_optimizer=Adam(lr=0.01)),
+                "algorithm": FedAvg(
+                    model=MatrixFactorization(dim=4), client_optimizer=Adam(lr=0.01)
+                ),
             },
             "plain SGD",
         ),
         (
             {
                 "attack": Boost(),
-                "algorithm": FedAvg(dim=4, users="table"),
+                "algorithm": FedAvg(
+                    model=MatrixFactorization(dim=4, users="table"),
+                ),
                 "partition": IID(num_clients=10),
             },
             "none of the shape",
@@ -329,12 +334,17 @@ def test_null_controls_keep_lengths_and_every_client_has_another_profile():
         (
             {
                 "aggregation": FedNova(),
-                "algorithm": FedAvg(dim=4, client_optimizer=Adam()),
+                "algorithm": FedAvg(
+                    model=MatrixFactorization(dim=4), client_optimizer=Adam()
+                ),
             },
             "steps of SGD",
         ),
         (
-            {"aggregation": FedNova(), "algorithm": FedAvg(dim=4, proximal=0.1)},
+            {
+                "aggregation": FedNova(),
+                "algorithm": FedAvg(model=MatrixFactorization(dim=4), proximal=0.1),
+            },
             "steps of SGD",
         ),
         (
@@ -347,14 +357,19 @@ def test_null_controls_keep_lengths_and_every_client_has_another_profile():
         (
             {
                 "partition": IID(num_clients=10),
-                "algorithm": FedAvg(dim=4, users="table"),
+                "algorithm": FedAvg(
+                    model=MatrixFactorization(dim=4, users="table"),
+                ),
                 "protocol": Protocol(evaluated="tuned"),
             },
             "needs one client per user",
         ),
         ({"wrapper": FedEx()}, "LoRA"),
         (
-            {"wrapper": Scaffold(), "algorithm": FedAvg(dim=4, proximal=0.1)},
+            {
+                "wrapper": Scaffold(),
+                "algorithm": FedAvg(model=MatrixFactorization(dim=4), proximal=0.1),
+            },
             "SCAFFOLD corrects several steps of plain SGD",
         ),
     ],
@@ -471,7 +486,7 @@ def test_items_are_encoded_once_only_if_that_is_exact(changes, encode, lifted, r
 
 
 def test_a_lifted_recipe_needs_a_linear_aggregate():
-    recipe = made(algorithm=FedAvg(dim=4, negatives=1))
+    recipe = made(algorithm=FedAvg(model=MatrixFactorization(dim=4), negatives=1))
     linear = recipe.aggregator._replace(linear=True)
     federated(recipe._replace(aggregator=linear), (1,), lifted=True)
     nonlinear = recipe.aggregator._replace(linear=False)
@@ -483,7 +498,7 @@ def test_a_lifted_recipe_needs_a_linear_aggregate():
     "wrapper", [IFCA(), Scaffold(), ClusteredByUpdate(), ClusteredByProfile()], ids=repr
 )
 def test_wrappers_that_leave_the_rule_go_through_a_round_with_it(wrapper):
-    algorithm = FedAvg(dim=4, negatives=1)
+    algorithm = FedAvg(model=MatrixFactorization(dim=4), negatives=1)
     recipe = made(wrapper=wrapper, aggregation=Median(), algorithm=algorithm)
     assert_round(recipe)
 

@@ -15,6 +15,7 @@ from fedjax_rec import (
     FedAvg,
     FedMF,
     FleetConfig,
+    MatrixFactorization,
     StoreConfig,
     SyntheticData,
     Uniform,
@@ -182,7 +183,7 @@ def test_more_than_there_are():
 
 
 def test_negatives_count_in_the_bytes():
-    algorithm = FedAvg(dim=4, negatives=1)
+    algorithm = FedAvg(model=MatrixFactorization(dim=4), negatives=1)
     simulation = build(
         dataclasses.replace(EXPERIMENT, algorithm=algorithm, cohort=AllClients())
     )

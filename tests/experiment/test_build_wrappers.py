@@ -16,6 +16,7 @@ from fedjax_rec import (
     Experiment,
     FedAMP,
     FedAvg,
+    MatrixFactorization,
     PFedRec,
     QFedAvg,
     SyntheticData,
@@ -37,7 +38,7 @@ from tests.experiment.embedded import Embedded
 SMALL = Experiment(
     name="small",
     data=SyntheticData(num_users=24, num_items=30, num_interactions=240),
-    algorithm=FedAvg(dim=4, negatives=1, proximal=0.01),
+    algorithm=FedAvg(model=MatrixFactorization(dim=4), negatives=1, proximal=0.01),
     execution=Execution(max_buckets=1),
     rounds=2,
     eval_every=2,

@@ -31,6 +31,7 @@ from fedjax_rec import (
     Freeze,
     GeometricMedian,
     Guided,
+    MatrixFactorization,
     Mean,
     Median,
     PFedRec,
@@ -179,7 +180,7 @@ class Own:
     def build(self, context):
         if context.num_items != self.num_items:
             raise ValueError("made for another catalog")
-        recipe = FedAvg(dim=4, negatives=1).build(context)
+        recipe = FedAvg(model=MatrixFactorization(dim=4), negatives=1).build(context)
         codec = None if self.codec is None else self.codec.build(context)
         rule = self.rule.build(context)
         return recipe._replace(transform=codec, aggregator=rule)

@@ -15,6 +15,7 @@ from fedjax_rec import (
     FedMF,
     FlexLoRA,
     Krum,
+    MatrixFactorization,
     Momentum,
     PerUser,
     Scaffold,
@@ -35,16 +36,17 @@ from fedjax_rec.storage.errors import UserError
 if TYPE_CHECKING:
     from nowhere import Missing  # pyright: ignore[reportMissingImports]
 
-BASE = Experiment(name="x", algorithm=FedAvg(dim=8))
+BASE = Experiment(name="x", algorithm=FedAvg(model=MatrixFactorization(dim=8)))
 
 
 def test_fields_have_their_type_value_and_slot():
     fields = fields_of(BASE)
     assert fields["rounds"] == Field(int, 100, None)
     assert fields["algorithm"] == Field(Any, BASE.algorithm, "algorithm")
-    assert fields["algorithm.dim"] == Field(int, 8, None)
+    assert fields["algorithm.model.dim"] == Field(int, 8, None)
     assert fields["codec"] == Field(Any, None, "codec")
-    assert fields["algorithm.users"].slot is None  # two words, not FedFM's parts
+    # two words, not FedFM's parts
+    assert fields["algorithm.model.users"].slot is None
     assert fields_of(FedFM(), "algorithm.")["algorithm.users"].slot == "users"
     assert "fleet" not in fields  # of one kind only
     assert fields["fleet.seed"].hint is int
@@ -139,9 +141,14 @@ def test_wrong_kinds_are_refused(name, text, message):
 
 def test_values_are_put_in():
     assert with_values(BASE, {}) == BASE
-    changed = with_values(BASE, {"algorithm.dim": 4, "seed": 3, "wrapper": "scaffold"})
+    changed = with_values(
+        BASE, {"algorithm.model.dim": 4, "seed": 3, "wrapper": "scaffold"}
+    )
     assert changed == Experiment(
-        name="x", algorithm=FedAvg(dim=4), wrapper=Scaffold(), seed=3
+        name="x",
+        algorithm=FedAvg(model=MatrixFactorization(dim=4)),
+        wrapper=Scaffold(),
+        seed=3,
     )
     # Kinds come before their fields, whatever the order.
     values = {"algorithm.server_optimizer.lr": 0.5, "algorithm": "fedmf"}
@@ -151,18 +158,21 @@ def test_values_are_put_in():
     values = {"algorithm.client_optimizer.lr": 2.0}
     values |= {"algorithm.client_optimizer": "momentum"}
     algorithm = with_values(BASE, values).algorithm
-    assert algorithm == FedAvg(dim=8, client_optimizer=Momentum(lr=2.0))
+    assert algorithm == FedAvg(
+        model=MatrixFactorization(dim=8), client_optimizer=Momentum(lr=2.0)
+    )
     # A part itself is as good as its name, and a word may be a plain value.
     assert with_values(BASE, {"partition": PerUser()}) == BASE
-    assert with_values(BASE, {"algorithm.users": "table"}).algorithm.users == "table"
+    changed = with_values(BASE, {"algorithm.model.users": "table"})
+    assert changed.algorithm.model.users == "table"
 
 
 def test_fields_of_one_part_change_at_once():
-    base = dataclasses.replace(BASE, algorithm=FedAvg(users="table"))
-    values = {"algorithm.model": "scorer", "algorithm.users": "personal"}
-    assert with_values(base, values).algorithm == FedAvg(model="scorer")
-    with pytest.raises(UserError, match=r"algorithm\.model=scorer: model='scorer' has"):
-        with_values(base, {"algorithm.model": "scorer"})
+    base = dataclasses.replace(BASE, algorithm=FedMF(feedback="explicit", user_l2=0.5))
+    values = {"algorithm.feedback": "implicit", "algorithm.user_l2": 1e-4}
+    assert with_values(base, values).algorithm == FedMF()
+    with pytest.raises(UserError, match=r"algorithm\.feedback=implicit: user_l2=0\.5"):
+        with_values(base, {"algorithm.feedback": "implicit"})
 
 
 @pytest.mark.parametrize(
@@ -189,7 +199,7 @@ def test_fields_are_read_back_from_a_config():
     wrapper = FlexLoRA(then=Scaffold())
     config = json.loads(json.dumps(plain(dataclasses.replace(BASE, wrapper=wrapper))))
     assert value_of(config, "rounds") == 100
-    assert value_of(config, "algorithm.dim") == 8
+    assert value_of(config, "algorithm.model.dim") == 8
     assert value_of(config, "algorithm.client_optimizer.lr") == 0.5
     assert value_of(config, "algorithm") == "fedavg"
     assert value_of(config, "wrapper") == "flexlora+scaffold"

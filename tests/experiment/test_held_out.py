@@ -9,7 +9,7 @@ import fedjax_rec as fr
 SMALL = fr.Experiment(
     name="held out",
     data=fr.SyntheticData(num_users=40, num_items=60, num_interactions=900),
-    algorithm=fr.FedAvg(dim=4, proximal=0.01),
+    algorithm=fr.FedAvg(model=fr.MatrixFactorization(dim=4), proximal=0.01),
     split=fr.ColdUsers(),
     mesh=fr.MeshConfig(devices=1),
     store=fr.StoreConfig(cache=False),

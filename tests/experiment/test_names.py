@@ -26,7 +26,8 @@ def test_names_are_those_of_python():
     ("name", "nearest"),
     [
         ("protocol.tis", "--protocol.ties"),
-        ("algoritm.dim", "--algorithm.dim"),
+        ("algoritm.dim", "--algorithm.model.dim"),
+        ("algorithm.dim", "--algorithm.model.dim"),
         ("algorithm.bach-size", "--algorithm.batch-size"),
         ("algorithm.epochs", "--algorithm.local-epochs"),
         ("round", "--rounds"),

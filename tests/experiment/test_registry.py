@@ -16,6 +16,7 @@ from fedjax_rec.runs.plain import plain
 
 KINDS = [(slot, kind) for slot, kinds in registry.SLOTS.items() for kind in kinds]
 OWNERS = {
+    "model": FedAvg(),
     "client_optimizer": FedAvg(),
     "server_optimizer": FedAvg(),
     "adapter": FedFM(),

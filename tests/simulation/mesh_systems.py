@@ -16,6 +16,7 @@ from fedjax_rec import (
     FedMF,
     FedNCF,
     Guided,
+    MatrixFactorization,
     MeshConfig,
     PFedRec,
     Protocol,
@@ -31,7 +32,12 @@ from fedjax_rec.experiment import registry
 SMALL = Experiment(
     name="small",
     data=SyntheticData(num_users=14, num_items=24, num_interactions=170),
-    algorithm=FedAvg(dim=4, negatives=1, batch_size=8, client_optimizer=SGD(lr=5.0)),
+    algorithm=FedAvg(
+        model=MatrixFactorization(dim=4),
+        negatives=1,
+        batch_size=8,
+        client_optimizer=SGD(lr=5.0),
+    ),
     execution=Execution(max_buckets=1),
     mesh=MeshConfig(devices=1),
     rounds=3,

@@ -16,6 +16,7 @@ from fedjax_rec import (
     FedAvg,
     FedFM,
     History,
+    MatrixFactorization,
     PFedRec,
     Protocol,
     StoreConfig,
@@ -201,6 +202,11 @@ def test_what_is_asked_has_to_exist():
             sim.recommend(**arguments)
     with pytest.raises(ValueError, match=r"none was evaluated"):
         build(SMALL).recommend("u1")
-    table = dataclasses.replace(SMALL, algorithm=FedAvg(dim=4, users="table"))
+    table = dataclasses.replace(
+        SMALL,
+        algorithm=FedAvg(
+            model=MatrixFactorization(dim=4, users="table"),
+        ),
+    )
     with pytest.raises(ValueError, match=r"keeps a row for each user"):
         build(table).recommend(history=["i1"])

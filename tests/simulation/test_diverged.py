@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedjax_rec import SGD, Execution, Experiment, FedAvg, SyntheticData, build
+from fedjax_rec import (
+    SGD,
+    Execution,
+    Experiment,
+    FedAvg,
+    MatrixFactorization,
+    SyntheticData,
+    build,
+)
 from fedjax_rec.cli.options import Train
 from fedjax_rec.cli.training import train
 from fedjax_rec.evaluation.protocol import Protocol
@@ -90,7 +98,11 @@ def experiment(server_lr):
     return Experiment(
         name="wild",
         data=SyntheticData(num_users=12, num_items=20, num_interactions=150),
-        algorithm=FedAvg(dim=4, negatives=1, server_optimizer=SGD(lr=server_lr)),
+        algorithm=FedAvg(
+            model=MatrixFactorization(dim=4),
+            negatives=1,
+            server_optimizer=SGD(lr=server_lr),
+        ),
         execution=Execution(max_buckets=1),
         rounds=60,
         eval_every=3,

@@ -17,6 +17,7 @@ from fedjax_rec import (
     FedMF,
     FedNCF,
     Joint,
+    MatrixFactorization,
     PFedRec,
     Protocol,
 )
@@ -60,7 +61,11 @@ CONFIGS = {
         20,
     ),
     "fedavg": (
-        FedAvg(**SMALL, users="table", client_optimizer=SGD(lr=20.0)),
+        FedAvg(
+            negatives=2,
+            model=MatrixFactorization(dim=3, users="table"),
+            client_optimizer=SGD(lr=20.0),
+        ),
         ITEMS,
     ),
     "fedfm": (FedFM(**SMALL, **TEXTS, id_residual=True, batch_size=16), ITEMS),
@@ -195,7 +200,12 @@ def test_tuned_scores_are_those_of_a_full_copy(name):
 @pytest.mark.parametrize("name", ["pfedrec", "fedncf", "fedavg"])
 def test_equal_items_score_equal_after_tuning(name, candidates, dim):
     """Items that are equal, and stay so at rate 0, get a constant scorer's AUC: 0."""
-    config = dataclasses.replace(CONFIGS[name][0], dim=dim)
+    config = CONFIGS[name][0]
+    if name == "fedavg":
+        model = dataclasses.replace(config.model, dim=dim)
+        config = dataclasses.replace(config, model=model)
+    else:
+        config = dataclasses.replace(config, dim=dim)
     recipe = recipe_of(config, ITEMS)
     recipe = recipe._replace(hparams=dict.fromkeys(recipe.hparams, 0.0))
     w = world("pfedrec")

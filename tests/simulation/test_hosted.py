@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import Experiment, FedAvg, SyntheticData
+from fedjax_rec import Experiment, FedAvg, MatrixFactorization, SyntheticData
 from fedjax_rec.experiment.build import make_context, make_recipe
 from fedjax_rec.experiment.prepared import prepare
 from fedjax_rec.fleet.sampling import uniform
@@ -43,7 +43,7 @@ def test_the_start_is_traced_once_for_all_pieces(monkeypatch, common_start):
     experiment = Experiment(
         name="x",
         data=SyntheticData(num_users=10, num_items=20, num_interactions=100),
-        algorithm=FedAvg(dim=3),
+        algorithm=FedAvg(model=MatrixFactorization(dim=3)),
     )
     prepared = prepare(experiment, experiment.data.load())
     recipe = make_recipe(experiment, make_context(experiment, prepared))

@@ -16,6 +16,7 @@ from fedjax_rec import (
     FedAvg,
     FedMF,
     GlobalTime,
+    MatrixFactorization,
     Protocol,
     StoreConfig,
     SyntheticData,
@@ -100,7 +101,15 @@ def test_tuning_on_the_query_beats_chance():
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedMF(dim=2), FCF(dim=2), FedAvg(dim=2), FedAvg(dim=2, users="table")]
+    "algorithm",
+    [
+        FedMF(dim=2),
+        FCF(dim=2),
+        FedAvg(model=MatrixFactorization(dim=2)),
+        FedAvg(
+            model=MatrixFactorization(dim=2, users="table"),
+        ),
+    ],
 )
 def test_vectors_that_were_never_fitted_are_refused(algorithm):
     with pytest.raises(ValueError, match=r"18|24 users who take part in no round"):
@@ -150,7 +159,9 @@ def test_newcomers_start_as_clients_do(partition):
 
 def test_newcomers_of_clients_with_several_users_count_apart():
     changes = {"split": GlobalTime(val=0.2, test=0.2), "rounds": 1, "eval_every": 1}
-    table = FedAvg(dim=2, users="table")
+    table = FedAvg(
+        model=MatrixFactorization(dim=2, users="table"),
+    )
     simulation = fedjax_rec.build(
         experiment(table, partition=IID(num_clients=5), **changes), data=DATA
     )

@@ -17,6 +17,7 @@ from fedjax_rec import (
     FedFM,
     GeometricMedian,
     LoRA,
+    MatrixFactorization,
     PFedRec,
     PowerSGD,
     Protocol,
@@ -81,7 +82,10 @@ TINY = BackboneConfig(name="tiny")
     "parts",
     [
         {"algorithm": PFedRec(dim=4), "codec": PowerSGD(rank=1)},
-        {"algorithm": FedAvg(dim=4), "aggregation": GeometricMedian()},
+        {
+            "algorithm": FedAvg(model=MatrixFactorization(dim=4)),
+            "aggregation": GeometricMedian(),
+        },
         {
             "algorithm": TEXTS,
             "backbone": TINY,

@@ -18,6 +18,7 @@ from fedjax_rec import (
     FedAvg,
     FedFM,
     FedMF,
+    MatrixFactorization,
     MeshConfig,
     PFedRec,
     Poisson,
@@ -36,7 +37,9 @@ from fedjax_rec.sweep.grouping import point_bytes
 SMALL = Experiment(
     name="small",
     data=SyntheticData(num_users=24, num_items=40, num_interactions=300),
-    algorithm=FedAvg(dim=4, negatives=1, client_optimizer=SGD(lr=10.0)),
+    algorithm=FedAvg(
+        model=MatrixFactorization(dim=4), negatives=1, client_optimizer=SGD(lr=10.0)
+    ),
     execution=Execution(max_buckets=1),
     mesh=MeshConfig(devices=1),
     rounds=3,
@@ -85,7 +88,7 @@ EXPERIMENTS = {
         dataclasses.replace(
             SMALL,
             algorithm=FedAvg(
-                dim=4,
+                model=MatrixFactorization(dim=4),
                 negatives=1,
                 client_optimizer=SGD(lr=5.0),
                 server_optimizer=FedAdam(lr=0.01),

@@ -18,6 +18,7 @@ from fedjax_rec import (
     FedMF,
     FedNCF,
     LeaveLast,
+    MatrixFactorization,
     Mean,
     PFedRec,
     Poisson,
@@ -34,7 +35,9 @@ from tests import by_hand
 EXPERIMENT = Experiment(
     name="small",
     data=SyntheticData(num_users=60, num_items=80, num_interactions=1500),
-    algorithm=FedAvg(dim=4, negatives=1, client_optimizer=SGD(lr=10.0)),
+    algorithm=FedAvg(
+        model=MatrixFactorization(dim=4), negatives=1, client_optimizer=SGD(lr=10.0)
+    ),
     execution=Execution(max_buckets=1),
     rounds=6,
     eval_every=2,
@@ -230,7 +233,9 @@ def test_cohorts_count_their_clients(explicit, sampling):
 
 def test_mixed_clients_share_a_user_table():
     partition = Dirichlet(num_clients=5, alpha=0.3)
-    algorithm = change(EXPERIMENT.algorithm, users="table")
+    algorithm = change(
+        EXPERIMENT.algorithm, model=MatrixFactorization(dim=4, users="table")
+    )
     rule = Mean(per_row=True)
     parts = {"partition": partition, "algorithm": algorithm, "aggregation": rule}
     simulation = build(change(EXPERIMENT, **parts))
@@ -264,13 +269,13 @@ MIXED = IID(num_clients=5)
     [
         (
             {"partition": MIXED, "algorithm": FedMF()},
-            r"keeps a personal part .* partition=PerUser\(\), or FedAvg with",
+            r"keeps a personal part .* partition=PerUser\(\), or FedAvg",
         ),
         ({"partition": MIXED}, "keeps a personal part"),
         (
             {
                 "partition": MIXED,
-                "algorithm": FedAvg(users="table"),
+                "algorithm": FedAvg(model=MatrixFactorization(users="table")),
                 "protocol": Protocol(evaluated="tuned"),
             },
             r"evaluated='tuned' .* partition=PerUser\(\)",

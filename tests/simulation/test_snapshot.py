@@ -17,6 +17,7 @@ from fedjax_rec import (
     FedAvg,
     FedFM,
     LoRA,
+    MatrixFactorization,
     PFedRec,
     Protocol,
     StoreConfig,
@@ -38,7 +39,7 @@ SMALL = Experiment(
 ADAM = dataclasses.replace(
     SMALL,
     algorithm=FedAvg(
-        dim=4,
+        model=MatrixFactorization(dim=4),
         negatives=1,
         client_optimizer=SGD(lr=5.0),
         server_optimizer=FedAdam(lr=0.01),

@@ -31,7 +31,7 @@ RATE = "algorithm.client_optimizer.lr"
         ("seed=10:20:5", "seed", (10, 15), False),
         ("rounds=5", "rounds", (5,), False),
         (f"{RATE}=log:1e-3:1:4", RATE, (0.001, 0.01, 0.1, 1.0), True),
-        ("algorithm.dim=log:8:32:3", "algorithm.dim", (8, 16, 32), True),
+        ("algorithm.model.dim=log:8:32:3", "algorithm.model.dim", (8, 16, 32), True),
         ("algorithm.server-optimizer.momentum=linear:0:0.9:4",
          "algorithm.server_optimizer.momentum", (0.0, 0.3, 0.6, 0.9), False),
         ("algorithm.server-optimizer=sgd,fedadam", "algorithm.server_optimizer",
@@ -97,7 +97,7 @@ def test_samples_follow_their_distribution():
     draws = [
         parse_sample([BASE], f"{RATE}=log:1e-3:10"),
         parse_sample([BASE], "algorithm.server-optimizer.momentum=uniform:0.2:0.8"),
-        parse_sample([BASE], "algorithm.dim=uniform:2:4"),
+        parse_sample([BASE], "algorithm.model.dim=uniform:2:4"),
         parse_sample([BASE], "algorithm.model=choice:mf,ncf"),
     ]
     settings = sampled_settings(draws, 2000, seed=1)

@@ -21,6 +21,7 @@ from fedjax_rec import (
     Joint,
     LoRA,
     Median,
+    NeuralCF,
     PFedRec,
     SyntheticData,
     build,
@@ -161,7 +162,7 @@ def test_fedfm_freezes_as_with_its_own_setting(encode, tmp_path):
         (FedNCF(), ("item", "mlp"), "leaves no shared group to train"),
         (PFedRec(), ("item",), "leaves no shared group to train"),
         (
-            FedAvg(model="ncf", client_optimizer=Adam()),
+            FedAvg(model=NeuralCF(), client_optimizer=Adam()),
             ("mlp",),
             "expected SGD.. as the clients' optimizer",
         ),

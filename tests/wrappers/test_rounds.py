@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec import IFCA, SGD, FedAvg, Freeze, Mean, Scaffold
+from fedjax_rec import (
+    IFCA,
+    SGD,
+    FedAvg,
+    Freeze,
+    MatrixFactorization,
+    Mean,
+    NeuralCF,
+    Scaffold,
+)
 from fedjax_rec.wrappers.clustered import CLUSTER
 from fedjax_rec.wrappers.scaffold import CONTROL, OWN
 from tests import by_hand
@@ -14,11 +23,10 @@ from tests.by_hand import CLIENTS, EXAMPLES, World
 
 RATE, SCALE = 0.4, 3.0
 AVERAGED = FedAvg(
-    dim=3,
+    model=MatrixFactorization(dim=3, init_scale=0.9),
     client_optimizer=SGD(lr=RATE),
     item_lr_scale=SCALE,
     negatives=2,
-    init_scale=0.9,
 )
 
 
@@ -95,7 +103,8 @@ def test_scaffold_corrects_the_rows_that_a_client_touches():
 
 
 def test_frozen_layers_stay_while_items_and_users_train_through_them():
-    algorithm = dataclasses.replace(AVERAGED, model="ncf", local_epochs=2)
+    model = NeuralCF(dim=3, init_scale=0.9)
+    algorithm = dataclasses.replace(AVERAGED, model=model, local_epochs=2)
     freeze = Freeze(groups=("mlp",))
     world = World(algorithm, wrapper=freeze, aggregation=Mean(), rounds=1)
     shared, users = world.shared, world.personal["user"]

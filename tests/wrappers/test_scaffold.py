@@ -16,6 +16,8 @@ from fedjax_rec import (
     Execution,
     Experiment,
     FedAvg,
+    MatrixFactorization,
+    NeuralCF,
     Scaffold,
     SyntheticData,
     Uniform,
@@ -323,9 +325,17 @@ def test_fixed_groups_and_tables_unless_asked_for_have_no_variate():
 @pytest.mark.parametrize(
     ("algorithm", "message"),
     [
-        (FedAvg(model="ncf", users="table"), "clients that are one user each"),
-        (FedAvg(model="ncf", client_optimizer=Adam()), "corrects several steps of"),
-        (FedAvg(model="ncf", proximal=0.1), "corrects several steps of plain SGD"),
+        (
+            FedAvg(
+                model=NeuralCF(users="table"),
+            ),
+            "clients that are one user each",
+        ),
+        (
+            FedAvg(model=NeuralCF(), client_optimizer=Adam()),
+            "corrects several steps of",
+        ),
+        (FedAvg(model=NeuralCF(), proximal=0.1), "corrects several steps of plain SGD"),
     ],
 )
 def test_systems_that_scaffold_cannot_correct_are_refused(algorithm, message):
@@ -361,7 +371,11 @@ SMALL = Experiment(
     name="control",
     data=SyntheticData(num_users=20, num_items=30, num_interactions=200),
     algorithm=FedAvg(
-        dim=4, negatives=1, local_epochs=2, client_optimizer=SGD(lr=0.5), batch_size=16
+        model=MatrixFactorization(dim=4),
+        negatives=1,
+        local_epochs=2,
+        client_optimizer=SGD(lr=0.5),
+        batch_size=16,
     ),
     wrapper=Scaffold(),
     cohort=Uniform(size=10),

@@ -12,6 +12,7 @@ from fedjax_rec import (
     Execution,
     Experiment,
     FedAvg,
+    MatrixFactorization,
     MeshConfig,
     SyntheticData,
     build,
@@ -220,7 +221,7 @@ def test_impossible_settings_are_refused(make, settings, message):
 SMALL = Experiment(
     name="colluders",
     data=SyntheticData(num_users=20, num_items=30, num_interactions=200),
-    algorithm=FedAvg(dim=4, negatives=1),
+    algorithm=FedAvg(model=MatrixFactorization(dim=4), negatives=1),
     attack=IPM(share=0.2, scale=3.0),
     aggregation=Median(voting="voters"),
     rounds=1,
@@ -259,7 +260,7 @@ def test_a_run_survives_too_large_numbers_and_counts_their_senders():
     experiment = Experiment(
         name="large",
         data=SyntheticData(num_users=30, num_items=40, num_interactions=500),
-        algorithm=FedAvg(dim=4),
+        algorithm=FedAvg(model=MatrixFactorization(dim=4)),
         attack=IPM(share=0.2, scale=1e30),
         execution=Execution(max_buckets=1),
         mesh=MeshConfig(devices=1),

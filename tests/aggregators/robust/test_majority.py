@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_rec import SGD, Experiment, FedAvg, SyntheticData, build
+from fedjax_rec import (
+    SGD,
+    Experiment,
+    FedAvg,
+    MatrixFactorization,
+    SyntheticData,
+    build,
+)
 from fedjax_rec.aggregators.robust.medians import MajorityVote
 from fedjax_rec.core import rows
 from fedjax_rec.core.contracts import Senders
@@ -83,7 +90,9 @@ def test_the_server_rate_scales_the_step():
     small = Experiment(
         name="votes",
         data=SyntheticData(num_users=20, num_items=30, num_interactions=200),
-        algorithm=FedAvg(dim=4, negatives=1, server_optimizer=SGD(lr=0.5)),
+        algorithm=FedAvg(
+            model=MatrixFactorization(dim=4), negatives=1, server_optimizer=SGD(lr=0.5)
+        ),
         aggregation=MajorityVote(step=0.01),
         rounds=1,
         eval_every=1,
