@@ -11,6 +11,7 @@ from fedjax_rec.algorithms.fedavg import FedAvg
 from fedjax_rec.core import rows
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Aggregator, Senders
+from fedjax_rec.models.settings import MatrixFactorization
 from fedjax_rec.testing import world
 from fedjax_rec.testing.compare import (
     check_close,
@@ -28,6 +29,7 @@ WEIGHTS = jnp.asarray([1.0, 0.0, 3.0, 2.0, 0.0, 1.0])
 @functools.cache
 def facts() -> Context:
     """Ten clients, for rules that read facts about the experiment."""
+    algorithm = FedAvg(model=MatrixFactorization(dim=4), batch_size=8, negatives=2)
     return Context(
         num_items=6,
         num_users=10,
@@ -35,7 +37,7 @@ def facts() -> Context:
         cohort_size=COHORT,
         dtype=jnp.dtype("float32"),
         examples=np.arange(1, 11),
-        recipe=FedAvg(dim=4, batch_size=8, negatives=2).build(world.context()),
+        recipe=algorithm.build(world.context()),
     )
 
 
