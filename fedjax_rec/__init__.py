@@ -46,7 +46,9 @@ _PUBLIC = {
     "Interactions": "data.interactions",
     "Entities": "data.interactions",
     "Split": "data.splits.split",
+    "split_by": "data.splits.split",
     "Partition": "data.partition.units",
+    "partition_by": "data.partition.units",
     "Ranking": "evaluation.ranking",
 }
 

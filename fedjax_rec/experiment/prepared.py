@@ -23,6 +23,7 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
 from fedjax_rec.experiment.held_out import check_candidates
+from fedjax_rec.experiment.returned import split_and_partition
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.cost_class import Holdings, count_holdings
 from fedjax_rec.runs.fingerprint import content_of, digest
@@ -163,9 +164,8 @@ def _digest_of(prepared: PreparedData) -> str:
 
 def prepare(experiment: Experiment, data: Interactions) -> PreparedData:
     """Splits, partitions and lays out interactions."""
-    split = experiment.split.split(data)
+    split, partition = split_and_partition(experiment, data)
     train = split.train
-    partition = experiment.partition.partition(train)
     leaks = experiment.protocol.negative_pool == "not_interacted"
     pool = training_items(split)
     check_candidates(pool is not None, experiment.protocol)

@@ -42,6 +42,40 @@ class Partition:
     user_of_client: np.ndarray | None
 
 
+def partition_by(labels: Any, train: Interactions, name: str) -> Partition:
+    """One client for each label, in the order of the sorted labels.
+
+    Args:
+        labels: `[n]` the label of each training interaction: numbers or texts.
+        train: The training interactions.
+        name: Name of the partition with its options.
+
+    Raises:
+        ValueError: There is not one label for each interaction, or one is NaN.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != (len(train),) or not len(train):
+        raise ValueError(
+            f"partition {name!r}: labels have shape {labels.shape}, expected "
+            f"({len(train)},): one for each training interaction, of at least one"
+        )
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError(
+            f"partition {name!r}: label {int(np.argmax(np.isnan(labels)))} is NaN; "
+            "expected the client of every training interaction"
+        )
+    values, client = np.unique(labels, return_inverse=True)
+    pairs = np.unique(client.astype(np.int64) * train.num_users + train.user)
+    users = pairs % train.num_users  # in the order of their clients
+    single = len(pairs) == len(values) == len(np.unique(users))
+    return Partition(
+        client=client.astype(np.int32),
+        num_clients=len(values),
+        name=name,
+        user_of_client=users.astype(np.int32) if single else None,
+    )
+
+
 class Units(NamedTuple):
     """The units that a partition assigns to clients.
 
@@ -169,16 +203,9 @@ class ByAttribute:
             raise ValueError(
                 f"by_attribute({self.attribute!r}): train has no interactions"
             )
-        users, index = np.unique(train.user, return_inverse=True)
-        column = np.asarray(columns[self.attribute], dtype=str)[users]
-        values, silo = np.unique(column, return_inverse=True)
-        # If every silo has one user, silos are users, in this order.
-        single = len(values) == len(users)
-        return Partition(
-            client=silo[index].astype(np.int32),
-            num_clients=len(values),
-            name=f"by_attribute({self.attribute})",
-            user_of_client=users[np.argsort(silo)].astype(np.int32) if single else None,
+        column = np.asarray(columns[self.attribute], dtype=str)
+        return partition_by(
+            column[train.user], train, f"by_attribute({self.attribute})"
         )
 
 

@@ -47,15 +47,41 @@ def split_by(
     val: np.ndarray,
     test: np.ndarray,
     name: str,
-    info: dict[str, Any],
+    info: dict[str, Any] | None = None,
     query: np.ndarray | None = None,
     by_time: bool = True,
 ) -> Split:
-    """Splits by the masks `val`, `test` and `query` (`[n]`); the rest is train."""
+    """Splits interactions by masks; those that are in none are train.
+
+    Args:
+        data: All interactions.
+        val: `[n]` bool, the interactions for validation; there may be none.
+        test: `[n]` bool, those for the test.
+        name: Name of the split with its options.
+        info: See `Split`.
+        query: `[n]` bool, the interactions shown of users that are held out.
+        by_time: See `Split`.
+
+    Raises:
+        ValueError: A mask is no `[n]` bool, or two masks overlap.
+    """
+    masks = {"val": val, "test": test, "query": query}
+    masks = {part: np.asarray(m) for part, m in masks.items() if m is not None}
+    for part, mask in masks.items():
+        if mask.shape != (len(data),) or mask.dtype != bool:
+            raise ValueError(
+                f"split {name!r}: {part} is {mask.dtype}{list(mask.shape)}, expected "
+                f"bool[{len(data)}]: whether each interaction belongs to it"
+            )
+    if (np.sum([*masks.values()], axis=0) > 1).any():
+        raise ValueError(
+            f"split {name!r}: {', '.join(masks)} overlap; expected each interaction in "
+            "one part"
+        )
     train = ~(val | test)
     if query is not None:
         train &= ~query
-        info = {**info, "query": data.take(query)}
+        info = {**(info or {}), "query": data.take(query)}
     counts = {
         f"test_{kind}s_without_train": len(np.setdiff1d(column[test], column[train]))
         for kind, column in (("user", data.user), ("item", data.item))
@@ -65,7 +91,7 @@ def split_by(
         val=data.take(val),
         test=data.take(test),
         name=name,
-        info={**info, **counts},
+        info={**(info or {}), **counts},
         by_time=by_time,
     )
 

@@ -1,0 +1,125 @@
+"""Checks of what the loader, the split and the partition of an experiment return."""
+
+from typing import Any
+
+import numpy as np
+
+from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.partition import Partition
+from fedjax_rec.data.splits import Split
+from fedjax_rec.experiment.settings import Experiment
+
+
+def split_and_partition(
+    experiment: Experiment, data: Interactions
+) -> tuple[Split, Partition]:
+    """Splits interactions, and partitions train.
+
+    Raises:
+        ValueError: a part of the experiment has returned something else.
+    """
+    source, splitter, partitioner = (
+        type(part).__name__
+        for part in (experiment.data, experiment.split, experiment.partition)
+    )
+    check_interactions(data, f"{source}.load(...)")
+    split = experiment.split.split(data)
+    check_split(split, data, splitter)
+    partition = experiment.partition.partition(split.train)
+    check_partition(partition, split.train, partitioner)
+    return split, partition
+
+
+def check_interactions(data: Any, source: str, whole: Interactions | None = None):
+    """Checks interactions.
+
+    Args:
+        data: the interactions.
+        source: what returned them, for messages.
+        whole: the interactions of which they are a part.
+
+    Raises:
+        ValueError: they are something else, not sorted, or of other users or items.
+    """
+    if not isinstance(data, Interactions):
+        raise ValueError(
+            f"{source} is a {type(data).__name__}; expected Interactions, such as from "
+            "fedjax_rec.from_frame"
+        )
+    columns = [data.user, data.item, data.rating, data.timestamp, data.position]
+    if len({len(column) for column in columns}) > 1:
+        raise ValueError(f"{source} has columns of different lengths")
+    for name, ids, size in (
+        ("user", data.user, data.num_users),
+        ("item", data.item, data.num_items),
+    ):
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"{source} has {name} of {ids.dtype}; expected int32")
+        if len(ids) and not (ids.min() >= 0 and ids.max() < size):
+            lies = f"[{ids.min()}, {ids.max()}]"
+            raise ValueError(f"{source} has {name} in {lies}; expected [0, {size})")
+    if not _sorted(data.user, data.timestamp, data.position):
+        raise ValueError(
+            f"{source} is not sorted by user, timestamp and position, as `from_frame`, "
+            "`make_interactions` and `take` with a mask leave interactions"
+        )
+    if whole is not None:
+        sizes = (data.num_users, data.num_items)
+        if sizes != (whole.num_users, whole.num_items):
+            raise ValueError(
+                f"{source} has {sizes[0]} users and {sizes[1]} items, the data have "
+                f"{whole.num_users} and {whole.num_items}; expected all in every part, "
+                "as `take` leaves them"
+            )
+
+
+def _sorted(*columns: np.ndarray) -> bool:
+    """Whether rows are in lexical order."""
+    equal: Any = True
+    for column in columns:
+        before, after = column[:-1], column[1:]
+        if (equal & (before > after)).any():
+            return False
+        equal = equal & (before == after)
+    return True
+
+
+def check_split(split: Any, data: Interactions, source: str) -> None:
+    """Raises a ValueError if `source` has returned no split of these interactions."""
+    if not isinstance(split, Split):
+        raise ValueError(
+            f"{source}.split returned a {type(split).__name__}; expected a Split, such "
+            "as from fedjax_rec.split_by"
+        )
+    for part in ("train", "val", "test"):
+        check_interactions(getattr(split, part), f"{source}: {part}", data)
+    if not len(split.train):
+        raise ValueError(f"{source}: train has no interactions; hold fewer out")
+
+
+def check_partition(partition: Any, train: Interactions, source: str) -> None:
+    """Raises a ValueError if `source` has returned no partition of train."""
+    if not isinstance(partition, Partition):
+        raise ValueError(
+            f"{source}.partition returned a {type(partition).__name__}; expected a "
+            "Partition, such as from fedjax_rec.partition_by"
+        )
+    client, number = partition.client, partition.num_clients
+    if client.shape != (len(train),) or client.dtype.kind not in "iu":
+        raise ValueError(
+            f"{source}: client is {client.dtype}{list(client.shape)}; expected "
+            f"int32[{len(train)}], the client of each training interaction"
+        )
+    if not (client.min() >= 0 and client.max() < number):
+        raise ValueError(
+            f"{source}: clients lie in [{client.min()}, {client.max()}]; expected "
+            f"[0, {number}), as num_clients says"
+        )
+    if partition.user_of_client is None:
+        return
+    users = np.asarray(partition.user_of_client)
+    if users.shape != (number,) or not (users[client] == train.user).all():
+        raise ValueError(
+            f"{source}: user_of_client has to be the only user of each of {number} "
+            "clients, or None if some client holds several users"
+        )
