@@ -176,6 +176,7 @@ class Run:
         from fedjax_rec.simulation import mesh as meshes
         from fedjax_rec.simulation.chunks import chunk_sizes
         from fedjax_rec.simulation.hosted import Hosted
+        from fedjax_rec.simulation.programs import Programs
         from fedjax_rec.simulation.resident import Setup
         from fedjax_rec.simulation.round import federated
 
@@ -184,7 +185,17 @@ class Run:
         chunks = chunk_sizes(data, 2_000, COHORT, meshes.shares(mesh))
         algorithm = federated(recipe, chunks, devices=meshes.client_axis(mesh))
         sampler = sampling.uniform(count, COHORT)
-        setup = Setup(recipe, algorithm, sampler, data, mesh, key, rounds)
+        setup = Setup(
+            recipe,
+            sampler,
+            Programs(recipe, sampler),
+            chunks,
+            False,
+            data,
+            mesh,
+            key,
+            rounds,
+        )
         self.population = Hosted(setup, folder)
         self.state = meshes.place(mesh, algorithm.init(key))
         self.hparams = meshes.place(mesh, recipe.hparams)

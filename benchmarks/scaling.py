@@ -128,6 +128,7 @@ def weak(devices: int) -> dict[str, float]:
     from fedjax_rec.data.partition import PerUser
     from fedjax_rec.fleet import sampling
     from fedjax_rec.simulation import mesh as meshes
+    from fedjax_rec.simulation.programs import Programs
     from fedjax_rec.simulation.resident import Resident, Setup
     from fedjax_rec.simulation.round import federated
 
@@ -154,7 +155,8 @@ def weak(devices: int) -> dict[str, float]:
     mesh, key = meshes.make_mesh(), jax.random.key(0)
     algorithm = federated(recipe, (128,), devices=meshes.client_axis(mesh))
     sampler = sampling.everyone(clients)
-    population = Resident(Setup(recipe, algorithm, sampler, data, mesh, key, 1))
+    how = (Programs(recipe, sampler), (128,), False)
+    population = Resident(Setup(recipe, sampler, *how, data, mesh, key, 1))
     state = meshes.place(mesh, algorithm.init(key))
     program = population._run_rounds.lower(
         state,

@@ -18,7 +18,6 @@ from fedjax_rec.core.precision import at_precision
 from fedjax_rec.data.clients import ClientData, in_buckets, with_rating_dtype
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.evaluation.protocol import Protocol
-from fedjax_rec.evaluation.ranking import bind
 from fedjax_rec.experiment.combine import (
     check_evaluated,
     check_recipe,
@@ -31,7 +30,8 @@ from fedjax_rec.experiment.location import choose_location, on_disk
 from fedjax_rec.experiment.memory import check_memory
 from fedjax_rec.experiment.prepared import PreparedData, load_prepared
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.fleet.costs import Participants, make_participants
+from fedjax_rec.experiment.shared import facts_of, key_of, shared
+from fedjax_rec.fleet.costs import Participants
 from fedjax_rec.runs.model import read_model
 from fedjax_rec.runs.start import start_from
 from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
@@ -79,8 +79,11 @@ def build(
     why_newcomers = check_newcomers(
         recipe, protocol, prepared.split, prepared.newcomers, context.num_clients
     )
-    metric = bind(protocol, prepared.split.train, prepared.targets["test"])
-    participants = _participants(experiment, recipe, prepared)
+    key = None
+    if recipe_of is None:
+        key = key_of(experiment, prepared, data, facts_of(recipe, context), progress)
+    recipe, system = shared(key, recipe, experiment, protocol, prepared)
+    participants = system.participants
     lifted, why_lifted = decide_lift(recipe, context, experiment)
     per_chunk = _examples_per_chunk(experiment, recipe, lifted)
 
@@ -108,12 +111,13 @@ def build(
             client_of_user=prepared.serving,
             multi_user=not prepared.single,
             sampler=participants.sampler,
+            programs=system.programs,
             cohort_size=context.cohort_size,
             chunks=chunks,
             newcomers=newcomers,
             newcomer_chunks=newcomer_chunks,
             protocol=protocol,
-            metric=metric,
+            metric=system.metric,
             rounds=experiment.rounds,
             eval_every=min(experiment.eval_every, experiment.rounds),
             seed=experiment.seed,
@@ -183,17 +187,6 @@ def _recipe(
     recipe = at_precision(precision, recipe_of)(experiment, context)
     check_recipe(recipe)
     return recipe._replace(precision=precision)
-
-
-def _participants(
-    experiment: Experiment, recipe: Recipe, prepared: PreparedData
-) -> Participants:
-    num_items = prepared.split.train.num_items
-    if prepared.pool is not None:
-        num_items = len(prepared.pool)
-    return make_participants(
-        experiment.cohort, experiment.fleet, recipe, prepared.holdings, num_items
-    )
 
 
 def _examples_per_chunk(experiment: Experiment, recipe: Recipe, lifted: bool) -> int:

@@ -1,6 +1,7 @@
 """The items' texts and the frozen backbone that reads them."""
 
 import functools
+import hashlib
 import logging
 import os
 from typing import Any
@@ -103,6 +104,16 @@ class Corpus:
             "tokens": int(np.asarray(self.tokens.length).sum()),
             "shuffled": self.config.shuffle_texts,
         }
+
+    def loaded(self) -> list[str]:
+        """Hashes of the backbone and of the texts, as far as they were read."""
+        cached, hashes = vars(self), []
+        if "_loaded" in cached:
+            hashes.append(self.backbone.fingerprint)
+        if "texts" in cached:
+            text = "\0".join(self.texts).encode()
+            hashes.append(hashlib.sha256(text).hexdigest())
+        return hashes
 
     def embeddings(self) -> np.ndarray:
         """Vectors of the texts by the frozen backbone, `[I, D]` float32."""

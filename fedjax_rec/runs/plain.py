@@ -34,6 +34,24 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def is_plain(value: Any) -> bool:
+    """Whether JSON holds all of a value, but for the classes of its dataclasses.
+
+    >>> is_plain({"a": (1, 2.0, None)}), is_plain([object()])
+    (True, False)
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [getattr(value, f.name) for f in dataclasses.fields(value)]
+        # Others than its fields would be state that no key holds.
+        known = {f.name for f in dataclasses.fields(value)}
+        return getattr(value, "__dict__", {}).keys() <= known and is_plain(fields)
+    if isinstance(value, dict):
+        return all(type(k) is str and is_plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return type(value) in (bool, int, float, str, type(None))
+
+
 def _origin(value: Any) -> dict[str, Any]:
     file = own_file(type(value))
     if file is None:

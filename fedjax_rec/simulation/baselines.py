@@ -15,7 +15,7 @@ from fedjax_rec.evaluation.chance import chance_level
 from fedjax_rec.evaluation.evaluate import by_user, evaluate, random_scores
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation.chunks import fold_clients
-from fedjax_rec.simulation.evaluation import take_users
+from fedjax_rec.simulation.dealt_users import take_users
 from fedjax_rec.simulation.round import client_key
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from fedjax_rec.core.arrays import Array
     from fedjax_rec.core.contracts import Recipe
     from fedjax_rec.data.clients import ClientData
+    from fedjax_rec.evaluation.protocol import Protocol
+    from fedjax_rec.evaluation.ranking import Measure
     from fedjax_rec.evaluation.targets import Targets
+    from fedjax_rec.simulation.programs import Programs
     from fedjax_rec.simulation.simulation import Simulation
 
 MAX_ROUNDS = 100
@@ -45,32 +48,39 @@ def rank_baselines(
     targets, num_items = simulation.targets["test"], simulation.data.num_items
     counts = np.bincount(simulation.split.train.item, minlength=num_items)
     popular = jnp.asarray(counts, jnp.float32)
-
-    def make_rank(scores):
-        def rank(targets, key):
-            scorer = by_user(lambda user: scores(key, user))
-            chunk, metric = simulation.user_chunk, simulation.metric
-            return evaluate(
-                scorer, targets, simulation.protocol, key, chunk, metric=metric
-            )
-
-        return jax.jit(rank)
-
-    rankers = {
-        "random": make_rank(lambda k, u: random_scores(k, u, num_items)),
-        "popularity": make_rank(lambda key, user: popular),
-    }
+    rank = simulation.setup.programs.get(
+        _make_rank, simulation.protocol, simulation.user_chunk, simulation.metric
+    )
+    rankers = {"random": None, "popularity": popular}
     owners = _owners(simulation, targets)
     results = []
     draws = rank_draws(simulation, simulation.rounds, roots)
     for root, draw_count in zip(roots, draws, strict=True):
         key = keys.derive(root, keys.Purpose.BASELINE)
         summaries = {
-            name: summarise(rank(targets, key), targets.mask, owners)
-            for name, rank in rankers.items()
+            name: summarise(rank(targets, key, scores), targets.mask, owners)
+            for name, scores in rankers.items()
         }
         results.append({**summaries, "draw_count": draw_count})
     return results
+
+
+def _make_rank(
+    programs: Programs, protocol: Protocol, user_chunk: int, metric: Measure | None
+):
+    """`(targets, key, scores [I] of all users, or None for random ones)`, jitted."""
+
+    @jax.jit
+    def rank(targets: Targets, key: Array, scores: Array | None):
+        def score(user: Array) -> Array:
+            if scores is None:
+                return random_scores(key, user, targets.num_items)
+            return scores
+
+        scorer = by_user(score)
+        return evaluate(scorer, targets, protocol, key, user_chunk, metric=metric)
+
+    return rank
 
 
 def rank_draws(
@@ -112,18 +122,8 @@ def rank_draws(
     (data,) = pack(data, [clients])
     rows = np.arange(len(clients), dtype=np.int32)
 
-    @jax.jit
-    def rank(data, users, clients, rows, targets, root, rounds):
-        counts = count_draws(
-            recipe, data, simulation.chunks, users, clients, rows, root, 0, rounds
-        )
-        position = jnp.zeros(data.num_users, jnp.int32)
-        position = position.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
-
-        scorer = by_user(lambda user: -counts[position[user]].astype(jnp.float32))
-        chunk, metric = simulation.user_chunk, simulation.metric
-        return evaluate(scorer, targets, protocol, root, chunk, metric=metric)
-
+    settings = (protocol, simulation.user_chunk, simulation.metric, simulation.chunks)
+    rank = simulation.setup.programs.get(_make_rank_draws, *settings)
     results, owners = [], _owners(simulation, targets)
     levels = chance_level(targets, protocol.cutoffs)
     for root in roots:
@@ -132,6 +132,29 @@ def rank_draws(
         facts = {"rounds": rounds, "users": len(users)}
         results.append({**summary, **levels, **facts})
     return results
+
+
+def _make_rank_draws(
+    programs: Programs,
+    protocol: Protocol,
+    user_chunk: int,
+    metric: Measure | None,
+    chunks: tuple[int, ...],
+):
+    """`(data, users, clients, rows, targets, root, rounds)`, jitted."""
+
+    @jax.jit
+    def rank(data, users, clients, rows, targets, root, rounds):
+        counts = count_draws(
+            programs.recipe, data, chunks, users, clients, rows, root, 0, rounds
+        )
+        position = jnp.zeros(data.num_users, jnp.int32)
+        position = position.at[users].set(jnp.arange(users.shape[0], dtype=jnp.int32))
+
+        scorer = by_user(lambda user: -counts[position[user]].astype(jnp.float32))
+        return evaluate(scorer, targets, protocol, root, user_chunk, metric=metric)
+
+    return rank
 
 
 def _owners(simulation: Simulation, targets: Targets) -> np.ndarray | None:

@@ -30,11 +30,9 @@ class ByHand:
     Attributes:
         selected: parameters of the round selected so far; `None` before a test
             evaluation, after `restore`, and for personal parameters on disk.
-        rankers: compiled programs of `recommend`, by audience, bucket and `k`.
     """
 
     selected: Parameters | None
-    rankers: dict[Any, Any]
 
     def step(self: Any, rounds: int = 1) -> list[Event]:
         """Runs rounds, and the evaluations that are due on the way, as `run` does.

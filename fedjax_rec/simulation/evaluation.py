@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,12 +17,15 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.per_user import PerUser, in_order
 from fedjax_rec.evaluation.protocol import Protocol
+from fedjax_rec.evaluation.ranking import Measure
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.evaluation.targets import Targets
 from fedjax_rec.profiling.stages import EVALUATION_HERE, on_host
 from fedjax_rec.simulation import mesh as meshes
+from fedjax_rec.simulation.dealt_users import deal_users
 from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
+from fedjax_rec.simulation.programs import Programs
 from fedjax_rec.simulation.resident import Block, Resident, Setup
 from fedjax_rec.simulation.scoring import make_evaluate, make_squares
 
@@ -80,27 +82,12 @@ class Evaluator:
         self._last: dict[str, tuple[int, np.ndarray, dict[str, Array]]] = {}
         key = keys.derive(sim.key, keys.Purpose.EVALUATION)
         self._constants = meshes.place(sim.mesh, (sim.recipe.hparams, sim.key, key))
-        mesh, axis = sim.mesh, meshes.client_axis(sim.mesh)
-        specs = (EVERYWHERE, *(DEALT,) * 5)
-
-        def rank_of(audience: Audience) -> Callable:
-            chunks, metric = audience.chunks, sim.metric
-            evaluate = make_evaluate(
-                sim.recipe, sim.protocol, sim.user_chunk, chunks, axis, metric
-            )
-
-            @functools.cache
-            def rank(bucket: int):
-                def evaluation(*inputs):
-                    return evaluate(bucket, *inputs)
-
-                return meshes.program(evaluation, mesh, specs, DEALT)
-
-            return rank
-
-        self._ranks = [rank_of(audience) for audience in sim.audiences]
-        squares = make_squares(sim.recipe, axis=axis)
-        self._squares = meshes.program(squares, mesh, specs, DEALT)
+        settings = (sim.mesh, sim.protocol, sim.user_chunk, sim.metric)
+        self._ranks = [
+            functools.partial(sim.setup.programs.get, _make_rank, *settings, a.chunks)
+            for a in sim.audiences
+        ]
+        self._squares = sim.setup.programs.get(_make_squares, sim.mesh)
 
     @on_host(EVALUATION_HERE)
     def evaluate(self, sim: Simulation, part: str) -> dict[str, float]:
@@ -187,6 +174,35 @@ class Evaluator:
         return float(np.sqrt(total / len(user)))
 
 
+_SPECS = (EVERYWHERE, *(DEALT,) * 5)
+
+
+def _make_rank(
+    programs: Programs,
+    mesh: Mesh,
+    protocol: Protocol,
+    user_chunk: int,
+    metric: Measure | None,
+    chunks: tuple[int, ...],
+    bucket: int,
+) -> Callable:
+    """`make_evaluate` of the users of one bucket, on a mesh, jitted."""
+    axis = meshes.client_axis(mesh)
+    recipe = programs.recipe
+    evaluate = make_evaluate(recipe, protocol, user_chunk, chunks, axis, metric)
+
+    def evaluation(*inputs):
+        return evaluate(bucket, *inputs)
+
+    return meshes.program(evaluation, mesh, _SPECS, DEALT)
+
+
+def _make_squares(programs: Programs, mesh: Mesh) -> Callable:
+    """`make_squares` on a mesh, jitted."""
+    squares = make_squares(programs.recipe, axis=meshes.client_axis(mesh))
+    return meshes.program(squares, mesh, _SPECS, DEALT)
+
+
 def user_groups(sim: Simulation, part: str) -> list[tuple[int, int, np.ndarray]]:
     """The users of a part that one program evaluates.
 
@@ -242,56 +258,3 @@ def by_bucket(
     bucket = np.asarray(data.buckets)[client_of_user[users]]
     bucket = np.where(bucket == len(data.widths), 0, bucket)
     return [(int(g), np.flatnonzero(bucket == g)) for g in np.unique(bucket)]
-
-
-_USER_FIELDS = ("user", "positives", "exclude_offset", "exclude_size", "candidates")
-
-
-def take_users(targets: Targets, at: np.ndarray, length: int | None = None) -> Targets:
-    """The evaluated users at positions `at`; -1 is padding, without positives.
-
-    Args:
-        targets: targets as NumPy arrays or memory maps; only these users' parts are
-            read. Without `length`, JAX arrays as well.
-        at: `[n]`.
-        length: also cuts out the users' exclusions, and pads them to this length; by
-            default all exclusions stay.
-
-    Raises:
-        ValueError: they do not fit.
-    """
-    fields: dict[str, Any] = {
-        name: None if (array := getattr(targets, name)) is None else array[at]
-        for name in _USER_FIELDS
-    }
-    real = at >= 0
-    positives = np.where(real[:, None], fields["positives"], targets.num_items)
-    fields["positives"] = positives
-    if length is not None:
-        size = np.where(real, fields["exclude_size"], 0)
-        total = int(size.sum())
-        if total >= length:
-            raise ValueError(f"{total} exclusions do not fit in {length - 1}")
-        offset = np.cumsum(size) - size
-        source = np.repeat(fields["exclude_offset"] - offset, size) + np.arange(total)
-        items = np.full(length, targets.num_items, np.int32)
-        items[:total] = targets.exclude_items[source]
-        fields |= {
-            "exclude_items": items,
-            "exclude_offset": offset.astype(np.int32),
-            "exclude_size": size.astype(np.int32),
-        }
-    return dataclasses.replace(targets, **fields)
-
-
-def deal_users(mesh: Mesh, targets: Targets, at: np.ndarray) -> Targets:
-    """The evaluated users at `at` (`[shares * n]`), dealt over a mesh."""
-    size = np.where(at >= 0, np.asarray(targets.exclude_size)[at], 0)
-    most = int(size.reshape(meshes.shares(mesh), -1).sum(axis=1).max()) + 1
-    # A power of two, so that few programs serve all blocks.
-    length = min(len(targets.exclude_items), 1 << (most - 1).bit_length())
-    without_pool = dataclasses.replace(targets, pool=None)
-    dealt = meshes.place_taken(
-        mesh, at, lambda share: take_users(without_pool, share, length)
-    )
-    return dataclasses.replace(dealt, pool=meshes.place(mesh, targets.pool))

@@ -9,7 +9,7 @@ import concurrent.futures
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedjax_rec.core.arrays import Array, Tree
-from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, Sampler, ServerState
+from fedjax_rec.core.rounds import Cohort, ServerState
 from fedjax_rec.data.clients import ClientData
 from fedjax_rec.simulation import mesh as meshes
+from fedjax_rec.simulation.drawn_rounds import draw_cohort
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
-from fedjax_rec.simulation.personal import initial_on_host
-from fedjax_rec.simulation.resident import Block, Setup, draw_cohort
+from fedjax_rec.simulation.personal import initial_on_host, start_of
+from fedjax_rec.simulation.programs import Programs
+from fedjax_rec.simulation.resident import Block, Setup
+from fedjax_rec.simulation.round import federated
 
 _BLOCK = 8_192
 """Clients of one block of an evaluation."""
@@ -68,7 +71,7 @@ class Hosted:
     still = False
 
     def __init__(self, setup: Setup, folder: Path | None = None):
-        recipe, algorithm, sampler, data, mesh, key, capacity, _ = setup
+        data, mesh, key, programs = setup.data, setup.mesh, setup.key, setup.programs
         if jax.process_count() > 1:
             raise ValueError(
                 "a population on the host works with one process: over several, each "
@@ -81,9 +84,12 @@ class Hosted:
         self._shares = meshes.shares(mesh)
         self._finished = concurrent.futures.ThreadPoolExecutor(1)
         self._lengths: list[int] = []
-        self.personal = initial_on_host(recipe, key, data.num_clients, folder)
-        self._cohort_of = _make_draw(sampler, capacity, key)
-        self._round = _make_round(algorithm, mesh)
+        self.personal = initial_on_host(
+            setup.recipe, key, data.num_clients, folder, programs.get(start_of)
+        )
+        draw = programs.get(_make_draw, setup.capacity)
+        self._cohort_of = _windows(draw, setup.sampler.tables, setup.capacity, key)
+        self._round = programs.get(_make_round, setup.chunks, setup.lifted, mesh)
 
     def advance(
         self, state: ServerState, frozen: Tree, hparams: Tree, count: int
@@ -212,18 +218,24 @@ class Hosted:
             )
 
 
-def _make_draw(sampler: Sampler, capacity: int, key: Array):
-    """`round -> cohort`, drawn on the host, `capacity` rounds at once."""
-    # Tables as long as the population stay in the host's memory.
-    host = _host()
-    tables, key = jax.device_put((sampler.tables, key), host)
+def _make_draw(programs: Programs, capacity: int):
+    """`(tables, key, first) -> cohorts` of `capacity` rounds, jitted."""
 
     @jax.jit
     def draw(tables: Tree, key: Array, first: Array):
         return jax.lax.map(
-            partial(draw_cohort, sampler, tables, key),
+            partial(draw_cohort, programs.sample, tables, key),
             first + jnp.arange(capacity, dtype=jnp.int32),
         )
+
+    return draw
+
+
+def _windows(draw: Callable, tables: Tree, capacity: int, key: Array):
+    """`round -> cohort`, drawn on the host, `capacity` rounds at once."""
+    # Tables as long as the population stay in the host's memory.
+    host = _host()
+    tables, key = jax.device_put((tables, key), host)
 
     @functools.lru_cache(2)  # a call of `advance` may begin in one and end in the next
     def window(number: int) -> Any:
@@ -237,9 +249,10 @@ def _make_draw(sampler: Sampler, capacity: int, key: Array):
     return cohort_of
 
 
-def _make_round(algorithm: FederatedAlgorithm, mesh: Mesh):
+def _make_round(programs: Programs, chunks: tuple[int, ...], lifted: bool, mesh: Mesh):
     """A round of a cohort that is copied to the devices, jitted."""
     axis = meshes.client_axis(mesh)
+    algorithm = federated(programs.recipe, chunks, lifted=lifted, devices=axis)
 
     def one_round(state, personal, data, ids, rows, frozen, hparams, key):
         cohort = Cohort(

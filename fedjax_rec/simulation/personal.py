@@ -16,11 +16,14 @@ from fedjax_rec.core.precision import at_precision
 from fedjax_rec.core.rounds import FederatedAlgorithm, ServerState
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.messages import initial_state
+from fedjax_rec.simulation.programs import Programs
 from fedjax_rec.storage.maps import new_map
 
 FIX = "Choose another store.folder, or free space there"
 PIECE = 65_536
 """Clients whose personal parameters pass between the host and the devices at once."""
+Start = Callable[[Array, Array], dict[str, Tree]]
+"""`(root key, ids [n]) -> personal parameters [n, ...]`, without the constants."""
 
 
 def initial_server(
@@ -39,7 +42,12 @@ def initial_server(
     return init(meshes.place(mesh, key))
 
 
-def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
+def initial_personal(
+    recipe: Recipe,
+    key: Array,
+    clients: Array | int,
+    start: Start | None = None,
+) -> Tree:
     """Personal parameters `[n, ...]` before the first round.
 
     Args:
@@ -47,6 +55,7 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
             own.
         key: root key of the experiment.
         clients: ids `[n]`, or `N` for all clients.
+        start: `make_start(recipe)`, if it is made already.
 
     Returns:
         A tree of device arrays.
@@ -56,23 +65,32 @@ def initial_personal(recipe: Recipe, key: Array, clients: Array | int) -> Tree:
         name: jnp.asarray(values).at[ids].get(mode="clip")
         for name, values in (recipe.constants or {}).items()
     }
-    return {**_make_draw(recipe, key)(ids), **constants}
+    return {**(start or make_start(recipe))(key, ids), **constants}
 
 
-def _make_draw(recipe: Recipe, key: Array) -> Callable[[Array], dict[str, Tree]]:
-    """`ids [n] -> personal parameters [n, ...]` without the constants."""
-    key = keys.derive(key, keys.Purpose.INIT)
+def make_start(recipe: Recipe) -> Start:
+    """`(key, ids [n]) -> personal parameters [n, ...]` without the constants."""
 
     def start(key: Array) -> Tree:
         params = recipe.model.init(key)
         return {**params.personal, **initial_state(recipe, params.shared)}
 
     start = at_precision(recipe.precision, start)
-    if recipe.model.common_start:
-        return lambda ids: jax.tree.map(
-            lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), start(key)
-        )
-    return jax.jit(jax.vmap(lambda id_: start(jax.random.fold_in(key, id_))))
+
+    def common(key: Array, ids: Array) -> Tree:
+        shared = start(keys.derive(key, keys.Purpose.INIT))
+        return jax.tree.map(lambda x: jnp.tile(x, (len(ids),) + (1,) * x.ndim), shared)
+
+    def each(key: Array, ids: Array) -> Tree:
+        key = keys.derive(key, keys.Purpose.INIT)
+        return jax.vmap(lambda id_: start(jax.random.fold_in(key, id_)))(ids)
+
+    return common if recipe.model.common_start else jax.jit(each)
+
+
+def start_of(programs: Programs) -> Start:
+    """`make_start` of a system."""
+    return make_start(programs.recipe)
 
 
 def pieces(count: int) -> Iterator[slice]:
@@ -85,7 +103,13 @@ def pieces(count: int) -> Iterator[slice]:
         yield slice(first, min(first + PIECE, count))
 
 
-def initial_on_host(recipe: Recipe, key: Array, count: int, folder: Path | None):
+def initial_on_host(
+    recipe: Recipe,
+    key: Array,
+    count: int,
+    folder: Path | None,
+    start: Start | None = None,
+):
     """`initial_personal` of `count` clients in NumPy arrays, drawn in pieces.
 
     Args:
@@ -94,11 +118,13 @@ def initial_on_host(recipe: Recipe, key: Array, count: int, folder: Path | None)
         count: `N`.
         folder: folder of memory maps `personal-0.npy`, ...; `None` for arrays in
             memory.
+        start: see `initial_personal`.
 
     Raises:
         FileError: the folder has no room for the maps.
     """
-    shapes = jax.eval_shape(lambda: initial_personal(recipe, key, 1))
+    start = start or make_start(recipe)
+    shapes = jax.eval_shape(lambda: initial_personal(recipe, key, 1, start))
     numbers = itertools.count()
 
     def empty(leaf):
@@ -109,13 +135,12 @@ def initial_on_host(recipe: Recipe, key: Array, count: int, folder: Path | None)
         return new_map(path, leaf.dtype, shape, FIX)
 
     personal = jax.tree.map(empty, shapes)
-    draw = _make_draw(recipe, key)
     for rows in pieces(count):
         # Constants of all clients may not fit the device.
         constants = {
             name: np.asarray(values)[rows]
             for name, values in (recipe.constants or {}).items()
         }
-        piece = {**draw(jnp.arange(rows.start, rows.stop)), **constants}
+        piece = {**start(key, jnp.arange(rows.start, rows.stop)), **constants}
         jax.tree.map(lambda x, y, rows=rows: x.__setitem__(rows, y), personal, piece)
     return personal

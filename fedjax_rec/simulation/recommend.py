@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from fedjax_rec.core.arrays import Array
 from fedjax_rec.core.precision import at_precision
+from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.simulation import mesh as meshes
 from fedjax_rec.simulation.evaluation import Audience, by_bucket
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
+from fedjax_rec.simulation.programs import Programs
 from fedjax_rec.simulation.scoring import make_score
 
 if TYPE_CHECKING:
@@ -49,9 +52,6 @@ class Ranked(NamedTuple):
     scores: np.ndarray
 
 
-Program = Callable[..., tuple[Array, Array]]
-
-
 def rank(
     sim: Simulation,
     audiences: list[Audience],
@@ -75,7 +75,8 @@ def rank(
     items = np.full((count, k), sim.split.train.num_items, np.int32)
     scores = np.full((count, k), -np.inf, np.float32)
     for audience, bucket, group in _groups(sim, audiences, users):
-        program = _program(sim, audience, bucket, k)
+        settings = (sim.mesh, sim.protocol, sim.user_chunk, audience.chunks, bucket, k)
+        program = sim.setup.programs.get(_make_program, *settings)
         # A power of two, so that few programs serve all numbers of users.
         size = min(_AT_ONCE, 1 << (len(group) - 1).bit_length())
         for first in range(0, len(group), size):
@@ -118,21 +119,18 @@ def _groups(
                 yield audience, bucket, served[at]
 
 
-def _program(sim: Simulation, audience: Audience, bucket: int, k: int) -> Program:
-    own = [id(a) for a in sim.audiences]
-    number = own.index(id(audience)) if id(audience) in own else None
-    if number is None:
-        return _make_program(sim, audience, bucket, k)
-    place = (number, bucket, k)
-    if place not in sim.rankers:
-        sim.rankers[place] = _make_program(sim, audience, bucket, k)
-    return sim.rankers[place]
-
-
-def _make_program(sim: Simulation, audience: Audience, bucket: int, k: int) -> Program:
+def _make_program(
+    programs: Programs,
+    mesh: Mesh,
+    protocol: Protocol,
+    user_chunk: int,
+    chunks: tuple[int, ...],
+    bucket: int,
+    k: int,
+) -> Callable[..., tuple[Array, Array]]:
     """`(state, personal, users, seen, clients, rows, data, frozen, hparams, key)`."""
-    axis, recipe = meshes.client_axis(sim.mesh), sim.recipe
-    score_of = make_score(recipe, sim.protocol, sim.user_chunk, audience.chunks, axis)
+    axis, recipe = meshes.client_axis(mesh), programs.recipe
+    score_of = make_score(recipe, protocol, user_chunk, chunks, axis)
 
     def best(state, personal, users, seen, clients, rows, data, *fixed):
         score, chunk = score_of(bucket, state, personal, data, *fixed)
@@ -159,7 +157,7 @@ def _make_program(sim: Simulation, audience: Audience, bucket: int, k: int) -> P
         return jax.tree.map(lambda x: x.reshape(-1, k)[: len(users)], found)
 
     specs = (EVERYWHERE, *(DEALT,) * 6)
-    return meshes.program(at_precision(recipe.precision, best), sim.mesh, specs, DEALT)
+    return meshes.program(at_precision(recipe.precision, best), mesh, specs, DEALT)
 
 
 def seen_items(sim: Simulation, users: np.ndarray) -> np.ndarray:

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from fedjax_rec.core import keys, trees
+from fedjax_rec.core import trees
 from fedjax_rec.core.arrays import Array, Tree
 from fedjax_rec.core.contracts import Recipe
-from fedjax_rec.core.rounds import Cohort, FederatedAlgorithm, Sampler, ServerState
+from fedjax_rec.core.rounds import Sampler, ServerState
 from fedjax_rec.data.clients import ClientData
-from fedjax_rec.profiling.stages import SAMPLING, staged
 from fedjax_rec.simulation import mesh as meshes
+from fedjax_rec.simulation.drawn_rounds import make_one_round, many_rounds
 from fedjax_rec.simulation.mesh import DEALT, EVERYWHERE
-from fedjax_rec.simulation.personal import initial_personal, pieces
+from fedjax_rec.simulation.personal import initial_personal, pieces, start_of
+from fedjax_rec.simulation.programs import Programs
+from fedjax_rec.simulation.round import federated
 
 
 class Block(NamedTuple):
@@ -41,8 +43,10 @@ class Setup(NamedTuple):
 
     Attributes:
         recipe: the system.
-        algorithm: the recipe bound to `mesh.client_axis`.
         sampler: draws cohorts.
+        programs: programs of the system.
+        chunks: `V` of each size bucket.
+        lifted: see `federated`.
         data: all clients' data, as NumPy arrays or memory maps.
         mesh: the devices.
         key: root key of the experiment.
@@ -52,8 +56,10 @@ class Setup(NamedTuple):
     """
 
     recipe: Recipe
-    algorithm: FederatedAlgorithm
     sampler: Sampler
+    programs: Programs
+    chunks: tuple[int, ...]
+    lifted: bool
     data: ClientData
     mesh: Mesh
     key: Array
@@ -75,7 +81,7 @@ class Resident:
     still = True
 
     def __init__(self, setup: Setup):
-        recipe, algorithm, sampler, data, mesh, key, capacity, client_ids = setup
+        data, mesh, key, client_ids = setup.data, setup.mesh, setup.key, setup.ids
         self.mesh, self.waited = mesh, 0.0
         self._key, self._num_clients = meshes.place(mesh, key), data.num_clients
         groups = meshes.deal(np.asarray(data.buckets), meshes.shares(mesh))
@@ -93,21 +99,16 @@ class Resident:
             pool=meshes.place(mesh, data.pool),
         )
 
+        draw = setup.programs.get(start_of)
+
         def start(slots: np.ndarray) -> Tree:
             ids = slots if client_ids is None else np.append(client_ids, 0)[slots]
-            return initial_personal(recipe, key, jnp.asarray(ids))
+            return initial_personal(setup.recipe, key, jnp.asarray(ids), draw)
 
         self._personal = meshes.place_taken(mesh, self._ids, start)
-        one_round = make_one_round(algorithm, sampler, meshes.client_axis(mesh))
-        out = (EVERYWHERE, DEALT, EVERYWHERE)
-        self._run_rounds = meshes.program(
-            many_rounds(one_round, capacity),
-            mesh,
-            (EVERYWHERE, DEALT, DEALT),
-            out,
-            donate=(0, 1),
-        )
-        self._tables = meshes.place(mesh, sampler.tables)
+        settings = (setup.chunks, setup.lifted, mesh, setup.capacity)
+        self._run_rounds = setup.programs.get(_make_rounds, *settings)
+        self._tables = meshes.place(mesh, setup.sampler.tables)
         self._placed_slots = meshes.place(mesh, self._slots) if mesh.size > 1 else None
 
     @property
@@ -194,82 +195,21 @@ class Resident:
         yield Block(order, placed, self._personal, self.data)
 
 
-def draw_cohort(sampler: Sampler, tables: Tree, key: Array, number: Array):
-    """The cohort of a round, from the root key of the experiment."""
-    cohort_key = keys.derive(key, keys.Purpose.COHORT, number)
-    return staged(SAMPLING, sampler.sample)(tables, cohort_key, number)
-
-
-def local_rows(slots: Array | None, ids: Array, rows: int, axis: str | None) -> Array:
-    """Rows `[C]` of clients on this device; clients of other devices are past the end.
-
-    Args:
-        slots: `[N]` the row of each client in the concatenated arrays of all devices;
-            `None` if it is the client's id.
-        ids: `[C]`, `N` if absent.
-        rows: number of rows of this device.
-        axis: the axis of the mesh.
-    """
-    if slots is None or axis is None:
-        return ids
-    slot = slots.at[ids].get(mode="fill", fill_value=jnp.iinfo(slots.dtype).max)
-    row = slot - jax.lax.axis_index(axis) * rows
-    return jnp.where((row >= 0) & (row < rows), row, rows)
-
-
-def make_one_round(
-    algorithm: FederatedAlgorithm, sampler: Sampler, axis: str | None = None
+def _make_rounds(
+    programs: Programs,
+    chunks: tuple[int, ...],
+    lifted: bool,
+    mesh: Mesh,
+    capacity: int,
 ):
-    """Builds a round with its draw of a cohort.
-
-    Args:
-        algorithm: its `round` joins the devices of `axis`.
-        sampler: draws cohorts.
-        axis: mesh axis that clients are dealt over.
-
-    Returns:
-        `(state, personal, data, frozen, hparams, key, slots, tables) -> (state,
-        personal, metrics)`, pure.
-    """
-
-    def one_round(
-        state: ServerState, personal: Tree, data, frozen, hparams, key, slots, tables
-    ):
-        drawn = draw_cohort(sampler, tables, key, state.round)
-        rows = local_rows(slots, drawn.ids, data.num_clients, axis)
-        cohort = Cohort(ids=drawn.ids, rows=rows, personal=personal)
-        state, cohort, metrics = algorithm.round(
-            state, cohort, data, frozen, hparams, key
-        )
-        # Counts of real messages replace the sampler's expectations.
-        return state, cohort.personal, {**drawn.metrics, **metrics}
-
-    return one_round
-
-
-def many_rounds(one_round, capacity: int):
-    """Up to `capacity` rounds in a loop.
-
-    Returns:
-        `(state, personal, data, frozen, hparams, key, slots, tables, count) -> (state,
-        personal, metrics)`. `count` is traced, so that one program serves any number of
-        rounds; `metrics` are `[capacity]` arrays with `count` real values first.
-    """
-
-    # Under `jit` it is traced once, though its shapes are read beforehand.
-    traced = jax.jit(one_round, inline=True)
-
-    def run(state, personal, data, frozen, hparams, key, slots, tables, count):
-        fixed = (data, frozen, hparams, key, slots, tables)
-        shapes = jax.eval_shape(traced, state, personal, *fixed)[2]
-        log = jax.tree.map(lambda x: jnp.zeros(capacity, x.dtype), shapes)
-
-        def step(i, carry):
-            state, personal, log = carry
-            state, personal, metrics = traced(state, personal, *fixed)
-            log = jax.tree.map(lambda column, x: column.at[i].set(x), log, metrics)
-            return state, personal, log
-
-        return jax.lax.fori_loop(0, count, step, (state, personal, log))
-
-    return run
+    """`many_rounds` of a population that is dealt over a mesh, jitted."""
+    axis = meshes.client_axis(mesh)
+    algorithm = federated(programs.recipe, chunks, lifted=lifted, devices=axis)
+    one_round = make_one_round(algorithm, programs.sample, axis)
+    return meshes.program(
+        many_rounds(one_round, capacity),
+        mesh,
+        (EVERYWHERE, DEALT, DEALT),
+        (EVERYWHERE, DEALT, EVERYWHERE),
+        donate=(0, 1),
+    )

@@ -19,15 +19,12 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.per_user import PerUser, in_order
 from fedjax_rec.evaluation.summary import summarise
 from fedjax_rec.simulation import cells
-from fedjax_rec.simulation.evaluation import (
-    ratings_of,
-    take_users,
-    user_groups,
-    user_ids,
-)
+from fedjax_rec.simulation.dealt_users import take_users
+from fedjax_rec.simulation.drawn_rounds import make_one_round, many_rounds
+from fedjax_rec.simulation.evaluation import ratings_of, user_groups, user_ids
 from fedjax_rec.simulation.loop import Event, Lanes, Snapshot, run_lanes
 from fedjax_rec.simulation.personal import initial_personal
-from fedjax_rec.simulation.resident import Resident, make_one_round, many_rounds
+from fedjax_rec.simulation.resident import Resident
 from fedjax_rec.simulation.round import federated
 from fedjax_rec.simulation.scoring import make_evaluate, make_squares
 from fedjax_rec.simulation.simulation import Simulation
@@ -71,7 +68,7 @@ class SideBySide:
         self._init = jax.jit(
             lambda key: (algorithm.init(key), initial_personal(recipe, key, n))
         )
-        one_round = make_one_round(algorithm, simulation.sampler)
+        one_round = make_one_round(algorithm, simulation.sampler.sample)
         self._rounds = cells.make_rounds(
             many_rounds(one_round, simulation.eval_every), self.mesh
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from fedjax_rec.simulation.hosted import Hosted
 from fedjax_rec.simulation.loop import Event, Lanes, Selection, Snapshot
 from fedjax_rec.simulation.parameters import selected_of
 from fedjax_rec.simulation.personal import initial_server
+from fedjax_rec.simulation.programs import Programs
 from fedjax_rec.simulation.rated import rated_parts, settled_for
 from fedjax_rec.simulation.resident import Resident, Setup
 from fedjax_rec.simulation.round import federated
@@ -68,6 +70,8 @@ class Simulation(ByHand):
         newcomers: evaluated users without training data. They start like any client,
             and are tuned or reconstructed on what the split shows of them.
         newcomer_chunks: `V` of each bucket of their data.
+        programs: compiled programs of the same system, if there are any; others are
+            made when they are first run.
         multi_user: whether some clients hold several users.
         state: state of the server.
         history: the events.
@@ -99,6 +103,7 @@ class Simulation(ByHand):
     multi_user: bool = False
     newcomers: Newcomers | None = None
     newcomer_chunks: tuple[int, ...] = ()
+    programs: Programs | None = None
     metric: Measure | None = None
 
     def __post_init__(self) -> None:
@@ -117,12 +122,16 @@ class Simulation(ByHand):
             self.recipe, self.chunks, lifted=self.lifted, devices=axis
         )
         self.state = initial_server(algorithm, self.key, self.mesh, self.split_tables)
-        place = (self.mesh, self.key, self.eval_every)
-        setup = Setup(self.recipe, algorithm, self.sampler, self.data, *place)
-        self.population = Hosted(setup, self.folder) if self.hosted else Resident(setup)
-        self.setup, self.audiences = setup, audiences_of(self, setup)
+        if self.programs is None or not self.programs.serve(self.recipe, self.sampler):
+            self.programs = Programs(self.recipe, self.sampler)
+        how = (self.programs, self.chunks, self.lifted)
+        place = (self.data, self.mesh, self.key, self.eval_every)
+        self.setup = Setup(self.recipe, self.sampler, *how, *place)
+        store = partial(Hosted, folder=self.folder) if self.hosted else Resident
+        self.population = store(self.setup)
+        self.audiences = audiences_of(self, self.setup)
         self.evaluator = Evaluator(self)
-        self.selected, self.rankers = None, {}
+        self.selected = None
 
     @property
     def personal(self) -> Tree:

@@ -32,28 +32,39 @@ def package_sources(*folders: str) -> str:
 
 
 def identity(part: Any) -> str | None:
-    """A hash of a part's values and of the source code outside of libraries it uses.
-
-    The code is as in `code_of`, and that of functions that replace some of this
-    package's.
+    """A hash of a part's values and of `code_identity`.
 
     Args:
         part: settings, such as a split.
 
     Returns:
-        The hash, or `None` if a value cannot be stored or code has no file: it is
-        typed into a shell or a notebook.
+        The hash, or `None` if a value cannot be stored or code has no file.
     """
     try:
         values = pickle.dumps(part)
     except Exception:  # pickle raises errors of many types
         return None
+    code = code_identity(part)
+    if re.search(rb" at 0x[0-9a-f]+", values) or code is None:
+        return None
+    return hashlib.sha256(values + code.encode()).hexdigest()
+
+
+def code_identity(part: Any) -> str | None:
+    """A hash of the source code outside of libraries and this package that a part uses.
+
+    The code is as in `code_of`, and that of functions that replace some of this
+    package's.
+
+    Returns:
+        The hash, or `None` if code has no file: it is typed into a shell or a notebook.
+    """
     replaced = dict(_replacements())
     codes = [code_of(part), *map(code_of, replaced.values())]
-    if re.search(rb" at 0x[0-9a-f]+", values) or None in codes:
+    if None in codes:
         return None
     lines = [f"{n} {f.__code__.co_firstlineno}" for n, f in replaced.items()]
-    return hashlib.sha256(values + repr([codes, lines]).encode()).hexdigest()
+    return hashlib.sha256(repr([codes, lines]).encode()).hexdigest()
 
 
 def own_file(cls: type) -> str | None:

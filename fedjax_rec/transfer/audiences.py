@@ -19,7 +19,7 @@ from fedjax_rec.evaluation.targets import Targets, make_targets
 from fedjax_rec.experiment.corpus import Corpus
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.models.two_tower import VECTORS
-from fedjax_rec.simulation.evaluation import take_users
+from fedjax_rec.simulation.dealt_users import take_users
 from fedjax_rec.simulation.simulation import Simulation
 from fedjax_rec.transfer.config import Target
 

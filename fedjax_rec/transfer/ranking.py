@@ -22,7 +22,7 @@ from fedjax_rec.data.clients import ClientData
 from fedjax_rec.evaluation.evaluate import ScoreFn, evaluate
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets
-from fedjax_rec.simulation.evaluation import take_users
+from fedjax_rec.simulation.dealt_users import take_users
 from fedjax_rec.transfer.audiences import Audience
 from fedjax_rec.transfer.config import TUNABLE
 

@@ -31,7 +31,8 @@ from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import Partition, PerUser
 from fedjax_rec.evaluation.targets import make_targets
 from fedjax_rec.models.item_tower import cached_tower
-from fedjax_rec.simulation.evaluation import by_bucket, take_users
+from fedjax_rec.simulation.dealt_users import take_users
+from fedjax_rec.simulation.evaluation import by_bucket
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import client_key, federated, train_client
 from fedjax_rec.simulation.scoring import make_evaluate, make_squares, score_tuned

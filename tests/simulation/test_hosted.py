@@ -1,6 +1,8 @@
 """A population on the host: its cohorts, and its personal state at the start."""
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from fedjax_rec.experiment.build import make_context, make_recipe
 from fedjax_rec.experiment.prepared import prepare
 from fedjax_rec.fleet.sampling import uniform
 from fedjax_rec.simulation import hosted, personal
-from fedjax_rec.simulation.resident import draw_cohort
+from fedjax_rec.simulation.drawn_rounds import draw_cohort
 
 KEY = jax.random.key(3)
 
@@ -21,11 +23,15 @@ def test_every_cohort_is_drawn_once_however_few_rounds_run_at_once(monkeypatch):
     calls, get = [], jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda tree: calls.append(1) or get(tree))
     sampler = uniform(20, 4)
-    cohort_of = hosted._make_draw(sampler, 3, KEY)
+    programs: Any = SimpleNamespace(sample=sampler.sample)
+    draw = hosted._make_draw(programs, 3)
+    cohort_of = hosted._windows(draw, sampler.tables, 3, KEY)
     drawn = [cohort_of(number).ids for number in range(8)]
     assert len(calls) == 3
     for number, ids in enumerate(drawn):
-        expected = draw_cohort(sampler, sampler.tables, KEY, jnp.int32(number)).ids
+        expected = draw_cohort(
+            sampler.sample, sampler.tables, KEY, jnp.int32(number)
+        ).ids
         np.testing.assert_array_equal(ids, expected)
 
 

@@ -29,7 +29,7 @@ from fedjax_rec import (
 )
 from fedjax_rec.experiment.fields import with_values
 from fedjax_rec.simulation.cells import arrange
-from fedjax_rec.simulation.resident import make_one_round, many_rounds
+from fedjax_rec.simulation.drawn_rounds import make_one_round, many_rounds
 from fedjax_rec.simulation.round import federated
 from fedjax_rec.simulation.side_by_side import SideBySide
 from fedjax_rec.sweep.grouping import point_bytes
@@ -154,7 +154,7 @@ def test_loops_over_clients_have_a_common_trip_count(axis):
     """A batched predicate would copy the whole carry at every step."""
     simulation = build(dataclasses.replace(SMALL, cohort=Poisson(size=10)))
     algorithm = federated(simulation.recipe, simulation.chunks, batch_axis=axis)
-    rounds = many_rounds(make_one_round(algorithm, simulation.sampler), 2)
+    rounds = many_rounds(make_one_round(algorithm, simulation.sampler.sample), 2)
 
     def run(key):
         state, data = simulation.state, simulation.population.data
