@@ -118,7 +118,7 @@ def _checked(law: "Law") -> int:
         print(f"  ...      {law}", end="\r", flush=True)
     start, word, reason = time.monotonic(), "ok", ""
     try:
-        law()
+        reason = law()
     except testing.NotApplicable as skipped:
         word, reason = "skipped", str(skipped)
     except testing.LawBroken as error:

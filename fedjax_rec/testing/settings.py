@@ -12,7 +12,7 @@ from fedjax_rec.testing.compare import require
 from fedjax_rec.testing.law import LawBroken
 
 METHODS: dict[str, dict[str, tuple[str, ...]]] = {
-    "data": {"load": ("progress",), "origin": ("progress",)},
+    "data": {"load": ("progress",)},
     "split": {"split": ("data",)},
     "partition": {"partition": ("train",)},
     "backbone": {"load": ("progress",)},
@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     "client_optimizer": {"build": ()},
     "optimizer": {"build": ()},
     "server_optimizer": {"build": ()},
+    "metric": {"build": ("train",)},
     "adapter": {},
     "users": {},
     "training": {},
