@@ -23,7 +23,8 @@ class Examined:
         num_items: `I`.
         frozen: as in `Recipe`.
         hparams: as in `Recipe`.
-        batch: a batch of whole groups of pairs; by default of six pairs.
+        batch: a batch of whole groups of pairs; by default of six pairs. If it is empty,
+            none is known.
         group: consecutive pairs that belong together.
     """
 
@@ -40,7 +41,15 @@ class Examined:
         self.hparams = hparams or {}
         self.params: Params = jax.jit(model.init)(jax.random.key(0))
         self.scored = jax.jit(model.score)
-        self.batch, self.group = batch or six_pairs(num_items), group
+        self.pairs = six_pairs(num_items) if batch is None else batch
+        self.group = group
+
+    @property
+    def batch(self) -> dict[str, Any]:
+        """The batch."""
+        if not self.pairs:
+            raise NotApplicable("local.draw is None, so that no batch is known")
+        return self.pairs
 
     def loss(self, params: Params, batch: Any) -> Any:
         """The loss of a batch, without its metrics."""
@@ -72,24 +81,20 @@ def six_pairs(num_items: int) -> dict[str, Any]:
 def of_system(system: System) -> Examined:
     """The model of a system, with the pairs that a client draws."""
     run, recipe = system.base, system.recipe
-    if recipe.local.draw is None:
-        raise NotApplicable("local.draw is None, so that no batch is known")
     if recipe.model.stack is not None:
         raise NotApplicable("the shared parameters are several models")
     client = min(5, len(run.everyone) - 1)
     examples = system.examples(client)
-    batch = dict(jax.jit(recipe.local.draw)(examples, jax.random.key(1)))
+    draw = recipe.local.draw
+    batch = {} if draw is None else dict(jax.jit(draw)(examples, jax.random.key(1)))
     group = 1 + recipe.local.negatives
-    masked = jnp.arange(len(batch["mask"])) // group % 3 == 1
-    batch["mask"] &= ~masked
+    if batch:
+        batch["mask"] &= jnp.arange(len(batch["mask"])) // group % 3 != 1
     facts = (run.data.num_items, recipe.frozen, recipe.hparams)
     model = Examined(recipe.model, *facts, batch, group)
-    model.params = Params(
-        shared=run.start.shared,
-        personal={
-            name: first(run.personal[name], client) for name in model.params.personal
-        },
-    )
+    own = first(run.personal, client)
+    personal = {name: own[name] for name in model.params.personal}
+    model.params = Params(shared=run.start.shared, personal=personal)
     return model
 
 
