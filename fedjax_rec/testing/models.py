@@ -23,8 +23,8 @@ class Examined:
         num_items: `I`.
         frozen: as in `Recipe`.
         hparams: as in `Recipe`.
-        batch: a batch of whole groups of pairs; by default of six pairs. If it is empty,
-            none is known.
+        batch: whole groups of pairs; by default six pairs. If it is empty, none is
+            known.
         group: consecutive pairs that belong together.
     """
 

@@ -21,9 +21,8 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     "optimizer": {"build": ()},
     "server_optimizer": {"build": ()},
     "metric": {"build": ("train",)},
-    "adapter": {},
     "users": {},
-    "training": {},
+    "training": {"build": ("model", "local", "personal")},
 }
 """Methods and their arguments by slot; other parts have `build(context)`."""
 
