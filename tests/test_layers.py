@@ -35,6 +35,7 @@ LAYERS = {
     "transfer": 6,
     "sweep": 6,
     "report": 6,
+    "testing": 6,
     "cli": 7,
     "__main__": 8,
     "__init__": 8,

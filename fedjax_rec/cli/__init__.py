@@ -14,6 +14,7 @@ commands:
   backbone describe WHAT   its layers, and where an adapter attaches
   recommend RUN            the items that a trained model ranks first for users
   export RUN               its parameters as safetensors, with ids and config
+  check FILE               whether the parts in a Python file obey their laws
   report RUN...            compare runs; mean and spread where only the seed differs
 
 examples:
@@ -25,6 +26,7 @@ examples:
   fedjax-rec transfer configs/transfer_ml_to_games.py --target amazon
   fedjax-rec data describe synthetic --partition dirichlet --plot skew.png
   fedjax-rec recommend runs/mine --user 7 -k 10
+  fedjax-rec check capped.py
   fedjax-rec report runs/* --output comparison
 
 CONFIG is a Python file, or the name of a config of the package (`fedjax-rec train
@@ -45,7 +47,8 @@ from fedjax_rec.cli.config_names import shipped
 from fedjax_rec.storage.errors import UserError
 
 COMMANDS = (
-    "train", "sweep", "transfer", "data", "backbone", "recommend", "export", "report",
+    "train", "sweep", "transfer", "data", "backbone", "recommend", "export", "check",
+    "report",
 )  # fmt: skip
 
 HELP = __doc__ or ""

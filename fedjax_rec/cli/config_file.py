@@ -134,18 +134,35 @@ def load_plugins(flags: Iterable[tuple[str, list[str]]]) -> None:
         if not values:
             raise UserError("--plugin: expected a Python file")
         for value in values:
-            file = Path(value)
-            if not file.is_file():
-                raise UserError(f"--plugin {value}: there is no such file")
-            try:
-                module = load_module(file)
-            except Exception as error:
-                raise UserError(_located(file, error)) from error
-            if not declared(module):
-                raise UserError(
-                    f"--plugin {value} declares no kind: decorate a class with "
-                    '@fedjax_rec.kind("codec"), for example'
-                )
+            load_plugin(Path(value), f"--plugin {value}")
+
+
+def load_plugin(file: Path, subject: str = "") -> list[type]:
+    """Adds the kinds of a file.
+
+    Args:
+        file: a Python file.
+        subject: begins messages; by default the file's name.
+
+    Returns:
+        The classes that it declares or imports.
+
+    Raises:
+        UserError: the file is missing, fails, or declares no kind.
+    """
+    subject = subject or str(file)
+    if not file.is_file():
+        raise UserError(f"{subject}: there is no such file")
+    try:
+        module = load_module(file)
+    except Exception as error:
+        raise UserError(_located(file, error)) from error
+    if not (classes := declared(module)):
+        raise UserError(
+            f"{subject} declares no kind: decorate a class with "
+            '@fedjax_rec.kind("codec"), for example'
+        )
+    return classes
 
 
 def _located(file: Path, error: Exception) -> str:

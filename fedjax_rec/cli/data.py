@@ -135,7 +135,7 @@ def describe(name: str, args: list[str]) -> None:
     from fedjax_rec.report import population
     from fedjax_rec.storage.files import replacing
 
-    data = experiment.data.load(progress=True)
+    data = experiment.data.load(True)
     split, partition = split_and_partition(experiment, data)
     facts = describing.describe(split.train, partition)
     print(describing.to_text(facts))

@@ -61,6 +61,11 @@ def declared(module: types.ModuleType) -> list[type]:
     return [v for v in values if isinstance(v, type) and _DECLARED in vars(v)]
 
 
+def declaration(cls: type) -> tuple[str, str] | None:
+    """Slot and name that `kind` has declared for a class."""
+    return vars(cls).get(_DECLARED)
+
+
 def add_kinds(module: types.ModuleType) -> None:
     """Adds the kinds that a module declares or imports to the registry.
 

@@ -61,6 +61,20 @@ def stored_experiment(
     return experiment
 
 
+def restored(cls: type, config: Mapping[str, Any]) -> Any:
+    """A part with the `plain` values `config`.
+
+    Args:
+        cls: its class.
+        config: its entry of `config.json`.
+
+    Raises:
+        TypeError: a value does not have the type of its field.
+        ValueError: `config` has other fields than the class.
+    """
+    return _value(cls, config, "", {cls.__name__: cls})
+
+
 def _classes(modules: Iterable[types.ModuleType]) -> dict[str, type]:
     return {
         name: value

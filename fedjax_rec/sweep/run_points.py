@@ -108,7 +108,7 @@ class _Runner:
             first, simulation = group[0].experiment, None
             try:
                 if data_key(first) not in data:
-                    data = {data_key(first): first.data.load()}  # one at a time
+                    data = {data_key(first): first.data.load(False)}  # one at a time
                 loaded = data[data_key(first)]
                 if len(group) > 1 and _fits_one_device(first):
                     simulation = build(

@@ -56,7 +56,7 @@ class Session:
         if waiting:
             first = waiting[0].experiment
             try:  # data that cannot be loaded fail every point
-                data = {data_key(first): first.data.load()}
+                data = {data_key(first): first.data.load(False)}
             except ValueError as error:
                 raise UserError(str(error)) from error
         folder.save()

@@ -18,8 +18,8 @@ from fedjax_rec.codecs.sparsify import (
 )
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
+from fedjax_rec.testing.wire_stream import deserialize, serialize, to_bits
 from tests.codecs.deltas import sender
-from tests.codecs.serialize import deserialize, serialize, to_bits
 
 KEY = jax.random.key(0)
 

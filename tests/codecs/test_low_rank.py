@@ -8,8 +8,8 @@ import pytest
 from fedjax_rec.codecs.low_rank import SVD, PowerSGD
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
+from fedjax_rec.testing.wire_stream import serialize
 from tests.codecs.deltas import sender
-from tests.codecs.serialize import serialize
 
 I, D = 30, 8  # noqa: E741
 SHARED = {

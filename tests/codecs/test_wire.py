@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_rec.codecs.wire import coded_ids, floats, num_bits, unsigned
-from tests.codecs.serialize import deserialize, serialize, to_bits
+from fedjax_rec.testing.wire_stream import deserialize, serialize, to_bits
 
 ROOM = 40
 code = jax.jit(coded_ids)

@@ -17,8 +17,8 @@ from fedjax_rec.core.orthogonal import random_rows
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.interactions import Entities, make_interactions
 from fedjax_rec.data.partition import PerUser
+from fedjax_rec.testing.wire_stream import serialize
 from tests.codecs.deltas import sender
-from tests.codecs.serialize import serialize
 
 I, D = 30, 8  # noqa: E741
 KEY = jax.random.key(0)

@@ -33,7 +33,7 @@ from fedjax_rec.simulation.round import (
     round_hparams,
     train_client,
 )
-from tests.codecs.serialize import serialize
+from fedjax_rec.testing.wire_stream import serialize
 
 USERS, ITEMS = 12, 20
 KEY = jax.random.key(3)

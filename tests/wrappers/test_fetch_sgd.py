@@ -10,9 +10,9 @@ from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import count_sketch, rows
 from fedjax_rec.core.context import Context
 from fedjax_rec.core.contracts import Senders, Stack
+from fedjax_rec.testing.wire_stream import serialize
 from fedjax_rec.wrappers.fetch_sgd import FetchSGD
 from tests.codecs.deltas import sender
-from tests.codecs.serialize import serialize
 from tests.core.sketch_deltas import SIZE, D, I, delta
 
 SHARED = {"item": rows.Table(values=jnp.zeros((I, D))), "w": jnp.zeros(20)}

@@ -1,0 +1,303 @@
+"""Laws of codecs and other message transforms."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_rec.codecs.wire import fields, is_field, num_bits
+from fedjax_rec.core import rows
+from fedjax_rec.core.messages import MessageTransform, Sender
+from fedjax_rec.testing import rules
+from fedjax_rec.testing.compare import (
+    check_close,
+    check_finite,
+    check_same,
+    check_shapes,
+    require,
+)
+from fedjax_rec.testing.law import NotApplicable
+from fedjax_rec.testing.wire_stream import deserialize, serialize, to_bits
+
+NUM_ITEMS = 23
+SHARED: dict[str, Any] = {
+    "item": rows.Table(values=jnp.zeros((NUM_ITEMS, 3))),
+    "w": jnp.zeros((5, 2)),
+}
+
+
+def delta_of(seed: int, padding: int = 2) -> dict[str, Any]:
+    """A client's delta: 4 of 23 rows, each once, padding that is NaN, and an array."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(NUM_ITEMS, 4, replace=False)
+    ids = np.concatenate([chosen, np.full(padding, NUM_ITEMS)])
+    values = np.concatenate([rng.normal(size=(4, 3)), np.full((padding, 3), np.nan)])
+    w = rng.normal(size=(5, 2))
+    order = rng.permutation(4 + padding)
+    return {
+        "item": rows.Rows(
+            ids=jnp.asarray(ids[order], jnp.int32),
+            values=jnp.asarray(values[order], jnp.float32),
+            num_rows=NUM_ITEMS,
+        ),
+        "w": jnp.asarray(w, jnp.float32),
+    }
+
+
+def dense(delta: dict[str, Any]) -> dict[str, Any]:
+    """A delta with its rows in a dense table."""
+    table = rows.scatter_add(jnp.zeros((NUM_ITEMS, 3)), delta["item"])
+    return {"item": table, "w": delta["w"]}
+
+
+def sender(key: jax.Array) -> Sender:
+    """A client with a key of its own."""
+    return Sender(
+        id=jnp.int32(0),
+        key=key,
+        round_key=jax.random.key(0),
+        weight=jnp.ones(()),
+        personal={},
+    )
+
+
+class Codec:
+    """The transform of some settings, and its states.
+
+    Attributes:
+        transform: the transform.
+        states: a client's state before its first message and after its second one.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        self.transform: MessageTransform = settings.build(rules.facts())
+        transform = self.transform
+
+        @jax.jit
+        def encode(delta, state, key):
+            return transform.encode(delta, state, sender(key))
+
+        self.encode = encode
+        self._states: list[Any] = []
+
+    @property
+    def states(self) -> tuple[Any, Any]:
+        if not self._states:
+            states = [self.transform.init(SHARED)]
+            for seed in (1, 2):
+                message = delta_of(seed), states[-1], jax.random.key(seed)
+                states.append(self.encode(*message)[1])
+            self._states = states
+        return self._states[0], self._states[2]
+
+
+def builds(codec: Codec) -> None:
+    """`build(context)` returns a MessageTransform"""
+    require(
+        isinstance(codec.transform, MessageTransform),
+        f"it returned a {type(codec.transform).__name__}; expected a "
+        "fedjax_rec.core.messages.MessageTransform",
+    )
+
+
+def sends_as_many_bits_as_it_counts(codec: Codec) -> None:
+    """The serialized message has as many bits as are counted"""
+    _counted(codec)
+    for seed in range(4):
+        message, _ = codec.encode(
+            delta_of(seed), codec.states[seed % 2], jax.random.key(seed)
+        )
+        require(
+            fields(message),
+            "counted=True is declared, and the message has no Field: write what is "
+            "sent with the functions of fedjax_rec.codecs.wire, or declare "
+            "counted=False",
+        )
+        sent, counted = len(to_bits(message)), int(num_bits(message))
+        require(
+            sent == counted,
+            f"a message of {sent} bits is counted as {counted}: does a Field have "
+            "another `count`, `width` or `bits` than its values?",
+        )
+
+
+def decodes_what_was_sent(codec: Codec) -> None:
+    """`decode` reads only what was sent"""
+    _counted(codec)
+    for seed in range(4):
+        message, _ = codec.encode(
+            delta_of(seed), codec.states[seed % 2], jax.random.key(seed)
+        )
+        read = deserialize(serialize(message), message)
+        # Bytes say it all: counts that the receiver lacks are not read.
+        blind = jax.tree.map(
+            lambda f: (
+                dataclasses.replace(f, count=jnp.int32(-7), bits=jnp.uint32(0))
+                if is_field(f) and f.code != "ids"
+                else f
+            ),
+            read,
+            is_leaf=is_field,
+        )
+        check_same(
+            codec.transform.decode(blind),
+            codec.transform.decode(message),
+            "the delta decoded from the bytes, and from the message",
+        )
+
+
+def only_fields_are_sent(codec: Codec) -> None:
+    """Arrays of a message that are no Fields do not depend on the values sent"""
+    # The server may have them, such as its memory of a client in EF21.
+    _counted(codec)
+    delta, state, key = delta_of(0), codec.states[1], jax.random.key(0)
+    other = rows.map_values(lambda x: 2 * x + 1, delta)
+    messages = (codec.encode(d, state, key)[0] for d in (delta, other))
+    first, second = (
+        jax.tree.map(lambda x: () if is_field(x) else x, m, is_leaf=is_field)
+        for m in messages
+    )
+    check_same(
+        second,
+        first,
+        "uncounted arrays of the message for a delta and for another one",
+    )
+
+
+def keeps_structure(codec: Codec) -> None:
+    """The decoded delta and the state keep structure, shapes and types"""
+    delta, transform = delta_of(5), codec.transform
+    message, state = codec.encode(delta, codec.states[1], jax.random.key(0))
+    decoded = transform.decode(message)
+    check_shapes(state, codec.states[0], "the state after a message")
+    require(
+        set(decoded) == {"item", "w"} and rows.is_rows(decoded["item"]),
+        f"the decoded delta is {jax.tree.structure(decoded)}; expected rows of `item` "
+        "and an array `w`",
+    )
+    for name, array, shape in (
+        ("w", decoded["w"], (5, 2)),
+        ("item.values", decoded["item"].values, (*decoded["item"].ids.shape, 3)),
+    ):
+        require(
+            (array.shape, array.dtype) == (shape, jnp.float32),
+            f"decoded {name} is {array.dtype}{list(array.shape)}; expected "
+            f"float32{list(shape)}",
+        )
+    check_finite(dense(decoded), "the decoded delta")
+    check_finite(state, "the state after a message")
+
+
+def a_row_stays_that_row(codec: Codec) -> None:
+    """Decoded rows are rows of the delta, each once"""
+    delta = delta_of(5)
+    message, _ = codec.encode(delta, codec.states[1], jax.random.key(0))
+    ids = np.asarray(codec.transform.decode(message)["item"].ids)
+    real, sent = ids[ids < NUM_ITEMS], np.asarray(delta["item"].ids)
+    sent = sent[sent < NUM_ITEMS]
+    foreign = sorted(set(real) - set(sent))
+    require(
+        not foreign, f"rows {foreign} are decoded, and rows {sorted(sent)} were sent"
+    )
+    require(
+        len(set(real)) == len(real),
+        f"rows {sorted(real)} are decoded: one occurs more than once",
+    )
+    if codec.transform.every_row:
+        require(
+            set(real) == set(sent),
+            f"every_row=True is declared, and of the rows {sorted(sent)} only "
+            f"{sorted(real)} are decoded",
+        )
+
+
+def padding_changes_nothing(codec: Codec) -> None:
+    """Padding rows and the order of rows change nothing that is sent"""
+    few, many = delta_of(3), delta_of(3, padding=9)
+    one, first = codec.encode(few, codec.states[1], jax.random.key(0))
+    other, second = codec.encode(many, codec.states[1], jax.random.key(0))
+    what = "{} with 9 padding rows (ids of 23, values NaN), and with 2"
+    if codec.transform.counted:
+        bits = int(num_bits(other)), int(num_bits(one))
+        require(
+            bits[0] == bits[1],
+            what.format(f"{bits[0]} bits instead of {bits[1]} are sent"),
+        )
+    check_close(
+        dense(codec.transform.decode(other)),
+        dense(codec.transform.decode(one)),
+        what.format("the decoded delta"),
+        atol=1e-6,
+        rtol=1e-7,
+    )
+    check_close(second, first, what.format("the state"), atol=1e-6, rtol=1e-7)
+
+
+def pure_under_jit_and_vmap(codec: Codec) -> None:
+    """Clients encode the same alone, under jit and under vmap"""
+    transform, state = codec.transform, codec.states[1]
+    keys = jax.random.split(jax.random.key(3), 3)
+    batch = [delta_of(seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batch)
+
+    def through(delta, state, key):
+        message, state = transform.encode(delta, state, sender(key))
+        return _bits(transform, message), transform.decode(message), state
+
+    together = jax.jit(jax.vmap(through, (0, None, 0)))(stacked, state, keys)
+    near = {"atol": 1e-5, "rtol": 1e-7}
+    for i, delta in enumerate(batch):
+        message, after = codec.encode(delta, state, keys[i])
+        alone = _bits(transform, message), transform.decode(message), after
+        own = jax.tree.map(lambda x, i=i: x[i], together)
+        check_close(own, alone, "a client among three under vmap, and alone", **near)
+        again = codec.encode(delta, state, keys[i])[0]
+        check_same(again, message, "a message, and the same again")
+        if i == 0:
+            eager = through(delta, state, keys[i])
+            check_close(eager, alone, "a message without jax.jit, and with", **near)
+
+
+def sparse_is_true(codec: Codec) -> None:
+    """`sparse` is declared if most numbers are decoded as zeros"""
+    if codec.transform.sparse:
+        raise NotApplicable("sparse=True is declared")
+    always, tries, state = None, 8, codec.states[0]
+    for seed in range(tries):
+        message, state = codec.encode(delta_of(0), state, jax.random.key(seed))
+        table, w = dense(codec.transform.decode(message)).values()
+        sent = np.asarray(delta_of(0)["item"].ids)
+        numbers = np.concatenate([table[sent[sent < NUM_ITEMS]].ravel(), w.ravel()])
+        zero = numbers == 0
+        always = zero if always is None else always & zero
+    assert always is not None
+    require(
+        always.mean() <= 0.5,
+        f"{always.sum()} of {len(always)} numbers of a delta are decoded as zero in "
+        f"{tries} of {tries} messages, and none of them is: declare sparse=True, so "
+        "that rules that decide each number from the clients' values of it are refused",
+    )
+
+
+def _counted(codec: Codec) -> None:
+    if not codec.transform.counted:
+        raise NotApplicable("counted=False is declared: the message is no encoding")
+
+
+def _bits(transform: MessageTransform, message: Any) -> Any:
+    return num_bits(message) if transform.counted else jnp.uint32(0)
+
+
+LAWS = (
+    builds,
+    sends_as_many_bits_as_it_counts,
+    decodes_what_was_sent,
+    only_fields_are_sent,
+    keeps_structure,
+    a_row_stays_that_row,
+    padding_changes_nothing,
+    pure_under_jit_and_vmap,
+    sparse_is_true,
+)

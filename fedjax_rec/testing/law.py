@@ -1,0 +1,128 @@
+"""Laws as functions that a part passes or breaks."""
+
+import dataclasses
+import traceback
+import unittest
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class LawBroken(AssertionError):
+    """A part does not do what its contract asks for."""
+
+
+class NotApplicable(unittest.SkipTest):
+    """A law does not apply to a part; pytest and unittest count it as skipped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """A law, bound to a part.
+
+    Attributes:
+        name: one sentence.
+        test: raises `LawBroken`, `NotApplicable`, or an error of the part.
+    """
+
+    name: str
+    test: Callable[[], Any]
+
+    def __call__(self) -> None:
+        """Checks the part.
+
+        Raises:
+            LawBroken: the part breaks the law; the message has the law's name.
+            NotApplicable: the law does not apply to the part.
+        """
+        try:
+            self.test()
+        except NotApplicable:
+            raise
+        except LawBroken as broken:
+            raise LawBroken(f"{self.name}: {broken}") from None
+        except Exception as error:
+            raise LawBroken(f"{self.name}: {failure(error)}") from error
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Subject:
+    """The object that the laws of a part examine, made at the first use.
+
+    Args:
+        make: makes it from the part; raises if the part cannot be built.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+        self.made: Any = None
+        self.error: Exception | None = None
+
+    def get(self) -> Any:
+        """The object, or the error of `make` again."""
+        if self.error is not None:
+            raise self.error
+        if self.made is None:
+            try:
+                self.made = self.make()
+            except Exception as error:
+                self.error = error
+                raise
+        return self.made
+
+    def or_skip(self) -> Any:
+        """The object.
+
+        Raises:
+            NotApplicable: it cannot be made, as the law about building reports.
+        """
+        try:
+            return self.get()
+        except NotApplicable:
+            raise
+        except Exception as error:
+            raise NotApplicable("the part cannot be built") from error
+
+
+def bound(laws: Sequence[Callable[[Any], Any]], subject: Subject) -> list[Law]:
+    """Laws about one subject.
+
+    Args:
+        laws: functions of the subject; the first line of a docstring is the name. The
+            first law is that the part can be built, and the others are skipped if it
+            cannot.
+        subject: the subject.
+    """
+
+    def law(function: Callable[[Any], Any], first: bool) -> Law:
+        def test() -> None:
+            function(subject.get() if first else subject.or_skip())
+
+        return Law(name_of(function), test)
+
+    return [law(function, number == 0) for number, function in enumerate(laws)]
+
+
+def name_of(law: Callable[..., Any]) -> str:
+    """The first line of a law's docstring, without its full stop."""
+    return (law.__doc__ or law.__name__).strip().partition("\n")[0].rstrip(".")
+
+
+def failure(error: Exception) -> str:
+    """An error of the part's own code in one line, with the last line in its file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = Path(__file__).resolve().parents[1]
+    outside = [
+        frame
+        for frame in frames
+        if package not in Path(frame.filename).resolve().parents
+        and "site-packages" not in frame.filename
+    ]
+    where = ""
+    if outside:
+        frame = outside[-1]
+        where = f" ({Path(frame.filename).name}, line {frame.lineno})"
+    message = str(error).strip().partition("\n\n")[0]
+    return f"raised {type(error).__name__}: {message}{where}"
