@@ -41,15 +41,14 @@ class BagOfWords(fr.BackboneConfig):
             def layer(hidden, inputs):
                 kernel, own = inputs
                 y = hidden @ kernel
-                y = y if adapter is None else adapter.linear(own, "map", hidden, y)
+                y = adapter.linear(own, "map", hidden, y) if adapter else y
                 return hidden + y, None
 
             return jax.lax.scan(layer, hidden, (stack, params))[0]
 
         def pool(weights, hidden, layout, num_texts):
             own = layout.segment[..., None, :] == 1 + jnp.arange(num_texts)[:, None]
-            total = jnp.einsum("...gw,...wd->...gd", own.astype(hidden.dtype), hidden)
-            return total / jnp.maximum(own.sum(-1, keepdims=True), 1)
+            return own @ hidden / jnp.maximum(own.sum(-1, keepdims=True), 1)
 
         sizes = {"width": self.width, "kv_width": self.width, "num_layers": 4}
         limits = {"max_tokens": self.max_tokens, "blocks": (), "sites": {"map": shape}}

@@ -131,6 +131,7 @@ def test_the_transform_scales_the_whole_delta():
 def test_the_attack_changes_attackers_only():
     constant = loaded("own_attack").Constant(share=0.5, scale=7.0)
     transform = fr.build(dataclasses.replace(SMALL, attack=constant)).recipe.transform
+    assert transform is not None
     delta = {"w": jnp.asarray([1.0, 2.0])}
     sent = [
         transform.encode(delta, (), dataclasses.replace(sender(), id=jnp.int32(i)))[0]
