@@ -126,7 +126,7 @@ def bind(protocol: Protocol, train: Any, targets: Targets) -> Measure | None:
         except (ConcretizationTypeError, TracerArrayConversionError) as error:
             raise ValueError(
                 f"the function of {cls}.build computes with NumPy, or decides by "
-                "values of the ranking: expected jax.numpy, and jnp.where for conditions. "
+                "values of the ranking: expected jax.numpy, with jnp.where for an if. "
                 f"{str(error).partition('.')[0]}"
             ) from error
         found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
