@@ -24,7 +24,7 @@ from tests.test_docs import files_in
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-FILES += sorted(ROOT.glob("configs/*.py"))
+FILES += sorted(ROOT.glob("configs/*.py")) + sorted(ROOT.glob("examples/*.py"))
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
 TEXTS |= {"--help": HELP, "train --help": train.HELP, "sweep --help": sweep.HELP}
 TEXTS["data --help"] = data_command.HELP
