@@ -31,7 +31,7 @@ PLUGINS = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "by_hand")
 COMMAND = re.compile(r"^ *fedjax-rec train (.*?(?:\\\n.*?)*)$", re.MULTILINE)
 SMALL = fr.Experiment(
     name="example",
-    data=fr.SyntheticData(num_users=14, num_items=20, num_interactions=150),
+    data=fr.SyntheticData(num_users=14, num_items=40, num_interactions=200),
     algorithm=fr.FedAvg(model=fr.MatrixFactorization(dim=4)),
     backbone=fr.BackboneConfig(name="tiny"),
     execution=fr.Execution(max_buckets=1),
@@ -168,7 +168,7 @@ def test_the_model_equals_factorization_without_biases_and_decay():
         )
         recipe = simulation.recipe
         params = recipe.model.init(jax.random.key(0))
-        item = jax.random.normal(jax.random.key(1), (20, 4))
+        item = jax.random.normal(jax.random.key(1), (40, 4))
         shared = {**params.shared, "item": rows.Table(values=item)}
         personal = {"user": jnp.arange(4.0) / 9}
         params = dataclasses.replace(params, shared=shared, personal=personal)

@@ -89,7 +89,8 @@ def load_prepared(
 
     if data is not None or not experiment.store.cache:
         return make()
-    root = cache_root(getattr(experiment.data, "cache", None)) / "populations"
+    folder = getattr(experiment.data, "cache", None)
+    root = cache_root(folder if isinstance(folder, str) else None) / "populations"
     if jax.process_index() == 0:
         key = key_of(experiment, progress, loaded)
         if key is None:

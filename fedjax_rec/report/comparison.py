@@ -91,9 +91,14 @@ def _once_per_seed(runs: Sequence[Run], name: str) -> list[dict[str, float]]:
     by_seed = [[run.part("baselines", name) for run in group] for group in groups]
     ranked = [part for group in by_seed if (part := [x for x in group if x])]
     return [
-        {metric: fmean(values[metric] for values in part) for metric in part[0]}
+        {metric: _mean([values[metric] for values in part]) for metric in part[0]}
         for part in ranked
     ]
+
+
+def _mean(values: list[Any]) -> Any:
+    """The mean, or `None` if a value is not finite, which JSON has as `null`."""
+    return None if None in values else fmean(values)
 
 
 def repeated(runs: Sequence[Run]) -> list[tuple[Run, Run | None]]:
