@@ -1,6 +1,6 @@
 """An attack of one's own: attackers send what the server sent, and a constant.
 
-    fedjax-rec train fedavg_synthetic --plugin examples/own_attack.py \
+    fedjax-rec train fedavg_synthetic --plugin examples/own_attack.py \\
         --attack constant --attack.share 0.2 --aggregation median
 """
 

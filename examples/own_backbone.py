@@ -1,6 +1,6 @@
 """A foundation model of one's own: a bag of words after residual maps, with LoRA in it.
 
-    fedjax-rec train quickstart --plugin examples/own_backbone.py --algorithm fedfm \
+    fedjax-rec train quickstart --plugin examples/own_backbone.py --algorithm fedfm \\
         --backbone bag_of_words --algorithm.adapter.targets map
 """
 

@@ -1,6 +1,6 @@
 """A codec of one's own: numbers as multiples of a fixed step, one byte each.
 
-    fedjax-rec train fedavg_synthetic --plugin examples/own_codec.py \
+    fedjax-rec train fedavg_synthetic --plugin examples/own_codec.py \\
         --codec fixed_point --codec.step 0.01
 """
 

@@ -1,6 +1,6 @@
 """A model of one's own in FedAvg: matrix factorization with biases.
 
-    fedjax-rec train fedavg_synthetic --plugin examples/own_model.py \
+    fedjax-rec train fedavg_synthetic --plugin examples/own_model.py \\
         --algorithm.model biased --algorithm.model.decay 0.01
 """
 

@@ -1,6 +1,6 @@
 """An aggregation rule of one's own: the mean of the smaller half of the deltas.
 
-    fedjax-rec train fedavg_synthetic --plugin examples/own_rule.py \
+    fedjax-rec train fedavg_synthetic --plugin examples/own_rule.py \\
         --aggregation smallest --aggregation.portion 0.7
 """
 

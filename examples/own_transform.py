@@ -1,6 +1,6 @@
 """A message transform of one's own: clipping of a whole delta, before a codec.
 
-    fedjax-rec train fedavg_synthetic --plugin examples/own_transform.py \
+    fedjax-rec train fedavg_synthetic --plugin examples/own_transform.py \\
         --codec clipped --codec.norm 0.5
 """
 

@@ -1,6 +1,6 @@
 """A wrapper of one's own: FedPer, which keeps some groups of parameters local.
 
-    fedjax-rec train fedavg_synthetic --plugin examples/own_wrapper.py \
+    fedjax-rec train fedavg_synthetic --plugin examples/own_wrapper.py \\
         --algorithm fedncf --wrapper keep_local
 """
 

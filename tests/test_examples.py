@@ -185,3 +185,14 @@ def test_the_model_equals_factorization_without_biases_and_decay():
     # The decay adds 2 * 2 u to the gradient of the user.
     change = plain_step.personal["user"] - decayed.personal["user"]
     np.testing.assert_allclose(change, 0.5 * 4 * np.arange(4) / 9, atol=1e-5)
+
+
+def test_the_recipe_counts_and_forgets():
+    algorithm = loaded("own_recipe").Counts(decay=0.25)
+    simulation = fr.build(dataclasses.replace(SMALL, algorithm=algorithm, rounds=2))
+    train = simulation.split.train
+    counts = np.bincount(train.item, minlength=train.num_items)
+    for factor in (1, 1.25):
+        simulation.advance(1)
+        values = simulation.state.shared["count"].values
+        np.testing.assert_allclose(values, factor * counts, rtol=1e-6)

@@ -20,7 +20,6 @@ from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep import space
-from tests.test_docs import files_in
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -50,9 +49,7 @@ BASES = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The configs, the modules of docs/extending.md, and a registry to add them to."""
-    for name, text in files_in("docs/extending.md").items():
-        (tmp_path / name).write_text(text)
+    """The configs, the examples, and a registry to add their kinds to."""
     for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
