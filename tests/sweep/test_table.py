@@ -70,9 +70,8 @@ def test_rows_and_the_best_by_validation():
 def test_the_best_of_a_metric_whose_low_values_are_good():
     metric = {"names": ["ndcg@10"], "lower_is_better": ["ndcg@10"]}
     protocol = {"selection": "ndcg@10", "metric": metric}
-    runs = [run(0.1, 0, 0.2, 0.3), run(1.0, 0, 0.1, 0.4)]
-    for one in runs:
-        one.result["protocol"] = protocol
+    more = {"protocol": protocol}
+    runs = [run(0.1, 0, 0.2, 0.3, **more), run(1.0, 0, 0.1, 0.4, **more)]
     settings = settings_of(runs, FIELDS)
     assert [s.sign("ndcg@10") for s in settings] == [-1, -1]
     assert [s.sign("hr@10") for s in settings] == [1, 1]
