@@ -1,6 +1,6 @@
 """FedRAP in the declarative form: a shared and a personal vector for every item.
 
-    fedjax-rec train quickstart --plugin examples/fedrap.py --algorithm fedrap
+    fedjax-rec train fedavg_synthetic --plugin examples/fedrap.py --algorithm fedrap
 
 Li et al., Federated Recommendation with Additive Personalization, ICLR 2024.
 """

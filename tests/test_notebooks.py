@@ -9,11 +9,30 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-SMALL = """
+SMALL = {
+    "01_quickstart": """
 backbone, adapter, layers, shuffle_texts = "tiny", "lora", 1, False
 num_users, num_items, num_interactions, rounds, seed = 40, 60, 600, 2, 0
-"""
+""",
+    "03_scaling_and_sweeps": """
+num_users, num_items, num_interactions, rounds = 40, 30, 500, 6
+rates, seeds, devices = "log:2:8:2", "0:2", 2
+""",
+}
 """In place of the form."""
+SHOWN = {
+    "01_quickstart": ("path suffix: lora", "FedFM", "popularity", "Backbone tiny"),
+    "03_scaling_and_sweeps": (
+        "4 points as one program, in blocks of 2 device(s) x 1 seed(s) x 2 setting(s)",
+        "| best |",
+        "| 2 | 0.",
+        "largest difference of an item vector: ",
+        "clients of a chunk: {",
+        "devices busy: ",
+    ),
+}
+"""Parts of the outputs."""
+TEXTS = ("text/plain", "text/markdown")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -22,7 +41,7 @@ def path(request):
 
 
 def test_they_are_there():
-    assert [path.name for path in NOTEBOOKS] == ["01_quickstart.ipynb"]
+    assert [path.stem for path in NOTEBOOKS] == sorted(SMALL) == sorted(SHOWN)
 
 
 def test_it_is_committed_without_outputs_and_is_clean_python(path):
@@ -44,15 +63,16 @@ def test_it_runs_and_ends_in_a_table_and_a_plot(path, tmp_path, monkeypatch):
     forms = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
     assert len(forms) == 1
     assert "@param" in forms[0].source
-    forms[0].source = SMALL
+    forms[0].source = SMALL[path.stem]
     where = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=300, resources=where).execute()
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
     assert not [o for o in outputs if o.output_type == "error"]
     text = "\n".join(
-        str(o.get("text", "")) + str(o.get("data", {}).get("text/plain", ""))
+        str(o.get("text", ""))
+        + "\n".join(str(o.get("data", {}).get(kind, "")) for kind in TEXTS)
         for o in outputs
     )
-    for shown in ("path suffix: lora", "FedFM", "popularity", "Backbone tiny"):
+    for shown in SHOWN[path.stem]:
         assert shown in text
     assert "image/png" in outputs[-1].data

@@ -14,7 +14,8 @@ sizes, divergence of the clients' tastes, popularity. Its fields are an experime
   fedjax-rec data describe synthetic --partition dirichlet --partition.alpha 0.1
   fedjax-rec data describe movielens-100k --data.dir ~/ml-100k --plot sizes.png
   fedjax-rec data describe quickstart --partition iid
-  fedjax-rec data describe quickstart --plugin by_day.py --partition by_day
+  fedjax-rec data describe quickstart \\
+      --plugin examples/own_partition.py --partition weekday
 
 sources: {sources}
 `fedjax-rec data prepare SOURCE --help` lists the fields of a source.

@@ -1,15 +1,18 @@
 """`fedjax_rec.train`: the command `train` for Python, without a terminal."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.settings import GivenData
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record
+from fedjax_rec.experiment.returned import check_interactions
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.report.run import write_result
 from fedjax_rec.runs import folder as runs
-from fedjax_rec.runs.fingerprint import fingerprint
+from fedjax_rec.runs.fingerprint import content_of, fingerprint
 from fedjax_rec.runs.model import write_model
 from fedjax_rec.runs.plain import own_files, plain
 from fedjax_rec.runs.session import versions
@@ -48,12 +51,17 @@ def train(
         output: folder of the run; `None` writes no file.
         overwrite: replace a run of the same config in it.
         start: see `build`.
-        data: see `build`; `load` of the folder needs the same.
+        data: see `build`; they take the place of the experiment's, also in the config
+            of the folder, and `load` of the folder needs the same.
         progress: show bars while the data are prepared.
 
     Raises:
         ValueError: the experiment or the folder is not valid.
     """
+    if data is not None:
+        check_interactions(data, "data")
+        given = GivenData(name=data.name, content=content_of(data))
+        experiment = dataclasses.replace(experiment, data=given)
     if output is not None:
         runs.check_folder(output, plain(experiment), overwrite)
     sim = build(experiment, progress=progress, data=data, start=start)

@@ -16,7 +16,7 @@ to expect. Every field can be changed:
   fedjax-rec train configs/quickstart.py --algorithm fedncf --cohort uniform
   fedjax-rec train configs/fedmf_ml100k.py --data.dir ~/ml-100k --output runs/mine
   fedjax-rec train configs/fedmf_ml100k.py --aggregation krum --aggregation.share 0.2
-  fedjax-rec train quickstart --plugin capped.py --aggregation capped
+  fedjax-rec train quickstart --plugin examples/own_rule.py --aggregation smallest
 
 `fedjax-rec train CONFIG --help` lists all fields with their values, and `fedjax-rec
 train CONFIG --help aggregation` explains one part with all its kinds.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from etils import epy
 
 from fedjax_rec.core.checks import check_settings
+from fedjax_rec.storage.errors import FileError
 
 if TYPE_CHECKING:
     from fedjax_rec.data.interactions import Interactions
@@ -111,6 +112,34 @@ class FileData:
         for name in ("top_items", "first_users", "order"):
             del options[name]
         return {**options, "progress": progress}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GivenData:
+    """Interactions that a Python program has given, as in `train(..., data=...)`.
+
+    It records them in the config of a run, and cannot load them again.
+
+    Attributes:
+        name: Name of the data set.
+        content: Hash of all interactions, users and items.
+    """
+
+    name: str = ""
+    content: str = ""
+
+    def load(self, progress: bool = False) -> Interactions:
+        """Refuses.
+
+        Raises:
+            FileError: Always.
+        """
+        raise FileError(
+            f"the interactions of {self.name!r} were given in Python, and are in no "
+            "file",
+            fix="Pass the same ones: fedjax_rec.load(RUN, data=...), or data=... of "
+            "build and train",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

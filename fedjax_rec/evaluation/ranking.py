@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from fedjax_rec.core.arrays import Array
 
@@ -120,7 +121,14 @@ def bind(protocol: Protocol, train: Any, targets: Targets) -> Measure | None:
         )
 
     def checked(ranking: Ranking) -> dict[str, Array]:
-        values: Any = measure(ranking)
+        try:
+            values: Any = measure(ranking)
+        except (ConcretizationTypeError, TracerArrayConversionError) as error:
+            raise ValueError(
+                f"the function of {cls}.build computes with NumPy, or decides by "
+                "values of the ranking: expected jax.numpy, with jnp.where for an if. "
+                f"{str(error).partition('.')[0]}"
+            ) from error
         found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
         if found != sorted(names):
             raise ValueError(

@@ -183,7 +183,7 @@ def _replaced(settings: Any, values: Mapping[str, Any], prefix: str = "") -> Any
         return dataclasses.replace(settings, **changes)
     except UserError:
         raise
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         words = (f"{shown(prefix + name)}={text_of(v)}" for name, v in values.items())
         raise UserError(f"{', '.join(words)}: {error}") from error
 

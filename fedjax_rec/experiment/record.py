@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from fedjax_rec.data.settings import CsvData, FileData
 from fedjax_rec.evaluation import own_metric, per_user
 from fedjax_rec.experiment.held_out import untimed
 from fedjax_rec.experiment.settings import Experiment
@@ -67,5 +68,7 @@ def run_name(experiment: Experiment) -> str:
 
 def data_name(data: Any) -> str:
     """The source of data, the name of their file, or their kind."""
-    source = getattr(data, "source", None) or Path(getattr(data, "dir", "") or "").stem
+    source = data.source if isinstance(data, FileData) else ""
+    if isinstance(data, CsvData):
+        source = Path(data.dir or "").stem
     return source or type(data).__name__.removesuffix("Data").lower()

@@ -76,6 +76,7 @@ SLOTS: dict[str, dict[str, str]] = {
         "synthetic": "data.settings:SyntheticData",
         "files": "data.settings:FileData",
         "csv": "data.settings:CsvData",
+        "given": "data.settings:GivenData",
     },
     "split": {
         "leave_one_out": "data.splits.settings:LeaveOneOut",

@@ -328,7 +328,7 @@ def _check(settings: Any, declared: Any) -> None:
                 f"{where}: {name!r} is a personal table of users. A personal vector is "
                 f"dense({', '.join(map(str, p.shape))}, personal=True)"
             )
-        if name in ("all", "item", "user", "label", "mask") or not name.isidentifier():
+        if name == "all" or not name.isidentifier():
             raise ValueError(f"{where}: choose another name than {name!r}")
 
 

@@ -91,9 +91,14 @@ def _once_per_seed(runs: Sequence[Run], name: str) -> list[dict[str, float]]:
     by_seed = [[run.part("baselines", name) for run in group] for group in groups]
     ranked = [part for group in by_seed if (part := [x for x in group if x])]
     return [
-        {metric: fmean(values[metric] for values in part) for metric in part[0]}
+        {metric: _mean([values[metric] for values in part]) for metric in part[0]}
         for part in ranked
     ]
+
+
+def _mean(values: list[Any]) -> Any:
+    """The mean, or `None` if a value is not finite, which JSON has as `null`."""
+    return None if None in values else fmean(values)
 
 
 def repeated(runs: Sequence[Run]) -> list[tuple[Run, Run | None]]:
@@ -165,8 +170,13 @@ def _group(runs: Sequence[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """The configuration without file locations, with the backbone that was used."""
+    """The configuration without file locations, with the backbone that was used.
+
+    A run that started from another one also has `started_from`.
+    """
     settings = dict(run.config)
+    if start := run.versions.get("started_from"):
+        settings["started_from"] = start
     for part, places in (
         ("data", ("cache", "dir", "download")),
         ("backbone", ("cache",)),

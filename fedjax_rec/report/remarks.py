@@ -8,6 +8,7 @@ from fedjax_rec.evaluation.protocol import main_cutoff
 from fedjax_rec.report.comparison import (
     comparable,
     data_of,
+    further_metrics,
     hit_rate,
     metrics_of,
     protocol_of,
@@ -48,6 +49,14 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
             "learned anything"
         )
     warnings += filter(None, map(_leak, runs))
+    for run in runs:
+        test = metrics_of(run)
+        if lost := [n for n in further_metrics(run, "names") if test.get(n) is None]:
+            warnings.append(
+                f"NOT FINITE ({run.path}): {', '.join(lost)} of some users, so that "
+                "there is no mean; protocol.metric has to return a finite number for "
+                "every user"
+            )
     for run in runs:
         backbone = run.part("backbone")
         if backbone.get("stands_in"):

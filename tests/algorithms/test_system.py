@@ -253,8 +253,8 @@ def test_a_static_field_splits_a_sweep():
             "declares nothing that clients share",
         ),
         (
-            {"parameters": lambda s: {"w": fr.table(2), "item": fr.dense()}},
-            "choose another name than 'item'",
+            {"parameters": lambda s: {"w": fr.table(2), "all": fr.dense()}},
+            "choose another name than 'all'",
         ),
         (
             {

@@ -212,7 +212,11 @@ def test_train_in_python_returns_the_simulation_and_writes_a_folder(inside):
     assert stored["started_from"]["items"]["matched"] == 40
     model = fr.load("python", data=data)
     assert model.recommend("u30") == sim.recommend("u30")
-    with pytest.raises(FileError, match=r"was trained on other data"):
+    config = json.loads((inside / "python/config.json").read_text())["data"]
+    assert (config["type"], config["name"]) == ("GivenData", data.name)
+    with pytest.raises(FileError, match=r"were given in Python.*load\(RUN, data="):
         fr.load("python")
+    with pytest.raises(FileError, match=r"was trained on other data"):
+        fr.load("python", data=data.take(data.user > 0))
     with pytest.raises(FileError, match=r"finished run of the same config"):
         fr.train(experiment, "python", data=data)

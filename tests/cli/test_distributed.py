@@ -16,13 +16,19 @@ from fedjax_rec.storage.cache import recall
 
 CONFIG = '''
 """Small."""
-from fedjax_rec import SGD, Execution, Experiment, FedAvg, SyntheticData, Uniform
+from fedjax_rec import (
+    SGD, Execution, Experiment, FedAvg, MatrixFactorization, SyntheticData, Uniform,
+)
 
 def get_config():
     return Experiment(
         name="small",
         data=SyntheticData(num_users=60, num_items=80, num_interactions=1500),
-        algorithm=FedAvg(dim=4, negatives=1, client_optimizer=SGD(lr=10.0)),
+        algorithm=FedAvg(
+            model=MatrixFactorization(dim=4),
+            negatives=1,
+            client_optimizer=SGD(lr=10.0),
+        ),
         cohort=Uniform(size=30),
         execution=Execution(max_buckets=2),
         rounds=4,

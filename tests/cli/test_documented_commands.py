@@ -20,11 +20,10 @@ from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 from fedjax_rec.sweep import space
-from tests.test_docs import files_in
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-FILES += sorted(ROOT.glob("configs/*.py"))
+FILES += sorted(ROOT.glob("configs/*.py")) + sorted(ROOT.glob("examples/*.py"))
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
 TEXTS |= {"--help": HELP, "train --help": train.HELP, "sweep --help": sweep.HELP}
 TEXTS["data --help"] = data_command.HELP
@@ -50,10 +49,9 @@ BASES = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The configs, the modules of docs/extending.md, and a registry to add them to."""
-    for name, text in files_in("docs/extending.md").items():
-        (tmp_path / name).write_text(text)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    """The configs, the examples, and a registry to add their kinds to."""
+    for name in ("configs", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "SLOTS", copy.deepcopy(registry.SLOTS))
@@ -68,6 +66,9 @@ def test_commands_have_valid_flags(words, folder):
     if command == "data":
         args = args[1:]
     config, args = named_config(args)
+    flags, asked = read_arguments(args)
+    flags = [(n, v or ["3"] if n == "profile" else v) for n, v in flags]
+    load_plugins(flags)
     bases, grid = [BASES[:1]], ()
     if config.endswith(".py") or config in shipped():
         experiments, grid, _ = load_configs(config)
@@ -76,9 +77,6 @@ def test_commands_have_valid_flags(words, folder):
         bases = [[base] for base in BASES]
     elif command == "data":
         bases = [[Experiment(name="x", data=data_of(config))]]
-    flags, asked = read_arguments(args)
-    flags = [(n, v or ["3"] if n == "profile" else v) for n, v in flags]
-    load_plugins(flags)
     errors = []
     for experiments in bases:
         try:

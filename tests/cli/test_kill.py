@@ -30,13 +30,17 @@ pytestmark = pytest.mark.skipif(
 
 CONFIG = '''
 """Small, with many saves."""
-from fedjax_rec import Execution, Experiment, FedAdam, FedAvg, SyntheticData, Uniform
+from fedjax_rec import (
+    Execution, Experiment, FedAdam, FedAvg, MatrixFactorization, SyntheticData, Uniform,
+)
 
 def get_config():
     return Experiment(
         name="small",
         data=SyntheticData(num_users=24, num_items=40, num_interactions=300),
-        algorithm=FedAvg(dim=4, server_optimizer=FedAdam(lr=0.01)),
+        algorithm=FedAvg(
+            model=MatrixFactorization(dim=4), server_optimizer=FedAdam(lr=0.01)
+        ),
         cohort=Uniform(size=8),
         execution=Execution(max_buckets=1),
         rounds={rounds},

@@ -218,6 +218,11 @@ def test_metrics_that_cannot_be_named_are_refused(metric, message):
             lambda r: {"mine": r.scores},
             r"returned mine of shape \(14,\); expected a sc",
         ),
+        (lambda r: {"mine": np.sort(r.scores)[0]}, "computes with NumPy, or decides"),
+        (
+            lambda r: {"mine": 1.0 if r.scores[0] > 0 else 0.0},
+            "jnp.where for an if",
+        ),
         (None, r"build\(train\) returned a NoneType; expected a function"),
     ],
 )

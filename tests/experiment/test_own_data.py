@@ -1,13 +1,19 @@
 """Data, splits and partitions of one's own: what they return is checked."""
 
 import dataclasses
+import datetime
+from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fedjax_rec as fr
 from fedjax_rec.data.partition import labels_of
+from fedjax_rec.experiment.own_module import load_module
 from fedjax_rec.experiment.prepared import prepare
+from tests.own_rule import no_kinds  # noqa: F401
 
 DATA = fr.SyntheticData(num_users=10, num_items=12, num_interactions=60).load()
 TRAIN = fr.LeaveOneOut().split(DATA).train
@@ -162,6 +168,15 @@ def test_broken_interactions_are_refused(broken, message):
         prepare(fr.Experiment(name="x"), broken)
 
 
+def test_a_frame_in_place_of_interactions_is_refused(tmp_path):
+    frame: Any = {"user": ["a"], "item": ["b"]}
+    experiment = fr.Experiment(name="x")
+    with pytest.raises(ValueError, match="data is a dict; expected Interactions, such"):
+        fr.build(experiment, data=frame)
+    with pytest.raises(ValueError, match=r"expected .* from fedjax_rec.from_frame"):
+        fr.train(experiment, tmp_path / "run", data=frame)
+
+
 def test_a_part_of_other_items_is_refused():
     def split(data):
         whole = fr.LeaveOneOut().split(data)
@@ -173,3 +188,68 @@ def test_a_part_of_other_items_is_refused():
         ValueError, match="Mine: test has 10 users and 11 items, the da"
     ):
         prepared(split=part("split", split))
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def example(name):
+    return load_module(EXAMPLES / f"{name}.py")
+
+
+@pytest.mark.usefixtures("no_kinds")
+def test_the_example_of_data_has_titles_and_dates():
+    data = example("own_data").Diaries(readers=20, books=30).load(False)
+    assert data.items.titles is not None
+    for title, genre in zip(
+        data.items.titles, data.items.attributes["genre"], strict=True
+    ):
+        assert title.startswith(f"The {genre} number ")
+    dates = data.timestamp.astype("datetime64[ns]")
+    assert {str(date)[:4] for date in dates} == {"2024"}
+    own = example("own_data").GENRES[data.user % 4]  # readers in order of their ids
+    same = np.array(data.items.attributes["genre"])[data.item] == own
+    assert same.mean() > 0.4  # a fourth by chance
+
+
+@pytest.mark.usefixtures("no_kinds")
+def test_the_example_of_a_partition_knows_the_days_of_the_week():
+    partition = example("own_partition").Weekday().partition(TRAIN)
+    for time, client in zip(TRAIN.timestamp.tolist(), partition.client, strict=True):
+        date = datetime.datetime.fromtimestamp(time, datetime.UTC)
+        assert date.weekday() == client
+    assert partition.user_of_client is None
+
+
+@pytest.mark.usefixtures("no_kinds")
+def test_the_example_of_a_split_leaves_one_of_each_user_out():
+    cls = example("own_split").RandomOne
+    parts = cls(seed=1).split(DATA)
+    assert not parts.by_time
+    for part in (parts.val, parts.test):
+        np.testing.assert_array_equal(part.user, np.arange(10))
+    same, other = cls(seed=1).split(DATA), cls(seed=2).split(DATA)
+    np.testing.assert_array_equal(same.test.item, parts.test.item)
+    assert (other.test.item != parts.test.item).any()
+    few = cls(least=7).split(DATA)
+    enough = np.flatnonzero(np.bincount(DATA.user) >= 7)
+    np.testing.assert_array_equal(few.test.user, enough)
+
+
+@pytest.mark.usefixtures("no_kinds")
+def test_the_example_of_a_metric_counts_genres():
+    genres = [set(text.split("|")) for text in DATA.items.attributes["genre"]]
+    items, scores = np.arange(12), np.arange(12.0)[::-1]
+    ranking = fr.Ranking(
+        user=jnp.int32(0),
+        items=jnp.asarray(items),
+        scores=jnp.asarray(scores),
+        candidates=jnp.asarray(items != 1),
+        positives=jnp.zeros(12, bool),
+    )
+    for k in (1, 3, 20):
+        metric = example("own_metric").Variety(k=k)
+        shown = [genres[i] for i in [0, *range(2, 12)][:k]]
+        expected = len(set().union(*shown)) / len(set().union(*genres))
+        value = metric.build(TRAIN)(ranking)[f"variety@{k}"]
+        assert float(value) == pytest.approx(expected)

@@ -24,7 +24,7 @@ from tests.compilations import counted
 BASE = fr.Experiment(
     name="first",
     data=fr.SyntheticData(num_users=12, num_items=20, num_interactions=160),
-    algorithm=fr.FedAvg(dim=2, batch_size=8),
+    algorithm=fr.FedAvg(model=fr.MatrixFactorization(dim=2), batch_size=8),
     execution=fr.Execution(max_buckets=1),
     rounds=2,
     eval_every=2,
@@ -200,7 +200,7 @@ def test_code_without_a_file_and_values_that_json_lacks_have_no_key():
     exec(compile(OWN, "<cell>", "exec"), namespace)
     typed = namespace["Capped"]
     assert key(with_fields(BASE, aggregation=typed())) is None
-    odd = with_fields(BASE, algorithm__dim=2, aggregation=fr.NormBound())
+    odd = with_fields(BASE, algorithm__model__dim=2, aggregation=fr.NormBound())
     object.__setattr__(odd.aggregation, "more", object())
     assert key(odd) is None
 
@@ -218,10 +218,10 @@ def make_constant(_: Programs, number: int) -> Any:
 def test_few_systems_and_programs_are_kept(monkeypatch):
     monkeypatch.setattr(shared, "MOST", 2)
     monkeypatch.setattr(shared, "_SYSTEMS", collections.OrderedDict())
-    sims = [fr.build(with_fields(BASE, algorithm__dim=d)) for d in (2, 3, 2, 4)]
+    sims = [fr.build(with_fields(BASE, algorithm__model__dim=d)) for d in (2, 3, 2, 4)]
     assert len(shared._SYSTEMS) == 2
     assert sims[2].programs is sims[0].programs  # used last, so that 3 went
-    again = fr.build(with_fields(BASE, algorithm__dim=3))
+    again = fr.build(with_fields(BASE, algorithm__model__dim=3))
     assert again.programs is not sims[1].programs
     programs = Programs(sims[0].recipe, sims[0].sampler)
     monkeypatch.setattr(programs_of_systems, "MOST", 2)

@@ -67,6 +67,17 @@ def test_rows_and_the_best_by_validation():
     assert "test metrics do not choose it" in text
 
 
+def test_the_best_of_a_metric_whose_low_values_are_good():
+    metric = {"names": ["ndcg@10"], "lower_is_better": ["ndcg@10"]}
+    protocol = {"selection": "ndcg@10", "metric": metric}
+    more = {"protocol": protocol}
+    runs = [run(0.1, 0, 0.2, 0.3, **more), run(1.0, 0, 0.1, 0.4, **more)]
+    settings = settings_of(runs, FIELDS)
+    assert [s.sign("ndcg@10") for s in settings] == [-1, -1]
+    assert [s.sign("hr@10") for s in settings] == [1, 1]
+    assert best_of(settings, "ndcg@10") == 1
+
+
 def test_settings_that_lost_seeds_or_diverged_are_not_the_best():
     runs = [*RUNS[:3], run(1.0, 0, 0.9, 0.9)]
     lost = [{"seed": 1, "algorithm": {"type": "FedAvg", "client_lr": 1.0}}]
