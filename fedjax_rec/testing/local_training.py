@@ -1,6 +1,7 @@
 """Laws of local training: what `Recipe.local` declares is true."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -91,7 +92,8 @@ def steps_and_rates_are_true(system: System) -> None:
     free = {n: x for n, x in shared.items() if n not in recipe.model.fixed}
     plain, examples, key = _trained(system, hparams)
     drift = jax.tree.map(lambda x: jnp.full_like(x, 100.0), free)
-    update = functools.partial(recipe.client_update, correction=Correction(drift=drift))
+    train: Callable = recipe.client_update
+    update = functools.partial(train, correction=Correction(drift=drift))
     own = system.personal_of(min(CLIENT, len(system.base.everyone) - 1))
     params = Params(shared=shared, personal=own)
     shifted = jax.jit(update)(params, recipe.frozen, examples, hparams, key)

@@ -115,8 +115,8 @@ def the_same_twice(made: Made) -> None:
     for name, part in made.parts.items():
         if name != "query":
             other = getattr(again, name)
-            columns = [(x.user, x.item) for x in (other, part)]
-            check_same(*columns, f"{name} of a second call, and of the first")
+            one, two = ((x.user, x.item) for x in (other, part))
+            check_same(one, two, f"{name} of a second call, and of the first")
 
 
 def _pairs(part: Interactions) -> list[tuple[int, int]]:
