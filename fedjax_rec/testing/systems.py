@@ -1,5 +1,7 @@
 """Laws of federated systems: of algorithms, and of algorithms in a wrapper."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,13 +155,18 @@ def every_shared_group_learns(system: System) -> str:
             "that is not trained belongs into Model.fixed",
         )
         lazy += [name for name, moved in leaves.items() if moved == 0]
-        for name, moved in leaves.items() if system.still is not None else ():
-            bounds = [x for p, x in system.still.items() if name.startswith(p)]
-            if bounds:
-                require(moved <= bounds[0], f"{name} moved by {moved:.3g}")
-            else:
-                require(moved > 0, f"{name} did not move in three rounds")
+        if system.still is not None:
+            _check_moves(leaves, system.still)
     return f"these do not move: {', '.join(lazy)}" if lazy else ""
+
+
+def _check_moves(moves: Mapping[str, float], still: Mapping[str, float]) -> None:
+    for name, moved in moves.items():
+        bounds = [x for prefix, x in still.items() if name.startswith(prefix)]
+        if bounds:
+            require(moved <= bounds[0], f"{name} moved by {moved:.3g}")
+        else:
+            require(moved > 0, f"{name} did not move in three rounds")
 
 
 def one_program(system: System) -> None:
