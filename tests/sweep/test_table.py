@@ -11,6 +11,7 @@ from fedjax_rec.runs.folder import Run
 from fedjax_rec.sweep.table import (
     as_csv,
     best_of,
+    columns_of,
     markdown,
     selection_metric,
     settings_of,
@@ -73,6 +74,7 @@ def test_the_best_of_a_metric_whose_low_values_are_good():
     more = {"protocol": protocol}
     runs = [run(0.1, 0, 0.2, 0.3, **more), run(1.0, 0, 0.1, 0.4, **more)]
     settings = settings_of(runs, FIELDS)
+    assert columns_of(settings, "hr@10")[1:] == [("test", "hr@10"), ("test", "ndcg@10")]
     assert [s.sign("ndcg@10") for s in settings] == [-1, -1]
     assert [s.sign("hr@10") for s in settings] == [1, 1]
     assert best_of(settings, "ndcg@10") == 1
