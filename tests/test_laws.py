@@ -370,7 +370,7 @@ def test_every_law_of_codecs(law, name):
 @pytest.mark.parametrize("factory", [matrix_factorization, neural_cf, personal_scorer])
 def test_every_law_of_models(factory):
     model = models.Examined(factory(I, dim=4), I)
-    for law in models.LAWS:
+    for law in models.LAWS_OF_MODELS:
         law(model)
     table = model.params.shared["item"]
     changed = rows.Table(values=table.values.at[5].set(9.0), space=table.space)

@@ -4,7 +4,8 @@ usage: fedjax-rec check FILE [--kind NAME] [--law TEXT]
 
 FILE declares kinds of parts, as for --plugin: classes with @fedjax_rec.kind("codec"),
 for example. Every law that applies to a kind is run on its default settings, on small
-data, and each is reported as
+data. If FILE is a config, the parts of its experiments that are not of the package are
+checked as well, with their values. Each law is reported as
 
   ok        the part obeys it
   BROKEN    it does not: what was expected, and what the part did
@@ -26,14 +27,17 @@ The same laws in pytest: fedjax_rec.testing.laws (docs/testing.md).
 import dataclasses
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedjax_rec.cli.arguments import read_arguments, read_options, usage
-from fedjax_rec.cli.config_file import load_plugin
-from fedjax_rec.experiment.own_kinds import declaration
+from fedjax_rec.cli.config_file import load_configs, load_file
+from fedjax_rec.experiment.fields import fields_of
+from fedjax_rec.experiment.own_kinds import declaration, declared
 from fedjax_rec.runs.session import set_up_jax
 from fedjax_rec.storage.errors import UserError
+from fedjax_rec.storage.sources import own_file
 
 if TYPE_CHECKING:
     from fedjax_rec.testing import Law
@@ -63,28 +67,53 @@ def main(args: list[str]) -> int:
     if asked is not None:
         return usage(HELP, rest)
     options = read_options(flags, Check())
-    kinds = [(*_declared(cls), cls) for cls in load_plugin(Path(file[0]))]
-    names = [name for _, name, _ in kinds]
+    parts = list(parts_of(Path(file[0])))
+    names = [name for _, name, _ in parts]
+    if not parts:
+        raise UserError(
+            f"{file[0]} declares no kind: decorate a class with "
+            '@fedjax_rec.kind("codec"), for example'
+        )
     if unknown := [name for name in options.kind if name not in names]:
         raise UserError(f"--kind {unknown[0]}: {file[0]} declares {', '.join(names)}")
     set_up_jax()
-    broken = 0
-    for slot, name, cls in kinds:
-        if not options.kind or name in options.kind:
-            broken += report(slot, name, cls, options.law)
+    chosen = [part for part in parts if not options.kind or part[1] in options.kind]
+    broken = sum(report(*part, options.law) for part in chosen)
     if broken:
         print(f"\n{broken} broken {'law' if broken == 1 else 'laws'}")
     return 1 if broken else 0
 
 
-def _declared(cls: type) -> tuple[str, str]:
-    slot_and_name = declaration(cls)
-    assert slot_and_name is not None
-    return slot_and_name
+def parts_of(file: Path) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """Slot, name and maker of each part that a file defines.
+
+    These are the kinds that it declares or imports, at their defaults, and parts from
+    outside of the package in the experiments of its `get_config()`.
+
+    Raises:
+        UserError: the file is missing or fails.
+    """
+    module = load_file(file, str(file))
+    for cls in declared(module):
+        slot, name = declaration(cls) or ("", "")
+        yield slot, name, cls
+    if not hasattr(module, "get_config"):
+        return
+    for experiment in load_configs(str(file)).experiments:
+        for path, field in fields_of(experiment).items():
+            part = field.value
+            if field.slot and part is not None and own_file(type(part)):
+                yield field.slot, f"{experiment.name}.{path}", lambda part=part: part
 
 
-def report(slot: str, name: str, cls: type, text: str) -> int:
-    """Checks one kind and prints a line for each law.
+def report(slot: str, name: str, make: Callable[[], Any], text: str) -> int:
+    """Checks one part and prints a line for each law.
+
+    Args:
+        slot: the field that takes the part.
+        name: its name.
+        make: makes the part.
+        text: only laws with this text are checked.
 
     Returns:
         The number of broken laws.
@@ -94,11 +123,11 @@ def report(slot: str, name: str, cls: type, text: str) -> int:
     """
     from fedjax_rec import testing
 
-    print(f"{slot} {name} ({cls.__name__})")
+    print(f"{slot} {name}")
     try:
-        part: Any = cls()
+        part = make()
     except Exception as error:
-        print(f"  BROKEN   {cls.__name__}() fails: {type(error).__name__}: {error}")
+        print(f"  BROKEN   its defaults are refused: {type(error).__name__}: {error}")
         return 1
     laws = [
         law
@@ -118,7 +147,7 @@ def _checked(law: "Law") -> int:
         print(f"  ...      {law}", end="\r", flush=True)
     start, word, reason = time.monotonic(), "ok", ""
     try:
-        law()
+        reason = law()
     except testing.NotApplicable as skipped:
         word, reason = "skipped", str(skipped)
     except testing.LawBroken as error:

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import re
 import traceback
+import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,35 +135,29 @@ def load_plugins(flags: Iterable[tuple[str, list[str]]]) -> None:
         if not values:
             raise UserError("--plugin: expected a Python file")
         for value in values:
-            load_plugin(Path(value), f"--plugin {value}")
+            if not declared(load_file(Path(value), f"--plugin {value}")):
+                raise UserError(
+                    f"--plugin {value} declares no kind: decorate a class with "
+                    '@fedjax_rec.kind("codec"), for example'
+                )
 
 
-def load_plugin(file: Path, subject: str = "") -> list[type]:
-    """Adds the kinds of a file.
+def load_file(file: Path, subject: str) -> types.ModuleType:
+    """Executes a user's file, and adds its kinds.
 
     Args:
         file: a Python file.
-        subject: begins messages; by default the file's name.
-
-    Returns:
-        The classes that it declares or imports.
+        subject: begins the message if there is no such file.
 
     Raises:
-        UserError: the file is missing, fails, or declares no kind.
+        UserError: the file is missing or fails.
     """
-    subject = subject or str(file)
     if not file.is_file():
         raise UserError(f"{subject}: there is no such file")
     try:
-        module = load_module(file)
+        return load_module(file)
     except Exception as error:
         raise UserError(_located(file, error)) from error
-    if not (classes := declared(module)):
-        raise UserError(
-            f"{subject} declares no kind: decorate a class with "
-            '@fedjax_rec.kind("codec"), for example'
-        )
-    return classes
 
 
 def _located(file: Path, error: Exception) -> str:

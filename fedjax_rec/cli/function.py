@@ -8,6 +8,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.settings import GivenData
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record
+from fedjax_rec.experiment.returned import check_interactions
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.report.run import write_result
 from fedjax_rec.runs import folder as runs
@@ -58,6 +59,7 @@ def train(
         ValueError: the experiment or the folder is not valid.
     """
     if data is not None:
+        check_interactions(data, "data")
         given = GivenData(name=data.name, content=content_of(data))
         experiment = dataclasses.replace(experiment, data=given)
     if output is not None:

@@ -109,6 +109,11 @@ def main(args: list[str]) -> int:
     config = config_file.load_configs(path)
     flags, words = read_arguments(others)
     config_file.load_plugins(flags)
+    if any(name.replace("_", "-") == "start-from" for name, _ in flags):
+        raise UserError(
+            "--start-from is an option of train: the points of a sweep start anew. "
+            "Train them one after another, each into a folder of its own"
+        )
     options, bases = Sweep(), []
     for experiment in config.experiments:
         options, base = apply_flags(flags, Sweep(), experiment)

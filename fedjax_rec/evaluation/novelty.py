@@ -22,8 +22,8 @@ class Novelty:
     """`novelty@k`: mean self-information of the items in a user's top k, in bits.
 
     An item that `n` of `U` users have in training has `log2(U / n)` bits; an item that
-    no user has counts as if one had it. The value does not depend on the positives, and
-    is no measure of quality.
+    no user has counts as if one had it, so that all cold items are alike. The value
+    does not depend on the positives, and is no measure of quality.
 
     Attributes:
         k: cut-off.

@@ -23,7 +23,7 @@ from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
 from fedjax_rec.experiment.held_out import check_candidates
-from fedjax_rec.experiment.returned import split_and_partition
+from fedjax_rec.experiment.returned import check_interactions, split_and_partition
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.cost_class import Holdings, count_holdings
 from fedjax_rec.runs.fingerprint import content_of, digest
@@ -87,6 +87,8 @@ def load_prepared(
     def make() -> PreparedData:
         return prepare(experiment, loaded())
 
+    if data is not None:
+        check_interactions(data, "data")
     if data is not None or not experiment.store.cache:
         return make()
     folder = getattr(experiment.data, "cache", None)

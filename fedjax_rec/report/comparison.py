@@ -170,8 +170,13 @@ def _group(runs: Sequence[Run], key: Callable[[Run], Any]) -> list[list[Run]]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """The configuration without file locations, with the backbone that was used."""
+    """The configuration without file locations, with the backbone that was used.
+
+    A run that started from another one also has `started_from`.
+    """
     settings = dict(run.config)
+    if start := run.versions.get("started_from"):
+        settings["started_from"] = start
     for part, places in (
         ("data", ("cache", "dir", "download")),
         ("backbone", ("cache",)),

@@ -180,7 +180,10 @@ def columns_of(settings: Sequence[Setting], metric: str) -> list[tuple[str, str]
     present = {name for s in settings for name in s.test}
     columns = [("sent", "MB")] if sent_differs(settings) else []
     columns += [("val", metric)] if metric else []
-    wanted = dict.fromkeys([metric, "exposure@10", "hr@10", "ndcg@10", "auc", "rmse"])
+    runs = [run for setting in settings for run in setting.runs]
+    further = [name for run in runs for name in further_metrics(run, "names")]
+    usual = ("exposure@10", "hr@10", "ndcg@10", "auc", "rmse")
+    wanted = dict.fromkeys([metric, *further, *usual])
     return columns + [("test", name) for name in wanted if name in present][:4]
 
 

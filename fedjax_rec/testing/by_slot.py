@@ -1,7 +1,6 @@
 """The laws that apply to a part, by its slot."""
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 from fedjax_rec.experiment import registry
@@ -9,15 +8,31 @@ from fedjax_rec.experiment.own_kinds import declaration
 from fedjax_rec.testing import settings
 from fedjax_rec.testing.law import Law, LawBroken, NotApplicable, Subject, bound
 
-_FAMILIES = {
-    "algorithm": "systems:with_algorithm",
-    "aggregation": "rules:Rule",
-    "aggregation.then": "rules:Rule",
-    "codec": "codecs:Codec",
-    "codec.then": "codecs:Codec",
-    "partition": "partitions:Partitioned",
+_SYSTEM = ("systems", "local_training", "models")
+_FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "data": ("sources:Loaded", ("sources",)),
+    "split": ("splits:Made", ("splits",)),
+    "partition": ("partitions:Partitioned", ("partitions",)),
+    "backbone": ("backbones:Frozen", ("backbones",)),
+    "algorithm": ("bases:with_algorithm", _SYSTEM),
+    "model": ("bases:with_model", ("systems", "models")),
+    "client_optimizer": ("optimizers:Client", ("optimizers",)),
+    "optimizer": ("optimizers:Client", ("optimizers",)),
+    "server_optimizer": ("optimizers:Server", ("optimizers",)),
+    "adapter": ("bases:with_adapter", ("systems", "models")),
+    "users": ("bases:with_users", ("systems", "models")),
+    "training": ("bases:with_training", _SYSTEM),
+    "wrapper": ("bases:with_wrapper", ("systems", "models")),
+    "wrapper.then": ("bases:with_wrapper", ("systems", "models")),
+    "aggregation": ("rules:Rule", ("rules",)),
+    "aggregation.then": ("rules:Rule", ("rules",)),
+    "codec": ("codecs:Codec", ("codecs",)),
+    "codec.then": ("codecs:Codec", ("codecs",)),
+    "attack": ("bases:with_attack", ("systems", "attacks")),
+    "metric": ("metrics:Measured", ("metrics",)),
+    "cohort": ("cohorts:Drawn", ("cohorts",)),
 }
-"""Module with the laws, and what makes the subject of a part, by slot."""
+"""What makes the subject of a part, and the modules with the laws, by slot."""
 
 
 def laws(part: Any, slot: str | None = None) -> list[Law]:
@@ -42,12 +57,12 @@ def laws(part: Any, slot: str | None = None) -> list[Law]:
     slot = slot or _slot_of(part)
     if slot not in registry.SLOTS:
         raise ValueError(f"slot={slot!r}, expected one of {', '.join(registry.SLOTS)}")
-    found = [*_settings_laws(part, slot)]
-    if slot in _FAMILIES:
-        module, _, name = _FAMILIES[slot].partition(":")
-        family = importlib.import_module(f"fedjax_rec.testing.{module}")
-        make: Callable[[Any], Any] = getattr(family, name)
-        found += bound(family.LAWS, Subject(lambda: make(part)))
+    found = _settings_laws(part, slot)
+    maker, modules = _FAMILIES[slot]
+    module, _, name = maker.partition(":")
+    make = getattr(_module(module), name)
+    functions = [law for module in modules for law in _module(module).LAWS]
+    found += bound(functions, Subject(lambda: make(part)))
     return found
 
 
@@ -71,6 +86,10 @@ def check(part: Any, slot: str | None = None) -> None:
             broken.append(str(error))
     if broken:
         raise LawBroken("\n".join(broken))
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"fedjax_rec.testing.{name}")
 
 
 def _settings_laws(part: Any, slot: str) -> list[Law]:

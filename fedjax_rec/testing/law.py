@@ -28,15 +28,18 @@ class Law:
     name: str
     test: Callable[[], Any]
 
-    def __call__(self) -> None:
+    def __call__(self) -> str:
         """Checks the part.
+
+        Returns:
+            A remark, or an empty string.
 
         Raises:
             LawBroken: the part breaks the law; the message has the law's name.
             NotApplicable: the law does not apply to the part.
         """
         try:
-            self.test()
+            return self.test() or ""
         except NotApplicable:
             raise
         except LawBroken as broken:
@@ -97,8 +100,8 @@ def bound(laws: Sequence[Callable[[Any], Any]], subject: Subject) -> list[Law]:
     """
 
     def law(function: Callable[[Any], Any], first: bool) -> Law:
-        def test() -> None:
-            function(subject.get() if first else subject.or_skip())
+        def test() -> Any:
+            return function(subject.get() if first else subject.or_skip())
 
         return Law(name_of(function), test)
 

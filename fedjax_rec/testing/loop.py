@@ -11,7 +11,7 @@ import optax
 
 from fedjax_rec.aggregators.means import Mean, Sum
 from fedjax_rec.core import rows
-from fedjax_rec.core.contracts import Aggregator, Params
+from fedjax_rec.core.contracts import Aggregator
 from fedjax_rec.simulation.round import client_key
 from fedjax_rec.testing import rules
 from fedjax_rec.testing.compare import check_close
@@ -24,23 +24,16 @@ def round_is_a_loop_over_clients(system: System) -> None:
     if system.recipe.transform is not None:
         raise NotApplicable("messages are transformed, so the loop is not the round")
     run, rule = system.base, system.rule or find_mean(system.recipe.aggregator)
-    recipe, data, shared = run.recipe, run.data, run.start.shared
+    recipe, shared = run.recipe, run.start.shared
     state, personal, _ = run(run.everyone, rounds=1)
     by_examples = getattr(rule, "weights", "") == "examples"
     sums = jax.tree.map(np.zeros_like, shared)
     weight_sum, touched = 0.0, {}
 
-    @jax.jit
-    def update(client, personal):
-        key = client_key(run.key, jnp.int32(0), client)
-        params = Params(shared=shared, personal=personal)
-        examples = data.examples(client, len(data.widths) - 1)
-        return recipe.client_update(
-            params, recipe.frozen, examples, recipe.hparams, key
-        )
-
     for client in range(len(run.everyone)):
-        result = update(jnp.int32(client), first(run.personal, client))
+        key = client_key(run.key, jnp.int32(0), jnp.int32(client))
+        own = system.personal_of(client)
+        result = system.train(jnp.int32(client), own, recipe.hparams, key)
         check_close(
             first(personal, client),
             result.personal,

@@ -23,7 +23,8 @@ class Examined:
         num_items: `I`.
         frozen: as in `Recipe`.
         hparams: as in `Recipe`.
-        batch: a batch of whole groups of pairs; by default of six pairs.
+        batch: whole groups of pairs; by default six pairs. If it is empty, none is
+            known.
         group: consecutive pairs that belong together.
     """
 
@@ -38,8 +39,17 @@ class Examined:
     ) -> None:
         self.model, self.num_items, self.frozen = model, num_items, frozen
         self.hparams = hparams or {}
-        self.params: Params = model.init(jax.random.key(0))
-        self.batch, self.group = batch or six_pairs(num_items), group
+        self.params: Params = jax.jit(model.init)(jax.random.key(0))
+        self.scored = jax.jit(model.score)
+        self.pairs = six_pairs(num_items) if batch is None else batch
+        self.group = group
+
+    @property
+    def batch(self) -> dict[str, Any]:
+        """The batch."""
+        if not self.pairs:
+            raise NotApplicable("local.draw is None, so that no batch is known")
+        return self.pairs
 
     def loss(self, params: Params, batch: Any) -> Any:
         """The loss of a batch, without its metrics."""
@@ -53,7 +63,7 @@ class Examined:
 
     def score(self, params: Params, items: Any = None) -> Any:
         """Scores of user 0."""
-        return self.model.score(params, self.frozen, {"user": jnp.int32(0)}, items)
+        return self.scored(params, self.frozen, {"user": jnp.int32(0)}, items)
 
 
 def six_pairs(num_items: int) -> dict[str, Any]:
@@ -67,24 +77,24 @@ def six_pairs(num_items: int) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=1)
 def of_system(system: System) -> Examined:
     """The model of a system, with the pairs that a client draws."""
     run, recipe = system.base, system.recipe
-    if recipe.local.draw is None:
-        raise NotApplicable("local.draw is None, so that no batch is known")
     if recipe.model.stack is not None:
         raise NotApplicable("the shared parameters are several models")
-    examples = run.data.examples(jnp.int32(5), len(run.data.widths) - 1)
-    batch = dict(recipe.local.draw(examples, jax.random.key(1)))
+    client = min(5, len(run.everyone) - 1)
+    examples = system.examples(client)
+    draw = recipe.local.draw
+    batch = {} if draw is None else dict(jax.jit(draw)(examples, jax.random.key(1)))
     group = 1 + recipe.local.negatives
-    masked = jnp.arange(len(batch["mask"])) // group % 3 == 1
-    batch["mask"] &= ~masked
+    if batch:
+        batch["mask"] &= jnp.arange(len(batch["mask"])) // group % 3 != 1
     facts = (run.data.num_items, recipe.frozen, recipe.hparams)
     model = Examined(recipe.model, *facts, batch, group)
-    model.params = Params(
-        shared=run.start.shared,
-        personal={name: first(run.personal[name], 5) for name in model.params.personal},
-    )
+    own = first(run.personal, client)
+    personal = {name: own[name] for name in model.params.personal}
+    model.params = Params(shared=run.start.shared, personal=personal)
     return model
 
 
@@ -182,7 +192,7 @@ def an_item_is_scored_by_its_own_row(model: Examined) -> None:
             )
 
 
-LAWS = (
+LAWS_OF_MODELS = (
     groups_are_apart,
     masked_pairs_change_nothing,
     empty_batches_have_no_loss,
@@ -190,3 +200,14 @@ LAWS = (
     candidates_are_scored_as_among_all,
     an_item_is_scored_by_its_own_row,
 )
+
+
+def _of_system(law: Any) -> Any:
+    @functools.wraps(law)
+    def examined(system: System) -> None:
+        law(of_system(system))
+
+    return examined
+
+
+LAWS = tuple(map(_of_system, LAWS_OF_MODELS))

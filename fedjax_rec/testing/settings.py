@@ -12,7 +12,7 @@ from fedjax_rec.testing.compare import require
 from fedjax_rec.testing.law import LawBroken
 
 METHODS: dict[str, dict[str, tuple[str, ...]]] = {
-    "data": {"load": ("progress",), "origin": ("progress",)},
+    "data": {"load": ("progress",)},
     "split": {"split": ("data",)},
     "partition": {"partition": ("train",)},
     "backbone": {"load": ("progress",)},
@@ -20,9 +20,9 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     "client_optimizer": {"build": ()},
     "optimizer": {"build": ()},
     "server_optimizer": {"build": ()},
-    "adapter": {},
+    "metric": {"build": ("train",)},
     "users": {},
-    "training": {},
+    "training": {"build": ("model", "local", "personal")},
 }
 """Methods and their arguments by slot; other parts have `build(context)`."""
 

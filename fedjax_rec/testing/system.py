@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.core.contracts import Recipe
+from fedjax_rec.core.contracts import ClientResult, Params, Recipe
 from fedjax_rec.core.rounds import Cohort
 from fedjax_rec.data.clients import make_client_data
 from fedjax_rec.data.partition import IID, PerUser
 from fedjax_rec.experiment.build import decide_lift
 from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.simulation.messages import without_state
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import federated
 from fedjax_rec.testing import world
@@ -26,10 +27,14 @@ class System:
 
     Args:
         experiment: its algorithm, rule, wrapper, codec and attack.
-        still: shared parameters that do not move, by the beginning of their path, such
-            as `head.b`, with the largest change that rounding may cause.
+        still: shared arrays that do not move, by the beginning of their path, such as
+            `head.b`, with the largest change that rounding may cause; all others have
+            to move. By default an array may stay still if another of its group moves.
         rule: `Mean` or `Sum` that the aggregator has to equal; by default the laws find
             out which one it is, if any.
+
+    Attributes:
+        remark: how the part is examined, for reports.
     """
 
     def __init__(
@@ -39,7 +44,8 @@ class System:
         still: Mapping[str, float] | None = None,
         rule: Any = None,
     ) -> None:
-        self.experiment, self.still, self.rule = experiment, still or {}, rule
+        self.remark = ""
+        self.experiment, self.still, self.rule = experiment, still, rule
         wrapper, backbone = experiment.wrapper, experiment.backbone
         own = backbone if type(backbone).load is not _SHIPPED_LOAD else None
         self.context = world.context(getattr(wrapper, "lora_base", False), own)
@@ -53,6 +59,31 @@ class System:
     def base(self) -> "Run":
         """Rounds in two size buckets and chunks of two clients."""
         return Run(self, max_buckets=2, chunk=2)
+
+    @functools.cached_property
+    def train(self) -> Any:
+        """`(client, personal, hparams, key) -> ClientResult`, compiled.
+
+        It is the local training of a client with the first shared parameters; its
+        examples are padded to the widest bucket.
+        """
+        run, recipe = self.base, self.recipe
+
+        def train(client: Any, personal: Any, hparams: Any, key: Any) -> ClientResult:
+            params = Params(shared=run.start.shared, personal=personal)
+            examples = self.examples(client)
+            return recipe.client_update(params, recipe.frozen, examples, hparams, key)
+
+        return jax.jit(train)
+
+    def examples(self, client: Any) -> dict[str, Any]:
+        """The examples of a client, padded to the widest bucket."""
+        data = self.base.data
+        return data.examples(jnp.asarray(client, jnp.int32), len(data.widths) - 1)
+
+    def personal_of(self, client: int) -> Any:
+        """The first personal parameters of a client."""
+        return without_state(first(self.base.personal, client))
 
     @functools.cached_property
     def three_rounds(self) -> Any:

@@ -371,6 +371,7 @@ def test_shapes_follow_one_another_and_wild_points_are_results(config, capsys):
         ([*RATES, "--points", "-1"], "--points must be at least 0, got -1"),
         ([*RATES, "--points", "1", "--optuna", "1"], "expected one of them"),
         ([*RATES, "--memory", "lots"], "expected bytes such as 500M or 4G"),
+        ([*RATES, "--start-from", "run"], "--start-from is an option of train"),
         ([*RATES, "--points", "3"], "--points needs ranges"),
         (["--sample", "seed=uniform:0:9"], "--sample needs --points N"),
         ([*RATES, "--output", "small.py"], "is a file"),

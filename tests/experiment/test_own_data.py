@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -165,6 +166,15 @@ def test_broken_partitions_are_refused(columns, message):
 def test_broken_interactions_are_refused(broken, message):
     with pytest.raises(ValueError, match=message):
         prepare(fr.Experiment(name="x"), broken)
+
+
+def test_a_frame_in_place_of_interactions_is_refused(tmp_path):
+    frame: Any = {"user": ["a"], "item": ["b"]}
+    experiment = fr.Experiment(name="x")
+    with pytest.raises(ValueError, match="data is a dict; expected Interactions, such"):
+        fr.build(experiment, data=frame)
+    with pytest.raises(ValueError, match=r"expected .* from fedjax_rec.from_frame"):
+        fr.train(experiment, tmp_path / "run", data=frame)
 
 
 def test_a_part_of_other_items_is_refused():

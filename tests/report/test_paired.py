@@ -115,6 +115,16 @@ def test_each_system_is_compared_with_the_first(tmp_path, capsys):
     [
         ({"digest": "other"}, "test users, test items or candidates differ"),
         ({"ties": "random"}, "protocol.ties is pessimistic and random"),
+        (
+            {
+                "protocol": {
+                    "cutoffs": [5, 10],
+                    "metric": {"names": ["a"]},
+                    "ties": "pessimistic",
+                }
+            },
+            "protocol.metric is None and {'names': \\['a'\\]}",
+        ),
         ({"seed": 1}, "pairs runs of the same seed"),
         ({"round_": 1}, "holds round 1, but round 2 was selected"),
         ({"lr": 0.1}, "at least two configurations"),

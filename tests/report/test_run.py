@@ -140,6 +140,14 @@ def test_the_report_names_the_evaluated_parameters(tmp_path, evaluated, words):
     assert words in report.markdown(run)
 
 
+def test_a_run_that_started_from_another_is_no_repetition_of_a_fresh_one(tmp_path):
+    fresh, started = (make_run(tmp_path / name) for name in ("fresh", "started"))
+    started.versions["started_from"] = "/runs/a"
+    rows = [row for row in rows_of([fresh, started]) if not row.baseline]
+    assert [row.label for row in rows] == ["FedMF", "FedMF started_from=/runs/a"]
+    assert "REPEATED" not in printed(fresh, started)
+
+
 def test_runs_that_differ_otherwise_have_different_labels(tmp_path):
     runs = [make_run(tmp_path / f"{lr}", lr=lr) for lr in (0.1, 0.3)]
     assert labels_of([[run] for run in runs]) == [

@@ -11,6 +11,7 @@ from fedjax_rec.runs.folder import Run
 from fedjax_rec.sweep.table import (
     as_csv,
     best_of,
+    columns_of,
     markdown,
     selection_metric,
     settings_of,
@@ -65,6 +66,18 @@ def test_rows_and_the_best_by_validation():
     assert "| best | 1 | 3 | 0.2500 ± 0.0000 | 0.2000 ± 0.0000 |" in text
     assert "|  | 0.1 | 3 | 0.2000 ± 0.2484 | 0.3000 ± 0.4968 |" in text
     assert "test metrics do not choose it" in text
+
+
+def test_the_best_of_a_metric_whose_low_values_are_good():
+    metric = {"names": ["ndcg@10"], "lower_is_better": ["ndcg@10"]}
+    protocol = {"selection": "ndcg@10", "metric": metric}
+    more = {"protocol": protocol}
+    runs = [run(0.1, 0, 0.2, 0.3, **more), run(1.0, 0, 0.1, 0.4, **more)]
+    settings = settings_of(runs, FIELDS)
+    assert columns_of(settings, "hr@10")[1:] == [("test", "hr@10"), ("test", "ndcg@10")]
+    assert [s.sign("ndcg@10") for s in settings] == [-1, -1]
+    assert [s.sign("hr@10") for s in settings] == [1, 1]
+    assert best_of(settings, "ndcg@10") == 1
 
 
 def test_settings_that_lost_seeds_or_diverged_are_not_the_best():

@@ -22,6 +22,7 @@ from fedjax_rec import (
     History,
     LeaveLast,
     LoRA,
+    Novelty,
     Protocol,
     SyntheticData,
     UserVector,
@@ -344,6 +345,11 @@ def changed(**fields):
         (changed(id_residual=True), TARGET, "id_residual"),
         (changed(personal=("lora_b",)), TARGET, "no target user has these groups"),
         (experiment(), Target(data=experiment().data), "the source's own data"),
+        (
+            dataclasses.replace(experiment(), protocol=Protocol(metric=Novelty())),
+            TARGET,
+            "protocol.metric is not computed in a transfer",
+        ),
     ],
 )
 def test_systems_that_cannot_transfer_are_refused(source_of, target, words):
