@@ -65,6 +65,7 @@ from fedjax_rec.wrappers.lora.rules import FedEx, FlexLoRA, FLoRA, HetLoRA
 from fedjax_rec.wrappers.scaffold import Scaffold
 from tests.aggregators.registry import RULES
 from tests.codecs.every_codec import CODECS
+from tests.examples import example
 
 I = world.NUM_ITEMS  # noqa: E741
 SMALL: dict[str, Any] = {"dim": 4, "batch_size": 8, "negatives": 2}
@@ -109,6 +110,7 @@ CASES = {
     "fedncf": case(FedNCF(**SMALL, averaging="plain")),
     "fedncf, as published": case(FedNCF(**SMALL), aggregation=Mean(per_row=True)),
     "fedmf explicit": case(FedMF(dim=4, feedback="explicit")),
+    "system with a personal table": case(example("fedrap").FedRAP(**SMALL)),
     "fedavg two epochs, prox, momentum, yogi": case(
         averaged(
             local_epochs=2,

@@ -1,8 +1,6 @@
 """Systems of declared parameters against NumPy, and refusals."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -17,6 +15,7 @@ from fedjax_rec.experiment.fields import with_values
 from fedjax_rec.sweep.grouping import DiffersError, common_recipe
 from tests import by_hand
 from tests.by_hand import CLIENTS, EXAMPLES, ITEMS, World
+from tests.examples import example
 
 CONTEXT = Context(
     num_items=5,
@@ -26,16 +25,6 @@ CONTEXT = Context(
     dtype=np.float32,
     examples=np.ones(4),
 )
-
-
-def example(name):
-    path = Path(__file__).parents[2] / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 FedRAP = example("fedrap").FedRAP
