@@ -33,9 +33,8 @@ class Clipped:
 
     def build(self, context):
         def encode(delta, state, sender):
-            leaves = jax.tree.leaves(delta, is_leaf=rows.is_rows)
-            arrays = [x.values if rows.is_rows(x) else x for x in leaves]
-            norm = jnp.sqrt(sum(jnp.square(x).sum() for x in arrays))
+            leaves = map(numbers_of, jax.tree.leaves(delta, is_leaf=rows.is_rows))
+            norm = jnp.sqrt(sum(jnp.square(x).sum() for x in leaves))
             scale = jnp.minimum(1, self.norm / jnp.maximum(norm, 1e-30))
             return rows.map_values(lambda x: scale * x, delta), state
 
@@ -43,3 +42,10 @@ class Clipped:
         if self.then is None:
             return clip
         return messages.chain(clip, self.then.build(context))
+
+
+def numbers_of(leaf):
+    """The numbers of a leaf, with zeros in rows of padding, which may hold any."""
+    if not rows.is_rows(leaf):
+        return leaf
+    return jnp.where((leaf.ids < leaf.num_rows)[:, None], leaf.values, 0)
