@@ -132,12 +132,13 @@ def describe(name: str, args: list[str]) -> None:
     check_data(experiment.data)
     set_up_jax()
     from fedjax_rec.data import describe as describing
-    from fedjax_rec.experiment.returned import split_and_partition
+    from fedjax_rec.data.returned import check_interactions, split_and_partition
     from fedjax_rec.report import population
     from fedjax_rec.storage.files import replacing
 
     data = experiment.data.load(True)
-    split, partition = split_and_partition(experiment, data)
+    check_interactions(data, f"{type(experiment.data).__name__}.load(...)")
+    split, partition = split_and_partition(data, experiment.split, experiment.partition)
     facts = describing.describe(split.train, partition)
     print(describing.to_text(facts))
     if options.plot is not None:

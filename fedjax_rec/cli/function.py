@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.returned import check_interactions
 from fedjax_rec.data.settings import GivenData
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record
-from fedjax_rec.experiment.returned import check_interactions
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.report.run import write_result
 from fedjax_rec.runs import folder as runs

@@ -19,11 +19,11 @@ from fedjax_rec.core import keys
 from fedjax_rec.data.clients import ClientData, lay_out, serving_clients
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.newcomers import Newcomers, newcomers_of
+from fedjax_rec.data.returned import check_interactions, split_and_partition
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
 from fedjax_rec.experiment.held_out import check_candidates
-from fedjax_rec.experiment.returned import check_interactions, split_and_partition
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.fleet.cost_class import Holdings, count_holdings
 from fedjax_rec.runs.fingerprint import content_of, digest
@@ -91,8 +91,7 @@ def load_prepared(
         check_interactions(data, "data")
     if data is not None or not experiment.store.cache:
         return make()
-    folder = getattr(experiment.data, "cache", None)
-    root = cache_root(folder if isinstance(folder, str) else None) / "populations"
+    root = cache_root(getattr(experiment.data, "cache", None)) / "populations"
     if jax.process_index() == 0:
         key = key_of(experiment, progress, loaded)
         if key is None:
@@ -167,7 +166,8 @@ def _digest_of(prepared: PreparedData) -> str:
 
 def prepare(experiment: Experiment, data: Interactions) -> PreparedData:
     """Splits, partitions and lays out interactions."""
-    split, partition = split_and_partition(experiment, data)
+    check_interactions(data, f"{type(experiment.data).__name__}.load(...)")
+    split, partition = split_and_partition(data, experiment.split, experiment.partition)
     train = split.train
     leaks = experiment.protocol.negative_pool == "not_interacted"
     pool = training_items(split)

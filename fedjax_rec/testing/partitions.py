@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from fedjax_rec.data.partition import Partition
-from fedjax_rec.experiment.returned import check_partition
+from fedjax_rec.data.returned import check_partition
 from fedjax_rec.testing import world
 from fedjax_rec.testing.compare import check_same
 from fedjax_rec.testing.law import LawBroken

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_rec.data.interactions import Interactions
-from fedjax_rec.experiment.returned import check_interactions
+from fedjax_rec.data.returned import check_interactions
 from fedjax_rec.testing.compare import check_same, require
 from fedjax_rec.testing.law import LawBroken, NotApplicable
 

@@ -27,8 +27,8 @@ class System:
 
     Args:
         experiment: its algorithm, rule, wrapper, codec and attack.
-        still: shared arrays that do not move, by the beginning of their path, such as
-            `head.b`, with the largest change that rounding may cause; all others have
+        still: shared arrays that do not move, by their group or path, such as `head.b`,
+            with the largest change that rounding may cause; all others have
             to move. By default an array may stay still if another of its group moves.
         rule: `Mean` or `Sum` that the aggregator has to equal; by default the laws find
             out which one it is, if any.

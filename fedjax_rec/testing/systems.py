@@ -162,7 +162,7 @@ def every_shared_group_learns(system: System) -> str:
 
 def _check_moves(moves: Mapping[str, float], still: Mapping[str, float]) -> None:
     for name, moved in moves.items():
-        bounds = [x for prefix, x in still.items() if name.startswith(prefix)]
+        bounds = [x for path, x in still.items() if f"{name}.".startswith(f"{path}.")]
         if bounds:
             require(moved <= bounds[0], f"{name} moved by {moved:.3g}")
         else:

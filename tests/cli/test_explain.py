@@ -61,7 +61,7 @@ def test_the_overview_has_every_field_with_its_value():
 
 @pytest.mark.parametrize("slot", [slot for slot in registry.SLOTS if "." not in slot])
 def test_a_part_is_shown_with_all_kinds(slot):
-    names = {"optimizer": "algorithm.training.optimizer"}
+    names = {"optimizer": "algorithm.training.optimizer", "metric": "protocol.metric"}
     of_fedavg = ("model", "client_optimizer")
     inner = (*of_fedavg, "server_optimizer", "adapter", "users", "training")
     path = names.get(slot, f"algorithm.{slot}" if slot in inner else slot)

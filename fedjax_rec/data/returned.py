@@ -7,27 +7,26 @@ import numpy as np
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import Partition
 from fedjax_rec.data.splits import Split
-from fedjax_rec.experiment.settings import Experiment
 
 
 def split_and_partition(
-    experiment: Experiment, data: Interactions
+    data: Interactions, split: Any, partition: Any
 ) -> tuple[Split, Partition]:
     """Splits interactions, and partitions train.
 
+    Args:
+        data: the interactions.
+        split: settings of the split.
+        partition: settings of the partition.
+
     Raises:
-        ValueError: a part of the experiment has returned something else.
+        ValueError: one of them has returned something else.
     """
-    source, splitter, partitioner = (
-        type(part).__name__
-        for part in (experiment.data, experiment.split, experiment.partition)
-    )
-    check_interactions(data, f"{source}.load(...)")
-    split = experiment.split.split(data)
-    check_split(split, data, splitter)
-    partition = experiment.partition.partition(split.train)
-    check_partition(partition, split.train, partitioner)
-    return split, partition
+    parts = split.split(data)
+    check_split(parts, data, type(split).__name__)
+    clients = partition.partition(parts.train)
+    check_partition(clients, parts.train, type(partition).__name__)
+    return parts, clients
 
 
 def check_interactions(data: Any, source: str, whole: Interactions | None = None):
