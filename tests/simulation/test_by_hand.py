@@ -135,7 +135,8 @@ def test_lists_of_held_out_items_hold_no_others():
     sim, result = trained(experiment)
     split, ids = sim.split, np.array(sim.split.train.items.ids)
     users = np.unique(split.test.user)
-    lists = sim.recommend([split.train.users.ids[u] for u in users], k=3)
+    names = np.array(split.train.users.ids)[users].tolist()
+    lists = sim.recommend(names, k=3)
     pool = set(ids[split.info["test_items"]])
     assert all(pool >= {x.item for x in row} for row in lists)
     wanted = [set(ids[split.test.item[split.test.user == u]]) for u in users]
@@ -144,7 +145,7 @@ def test_lists_of_held_out_items_hold_no_others():
         for items, row in zip(wanted, lists, strict=True)
     ]
     assert np.mean(hits) == pytest.approx(result["metrics"]["test"]["hr@3"])
-    everything = sim.recommend(split.train.users.ids[users[0]], k=80)
+    everything = sim.recommend(names[0], k=80)
     assert {x.item for x in everything} == pool
 
 
