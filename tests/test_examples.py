@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import fedjax_rec as fr
-from fedjax_rec import testing
 from fedjax_rec.cli.arguments import apply_flags, read_arguments
 from fedjax_rec.cli.options import Train
 from fedjax_rec.codecs.wire import num_bits
@@ -73,28 +72,6 @@ def test_an_example_trains_by_the_flags_of_its_docstring(name):
         assert "Attributes:" in own.__doc__
     result = fr.build(experiment).run()
     assert np.isfinite(result["metrics"]["test"]["hr@10"])
-
-
-SYSTEMS = {
-    "fedrap",
-    "own_attack",
-    "own_backbone",
-    "own_model",
-    "own_recipe",
-    "own_wrapper",
-}
-"""Examples whose laws compile rounds."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in SYSTEMS else ()) for n in PLUGINS],
-)
-def test_an_example_obeys_the_laws_of_its_kind(name):
-    module = loaded(name)
-    for cls in declared(module):
-        if cls.__module__ == module.__name__:
-            testing.check(cls())
 
 
 SHARED = {"item": rows.Table(values=jnp.zeros((6, 2))), "w": jnp.zeros(2)}

@@ -14,6 +14,9 @@ SMALL = {
 backbone, adapter, layers, shuffle_texts = "tiny", "lora", 1, False
 num_users, num_items, num_interactions, rounds, seed = 40, 60, 600, 2, 0
 """,
+    "02_write_your_own_system": """
+num_users, num_items, num_interactions, rounds, seed = 30, 30, 400, 5, 0
+""",
     "03_scaling_and_sweeps": """
 num_users, num_items, num_interactions, rounds = 40, 30, 500, 6
 rates, seeds, devices = "log:2:8:2", "0:2", 2
@@ -22,6 +25,14 @@ rates, seeds, devices = "log:2:8:2", "0:2", 2
 """In place of the form."""
 SHOWN = {
     "01_quickstart": ("path suffix: lora", "FedFM", "popularity", "Backbone tiny"),
+    "02_write_your_own_system": (
+        "ok       Masked pairs change neither the loss nor the gradient",
+        "BROKEN   A batch without pairs has loss 0 and gradient 0: the loss",
+        "ok       Clients fold in any grouping and order",
+        "ok       The serialized message has as many bits as are counted",
+        "popularity 0.",
+        "Recommendation(item=",
+    ),
     "03_scaling_and_sweeps": (
         "4 points as one program, in blocks of 2 device(s) x 1 seed(s) x 2 setting(s)",
         "| best |",

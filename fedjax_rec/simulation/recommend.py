@@ -60,7 +60,9 @@ def rank(
     k: int,
     frozen: Any,
 ) -> Ranked:
-    """Ranks all items but the seen ones for users, from the current parameters.
+    """Ranks items but the seen ones for users, from the current parameters.
+
+    They are all items, or with cold candidates those that the test ranks.
 
     Args:
         sim: the simulation.
@@ -71,7 +73,7 @@ def rank(
         frozen: frozen arrays.
     """
     count, hparams = len(users), meshes.place(sim.mesh, sim.recipe.hparams)
-    key = meshes.place(sim.mesh, sim.key)
+    fixed = (frozen, hparams, *meshes.place(sim.mesh, (sim.key, _ranked_items(sim))))
     items = np.full((count, k), sim.split.train.num_items, np.int32)
     scores = np.full((count, k), -np.inf, np.float32)
     for audience, bucket, group in _groups(sim, audiences, users):
@@ -95,13 +97,19 @@ def rank(
                     *placed,
                     block.rows,
                     block.data,
-                    frozen,
-                    hparams,
-                    key,
+                    *fixed,
                 )
                 found, value = map(np.asarray, best)
                 items[at[real]], scores[at[real]] = found[real], value[real]
     return Ranked(items, scores)
+
+
+def _ranked_items(sim: Simulation) -> np.ndarray:
+    """`[I]` bool: items that the protocol ranks for the test."""
+    num_items = sim.split.train.num_items
+    if sim.protocol.candidates != "cold":
+        return np.ones(num_items, bool)
+    return np.isin(np.arange(num_items), sim.split.info["test_items"])
 
 
 def _groups(
@@ -128,11 +136,17 @@ def _make_program(
     bucket: int,
     k: int,
 ) -> Callable[..., tuple[Array, Array]]:
-    """`(state, personal, users, seen, clients, rows, data, frozen, hparams, key)`."""
+    """The ranking of users of one bucket, jitted.
+
+    Returns:
+        `(state, personal, users, seen, clients, rows, data, frozen, hparams, key,
+        ranked [I]) -> (items, scores)`, `[E, k]` each.
+    """
     axis, recipe = meshes.client_axis(mesh), programs.recipe
     score_of = make_score(recipe, protocol, user_chunk, chunks, axis)
 
     def best(state, personal, users, seen, clients, rows, data, *fixed):
+        *fixed, ranked = fixed
         score, chunk = score_of(bucket, state, personal, data, *fixed)
         chunk = min(chunk, len(users))
 
@@ -144,6 +158,7 @@ def _make_program(
             scores = jnp.where(
                 jnp.isfinite(scores), scores, jnp.finfo(scores.dtype).min
             )
+            scores = jnp.where(ranked, scores, -jnp.inf)
             scores = scores.at[user, seen].set(-jnp.inf, mode="drop")
             value, items = jax.lax.top_k(scores, k)
             return jnp.where(value > -jnp.inf, items, scores.shape[1]), value

@@ -10,6 +10,7 @@ import pytest
 
 from fedjax_rec import (
     BackboneConfig,
+    ColdItems,
     ColdUsers,
     Execution,
     Experiment,
@@ -120,6 +121,32 @@ def test_lists_hit_the_test_items_as_the_selected_metrics_say(evaluated):
     items = sim.split.train.items
     titles = dict(zip(items.ids, items.titles or (), strict=True))
     assert lists[7][0].title == titles[lists[7][0].item]
+
+
+def test_lists_of_held_out_items_hold_no_others():
+    experiment = dataclasses.replace(
+        SMALL,
+        algorithm=FedFM(dim=4, negatives=1),
+        backbone=BackboneConfig(name="tiny"),
+        split=ColdItems(),
+        protocol=Protocol(candidates="cold", cutoffs=(3,)),
+        rounds=1,
+    )
+    sim, result = trained(experiment)
+    split, ids = sim.split, np.array(sim.split.train.items.ids)
+    users = np.unique(split.test.user)
+    names = np.array(split.train.users.ids)[users].tolist()
+    lists = sim.recommend(names, k=3)
+    pool = set(ids[split.info["test_items"]])
+    assert all(pool >= {x.item for x in row} for row in lists)
+    wanted = [set(ids[split.test.item[split.test.user == u]]) for u in users]
+    hits = [
+        bool(items & {x.item for x in row})
+        for items, row in zip(wanted, lists, strict=True)
+    ]
+    assert np.mean(hits) == pytest.approx(result["metrics"]["test"]["hr@3"])
+    everything = sim.recommend(names[0], k=80)
+    assert {x.item for x in everything} == pool
 
 
 def test_selected_parameters_are_those_of_the_selected_round():
