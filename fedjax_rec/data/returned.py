@@ -69,8 +69,8 @@ def check_interactions(
         if sizes != (data_set.num_users, data_set.num_items):
             raise ValueError(
                 f"{source} has {sizes[0]} users and {sizes[1]} items, the data have "
-                f"{data_set.num_users} and {data_set.num_items}; expected all in every part, "
-                "as `take` leaves them"
+                f"{data_set.num_users} and {data_set.num_items}; expected all in every "
+                "part, as `take` leaves them"
             )
 
 
