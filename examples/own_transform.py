@@ -7,7 +7,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 import fedjax_rec as fr
@@ -33,8 +32,8 @@ class Clipped:
 
     def build(self, context):
         def encode(delta, state, sender):
-            leaves = map(numbers_of, jax.tree.leaves(delta, is_leaf=rows.is_rows))
-            norm = jnp.sqrt(sum(jnp.square(x).sum() for x in leaves))
+            squares = [jnp.square(x).sum() for x in rows.values_of(delta)]
+            norm = jnp.sqrt(sum(squares))
             scale = jnp.minimum(1, self.norm / jnp.maximum(norm, 1e-30))
             return rows.map_values(lambda x: scale * x, delta), state
 
@@ -42,10 +41,3 @@ class Clipped:
         if self.then is None:
             return clip
         return messages.chain(clip, self.then.build(context))
-
-
-def numbers_of(leaf):
-    """The numbers of a leaf, with zeros in rows of padding, which may hold any."""
-    if not rows.is_rows(leaf):
-        return leaf
-    return jnp.where((leaf.ids < leaf.num_rows)[:, None], leaf.values, 0)
