@@ -7,7 +7,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 import fedjax_rec as fr
@@ -33,9 +32,8 @@ class Clipped:
 
     def build(self, context):
         def encode(delta, state, sender):
-            leaves = jax.tree.leaves(delta, is_leaf=rows.is_rows)
-            arrays = [x.values if rows.is_rows(x) else x for x in leaves]
-            norm = jnp.sqrt(sum(jnp.square(x).sum() for x in arrays))
+            squares = [jnp.square(x).sum() for x in rows.values_of(delta)]
+            norm = jnp.sqrt(sum(squares))
             scale = jnp.minimum(1, self.norm / jnp.maximum(norm, 1e-30))
             return rows.map_values(lambda x: scale * x, delta), state
 

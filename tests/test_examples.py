@@ -121,11 +121,15 @@ def test_the_transform_scales_the_whole_delta():
     transform = loaded("own_transform").Clipped(norm=2.0).build(None)
     delta = {
         "w": jnp.asarray([3.0, 0]),
-        "item": rows.Rows(ids=jnp.arange(1), values=jnp.asarray([[0, 4.0]])),
+        "item": rows.Rows(
+            ids=jnp.asarray([0, 9]),  # the second row is padding
+            values=jnp.asarray([[0, 4.0], [jnp.nan, 0]]),
+            num_rows=9,
+        ),
     }
     clipped, _ = transform.encode(delta, (), sender())
     np.testing.assert_allclose(clipped["w"], [1.2, 0])
-    np.testing.assert_allclose(clipped["item"].values, [[0, 1.6]])
+    np.testing.assert_allclose(clipped["item"].values[0], [0, 1.6])
 
 
 def test_the_attack_changes_attackers_only():

@@ -108,6 +108,26 @@ def map_values(fn, delta: Tree, *others: Tree) -> Tree:
     return jax.tree.map(leaf, delta, *others, is_leaf=is_rows)
 
 
+def values_of(delta: Tree) -> list[Array]:
+    """The arrays of a delta in order, with zeros in padding rows.
+
+    >>> import jax.numpy as jnp
+    >>> sent = Rows(ids=jnp.array([2, 5]), values=jnp.array([1.0, 7.0]), num_rows=5)
+    >>> [x.tolist() for x in values_of({"item": sent})]
+    [[1.0, 0.0]]
+    """
+
+    def leaf(x: Any) -> Array:
+        if not is_rows(x):
+            return x
+        if x.num_rows is None:
+            return x.values
+        real = (x.ids < x.num_rows).reshape(-1, *(1,) * (x.values.ndim - 1))
+        return jnp.where(real, x.values, 0)
+
+    return [leaf(x) for x in jax.tree.leaves(delta, is_leaf=is_rows)]
+
+
 def split_tables(tree: Tree) -> tuple[Tree, Tree]:
     """`(tables, dense)`: the same structure, with `None` for the other kind of leaf."""
     tables = jax.tree.map(

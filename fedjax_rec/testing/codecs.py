@@ -9,8 +9,15 @@ import numpy as np
 
 from fedjax_rec.codecs.wire import fields, is_field, num_bits
 from fedjax_rec.core import rows
-from fedjax_rec.core.messages import MessageTransform, Sender
+from fedjax_rec.core.messages import MessageTransform
 from fedjax_rec.testing import rules
+from fedjax_rec.testing.client_delta import (
+    NUM_ITEMS,
+    SHARED,
+    delta_of,
+    dense,
+    sender,
+)
 from fedjax_rec.testing.compare import (
     check_close,
     check_finite,
@@ -20,47 +27,6 @@ from fedjax_rec.testing.compare import (
 )
 from fedjax_rec.testing.law import NotApplicable
 from fedjax_rec.testing.wire_stream import deserialize, serialize, to_bits
-
-NUM_ITEMS = 23
-SHARED: dict[str, Any] = {
-    "item": rows.Table(values=jnp.zeros((NUM_ITEMS, 3))),
-    "w": jnp.zeros((5, 2)),
-}
-
-
-def delta_of(seed: int, padding: int = 2) -> dict[str, Any]:
-    """A client's delta: 4 of 23 rows, each once, padding that is NaN, and an array."""
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(NUM_ITEMS, 4, replace=False)
-    ids = np.concatenate([chosen, np.full(padding, NUM_ITEMS)])
-    values = np.concatenate([rng.normal(size=(4, 3)), np.full((padding, 3), np.nan)])
-    w = rng.normal(size=(5, 2))
-    order = rng.permutation(4 + padding)
-    return {
-        "item": rows.Rows(
-            ids=jnp.asarray(ids[order], jnp.int32),
-            values=jnp.asarray(values[order], jnp.float32),
-            num_rows=NUM_ITEMS,
-        ),
-        "w": jnp.asarray(w, jnp.float32),
-    }
-
-
-def dense(delta: dict[str, Any]) -> dict[str, Any]:
-    """A delta with its rows in a dense table."""
-    table = rows.scatter_add(jnp.zeros((NUM_ITEMS, 3)), delta["item"])
-    return {"item": table, "w": delta["w"]}
-
-
-def sender(key: jax.Array) -> Sender:
-    """A client with a key of its own."""
-    return Sender(
-        id=jnp.int32(0),
-        key=key,
-        round_key=jax.random.key(0),
-        weight=jnp.ones(()),
-        personal={},
-    )
 
 
 class Codec:
@@ -72,6 +38,7 @@ class Codec:
     """
 
     def __init__(self, settings: Any) -> None:
+        self.settings = settings
         self.transform: MessageTransform = settings.build(rules.facts())
         transform = self.transform
 
@@ -260,6 +227,18 @@ def pure_under_jit_and_vmap(codec: Codec) -> None:
             check_close(eager, alone, "a message without jax.jit, and with", **near)
 
 
+def builds_the_same_twice(codec: Codec) -> None:
+    """Building twice gives the same codec"""
+    delta, key = delta_of(0), jax.random.key(0)
+    again = codec.settings.build(rules.facts())
+    encode = jax.jit(lambda delta, state: again.encode(delta, state, sender(key)))
+    check_same(
+        encode(delta, codec.states[0])[0],
+        codec.encode(delta, codec.states[0], key)[0],
+        "the message of a codec built again, and of the first",
+    )
+
+
 def sparse_is_true(codec: Codec) -> None:
     """`sparse` is declared if most numbers are decoded as zeros"""
     if codec.transform.sparse:
@@ -299,5 +278,6 @@ LAWS = (
     a_row_stays_that_row,
     padding_changes_nothing,
     pure_under_jit_and_vmap,
+    builds_the_same_twice,
     sparse_is_true,
 )

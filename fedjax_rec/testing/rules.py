@@ -16,6 +16,7 @@ from fedjax_rec.testing import world
 from fedjax_rec.testing.compare import (
     check_close,
     check_finite,
+    check_same,
     check_shapes,
     require,
 )
@@ -77,6 +78,7 @@ class Rule:
     """The aggregator of some settings."""
 
     def __init__(self, settings: Any) -> None:
+        self.settings = settings
         self.aggregator: Aggregator = settings.build(facts())
 
     @functools.cached_property
@@ -167,6 +169,12 @@ def jit_equals_eager(rule: Rule) -> None:
     )
 
 
+def builds_the_same_twice(rule: Rule) -> None:
+    """Building twice gives the same rule"""
+    again = aggregate(rule.settings.build(facts()), everyone(deltas(0)))
+    check_same(again, rule.whole, "the delta of a rule built again, and of the first")
+
+
 def linear_is_true(rule: Rule) -> None:
     """`linear` is declared only if the delta is linear in the clients' deltas"""
     if not rule.aggregator.linear:
@@ -215,6 +223,7 @@ LAWS = (
     weight_zero_is_absent,
     nobody_gives_zeros,
     jit_equals_eager,
+    builds_the_same_twice,
     linear_is_true,
     coordinatewise_is_true,
 )

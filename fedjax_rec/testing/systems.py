@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_rec.core.contracts import Params, Recipe
+from fedjax_rec.experiment.combine import make_recipe
 from fedjax_rec.experiment.fields import fields_of
 from fedjax_rec.simulation.messages import without_state
 from fedjax_rec.simulation.round import round_hparams
@@ -32,6 +33,15 @@ def builds(system: System) -> str:
         "fedjax_rec.core.contracts.Recipe",
     )
     return system.remark
+
+
+def builds_the_same_twice(system: System) -> None:
+    """Building twice gives the same parameters and scalars"""
+    again, recipe = make_recipe(system.experiment, system.context), system.recipe
+    key = jax.random.key(0)
+    one, two = (jax.jit(r.model.init)(key) for r in (again, recipe))
+    check_same(one, two, "the first parameters of a second build, and of the first")
+    check_same(again.hparams, recipe.hparams, "hparams of a second build, and of it")
 
 
 def trains(system: System) -> None:
@@ -216,6 +226,7 @@ def hparams_are_fields(system: System) -> None:
 
 LAWS = (
     builds,
+    builds_the_same_twice,
     trains,
     same_outputs_outside_of_a_round,
     round_is_a_loop_over_clients,

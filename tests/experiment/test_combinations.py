@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from fedjax_rec import MatrixFactorization
 from fedjax_rec.experiment import registry
 from tests.experiment.test_build import SMALL, assert_round, recipe_of
 
@@ -37,7 +38,8 @@ def of_kind(slot, kind):
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
 def test_wrappers_and_attacks_run_or_say_why_not(kind):
-    algorithm = registry.load("algorithm", kind)(dim=4)
+    small = {"model": MatrixFactorization(dim=4)} if kind == "fedavg" else {"dim": 4}
+    algorithm = registry.load("algorithm", kind)(**small)
     messages = {
         name: outcome(algorithm=algorithm, **{slot: of_kind(slot, name)})
         for slot in ("wrapper", "attack")

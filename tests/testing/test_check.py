@@ -10,6 +10,7 @@ from fedjax_rec import BackboneConfig, Krum, testing
 from fedjax_rec.cli import main
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.own_kinds import declaration, declared
+from fedjax_rec.experiment.own_module import load_module
 from tests import own_rule
 from tests.own_rule import no_kinds  # noqa: F401
 from tests.testing import faulty
@@ -64,6 +65,24 @@ def test_the_parts_of_the_package_obey_the_laws(slot, kind):
 
 def test_the_tiny_backbone_obeys_the_laws():
     testing.check(BackboneConfig(name="tiny"))
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+EXAMPLES = [path for path in EXAMPLES if path.stem != "by_hand"]
+SLOW = ("fedrap", "own_attack", "own_model", "own_recipe", "own_wrapper")
+
+
+@pytest.mark.usefixtures("no_kinds")
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p.stem in SLOW else (), id=p.stem)
+        for p in EXAMPLES
+    ],
+)
+def test_the_examples_obey_the_laws(path):
+    for cls in declared(load_module(path)):
+        testing.check(cls())
 
 
 def test_laws_are_called_in_pytest():
