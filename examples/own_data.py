@@ -43,14 +43,14 @@ class Diaries:
         reader = np.repeat(np.arange(self.readers), 15)
         book = rng.integers(self.books, size=len(reader))
         same = genre[book] == reader % len(GENRES)
-        kept = same | (rng.random(len(reader)) < 0.3)
+        chosen = same | (rng.random(len(reader)) < 0.3)
         day = rng.integers(365, size=len(reader))
         diary = {
             "reader": reader,
             "book": book,
             "read_on": np.datetime64("2024-01-01") + day,
         }
-        diary = {name: column[kept] for name, column in diary.items()}
+        diary = {name: column[chosen] for name, column in diary.items()}
         titles = [f"The {GENRES[g]} number {i}" for i, g in enumerate(genre)]
         books = {"book": np.arange(self.books), "title": titles, "genre": GENRES[genre]}
         columns = {"user": "reader", "item": "book", "timestamp": "read_on"}

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedjax_rec import testing as testing
     from fedjax_rec.algorithms.system import System as System
     from fedjax_rec.cli.function import train as train
     from fedjax_rec.experiment.build import build as build
@@ -70,6 +71,8 @@ def _kinds() -> dict[str, str]:
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return __dir__()
+    if name == "testing":
+        return importlib.import_module(f"{__name__}.{name}")
     location = None
     if not name.startswith("_"):
         location = _PUBLIC.get(name) or _kinds().get(name)
@@ -83,4 +86,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_PUBLIC, *_kinds(), "__version__"])
+    return sorted([*_PUBLIC, *_kinds(), "testing", "__version__"])

@@ -29,6 +29,7 @@ TITLES = {
     "split": "Splits",
     "partition": "Partitions",
     "algorithm": "Algorithms",
+    "model": "Models of `FedAvg`",
     "client_optimizer": "Client optimizers",
     "server_optimizer": "Server optimizers",
     "adapter": "Adapters of `FedFM`",
@@ -39,6 +40,7 @@ TITLES = {
     "codec": "Codecs",
     "attack": "Attacks",
     "cohort": "Cohorts",
+    "metric": "Metrics",
 }
 
 

@@ -27,9 +27,9 @@ def ids_of(values: np.ndarray, name: str) -> list[str]:
         return _not_empty(list(map(str, values.tolist())), values, name)
     if values.dtype.kind == "f":
         exact = np.float64(2**53)
-        whole = (values == np.floor(values)) & (np.abs(values) <= exact)
-        if not whole.all():
-            _refuse_rows(values, name, ~whole, expected)
+        is_integer = (values == np.floor(values)) & (np.abs(values) <= exact)
+        if not is_integer.all():
+            _refuse_rows(values, name, ~is_integer, expected)
         values = values.astype(np.int64)
     if values.dtype.kind not in "iuUT":
         _refuse_rows(values, name, np.ones(len(values), bool), expected)
@@ -40,8 +40,8 @@ def _kind(value: Any) -> type | None:
     """`str` for a text, `int` for a whole number of any library, else `None`."""
     if isinstance(value, str):
         return str
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return int if whole else None
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return int if is_integer else None
 
 
 def _not_empty(ids: list[str], values: np.ndarray, name: str) -> list[str]:

@@ -29,13 +29,15 @@ def split_and_partition(
     return parts, clients
 
 
-def check_interactions(data: Any, source: str, whole: Interactions | None = None):
+def check_interactions(
+    data: Any, source: str, data_set: Interactions | None = None
+) -> None:
     """Checks interactions.
 
     Args:
         data: the interactions.
         source: what returned them, for messages.
-        whole: the interactions of which they are a part.
+        data_set: the data of which they are a part.
 
     Raises:
         ValueError: they are something else, not sorted, or of other users or items.
@@ -62,13 +64,13 @@ def check_interactions(data: Any, source: str, whole: Interactions | None = None
             f"{source} is not sorted by user, timestamp and position, as `from_frame`, "
             "`make_interactions` and `take` with a mask leave interactions"
         )
-    if whole is not None:
+    if data_set is not None:
         sizes = (data.num_users, data.num_items)
-        if sizes != (whole.num_users, whole.num_items):
+        if sizes != (data_set.num_users, data_set.num_items):
             raise ValueError(
                 f"{source} has {sizes[0]} users and {sizes[1]} items, the data have "
-                f"{whole.num_users} and {whole.num_items}; expected all in every part, "
-                "as `take` leaves them"
+                f"{data_set.num_users} and {data_set.num_items}; expected all in every "
+                "part, as `take` leaves them"
             )
 
 
