@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,13 +19,18 @@ from fedjax_rec import (
     FedFM,
     History,
     MatrixFactorization,
+    Params,
     PFedRec,
     Protocol,
+    Reconstruction,
     StoreConfig,
     SyntheticData,
     build,
+    initial_personal,
 )
+from fedjax_rec.simulation.newcomer import newcomer
 from fedjax_rec.simulation.parameters import held, host_copy
+from fedjax_rec.simulation.round import client_key, round_hparams
 
 SMALL = Experiment(
     name="small",
@@ -191,6 +197,50 @@ def test_a_new_user_is_fitted_on_a_list_of_items():
     assert not listed & set(ids)
     # Only the negatives drawn differ from those of the held-out user.
     assert len(listed & {x.item for x in sim.recommend(name)}) >= 5
+
+
+def test_a_new_user_is_reconstructed_from_a_list_of_items():
+    experiment = dataclasses.replace(
+        SMALL,
+        algorithm=FedFM(dim=4, negatives=2, training=Reconstruction(steps=3)),
+        backbone=BackboneConfig(name="tiny"),
+        split=ColdUsers(val=0.2, test=0.2),
+        protocol=Protocol(evaluated="reconstructed"),
+        rounds=1,
+        eval_every=1,
+    )
+    sim, _ = trained(experiment)
+    ids = sim.split.train.items.ids
+    held_items = [3, 11, 40, 7]
+    names = [ids[i] for i in held_items]
+    listed = sim.recommend(history=names, k=20)
+    # The same from the functions of the system: a client of the next id, its data and
+    # the key of its round.
+    audience, frozen = newcomer(sim, np.array(held_items))
+    examples = jax.device_put(audience.data).examples(jnp.int32(0), 0)
+    client = jnp.int32(sim.data.num_clients)
+    start = jax.tree.map(
+        lambda x: x[0], initial_personal(sim.recipe, sim.key, jnp.array([client]))
+    )
+    result = sim.recipe.client_update(
+        Params(shared=sim.state.shared, personal=start),
+        frozen,
+        examples,
+        round_hparams(sim.recipe.hparams, sim.key, sim.state.round),
+        client_key(sim.key, sim.state.round, client),
+    )
+    params = Params(shared=sim.state.shared, personal=result.personal)
+    scores = sim.recipe.model.score(params, frozen, {"user": jnp.int32(0)}, None)
+    scores = np.array(scores)
+    scores[held_items] = -np.inf
+    best = np.argsort(-scores)[:20]
+    assert [x.item for x in listed] == [ids[i] for i in best]
+    np.testing.assert_allclose([x.score for x in listed], scores[best], rtol=1e-4)
+    assert not jax.tree.all(jax.tree.map(np.array_equal, result.personal, start))
+    # Other items give other lists, in any process the same.
+    other = sim.recommend(history=[ids[i] for i in (50, 60, 70)], k=20)
+    assert [x.item for x in other] != [x.item for x in listed]
+    assert sim.recommend(history=names, k=20) == listed
 
 
 def test_a_model_of_histories_ranks_for_the_items_of_a_user_as_for_the_user():
