@@ -123,9 +123,13 @@ def the_seed_decides(system: System) -> None:
         raise NotApplicable("local.negatives is 0")
     run = system.base
     other = run(run.everyone, rounds=3, key=jax.random.key(8))
-    a, b = (jax.tree.leaves(x[0].shared)[0] for x in (other, system.three_rounds))
+    pairs = zip(
+        jax.tree.leaves(other[0].shared),
+        jax.tree.leaves(system.three_rounds[0].shared),
+        strict=True,
+    )
     require(
-        not np.array_equal(a, b),
+        not all(np.array_equal(a, b) for a, b in pairs),
         f"three rounds with another key give the same numbers, and local.negatives="
         f"{system.recipe.local.negatives}: are negatives drawn with the client's key?",
     )
