@@ -26,6 +26,7 @@ The same laws in pytest: fedjax_rec.testing.laws (docs/testing.md).
 
 import dataclasses
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,10 +137,14 @@ def report(slot: str, name: str, make: Callable[[], Any], text: str) -> int:
     ]
     if not laws:
         raise UserError(f"--law {text}: no law of {name} has these words")
-    return sum(_checked(law) for law in laws)
+    results = [_checked(law) for law in laws]
+    if unbuilt := results.count(None):
+        print(f"  skipped  {unbuilt} laws, since the part cannot be built")
+    return results.count(False)
 
 
-def _checked(law: "Law") -> int:
+def _checked(law: "Law") -> bool | None:
+    """Whether a law holds or does not apply; `None` if the part cannot be built."""
     from fedjax_rec import testing
 
     live = sys.stdout.isatty()
@@ -148,6 +153,8 @@ def _checked(law: "Law") -> int:
     start, word, reason = time.monotonic(), "ok", ""
     try:
         reason = law()
+    except testing.Unbuilt:
+        return None
     except testing.NotApplicable as skipped:
         word, reason = "skipped", str(skipped)
     except testing.LawBroken as error:
@@ -156,5 +163,5 @@ def _checked(law: "Law") -> int:
     took = f" ({seconds:.0f} s)" if seconds > 2 else ""
     print(f"  {word:<8} {law}{took}", flush=True)
     for line in reason.splitlines():
-        print(f"           {line}")
-    return word == "BROKEN"
+        print(textwrap.indent(textwrap.fill(line, 85), " " * 11))
+    return word != "BROKEN"

@@ -18,3 +18,4 @@ from fedjax_rec.testing.by_slot import laws as laws
 from fedjax_rec.testing.law import Law as Law
 from fedjax_rec.testing.law import LawBroken as LawBroken
 from fedjax_rec.testing.law import NotApplicable as NotApplicable
+from fedjax_rec.testing.law import Unbuilt as Unbuilt

@@ -62,7 +62,15 @@ def laws(part: Any, slot: str | None = None) -> list[Law]:
     module, _, name = maker.partition(":")
     make = getattr(_module(module), name)
     functions = [law for module in modules for law in _module(module).LAWS]
-    found += bound(functions, Subject(lambda: make(part)))
+
+    def subject() -> Any:
+        try:
+            settings.has_the_methods(settings.Settings(part, slot))
+        except LawBroken as error:
+            raise NotApplicable(str(error)) from error
+        return make(part)
+
+    found += bound(functions, Subject(subject))
     return found
 
 

@@ -29,7 +29,8 @@ def check_close(
     Raises:
         LawBroken: structures or shapes differ, or numbers by more than is allowed.
     """
-    allowed = f" by more than {atol:g} + {rtol:g} of the value" if atol or rtol else ""
+    bounds = [f"{atol:g}"] * (atol > 0) + [f"{rtol:g} of the value"] * (rtol > 0)
+    allowed = f" by more than {' + '.join(bounds)}" if bounds else ""
     for path, a, b in _pairs(actual, expected, what):
         wide = jax.numpy.issubdtype(b.dtype, jax.numpy.floating)
         x, y = (z.astype(np.float64) if wide else z for z in (a, b))
@@ -40,14 +41,11 @@ def check_close(
             np.argmax(np.where(near, -1.0, _distance(x, y))), x.shape
         )
         at = f"[{', '.join(map(str, worst))}]" if x.shape else ""
+        digits = 6 if allowed else 9
         raise LawBroken(
-            f"{what}: {path}{at} is {x[worst]:.6g} instead of {y[worst]:.6g}; "
-            f"{(~near).sum()} of {near.size} numbers of this array differ{allowed}"
-            + (
-                f" by more than {atol:g} + {rtol:g} of the value"
-                if atol or rtol
-                else ""
-            )
+            f"{what}: {path}{at} is {x[worst]:.{digits}g} instead of "
+            f"{y[worst]:.{digits}g}; {(~near).sum()} of {near.size} numbers of this "
+            f"array differ{allowed}"
         )
 
 
@@ -130,7 +128,7 @@ def _pairs(actual: Any, expected: Any, what: str):
             a.shape == b.shape,
             f"{what}: {shown(path)} has shape {a.shape} instead of {b.shape}",
         )
-        yield shown(path), a, b
+        yield shown(path) if path else "entry ", a, b
 
 
 def _data(leaf: Any) -> Any:

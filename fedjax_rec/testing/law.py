@@ -16,6 +16,10 @@ class NotApplicable(unittest.SkipTest):
     """A law does not apply to a part; pytest and unittest count it as skipped."""
 
 
+class Unbuilt(NotApplicable):
+    """A law is not examined, as the part cannot be built."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Law:
     """A law, bound to a part.
@@ -79,14 +83,12 @@ class Subject:
         """The object.
 
         Raises:
-            NotApplicable: it cannot be made, as the law about building reports.
+            Unbuilt: it cannot be made, as another law reports.
         """
         try:
             return self.get()
-        except NotApplicable:
-            raise
         except Exception as error:
-            raise NotApplicable("the part cannot be built") from error
+            raise Unbuilt("the part cannot be built") from error
 
 
 def bound(laws: Sequence[Callable[[Any], Any]], subject: Subject) -> list[Law]:

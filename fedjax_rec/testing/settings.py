@@ -79,7 +79,7 @@ def has_the_methods(settings: Settings) -> None:
         function = getattr(part, method, None)
         require(
             callable(function),
-            f"{name} has no method {method}; a {settings.slot} needs {signature}",
+            f"{name} has no method {method}; kinds of {settings.slot} need {signature}",
         )
         assert function is not None
         taken = inspect.signature(function)

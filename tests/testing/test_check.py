@@ -131,6 +131,35 @@ def test_the_command_on_a_fault(capsys):
 
 
 @pytest.mark.usefixtures("no_kinds")
+def test_a_part_that_cannot_be_built_has_one_line_for_the_other_laws(capsys):
+    assert main(["check", faulty.__file__, "--kind", "no_build"]) == 1
+    shown = capsys.readouterr().out
+    assert "NoBuild has no method build; kinds of aggregation need" in shown
+    assert "  skipped  8 laws, since the part cannot be built" in shown
+    assert shown.count("BROKEN") == 1
+
+
+CONFIG = """
+import fedjax_rec as fr
+from capped import Capped
+
+
+def get_config():
+    return fr.Experiment(name="mine", aggregation=Capped(cap=2.0), codec=fr.TopK())
+"""
+
+
+@pytest.mark.usefixtures("no_kinds")
+def test_the_parts_of_a_config_are_checked_with_their_values(capped, capsys):
+    path = capped.with_name("mine.py")
+    path.write_text(CONFIG)
+    assert main(["check", str(path), "--law", "hashed"]) == 0
+    shown = capsys.readouterr().out
+    names = [line for line in shown.splitlines() if not line.startswith(" ")]
+    assert names == ["aggregation capped", "aggregation mine.aggregation"]
+
+
+@pytest.mark.usefixtures("no_kinds")
 def test_wrong_arguments_of_the_command(capped, tmp_path, capsys):
     empty = tmp_path / "empty.py"
     empty.write_text("")
