@@ -22,6 +22,7 @@ from fedjax_rec.experiment.combine import (
     check_evaluated,
     check_recipe,
     check_settings,
+    check_shapes,
     make_recipe,
 )
 from fedjax_rec.experiment.corpus import Corpus
@@ -74,7 +75,7 @@ def build(
     if warning := untimed(prepared.split):
         _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
-    recipe = _recipe(experiment, context, recipe_of or make_recipe)
+    recipe = _recipe(experiment, context, recipe_of)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     why_newcomers = check_newcomers(
         recipe, protocol, prepared.split, prepared.newcomers, context.num_clients
@@ -181,11 +182,14 @@ def make_context(
 def _recipe(
     experiment: Experiment,
     context: Context,
-    recipe_of: Callable[[Experiment, Context], Recipe],
+    recipe_of: Callable[[Experiment, Context], Recipe] | None,
 ) -> Recipe:
     precision = experiment.execution.precision
-    recipe = at_precision(precision, recipe_of)(experiment, context)
+    make = at_precision(precision, recipe_of or make_recipe)
+    recipe = make(experiment, context)
     check_recipe(recipe)
+    if recipe_of is None:
+        check_shapes(experiment, recipe, context)
     return recipe._replace(precision=precision)
 
 
