@@ -54,8 +54,11 @@ The folder (by default runs/NAME-ALGORITHM-DATA-sSEED) then has:
   profile/, profile.json    with --profile
 """
 
+from __future__ import annotations
+
 import types
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedjax_rec.cli import explain
 from fedjax_rec.cli.arguments import apply_flags, read_arguments, usage
@@ -71,6 +74,9 @@ from fedjax_rec.experiment.own_module import loaded_modules
 from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.storage.errors import UserError
 
+if TYPE_CHECKING:
+    from fedjax_rec.runs.folder import Run
+
 PROFILED = "3"
 """Number of rounds for `--profile` without a number."""
 
@@ -84,6 +90,7 @@ def main(args: list[str]) -> int:
     flags = [(n, v or [PROFILED] if n == "profile" else v) for n, v in flags]
     load_plugins(flags)
     folder = next((values for name, values in flags if name == "resume"), None)
+    run = None
     if folder is not None and len(folder) != 1:
         raise UserError("--resume: expected the folder of a run")
     if folder:
@@ -91,7 +98,8 @@ def main(args: list[str]) -> int:
             load_config(path)
         modules = loaded_modules()
         path = f"{path or ''} --resume {folder[0]}".strip()
-        experiment, doc = _stored(Path(folder[0]), modules), f"Continues {folder[0]}."
+        run, experiment = _stored(Path(folder[0]), modules)
+        doc = f"Continues {folder[0]}."
     elif path:
         experiment, doc = load_config(path)
     elif words:
@@ -103,17 +111,19 @@ def main(args: list[str]) -> int:
         title = f"usage: fedjax-rec train {path} [--FIELD VALUE ...]"
         print(explain.asked(words, options, experiment, title, doc), end="")
         return 0
-    check_data(experiment.data)
+    from fedjax_rec.experiment.stored import located
+
+    check_data(located(experiment, run).data)
     from fedjax_rec.cli.training import train
 
     train(experiment, options)
     return 0
 
 
-def _stored(folder: Path, modules: list[types.ModuleType]) -> Experiment:
+def _stored(folder: Path, modules: list[types.ModuleType]) -> tuple[Run, Experiment]:
     from fedjax_rec.cli.resume import read
     from fedjax_rec.experiment.stored import stored_experiment
 
     run = read(folder)
     files = run.versions.get("own_files", ())
-    return stored_experiment(run.config, str(folder), modules, files)
+    return run, stored_experiment(run.config, str(folder), modules, files)

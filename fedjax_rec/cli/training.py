@@ -18,6 +18,7 @@ from fedjax_rec.cli.progress import Progress, Waiting
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record, run_name
 from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.experiment.stored import located
 from fedjax_rec.report import run as report
 from fedjax_rec.runs import folder as runs
 from fedjax_rec.runs import tracking
@@ -75,7 +76,7 @@ def train(experiment: Experiment, options: Train | None = None) -> dict[str, Any
             runs.check_folder(path, config, options.overwrite)
     with together(), user_errors():
         start = resuming.start_of(before, options.start_from)
-        simulation = _built(experiment, options, say, start)
+        simulation = _built(located(experiment, before), options, say, start)
         prepared = fingerprint(simulation)
         if before is not None:
             accept = options.accept_versions
@@ -160,7 +161,7 @@ def _follow(
         pass  # the first process checks config and folder
     with together(), user_errors():
         start = resuming.start_of(before, options.start_from)
-        simulation = build(experiment, start=start)
+        simulation = build(located(experiment, before), start=start)
     with together():
         pass  # the first process opens the folder
     folder = SilentFolder(Path(agree("")))

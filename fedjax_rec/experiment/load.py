@@ -8,7 +8,7 @@ from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.own_module import loaded_modules
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.experiment.stored import stored_experiment
+from fedjax_rec.experiment.stored import located, stored_experiment
 from fedjax_rec.runs.fingerprint import fingerprint
 from fedjax_rec.runs.folder import Run, check_same, read_run
 from fedjax_rec.runs.model import read_model, with_arrays
@@ -71,7 +71,20 @@ def load(
     path = Path(path)
     stored, run = read_model(path), read_run(path)
     experiment = experiment_of(run)
-    simulation = build(experiment, data=data, progress=progress)
+    there = located(experiment, run)
+    try:
+        simulation = build(there, data=data, progress=progress)
+    except FileError as error:
+        # Its advice is for a run that begins: it names flags and arguments of those.
+        problem = str(error).partition(". Pass dir=")[0]
+        if problem == str(error):
+            raise
+        began = run.versions.get("working_folder", "the folder that it began in")
+        raise FileError(
+            f"{path}: its data cannot be read: {problem}. Relative paths are taken "
+            f"from {began}, then from here. Put the data there, or in Python pass "
+            "data=, the interactions"
+        ) from error
     old = dict(run.versions.get("prepared") or {})
     new = fingerprint(simulation)
     for changing in ("chunks", "start"):  # of the machine, and of the training

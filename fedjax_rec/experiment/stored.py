@@ -1,6 +1,8 @@
 """An experiment from a run's `config.json`."""
 
 import dataclasses
+import operator
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +12,7 @@ from typing import Any
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.own_module import load_module
 from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.runs.folder import Run
 from fedjax_rec.runs.plain import differences, plain
 from fedjax_rec.storage.errors import UserError
 
@@ -59,6 +62,44 @@ def stored_experiment(
             f"{advice}"
         )
     return experiment
+
+
+_PATHS = re.compile(r"(.*_)?(dir|file|folder|path)|notes|order|trace")
+"""Names of the fields that hold a path."""
+
+
+def located(experiment: Experiment, run: Run | None) -> Experiment:
+    """The experiment with its relative paths taken from the folder it began in.
+
+    A run can then be read from any folder, and its config has the paths as they were
+    given. A path that is gone from there stays as it is.
+
+    Args:
+        experiment: the experiment of a run.
+        run: the run as read from its folder; `None` for one that begins.
+    """
+    folder = run and run.versions.get("working_folder")
+    return experiment if folder is None else _located(experiment, Path(folder))
+
+
+def _located(value: Any, folder: Path) -> Any:
+    if isinstance(value, tuple):
+        items = [_located(item, folder) for item in value]
+        same = all(map(operator.is_, items, value))
+        return value if same else tuple(items)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    changed = {}
+    for field in dataclasses.fields(value):
+        old = getattr(value, field.name)
+        if isinstance(old, str) and _PATHS.fullmatch(field.name):
+            path = folder / Path(old).expanduser()
+            new = str(path) if old and path.exists() else old
+        else:
+            new = _located(old, folder)
+        if new is not old and field.init:
+            changed[field.name] = new
+    return dataclasses.replace(value, **changed) if changed else value
 
 
 def restored(cls: type, config: Mapping[str, Any]) -> Any:

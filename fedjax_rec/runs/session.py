@@ -124,6 +124,7 @@ def versions() -> dict[str, Any]:
         "threads": os.environ.get("NPROC") or str(os.cpu_count()),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": ["fedjax-rec", *sys.argv[1:]],
+        "working_folder": str(Path.cwd()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
