@@ -22,7 +22,6 @@ from fedjax_rec.experiment.combine import (
     check_evaluated,
     check_recipe,
     check_settings,
-    check_shapes,
     make_recipe,
 )
 from fedjax_rec.experiment.corpus import Corpus
@@ -37,6 +36,7 @@ from fedjax_rec.runs.model import read_model
 from fedjax_rec.runs.start import start_from
 from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.mesh import shares
+from fedjax_rec.simulation.returned import check_shapes
 from fedjax_rec.simulation.simulation import Simulation
 
 _LOG = logging.getLogger(__name__)

@@ -14,8 +14,7 @@ from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.evaluation.protocol import settled, without_rmse
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.settings import Experiment
-from fedjax_rec.experiment.shapes import built
-from fedjax_rec.experiment.shapes import check_shapes as check_shapes
+from fedjax_rec.simulation.returned import built
 
 
 def make_recipe(experiment: Experiment, context: Context) -> Recipe:

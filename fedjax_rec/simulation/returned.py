@@ -25,7 +25,6 @@ from fedjax_rec.core.contracts import (
     Senders,
 )
 from fedjax_rec.core.messages import MessageTransform, Sender
-from fedjax_rec.experiment.settings import Experiment
 from fedjax_rec.simulation.messages import sent_groups, without_state
 from fedjax_rec.simulation.personal import initial_personal
 from fedjax_rec.simulation.round import round_hparams
@@ -63,7 +62,7 @@ def _named(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def check_shapes(experiment: Experiment, recipe: Recipe, context: Context) -> None:
+def check_shapes(experiment: Any, recipe: Recipe, context: Context) -> None:
     """Checks what the functions of parts from outside the package return.
 
     Args:
