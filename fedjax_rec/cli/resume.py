@@ -61,7 +61,7 @@ def check_config(run: Run, config: Mapping[str, Any]) -> None:
     """Raises a FileError if more than the number of rounds has changed."""
     old, new = dict(run.config), dict(config)
     more = isinstance(old.get("rounds"), int) and new["rounds"] > old["rounds"]
-    if more and (since := run.part("diverged_in_round")):
+    if more and (since := run.part().get("diverged_in_round")):
         raise FileError(
             f"{run.path} diverged in round {since} and cannot go on: "
             f"{diverged_advice(since)}. Start again in another --output"

@@ -126,7 +126,7 @@ def metrics_of_pairs(
 def _check_converged(runs: Sequence[Run]) -> None:
     """Raises if a run diverged: its users were scored some rounds before that."""
     for run in runs:
-        if since := run.part("diverged_in_round"):
+        if since := run.part().get("diverged_in_round"):
             raise UserError(
                 f"{run.path} diverged in round {since}, so its metrics are those of an "
                 "interrupted training: --paired compares complete runs. Leave it out, "

@@ -68,7 +68,9 @@ def laws(part: Any, slot: str | None = None) -> list[Law]:
             settings.has_the_methods(settings.Settings(part, slot))
         except LawBroken as error:
             raise NotApplicable(str(error)) from error
-        return make(part)
+        made = make(part)
+        functions[0](made)  # if `build` returned something else, the others are skipped
+        return made
 
     found += bound(functions, Subject(subject))
     return found

@@ -79,9 +79,9 @@ def find_mean(aggregator: Aggregator) -> Any:
     Raises:
         NotApplicable: it computes something else.
     """
-    deltas, weights, slots = rules.deltas(0, 6), jnp.arange(6.0), jnp.arange(6)
+    deltas, weights = rules.deltas(0, 6), jnp.arange(6.0)
     try:
-        result = rules.aggregate(aggregator, [(deltas, weights, slots)])
+        result = rules.aggregate(aggregator, rules.everyone(deltas, weights))
     except Exception as error:
         raise NotApplicable("the aggregator reads more than the deltas") from error
     for rule in (
@@ -92,7 +92,7 @@ def find_mean(aggregator: Aggregator) -> Any:
         Mean(weights="uniform", per_row=True),
     ):
         mean = rule.build(rules.facts())
-        expected = rules.aggregate(mean, [(deltas, weights, slots)])
+        expected = rules.aggregate(mean, rules.everyone(deltas, weights))
         pairs = zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True)
         if all(np.allclose(a, b, atol=1e-6) for a, b in pairs):
             return rule

@@ -74,7 +74,8 @@ def test_steps_of_any_length_and_a_run_after_them_equal_one_run():
     assert equal(host_copy(sim.snapshot().arrays), host_copy(whole.snapshot().arrays))
     with pytest.raises(ValueError, match=r"5 of 5 rounds are done"):
         sim.step()
-    for rounds in (0, -1, 1.5, True):
+    wrong: list[Any] = [0, -1, 1.5, True]
+    for rounds in wrong:
         with pytest.raises(ValueError, match="expected a number of rounds, from 1"):
             sim.step(rounds)
     sim.selected, sim.history = None, [{"event": "round", "round": 1, "loss": None}]

@@ -13,9 +13,9 @@ from fedjax_rec.experiment.own_kinds import declaration, declared
 from fedjax_rec.experiment.own_module import load_module
 from tests import own_rule
 from tests.own_rule import no_kinds  # noqa: F401
-from tests.testing import faulty
+from tests.testing import faulty, faulty_deltas
 
-FAULTY = declared(faulty)
+FAULTY = declared(faulty) + declared(faulty_deltas)
 
 
 SYSTEMS = ("algorithm", "model", "wrapper", "attack", "users")
@@ -26,10 +26,10 @@ def slot_of(cls):
     return (declaration(cls) or ("",))[0]
 
 
-def broken(part, chosen=""):
+def broken(part, chosen="", slot=None):
     """The names of the laws that a part breaks, of those that begin with a text."""
     names = []
-    for law in testing.laws(part):
+    for law in testing.laws(part, slot):
         if law.name.replace("`", "").startswith(chosen.replace("`", "")):
             try:
                 law()
@@ -137,6 +137,17 @@ def test_a_part_that_cannot_be_built_has_one_line_for_the_other_laws(capsys):
     assert "NoBuild has no method build; kinds of aggregation need" in shown
     assert "  skipped  8 laws, since the part cannot be built" in shown
     assert shown.count("BROKEN") == 1
+
+
+@pytest.mark.parametrize("made", [None, 3])
+def test_a_part_of_another_type_breaks_one_law(made):
+    names = broken(
+        dataclasses.make_dataclass(
+            "Rule", [], namespace={"build": lambda self, context: made}, frozen=True
+        )(),
+        slot="aggregation",
+    )
+    assert names == ["`build(context)` returns an Aggregator"]
 
 
 CONFIG = """
