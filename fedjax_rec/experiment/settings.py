@@ -197,7 +197,7 @@ def _check_parts(settings: Any, prefix: str = "") -> None:
             _check_part(path, slot, value, type(settings))
         if dataclasses.is_dataclass(value):
             _check_parts(value, f"{path}.")
-        elif isinstance(value, list | dict | set):
+        elif type(value) in (list, dict, set):
             raise TypeError(
                 f"{path}={value!r} is a {type(value).__name__}, which cannot be hashed "
                 "as settings are: use a tuple"

@@ -57,8 +57,6 @@ class Product(fr.ModelSettings):
             return p.q
         if self.fault == "scalar":
             return p.p.sum()
-        if self.fault == "scalar":
-            return p.p.sum()
         return p.q @ p.p
 
     def loss(self, p, batch):
