@@ -76,7 +76,13 @@ class FedAvg:
             row_rate=row_rate if plain else None,
             proximal=(lambda h: h["proximal"]) if self.proximal else None,
         )
-        model = _with_scalars(self.model.build(context), tuple(own))
+        model = self.model.build(context)
+        if not isinstance(model, contracts.Model):
+            raise TypeError(
+                f"{type(self.model).__name__}.build(context) returned {model!r}; "
+                "expected a Model of fedjax_rec.core.contracts"
+            )
+        model = _with_scalars(model, tuple(own))
         recipe = implicit.on_pairs(self, model, (phase,), context.num_items)
         return recipe._replace(
             aggregator=means.weighted_mean(),

@@ -133,6 +133,11 @@ class System(Declarative):
                     f"{where}.{what} names {', '.join(unknown)}; parameters() declares "
                     f"{', '.join(sorted(declared))}"
                 )
+        if left := sorted(declared - trained):
+            raise ValueError(
+                f"{where}.phases leaves out {', '.join(left)}, which would not be "
+                "trained: add them to a phase; a rate of 0 keeps a parameter"
+            )
         if REST not in rated and (missing := sorted(trained - rated)):
             raise ValueError(
                 f"{where}.rates() has no rate for {', '.join(missing)}: name them, or "

@@ -89,7 +89,9 @@ def prepare(source: str, args: list[str]) -> None:
     settings = read_options(flags, settings)
     check_data(settings, "--")
     set_up_jax()
-    data = settings.load(progress=True)
+    from fedjax_rec.data.returned import load_data
+
+    data = load_data(settings, True)
     counts = {
         "users": data.num_users,
         "items": data.num_items,
@@ -132,12 +134,11 @@ def describe(name: str, args: list[str]) -> None:
     check_data(experiment.data)
     set_up_jax()
     from fedjax_rec.data import describe as describing
-    from fedjax_rec.data.returned import check_interactions, split_and_partition
+    from fedjax_rec.data.returned import load_data, split_and_partition
     from fedjax_rec.report import population
     from fedjax_rec.storage.files import replacing
 
-    data = experiment.data.load(True)
-    check_interactions(data, f"{type(experiment.data).__name__}.load(...)")
+    data = load_data(experiment.data, True)
     split, partition = split_and_partition(data, experiment.split, experiment.partition)
     facts = describing.describe(split.train, partition)
     print(describing.to_text(facts))

@@ -56,10 +56,13 @@ def main(args: list[str]) -> int:
     paths = [*args[:first], *(p for name, values in flags for p in values[own[name] :])]
     flags = [(name, values[: own[name]]) for name, values in flags]
     options = read_options(flags, Report())
-    runs = find_runs(tuple(map(Path, paths)))
+    runs, others = find_runs(tuple(map(Path, paths)))
     from fedjax_rec.report.run import show
 
     console = Console()
+    if others:
+        count = f"{others} file{'s' if others > 1 else ''}"
+        console.print(f"left out: {count} among the folders", highlight=False)
     finished = [run for run in runs if run.result is not None]
     for run in runs:
         if run.result is None:
@@ -79,19 +82,26 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def find_runs(paths: tuple[Path, ...]) -> list[Run]:
+def find_runs(paths: tuple[Path, ...]) -> tuple[list[Run], int]:
     """The runs in the given folders, and one level below those that hold none.
+
+    Files among folders are left out: `runs/sweep/*` also names a sweep's tables.
+
+    Returns:
+        The runs, and the number of files.
 
     Raises:
         UserError: no run was found.
     """
     if not paths:
         raise UserError("no run given; expected for example: fedjax-rec report runs/*")
+    dirs = [path for path in paths if not path.is_file()]
+    others = len(paths) - len(dirs) if dirs else 0
     folders = []
-    for path in paths:
+    for path in dirs or paths:
         inside = sorted(config.parent for config in path.glob(f"*/{CONFIG}"))
         folders += inside if inside and not (path / CONFIG).exists() else [path]
-    return [read_run(folder) for folder in dict.fromkeys(folders)]
+    return [read_run(folder) for folder in dict.fromkeys(folders)], others
 
 
 def _pair(runs: list[Run], output: Path | None, console: Console) -> None:

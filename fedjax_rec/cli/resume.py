@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedjax_rec.report.remarks import diverged_advice
 from fedjax_rec.runs import folder as runs
 from fedjax_rec.runs.folder import Run, RunFolder
 from fedjax_rec.runs.interrupts import Stopped
@@ -60,10 +61,10 @@ def check_config(run: Run, config: Mapping[str, Any]) -> None:
     """Raises a FileError if more than the number of rounds has changed."""
     old, new = dict(run.config), dict(config)
     more = isinstance(old.get("rounds"), int) and new["rounds"] > old["rounds"]
-    if more and (since := run.part("diverged_in_round")):
+    if more and (since := run.part().get("diverged_in_round")):
         raise FileError(
-            f"{run.path} diverged in round {since} and cannot go on. Start a run with "
-            "lower learning rates in another --output"
+            f"{run.path} diverged in round {since} and cannot go on: "
+            f"{diverged_advice(since)}. Start again in another --output"
         )
     if more:
         new["rounds"] = old["rounds"]

@@ -33,7 +33,8 @@ checkpoint, failed ones run again. Another grid into the same --output adds its 
 
 DIR (by default runs/sweep-NAME) has:
   sweep.json           the points, and the status of each
-  FIELD=VALUE,.../     a run folder per point, as `train` writes it (without curves)
+  FIELD=VALUE,.../     a run folder per point, as `train` writes it, without curves
+                       and without parameters: train a point for those
   table.csv, table.md  a line per setting: mean and 95 % interval over seeds
   FIELD.png            the metric against each field; learning_curves.png
   front.png            the metric against bytes sent, if settings differ in them

@@ -29,6 +29,21 @@ def split_and_partition(
     return parts, clients
 
 
+def load_data(settings: Any, progress: bool = False) -> Interactions:
+    """The interactions that the data of an experiment load, checked.
+
+    Args:
+        settings: the data.
+        progress: show bars for work of more than two seconds.
+
+    Raises:
+        ValueError: `load` has returned something else.
+    """
+    data = settings.load(progress)
+    check_interactions(data, f"{type(settings).__name__}.load(...)")
+    return data
+
+
 def check_interactions(
     data: Any, source: str, data_set: Interactions | None = None
 ) -> None:

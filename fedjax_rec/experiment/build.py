@@ -36,6 +36,7 @@ from fedjax_rec.runs.model import read_model
 from fedjax_rec.runs.start import start_from
 from fedjax_rec.simulation.chunks import chunk_sizes, default_examples_per_chunk
 from fedjax_rec.simulation.mesh import shares
+from fedjax_rec.simulation.returned import check_shapes
 from fedjax_rec.simulation.simulation import Simulation
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def build(
     if warning := untimed(prepared.split):
         _LOG.warning("%s", warning)
     context = make_context(experiment, prepared, progress)
-    recipe = _recipe(experiment, context, recipe_of or make_recipe)
+    recipe = _recipe(experiment, context, recipe_of)
     protocol = _protocol(experiment.protocol, recipe, prepared)
     why_newcomers = check_newcomers(
         recipe, protocol, prepared.split, prepared.newcomers, context.num_clients
@@ -181,11 +182,14 @@ def make_context(
 def _recipe(
     experiment: Experiment,
     context: Context,
-    recipe_of: Callable[[Experiment, Context], Recipe],
+    recipe_of: Callable[[Experiment, Context], Recipe] | None,
 ) -> Recipe:
     precision = experiment.execution.precision
-    recipe = at_precision(precision, recipe_of)(experiment, context)
+    make = at_precision(precision, recipe_of or make_recipe)
+    recipe = make(experiment, context)
     check_recipe(recipe)
+    if recipe_of is None:
+        check_shapes(experiment, recipe, context)
     return recipe._replace(precision=precision)
 
 

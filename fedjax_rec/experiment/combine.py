@@ -14,6 +14,7 @@ from fedjax_rec.core.contracts import Recipe
 from fedjax_rec.evaluation.protocol import settled, without_rmse
 from fedjax_rec.experiment import registry
 from fedjax_rec.experiment.settings import Experiment
+from fedjax_rec.simulation.returned import built
 
 
 def make_recipe(experiment: Experiment, context: Context) -> Recipe:
@@ -22,7 +23,7 @@ def make_recipe(experiment: Experiment, context: Context) -> Recipe:
     Raises:
         ValueError: two parts of the experiment exclude one another.
     """
-    return _assembled(experiment, context, lambda part, context: part.build(context))
+    return _assembled(experiment, context, built)
 
 
 def check_settings(experiment: Experiment) -> None:
@@ -36,11 +37,11 @@ def check_settings(experiment: Experiment) -> None:
     """
     kinds, missing = registry.kinds().keys() - registry.OWN.keys(), []
 
-    def build(part: Any, context: Any) -> Any:
+    def build(part: Any, context: Any, slot: str) -> Any:
         chain = (part, *_chain(getattr(part, "then", None)))
         if all(registry.location_of(type(link)) in kinds for link in chain):
             try:
-                return part.build(context)
+                return built(part, context, slot)
             except _NotPreparedError:
                 pass
         missing.append(part)
@@ -100,7 +101,7 @@ def check_evaluated(recipe: Recipe) -> None:
 
 
 def _assembled(experiment: Experiment, context: Any, build: Callable) -> Recipe:
-    """The system, without the parts for which `build(part, context)` is `None`."""
+    """The system, without parts for which `build(part, context, slot)` is `None`."""
     wrapper, attack = experiment.wrapper, experiment.attack
     for owner in (experiment.algorithm, *_chain(wrapper)):
         for slot in getattr(owner, "brings", ()):
@@ -110,14 +111,14 @@ def _assembled(experiment: Experiment, context: Any, build: Callable) -> Recipe:
                     f"{slot}={type(part).__name__} and {name} exclude each other, "
                     f"since {name} determines the {slot} itself: leave out one of them"
                 )
-    recipe = build(experiment.algorithm, context)
+    recipe = build(experiment.algorithm, context, "algorithm")
     if recipe is None:  # another system stands for it, for rule and codec
         recipe, wrapper, attack = FedAvg().build(context), None, None
     if experiment.aggregation is not None:
-        rule = build(experiment.aggregation, context.with_recipe(recipe))
+        rule = build(experiment.aggregation, context.with_recipe(recipe), "aggregation")
         recipe = recipe._replace(aggregator=rule or recipe.aggregator)
     if wrapper is not None:
-        recipe = build(wrapper, context.with_recipe(recipe)) or recipe
+        recipe = build(wrapper, context.with_recipe(recipe), "wrapper") or recipe
     if (codec := experiment.codec) is not None:
         name = type(codec).__name__
         if recipe.transform is not None:
@@ -126,9 +127,10 @@ def _assembled(experiment: Experiment, context: Any, build: Callable) -> Recipe:
                 "transform of its own, and a message is encoded once: leave out the "
                 "codec"
             )
-        recipe = recipe._replace(transform=build(codec, context.with_recipe(recipe)))
+        transform = build(codec, context.with_recipe(recipe), "codec")
+        recipe = recipe._replace(transform=transform)
     if attack is not None:
-        recipe = build(attack, context.with_recipe(recipe)) or recipe
+        recipe = build(attack, context.with_recipe(recipe), "attack") or recipe
     check_recipe(recipe)
     return recipe
 

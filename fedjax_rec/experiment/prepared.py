@@ -19,7 +19,7 @@ from fedjax_rec.core import keys
 from fedjax_rec.data.clients import ClientData, lay_out, serving_clients
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.newcomers import Newcomers, newcomers_of
-from fedjax_rec.data.returned import check_interactions, split_and_partition
+from fedjax_rec.data.returned import check_interactions, load_data, split_and_partition
 from fedjax_rec.data.splits import Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
@@ -82,7 +82,7 @@ def load_prepared(
 
     @functools.cache
     def loaded() -> Interactions:
-        return experiment.data.load(progress) if data is None else data
+        return load_data(experiment.data, progress) if data is None else data
 
     def make() -> PreparedData:
         return prepare(experiment, loaded())
@@ -146,7 +146,7 @@ def key_of(
         # It covers the values of the data's settings, but not the code of `load`.
         origin, parts = data.origin(progress), [type(data), *parts]
     else:
-        origin = content_of(data.load(progress) if loaded is None else loaded())
+        origin = content_of(load_data(data, progress) if loaded is None else loaded())
     identities = [identity(part) for part in parts]
     if None in identities:
         return None
@@ -166,7 +166,6 @@ def _digest_of(prepared: PreparedData) -> str:
 
 def prepare(experiment: Experiment, data: Interactions) -> PreparedData:
     """Splits, partitions and lays out interactions."""
-    check_interactions(data, f"{type(experiment.data).__name__}.load(...)")
     split, partition = split_and_partition(data, experiment.split, experiment.partition)
     train = split.train
     leaks = experiment.protocol.negative_pool == "not_interacted"

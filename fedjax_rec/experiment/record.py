@@ -55,6 +55,7 @@ def record(
         **simulation.notes,
         "costs": summarise_costs(result["history"]),
         "rounds": result["rounds"],
+        **({"dispersion_over": "clients"} if simulation.multi_user else {}),
         **({"diverged_in_round": diverged} if diverged else {}),
     }
 

@@ -197,6 +197,11 @@ def _check_parts(settings: Any, prefix: str = "") -> None:
             _check_part(path, slot, value, type(settings))
         if dataclasses.is_dataclass(value):
             _check_parts(value, f"{path}.")
+        elif type(value) in (list, dict, set):
+            raise TypeError(
+                f"{path}={value!r} is a {type(value).__name__}, which cannot be hashed "
+                "as settings are: use a tuple"
+            )
         else:
             check_type(path, value, hints.get(field.name, Any))
 

@@ -220,14 +220,32 @@ class Declarative:
             pairs = Batch(**ids, label=batch["label"], mask=batch["mask"])
             view = _view(declared, params, batch, ids)
             settings = self.with_traced({name: hparams[name] for name in names})
-            value = settings.loss(view, pairs)
-            return value if isinstance(value, tuple) else (value, {})
+            try:
+                value = settings.loss(view, pairs)
+            except jax.errors.ConcretizationTypeError as error:
+                raise TypeError(
+                    f"{type(self).__name__}.loss needs the value of an array or of a "
+                    "traced field, as `if self.x > 0` does: use jnp.where, or name the "
+                    f"field in the class attribute `static`; traced: {', '.join(names)}"
+                ) from error
+            value, metrics = value if isinstance(value, tuple) else (value, {})
+            if jnp.shape(value) != ():
+                raise ValueError(
+                    f"{type(self).__name__}.loss returns {list(jnp.shape(value))}, "
+                    "expected a scalar, such as batch.mean(values)"
+                )
+            return value, metrics
 
         def score(params, frozen, query, candidates):
             ids = {"item": candidates, "user": query["user"][None]}
             scores = self.score(_view(declared, params, ids, ids))
             length = sizes["item"] if candidates is None else candidates.shape[0]
-            return jnp.broadcast_to(scores, (length,))
+            if jnp.shape(scores) != (length,):
+                raise ValueError(
+                    f"{type(self).__name__}.score returns {list(jnp.shape(scores))} "
+                    f"for {length} items, expected one number for each"
+                )
+            return scores
 
         return contracts.Model(
             lambda key: _initial(declared, sizes, context.dtype, key),

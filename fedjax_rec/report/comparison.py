@@ -13,6 +13,10 @@ BASELINES = {"popularity": "popularity", "random": "random", "draw_count": "draw
 """Rankers without a model, by name in a result, with their labels."""
 
 
+_CODE = "defined_in."
+"""Part of the names of fields that identify code."""
+
+
 class Row(NamedTuple):
     """A row of a table: runs that differ only by seed, or a baseline of theirs."""
 
@@ -120,21 +124,42 @@ def labels_of(groups: Sequence[Sequence[Run]], seeds: bool = False) -> list[str]
         groups: runs that share a row.
         seeds: whether to show seeds that differ.
     """
-    configs = [flat(_settings(group[0])) for group in groups]
+    everything = [flat(_settings(group[0])) for group in groups]
+    configs = [
+        {field: value for field, value in config.items() if _CODE not in field}
+        for config in everything
+    ]
     names = [config["algorithm.type"] for config in configs]
     if len({config.get("name") for config in configs}) > 1:
         names = [f"{c.get('name')}: {n}" for c, n in zip(configs, names, strict=True)]
     labels = []
-    for config, name, group in zip(configs, names, groups, strict=True):
+    rows = zip(configs, names, groups, everything, strict=True)
+    for config, name, group, complete in rows:
         same = [c for c, other in zip(configs, names, strict=True) if other == name]
         differ = [
             f"{field.removeprefix('algorithm.')}={value}"
             for field, value in config.items()
             if (field != "seed" or seeds) and any(c.get(field) != value for c in same)
         ]
+        alike = [
+            c for c, other in zip(everything, configs, strict=True) if other == config
+        ]
+        differ += _versions_of_code(complete, alike)
         count = f" x {len(group)}" if len(group) > 1 else ""
         labels.append(" ".join([name, ", ".join(differ)]).strip() + count)
     return labels
+
+
+def _versions_of_code(
+    config: dict[str, Any], alike: Sequence[dict[str, Any]]
+) -> list[str]:
+    """The files of parts that differ in nothing but their code, with its hash."""
+    return [
+        f"{config[field.removesuffix('sha256') + 'file']} {value[:8]}"
+        for field, value in config.items()
+        if field.endswith(f"{_CODE}sha256")
+        and any(other.get(field) != value for other in alike)
+    ]
 
 
 def protocol_of(run: Run) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fedjax_rec.report.comparison import (
     same_but_seed,
 )
 from fedjax_rec.report.differences import Difference, difference, holm
+from fedjax_rec.report.remarks import diverged_advice
 from fedjax_rec.report.tables import Table, say
 from fedjax_rec.runs.folder import Run
 from fedjax_rec.runs.writer import USERS
@@ -125,11 +126,11 @@ def metrics_of_pairs(
 def _check_converged(runs: Sequence[Run]) -> None:
     """Raises if a run diverged: its users were scored some rounds before that."""
     for run in runs:
-        if since := run.part("diverged_in_round"):
+        if since := run.part().get("diverged_in_round"):
             raise UserError(
                 f"{run.path} diverged in round {since}, so its metrics are those of an "
-                "interrupted training: --paired compares complete runs. Train it again "
-                "with lower learning rates, or leave it out"
+                "interrupted training: --paired compares complete runs. Leave it out, "
+                f"or train it again: {diverged_advice(since)}"
             )
 
 
@@ -242,7 +243,16 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 def as_csv(comparison: Comparison) -> str:
     """One line for each system and metric."""
     text = io.StringIO()
-    rows = [_plain(row) for row in comparison.rows]
+    systems = comparison.systems
+    rows = [
+        {
+            "baseline": systems["A"], "system": systems[row.system],
+            "metric": row.metric, "baseline_mean": row.first,
+            "system_mean": row.other, "difference": row.difference.mean,
+            "half95": row.difference.half, "p": row.difference.p, "p_holm": row.holm,
+        }
+        for row in comparison.rows
+    ]  # fmt: skip
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -20,8 +20,8 @@ from fedjax_rec.runs.folder import Run
 from fedjax_rec.runs.plain import differences
 
 LEGEND = (
-    "Worst 10% and Gini: of the users' NDCG. Draw count: ranks by how seldom training "
-    "drew an item as a negative; above chance, the negatives leak."
+    "Worst 10% and Gini: of the {owners} NDCG. Draw count: ranks by how seldom "
+    "training drew an item as a negative; above chance, the negatives leak."
 )
 """Explains headings and baselines."""
 
@@ -76,10 +76,22 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
         if since:
             warnings.append(
                 f"DIVERGED ({run.path}): the run stopped at round {since}, in which no "
-                "client sent a finite message or the model was no longer finite; lower "
-                "the learning rates of the clients and of the server"
+                f"client sent a finite message or the model was no longer finite; "
+                f"{diverged_advice(since)}"
             )
     return warnings
+
+
+def diverged_advice(since: int) -> str:
+    """What to look for after a run that diverged in round `since`."""
+    rates = "lower the learning rates of the clients and of the server"
+    if since > 1:
+        return rates
+    return (
+        "from the first round on, the loss or its gradients are NaN or infinite: look "
+        "for logarithms, divisions and roots in the loss, and for such values in the "
+        f"data; if there are none, {rates}"
+    )
 
 
 def _rejected(run: Run) -> str:
@@ -113,9 +125,20 @@ def _leak(run: Run) -> str:
     )
 
 
+def _legend(runs: Sequence[Run]) -> str:
+    """The legend, with what the dispersion is of."""
+    over = [run for run in runs if run.part().get("dispersion_over") == "clients"]
+    owners = "users'"
+    if over:
+        owners = "clients' mean (they hold several users)"
+    if over and len(over) < len(runs):
+        owners = f"users' and, for {_paths(over)}, of the {owners}"
+    return LEGEND.format(owners=owners)
+
+
 def remarks_of(runs: Sequence[Run]) -> list[str]:
     """Sentences below the tables."""
-    remarks = [LEGEND]
+    remarks = [_legend(runs)]
     for run in runs:
         hr, heading = hit_rate(run)
         popular = run.part("baselines", "popularity").get(hr)

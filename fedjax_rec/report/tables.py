@@ -4,6 +4,7 @@ Matplotlib (the extra `analysis`) is only imported here.
 """
 
 import importlib.util
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -96,6 +97,8 @@ def panels(count: int, size: tuple[float, float], **options: Any) -> tuple[Any, 
             "plotting needs Matplotlib, which is not installed. Install the extra: "
             "pip install 'fedjax-rec[analysis]'"
         ) from error
+    # It warns of each font of its list that is absent, for each text.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False, **options)[0]
 

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from fedjax_rec.core import rows
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.runs.folder import CONFIG, MODEL, read_run
+from fedjax_rec.runs.missing import why_no_model
 from fedjax_rec.runs.writer import RunFolder, SilentFolder
 from fedjax_rec.simulation.parameters import Parameters
 from fedjax_rec.simulation.simulation import Simulation
@@ -138,7 +139,7 @@ def read_model(path: str | Path) -> Stored:
     path = Path(path)
     folder = path if (path / PARAMETERS).is_file() else path / MODEL
     if not (folder / PARAMETERS).is_file():
-        raise FileError(_why_none(path))
+        raise FileError(why_no_model(path))
     try:
         arrays = load_file(folder / PARAMETERS)
         ids = json.loads((folder / IDS).read_text(encoding="utf-8"))
@@ -153,29 +154,6 @@ def read_model(path: str | Path) -> Stored:
                 "more rounds or other software. Run it again with --overwrite"
             )
     return Stored(folder, arrays, ids)
-
-
-def _why_none(path: Path) -> str:
-    if not (path / CONFIG).is_file():
-        return (
-            f"{path} holds no model; expected the folder of a run, written by "
-            "`fedjax-rec train`, or of an export, written by `fedjax-rec export`"
-        )
-    run = read_run(path)
-    if "few_shot" in run.config:
-        return f"{path} holds a transfer; only `train` keeps parameters"
-    if run.result is None:
-        return (
-            f"{path} has no selected round yet. Continue it with\n"
-            f"  fedjax-rec train --resume {path}"
-        )
-    if not run.result.get("selected"):
-        return f"{path} selected no round, since it diverged before an evaluation"
-    return (
-        f"{path} keeps no parameters: it was written by an earlier version, or its "
-        "personal parameters lay on disk (store.location), and are not copied. Run it "
-        "again with --overwrite, in another store.location"
-    )
 
 
 def export_model(path: str | Path, output: str | Path) -> Path:

@@ -15,7 +15,7 @@ from fedjax_rec.core.arrays import Tree
 from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.simulation import parameters as params
 from fedjax_rec.simulation import recommend as ranking
-from fedjax_rec.simulation.loop import Event
+from fedjax_rec.simulation.loop import Event, diverged_in
 from fedjax_rec.simulation.messages import without_state
 from fedjax_rec.simulation.newcomer import newcomer
 from fedjax_rec.simulation.parameters import Parameters
@@ -47,10 +47,12 @@ class ByHand:
             The events.
 
         Raises:
-            ValueError: the run has fewer rounds left.
+            ValueError: `rounds` is no positive integer, or the run has fewer left.
         """
+        if type(rounds) is not int or rounds < 1:
+            raise ValueError(f"step({rounds!r}): expected a number of rounds, from 1")
         done = int(self.state.round)
-        if not 1 <= rounds <= self.rounds - done:
+        if rounds > self.rounds - done:
             raise ValueError(
                 f"step({rounds}): {done} of {self.rounds} rounds are done. Set "
                 "sim.rounds to run more"
@@ -163,6 +165,11 @@ class ByHand:
             yield
             return
         if self.selected is None:
+            if since := diverged_in(self.history):
+                raise ValueError(
+                    f"the run diverged in round {since}, before any round was "
+                    "selected: its parameters are not finite, and rank nothing"
+                )
             raise ValueError(
                 "no parameters of a selected round are at hand: none was evaluated on "
                 "the test part since the simulation was built or restored, or personal "

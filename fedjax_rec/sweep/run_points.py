@@ -12,6 +12,7 @@ import jax
 
 from fedjax_rec.core.arrays import Tree
 from fedjax_rec.data.interactions import Interactions
+from fedjax_rec.data.returned import load_data
 from fedjax_rec.evaluation.per_user import PerUser
 from fedjax_rec.experiment.build import build
 from fedjax_rec.experiment.record import record
@@ -108,7 +109,7 @@ class _Runner:
             first, simulation = group[0].experiment, None
             try:
                 if data_key(first) not in data:
-                    data = {data_key(first): first.data.load(False)}  # one at a time
+                    data = {data_key(first): load_data(first.data)}  # one at a time
                 loaded = data[data_key(first)]
                 if len(group) > 1 and _fits_one_device(first):
                     simulation = build(

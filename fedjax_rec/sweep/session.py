@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedjax_rec.data.returned import load_data
 from fedjax_rec.report.tables import can_plot
 from fedjax_rec.runs.interrupts import Stopped
 from fedjax_rec.runs.plain import plain
@@ -56,7 +57,7 @@ class Session:
         if waiting:
             first = waiting[0].experiment
             try:  # data that cannot be loaded fail every point
-                data = {data_key(first): first.data.load(False)}
+                data = {data_key(first): load_data(first.data)}
             except ValueError as error:
                 raise UserError(str(error)) from error
         folder.save()

@@ -21,11 +21,11 @@ from fedjax_rec.runs.folder import (
     check_same,
     read_run,
 )
+from fedjax_rec.runs.missing import SWEEP
 from fedjax_rec.runs.plain import plain
 from fedjax_rec.storage.errors import UserError, writable
 from fedjax_rec.storage.files import locked
 
-SWEEP = "sweep.json"
 WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
 """Status of a point."""
 _FIX = "Choose another --output"

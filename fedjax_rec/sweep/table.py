@@ -16,8 +16,8 @@ from fedjax_rec.report.tables import Table, say
 from fedjax_rec.runs.folder import Run
 
 LEGEND = (
-    "Best: by mean validation {metric}; test metrics do not choose it. ± is half the "
-    "95 % interval of the mean over seeds (Student's t)."
+    "Best: {setting}by mean validation {metric}; test metrics do not choose it. ± is "
+    "half the 95 % interval of the mean over seeds (Student's t)."
 )
 
 MIXED = (
@@ -151,7 +151,13 @@ def legend(settings: Sequence[Setting], metric: str) -> str:
     different = metrics_of([run for setting in settings for run in setting.runs])
     if not metric and len(different) > 1:
         return MIXED.format(metrics=", ".join(different))
-    return LEGEND.format(metric=metric or "(none)")
+    best, setting = best_of(settings, metric), ""
+    if best is not None:
+        values = settings[best].values.items()
+        pairs = ", ".join(f"{field}={text_of(value)}" for field, value in values)
+        # A table wider than the terminal is cut, and its mark may be out of sight.
+        setting = f"{pairs} ({settings[best].val[metric]}), "
+    return LEGEND.format(setting=setting, metric=metric or "(none)")
 
 
 def best_of(settings: Sequence[Setting], metric: str) -> int | None:

@@ -13,6 +13,7 @@ from fedjax_rec.core.context import Context
 from fedjax_rec.data.clients import ClientData, make_client_data
 from fedjax_rec.data.interactions import Interactions
 from fedjax_rec.data.partition import PerUser
+from fedjax_rec.data.returned import load_data
 from fedjax_rec.data.splits import LeaveLast, Split
 from fedjax_rec.evaluation.protocol import Protocol
 from fedjax_rec.evaluation.targets import Targets, make_targets
@@ -65,7 +66,7 @@ def load_target(
         ValueError: no user has a history, or the texts cannot be made.
         fedjax_rec.storage.errors.FileError: the data cannot be read.
     """
-    split = LeaveLast().split(target.data.load(progress))
+    split = LeaveLast().split(load_data(target.data, progress))
     eligible = np.unique(split.test.user)
     if not len(eligible):
         raise ValueError(

@@ -257,6 +257,13 @@ def test_a_static_field_splits_a_sweep():
         ({"rates": lambda s: {"W": 1.0, "*": 1.0}}, r"Own.rates\(\) names W; param"),
         ({"rates": lambda s: {}}, r"has no rate for w: name them, or add '\*'"),
         ({"phases": (("w",), ("v",))}, "Own.phases names v"),
+        (
+            {
+                "phases": (("w",),),
+                "parameters": lambda s: {"w": fr.table(), "v": fr.dense()},
+            },
+            "Own.phases leaves out v, which would not be trained",
+        ),
         ({"score": lambda s, p: p.W}, "no parameter 'W'; declared: w"),
         (
             {"score": lambda s, p: p.all("w")},

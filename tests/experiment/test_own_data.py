@@ -11,8 +11,9 @@ import pytest
 
 import fedjax_rec as fr
 from fedjax_rec.data.partition import labels_of
+from fedjax_rec.data.returned import load_data
 from fedjax_rec.experiment.own_module import load_module
-from fedjax_rec.experiment.prepared import prepare
+from fedjax_rec.experiment.prepared import load_prepared, prepare
 from tests.own_rule import no_kinds  # noqa: F401
 
 DATA = fr.SyntheticData(num_users=10, num_items=12, num_interactions=60).load()
@@ -153,7 +154,8 @@ def test_broken_partitions_are_refused(columns, message):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (None, r"SyntheticData.load\(...\) is a NoneType; expected Interactions"),
+        (None, r"Source.load\(...\) is a NoneType; expected Interactions"),
+        ([1], r"Source.load\(...\) is a list; expected Interactions"),
         (DATA.take(np.arange(59, -1, -1)), "is not sorted by user, timestamp and pos"),
         (
             replaced(DATA, item=DATA.item + 1),
@@ -164,8 +166,15 @@ def test_broken_partitions_are_refused(columns, message):
     ],
 )
 def test_broken_interactions_are_refused(broken, message):
+    @dataclasses.dataclass(frozen=True)
+    class Source:
+        def load(self, progress=False):
+            return broken
+
     with pytest.raises(ValueError, match=message):
-        prepare(fr.Experiment(name="x"), broken)
+        load_prepared(fr.Experiment(name="x", data=Source()))
+    with pytest.raises(ValueError, match=message):
+        load_data(Source())
 
 
 def test_a_frame_in_place_of_interactions_is_refused(tmp_path):

@@ -106,7 +106,11 @@ def test_each_system_is_compared_with_the_first(tmp_path, capsys):
     assert gaps["B", "ndcg@10"]["p_holm"] >= 3.9 * gaps["B", "ndcg@10"]["p"]
     assert (gaps["C", "ndcg@10"]["difference"], gaps["C", "auc"]["p"]) == (0, 1)
     lines = list(csv.DictReader((output / "paired.csv").open()))
-    assert [line["system"] for line in lines] == ["B", "B", "C", "C"]
+    assert lines[0]["baseline"] == "FedMF client_lr=0.1 x 2"
+    systems = [f"FedMF client_lr={lr} x 2" for lr in (0.2, 0.2, 0.3, 0.3)]
+    assert [line["system"] for line in lines] == systems
+    gap = float(lines[0]["system_mean"]) - float(lines[0]["baseline_mean"])
+    assert gap == pytest.approx(float(lines[0]["difference"]))
     assert "± " in (output / "paired.md").read_text()
 
 

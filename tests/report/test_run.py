@@ -272,3 +272,49 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys, content, message):
         (path / "notes.json").write_text(json.dumps(content))
     assert main(["report", str(path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_files_of_a_sweep_are_left_out_among_folders(tmp_path, capsys):
+    make_run(tmp_path / "a")
+    files = [tmp_path / name for name in ("client_lr.png", "table.csv")]
+    for file in files:
+        file.write_text("")
+    assert main(["report", *map(str, tmp_path.iterdir())]) == 0
+    assert "left out: 2 files among the folders" in capsys.readouterr().out
+    assert main(["report", *map(str, files)]) == 2
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+
+
+def with_result(run, **more):
+    return dataclasses.replace(run, result={**run.result, **more})
+
+
+def test_the_legend_says_what_the_dispersion_is_of(tmp_path):
+    users = make_run(tmp_path / "a")
+    clients = with_result(users, dispersion_over="clients")
+    assert "Gini: of the users' NDCG" in printed(users)
+    text = " ".join(printed(clients).split())
+    assert "of the clients' mean (they hold several users) NDCG" in text
+
+
+@pytest.mark.parametrize(("since", "first"), [(1, True), (4, False)])
+def test_a_run_that_diverged_at_once_has_other_advice(tmp_path, since, first):
+    run = with_result(make_run(tmp_path / "a"), diverged_in_round=since)
+    text = " ".join(printed(run).split())
+    assert f"stopped at round {since}" in text
+    assert ("look for logarithms, divisions and roots" in text) == first
+    assert "lower the learning rates" in text
+
+
+def with_code(run, digest, **fields):
+    origin = {"file": "mine.py", "sha256": digest * 16}
+    algorithm = {**run.config["algorithm"], "defined_in": origin, **fields}
+    return dataclasses.replace(run, config={**run.config, "algorithm": algorithm})
+
+
+def test_labels_have_the_code_only_if_nothing_else_differs(tmp_path):
+    run = make_run(tmp_path / "a")
+    a, b = with_code(run, "0123"), with_code(run, "4567", client_lr=0.2)
+    assert labels_of([[a], [b]]) == ["FedMF client_lr=0.1", "FedMF client_lr=0.2"]
+    c = with_code(run, "89ab")
+    assert labels_of([[a], [c]]) == ["FedMF mine.py 01230123", "FedMF mine.py 89ab89ab"]

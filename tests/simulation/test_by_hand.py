@@ -74,6 +74,13 @@ def test_steps_of_any_length_and_a_run_after_them_equal_one_run():
     assert equal(host_copy(sim.snapshot().arrays), host_copy(whole.snapshot().arrays))
     with pytest.raises(ValueError, match=r"5 of 5 rounds are done"):
         sim.step()
+    wrong: list[Any] = [0, -1, 1.5, True]
+    for rounds in wrong:
+        with pytest.raises(ValueError, match="expected a number of rounds, from 1"):
+            sim.step(rounds)
+    sim.selected, sim.history = None, [{"event": "round", "round": 1, "loss": None}]
+    with pytest.raises(ValueError, match="the run diverged in round 1"):
+        sim.recommend(sim.served_users()[0], 3)
 
 
 def test_arrays_stay_valid_and_an_evaluation_by_hand_selects_nothing():

@@ -149,3 +149,9 @@ def test_bytes_are_told_where_settings_differ_in_them():
     alike = settings_of([sending(0.1, 0, 10), sending(1.0, 0, 10.05)], FIELDS)
     assert "MB" not in markdown(alike, "title", "ndcg@10")
     assert "MB" not in markdown(settings_of(RUNS, FIELDS), "title", "ndcg@10")
+
+
+def test_the_legend_names_the_best_setting():
+    text = markdown(settings_of(RUNS, FIELDS), "t", "ndcg@10")
+    assert "Best: algorithm.client_lr=1 (0.2500" in text
+    assert "Best: by mean" in markdown(settings_of(RUNS[:0], FIELDS), "t", "ndcg@10")
