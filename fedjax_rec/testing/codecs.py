@@ -109,14 +109,15 @@ def decodes_what_was_sent(codec: Codec) -> None:
             is_leaf=is_field,
         )
         blind = jax.tree.map(jnp.asarray, blind)  # NumPy would round in other ways
-        pair = codec.transform.decode(blind), codec.transform.decode(message)
+        actual, expected = map(codec.transform.decode, (blind, message))
         what = (
             f"the delta decoded from the bytes, and from the message, of numbers of "
             f"scale {scale:g}"
         )
-        check_same(*map(without_padding, pair), what)
+        check_same(without_padding(actual), without_padding(expected), what)
         check_same(
-            *pair,
+            actual,
+            expected,
             f"{what}; only rows of padding differ, so clear what is decoded beyond "
             "`count` (fedjax_rec.codecs.leaves.clear)",
         )
