@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 import fedjax_rec as fr
 from fedjax_rec.aggregators.robust import ballots, blocks
+from fedjax_rec.backbones.tiny import tiny
 from fedjax_rec.codecs import leaves, wire
 from fedjax_rec.codecs.feedback import Codec
 
@@ -106,3 +107,17 @@ class OnlyPositive(Sent):
 
     def send(self, values):
         return jnp.maximum(values, 0)
+
+
+@fr.kind("backbone")
+@part
+class NoHooks(fr.BackboneConfig):
+    """An adapter's hook changes the states: none is called here."""
+
+    def load(self, progress=False):
+        backbone, weights = tiny(width=8, num_layers=2, num_heads=2)
+
+        def run(stack, hidden, layout, adapter=None, params=None):
+            return backbone.run(stack, hidden, layout, None, None)
+
+        return backbone._replace(run=run), weights
