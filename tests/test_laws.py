@@ -55,7 +55,7 @@ from fedjax_rec.experiment import registry
 from fedjax_rec.models.adapters.embedding import EmbeddingAdapter
 from fedjax_rec.models.adapters.in_layers import Bottleneck, LoRA, PrefixTuning
 from fedjax_rec.models.by_id import matrix_factorization, neural_cf, personal_scorer
-from fedjax_rec.testing import codecs, loop, models, rules, systems, world
+from fedjax_rec.testing import codecs, decoded, loop, models, rules, systems, world
 from fedjax_rec.testing.compare import check_close
 from fedjax_rec.testing.law import NotApplicable
 from fedjax_rec.testing.system import System
@@ -364,7 +364,9 @@ def codec(name):
 
 
 @pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("law", codecs.LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize(
+    "law", codecs.LAWS + decoded.LAWS, ids=lambda law: law.__name__
+)
 def test_every_law_of_codecs(law, name):
     with contextlib.suppress(NotApplicable):
         law(codec(name))

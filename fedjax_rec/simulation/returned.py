@@ -59,7 +59,8 @@ def built(part: Any, context: Any, slot: str) -> Any:
 
 
 def _named(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def check_shapes(experiment: Any, recipe: Recipe, context: Context) -> None:

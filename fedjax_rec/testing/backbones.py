@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_rec.core.backbone import Backbone, Layout
+from fedjax_rec.core.backbone import Adapter, Backbone, Layout
 from fedjax_rec.testing.compare import check_close, check_finite, require
+from fedjax_rec.testing.law import NotApplicable
 
 TEXTS = ["red shoes for men", "a", "wooden garden table and a blue chair", "Sea!"]
 
@@ -173,6 +174,44 @@ def layers_run_one_after_the_other(frozen: Frozen) -> None:
     )
 
 
+def adapters_are_called(frozen: Frozen) -> None:
+    """An adapter's hook changes the states at each of `sites` and `blocks`"""
+    backbone = frozen.backbone
+    places = [("sites", "linear", path) for path in backbone.sites]
+    places += [("blocks", "block", path) for path in backbone.blocks]
+    if not places:
+        raise NotApplicable("the backbone has neither sites nor blocks")
+    ids, layout = frozen.together
+    stack = frozen.weights["layers"]
+    hidden = backbone.embed(frozen.weights, ids, layout)
+    real = np.asarray(layout.segment) > 0
+
+    @jax.jit
+    def run(stack: Any, hidden: Any, factors: dict[str, Any]) -> Any:
+        def linear(layer: Any, path: str, x: Any, y: Any) -> Any:
+            return y * layer[f"sites:{path}"].astype(y.dtype)
+
+        def block(layer: Any, path: str, y: Any) -> Any:
+            return y * layer[f"blocks:{path}"].astype(y.dtype)
+
+        adapter = Adapter(lambda *_: {}, linear, block, lambda layer: None)
+        return backbone.run(stack, hidden, layout, adapter, factors)
+
+    ones = {
+        f"{where}:{path}": jnp.ones(backbone.num_layers) for where, _, path in places
+    }
+    before = np.asarray(run(stack, hidden, ones))[real]
+    for where, hook, path in places:
+        name = f"{where}:{path}"
+        after = run(stack, hidden, {**ones, name: ones[name].at[0].set(2.0)})
+        require(
+            not np.array_equal(np.asarray(after)[real], before),
+            f"{where} has {path!r}, and an adapter that doubles the output there in "
+            f"the first layer changes no state: does `run` call adapter.{hook}("
+            f"layer_params, {path!r}, ...) and use its result?",
+        )
+
+
 def compiles(frozen: Frozen) -> None:
     """Vectors are the same under jax.jit"""
     ids, layout = frozen.apart
@@ -200,5 +239,6 @@ LAWS = (
     packed_texts_are_as_alone,
     padding_changes_nothing,
     layers_run_one_after_the_other,
+    adapters_are_called,
     compiles,
 )

@@ -1,5 +1,6 @@
 """A client's delta of one table and one array, for laws of codecs."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -16,7 +17,11 @@ SHARED: dict[str, Any] = {
 }
 
 
-def delta_of(seed: int, padding: int = 2) -> dict[str, Any]:
+SCALES = (1.0, 1e-3, 1e3)
+"""Sizes of a delta's numbers, for codecs with a step or a threshold."""
+
+
+def delta_of(seed: int, padding: int = 2, scale: float = 1.0) -> dict[str, Any]:
     """A client's delta: 4 of 23 rows, each once, padding that is NaN, and an array."""
     rng = np.random.default_rng(seed)
     chosen = rng.choice(NUM_ITEMS, 4, replace=False)
@@ -27,10 +32,10 @@ def delta_of(seed: int, padding: int = 2) -> dict[str, Any]:
     return {
         "item": rows.Rows(
             ids=jnp.asarray(ids[order], jnp.int32),
-            values=jnp.asarray(values[order], jnp.float32),
+            values=jnp.asarray(scale * values[order], jnp.float32),
             num_rows=NUM_ITEMS,
         ),
-        "w": jnp.asarray(w, jnp.float32),
+        "w": jnp.asarray(scale * w, jnp.float32),
     }
 
 
@@ -38,6 +43,18 @@ def dense(delta: dict[str, Any]) -> dict[str, Any]:
     """A delta with its rows in a dense table."""
     table = rows.scatter_add(jnp.zeros((NUM_ITEMS, 3)), delta["item"])
     return {"item": table, "w": delta["w"]}
+
+
+def without_padding(delta: Any) -> Any:
+    """A delta in which the values of padding rows are zero."""
+
+    def cleared(leaf: Any) -> Any:
+        if not rows.is_rows(leaf):
+            return leaf
+        real = (leaf.ids < NUM_ITEMS)[:, None]
+        return dataclasses.replace(leaf, values=jnp.where(real, leaf.values, 0))
+
+    return jax.tree.map(cleared, delta, is_leaf=rows.is_rows)
 
 
 def sender(key: jax.Array) -> Sender:

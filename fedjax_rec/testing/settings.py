@@ -117,6 +117,7 @@ def flags_set_every_field(settings: Settings) -> None:
                 continue
         else:
             texts = [str(field.value)]
+        name = f"{settings.slot}.{name}"
         value = read_value(name, field.hint, texts)
         require(
             value == field.value,

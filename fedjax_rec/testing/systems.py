@@ -165,8 +165,9 @@ def every_shared_group_learns(system: System) -> str:
             continue
         require(
             max(leaves.values()) > 0 or group in (system.still or ()),
-            f"{group!r} did not move in three rounds: does the loss read it? A group "
-            "that is not trained belongs into Model.fixed",
+            f"{group!r} did not move in three rounds: does the loss read it, and a "
+            "phase of local training train it? A group that is not trained belongs "
+            "into Model.fixed",
         )
         lazy += [name for name, moved in leaves.items() if moved == 0]
         if system.still is not None:

@@ -33,7 +33,7 @@ def build(**parts):
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-@pytest.mark.parametrize(("value", "words"), [(None, "None"), (3, "a int")])
+@pytest.mark.parametrize(("value", "words"), [(None, "None"), (3, "an int")])
 def test_a_build_without_a_part_is_not_replaced(slot, value, words):
     with pytest.raises(TypeError, match=rf"Empty.build\(context\) returned {words}"):
         build(**{slot: Empty(value)})
