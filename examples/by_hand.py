@@ -3,7 +3,8 @@
     python examples/by_hand.py
 
 `fr.build` prepares data and system; the loop draws cohorts, trains and ranks. It gives
-the numbers of `fr.build(experiment).run()`.
+the numbers of `fr.build(experiment).run()`. docs/after_training.md says how a
+simulation evaluates a state made by hand.
 """
 
 import jax

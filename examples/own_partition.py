@@ -23,13 +23,17 @@ class Weekday:
     """The interactions of one day of the week are one client's.
 
     Attributes:
-        day: length of a day in timestamps: 86400 for seconds, 86400000000000 for the
-            nanoseconds of `from_frame`.
+        unit: NumPy's name of the unit of timestamps since 1970: `s` for published
+            data sets, `ns` for dates of `from_frame`.
     """
 
-    day: int = 86_400
+    unit: str = "s"
 
     def partition(self, train: fr.Interactions) -> fr.Partition:
         """The client of each training interaction."""
-        weekday = (train.timestamp // self.day + 3) % 7  # 1970 began on a Thursday
+        times = train.timestamp.astype(f"datetime64[{self.unit}]")
+        day = times.astype("datetime64[D]").astype(int)
+        if day.max() > 150_000:
+            raise ValueError(f"unit={self.unit!r}: the days lie after 2380; is it ns?")
+        weekday = (day + 3) % 7  # 1970 began on a Thursday
         return fr.partition_by(weekday, train, "weekday")

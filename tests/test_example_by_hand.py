@@ -34,3 +34,7 @@ def test_the_loop_equals_the_simulation(capsys):
     assert len(set(hit_rates.values())) > 1
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)  # noqa: E731
     jax.tree.map(close, (state.shared, personal), (sim.state.shared, sim.personal))
+    before, first = sim.snapshot(), fr.build(example.EXPERIMENT)
+    made = {"server": state, "personal": personal}
+    first.restore(before._replace(arrays=made))
+    assert first.evaluate("test") == pytest.approx(sim.evaluate("test"), abs=1e-6)

@@ -5,8 +5,9 @@ usage: fedjax-rec recommend RUN --user ID [--user ID ...] [-k 10]
        fedjax-rec recommend RUN --items ID,ID,... [-k 10]
 
 RUN is the folder of a run. The model is that of its selected round, and users and items
-have the ids of the source. Items that a user has in train or validation are left out,
-as in the test's ranking; --include-seen keeps them.
+have the ids of the source (those of synthetic data are u0, u1, ... and i0, i1, ...).
+Items that a user has in train or validation are left out, as in the test's ranking;
+--include-seen keeps them.
 
   fedjax-rec recommend runs/mine --user 7
   fedjax-rec recommend runs/mine --user 7 --user 12 -k 20

@@ -76,7 +76,7 @@ def test_a_partition_trains_resumes_and_is_reported(plugin, folder, shows, fails
     run = ("--algorithm.model.dim", "4", "--output", "run")
     assert main(["train", "small.py", *flags, *table, *run]) == 0
     partition = read(folder / "run", "config.json")["partition"]
-    assert (partition["type"], partition["day"]) == ("Weekday", 86_400)
+    assert (partition["type"], partition["unit"]) == ("Weekday", "s")
     assert main(["train", "--resume", "run", "--rounds", "3", "--quiet"]) == 0
     result = read(folder / "run")
     assert (result["rounds"], result["data"]["clients"]) == (3, 7)

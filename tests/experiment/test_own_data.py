@@ -228,6 +228,19 @@ def test_the_example_of_a_partition_knows_the_days_of_the_week():
         date = datetime.datetime.fromtimestamp(time, datetime.UTC)
         assert date.weekday() == client
     assert partition.user_of_client is None
+    dated = replaced(TRAIN, timestamp=TRAIN.timestamp * 10**9)  # as from_frame has it
+    same = example("own_partition").Weekday(unit="ns").partition(dated)
+    np.testing.assert_array_equal(same.client, partition.client)
+    recent = replaced(dated, timestamp=dated.timestamp + 1_700_000_000 * 10**9)
+    with pytest.raises(ValueError, match="unit='s': the days lie after 2380"):
+        example("own_partition").Weekday().partition(recent)
+
+
+def test_a_split_without_a_mask_for_validation_has_none():
+    last = np.arange(len(DATA)) % 6 == 5
+    parts = fr.split_by(DATA, test=last, name="every sixth")
+    assert [len(parts.val), len(parts.test)] == [0, int(last.sum())]
+    assert len(parts.train) == len(DATA) - last.sum()
 
 
 @pytest.mark.usefixtures("no_kinds")

@@ -44,9 +44,9 @@ class Split:
 def split_by(
     data: Interactions,
     *,
-    val: np.ndarray,
     test: np.ndarray,
     name: str,
+    val: np.ndarray | None = None,
     info: dict[str, Any] | None = None,
     query: np.ndarray | None = None,
     by_time: bool = True,
@@ -55,9 +55,10 @@ def split_by(
 
     Args:
         data: All interactions.
-        val: `[n]` bool, the interactions for validation; there may be none.
-        test: `[n]` bool, those for the test.
+        test: `[n]` bool, the interactions for the test.
         name: Name of the split with its options.
+        val: `[n]` bool, those for validation; `None` for no validation, which needs
+            `protocol.selection="last"`.
         info: See `Split`.
         query: `[n]` bool, the interactions shown of users that are held out.
         by_time: See `Split`.
@@ -65,6 +66,8 @@ def split_by(
     Raises:
         ValueError: A mask is no `[n]` bool, or two masks overlap.
     """
+    if val is None:
+        val = np.zeros(len(data), bool)
     masks = {"val": val, "test": test, "query": query}
     masks = {part: np.asarray(m) for part, m in masks.items() if m is not None}
     for part, mask in masks.items():
