@@ -121,6 +121,7 @@ def the_seed_decides(system: System) -> None:
     """Another seed gives other negatives"""
     if not system.recipe.local.negatives:
         raise NotApplicable("local.negatives is 0")
+    _only_if_finite(system)
     run = system.base
     other = run(run.everyone, rounds=3, key=jax.random.key(8))
     pairs = zip(
@@ -149,6 +150,7 @@ def uninvited_clients_keep_what_they_had(system: System) -> None:
 
 def every_shared_group_learns(system: System) -> str:
     """Every shared group learns, unless `Model.fixed` has it"""
+    _only_if_finite(system)
     run, state = system.base, system.three_rounds[0]
     moves = jax.tree.map(
         lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()),
@@ -173,6 +175,13 @@ def every_shared_group_learns(system: System) -> str:
         if system.still is not None:
             _check_moves(leaves, system.still)
     return f"these do not move: {', '.join(lazy)}" if lazy else ""
+
+
+def _only_if_finite(system: System) -> None:
+    try:
+        trains(system)
+    except LawBroken as error:
+        raise NotApplicable("the loss or a parameter is not finite") from error
 
 
 def _check_moves(moves: Mapping[str, float], still: Mapping[str, float]) -> None:

@@ -48,6 +48,27 @@ def test_a_fault_is_named(cls):
     assert names[0].startswith(law)
 
 
+@pytest.mark.parametrize(
+    ("cls", "words"),
+    [
+        (faulty_deltas.Narrow, "width 5 has the number 140, which does not fit in its"),
+        (faulty_deltas.Uncleared, "only rows of padding differ, so clear what is"),
+        (faulty_deltas.Ascent, "numbers of deltas of scale 1 are decoded as -"),
+        (faulty_deltas.NoHooks, "sites has 'attention/query', and an adapter that"),
+        (faulty.OfflineOnly, "--users.weights cannot be set by a flag"),
+    ],
+)
+def test_the_message_says_what_is_wrong(cls, words):
+    law = cls.__doc__.partition(":")[0]
+    (chosen,) = (
+        x
+        for x in testing.laws(cls())
+        if x.name.replace("`", "").startswith(law.replace("`", ""))
+    )
+    with pytest.raises(testing.LawBroken, match=re.escape(words)):
+        chosen()
+
+
 def test_every_kind_of_part_has_a_fault():
     slots = {slot_of(cls) for cls in FAULTY}
     assert {slot for slot in registry.SLOTS if "." not in slot} - slots == {"optimizer"}
