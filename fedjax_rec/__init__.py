@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fedjax_rec.experiment.own_kinds import kind as kind
     from fedjax_rec.experiment.settings import Experiment as Experiment
     from fedjax_rec.models.declarative import ModelSettings as ModelSettings
-    from fedjax_rec.models.declarative import dense as dense
-    from fedjax_rec.models.declarative import table as table
+    from fedjax_rec.models.declared import dense as dense
+    from fedjax_rec.models.declared import table as table
 
 __version__ = "0.2.0"
 
@@ -39,8 +39,8 @@ _PUBLIC = {
     "kind": "experiment.own_kinds",
     "System": "algorithms.system",
     "ModelSettings": "models.declarative",
-    "table": "models.declarative",
-    "dense": "models.declarative",
+    "table": "models.declared",
+    "dense": "models.declared",
     "Simulation": "simulation.simulation",
     "federated": "simulation.round",
     "draw_cohort": "simulation.drawn_rounds",

@@ -10,7 +10,8 @@ from etils import epy
 
 from fedjax_rec.core.checks import check_ranges
 from fedjax_rec.core.context import Context
-from fedjax_rec.models.declarative import Declarative, Parameter
+from fedjax_rec.models.declarative import Declarative
+from fedjax_rec.models.declared import Parameter
 
 with epy.lazy_imports():
     import jax

@@ -7,14 +7,20 @@ personalized recommenders do. With a single phase this is the local SGD of FedAv
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_rec.clients.phases import Phase, check_corrected
+from fedjax_rec.clients.touched import (
+    delta_of,
+    spaces_of,
+    touch,
+    touched_rows,
+    with_rows,
+)
 from fedjax_rec.core import rows
-from fedjax_rec.core.arrays import Array, Tree
+from fedjax_rec.core.arrays import Array
 from fedjax_rec.core.contracts import (
     ClientResult,
     ClientUpdate,
@@ -68,10 +74,10 @@ def local_update(
         parts = _trained(phases, params, correction.fixed)
         once = steps * epochs == 1 and _adds_up(parts, params, correction)
         groups = {**params.shared, **params.personal}
-        ids, pairs = _touch(groups, pairs, merge=not once)
+        ids, pairs = touch(groups, pairs, merge=not once)
         start = rows.gather(groups, ids)
         check_corrected(parts, start, correction)
-        drift = _touched_rows(correction.drift, ids)
+        drift = touched_rows(correction.drift, ids)
         correction = dataclasses.replace(correction, drift=drift)
         step = _make_step(model, parts, frozen, hparams, correction, start, params)
         carry = (start, [p.optimizer(hparams).init(p.split(start)[1]) for p in parts])
@@ -95,8 +101,8 @@ def local_update(
         totals = jax.tree.map(jnp.sum, sums)
         count = totals.pop("count")
         return ClientResult(
-            delta=_delta(params.shared, start, trained, ids, merged=not once),
-            personal=_with_rows(params.personal, start, trained, ids, merged=not once),
+            delta=delta_of(params.shared, start, trained, ids, merged=not once),
+            personal=with_rows(params.personal, start, trained, ids, merged=not once),
             weight=examples["mask"].sum().astype(count.dtype),
             metrics={name: x / jnp.maximum(count, 1) for name, x in totals.items()},
         )
@@ -131,16 +137,6 @@ def _cut(pairs: Columns, order: Array, shape: tuple[int, int, int]) -> Columns:
     return batches
 
 
-def _touched_rows(tables: Tree, ids: Columns) -> Tree:
-    """As `rows.gather`, with zeros for padding."""
-
-    def take(table: rows.Table) -> rows.Table:
-        values = table.values.at[ids[table.space]].get(mode="fill", fill_value=0)
-        return dataclasses.replace(table, values=values)
-
-    return rows.map_tables(take, tables)
-
-
 def _adds_up(phases: tuple[Phase, ...], params: Params, correction: Correction) -> bool:
     """Whether steps on a repeated row just add up within one batch.
 
@@ -148,38 +144,10 @@ def _adds_up(phases: tuple[Phase, ...], params: Params, correction: Correction) 
     its gradient at the row's initial value. Drift is added to a row only once.
     """
     local = {**params.shared, **params.personal}
-    trains = [bool(_spaces(phase.part(local))) for phase in phases]
+    trains = [bool(spaces_of(phase.part(local))) for phase in phases]
     plain = all(p.row_rate for p, t in zip(phases, trains, strict=True) if t)
     drift, _ = rows.split_tables(correction.drift)
     return sum(trains) <= 1 and plain and not jax.tree.leaves(drift)
-
-
-def _spaces(tree: Tree) -> set[str]:
-    return {table.space for table in rows.tables_of(tree)}
-
-
-def _touch(groups: Tree, pairs: Columns, merge: bool):
-    """Ids of the local tables' rows `[R]`, and the pairs with row numbers as ids.
-
-    Without `merge` the rows come in the order of the pairs, and their numbers are
-    `None`: no row is gathered or scattered. With it, each row comes once, in ascending
-    order; there are as many as pairs, but no more than the table has, and unused ones
-    are padding.
-    """
-    ids: Columns = {}
-    local: dict[str, Any] = dict(pairs)
-    for table in rows.tables_of(groups):
-        space, length = table.space, table.values.shape[0]
-        if space in ids:
-            continue
-        touched = pairs[space]
-        if not merge:
-            ids[space], local[space] = touched, None
-        else:
-            numbers = local[space] = rows.places_in_order(touched, length)
-            empty = jnp.full(min(len(numbers), length), length, jnp.int32)
-            ids[space] = empty.at[numbers].set(touched, mode="drop")
-    return ids, local
 
 
 _POSITION_BITS = 14
@@ -220,7 +188,7 @@ def _make_step(model, phases, frozen, hparams, correction, start, params: Params
     def step(carry, inputs):
         local, states = carry
         batch, key = inputs
-        spaces = _spaces(local)
+        spaces = spaces_of(local)
         at = {space: batch[space] for space in spaces}
         # Rows are gathered in the batch's order: for the model its ids are "all".
         aligned = {**batch, **dict.fromkeys(spaces)}
@@ -246,47 +214,6 @@ def _make_step(model, phases, frozen, hparams, correction, start, params: Params
         return (local, new_states), {**sums, "count": count}
 
     return step
-
-
-def _delta(
-    shared: Tree, start: Tree, trained: Tree, ids: dict[str, Array], merged: bool
-) -> Tree:
-    """Trained minus initial shared parameters, with rows of the tables."""
-
-    def difference(table, before, after):
-        if not rows.is_table(before):
-            return after - before
-        touched, values = ids[before.space], after.values - before.values
-        change = rows.Rows(ids=touched, values=values, space=before.space)
-        if not merged:
-            return change
-        length = table.values.shape[0]
-        real = (touched < length).reshape(-1, *(1,) * (values.ndim - 1))
-        values = jnp.where(real, values, 0)
-        return dataclasses.replace(change, values=values, num_rows=length, ordered=True)
-
-    before = {name: start[name] for name in shared}
-    after = {name: trained[name] for name in shared}
-    return jax.tree.map(difference, shared, before, after, is_leaf=rows.is_table)
-
-
-def _with_rows(
-    personal: Tree, start: Tree, trained: Tree, ids: dict[str, Array], merged: bool
-) -> Tree:
-    """Personal parameters after training; of their tables, with the trained rows."""
-
-    def put(whole, before, after):
-        if not rows.is_table(whole):
-            return after
-        at = whole.values.at[ids[whole.space]]
-        if merged:
-            values = at.set(after.values, mode="drop")
-        else:  # a repeated row took a part of the step at each place
-            values = at.add(after.values - before.values, mode="drop")
-        return dataclasses.replace(whole, values=values)
-
-    before, after = ({n: tree[n] for n in personal} for tree in (start, trained))
-    return jax.tree.map(put, personal, before, after, is_leaf=rows.is_table)
 
 
 def local_steps(
