@@ -78,7 +78,7 @@ class FedAvg:
         )
         model = self.model.build(context)
         if not isinstance(model, contracts.Model):
-            raise TypeError(
+            raise ValueError(
                 f"{type(self.model).__name__}.build(context) returned {model!r}; "
                 "expected a Model of fedjax_rec.core.contracts"
             )

@@ -6,6 +6,7 @@ and far from the class that returned it.
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -45,12 +46,20 @@ def built(part: Any, context: Any, slot: str) -> Any:
     """`part.build(context)`.
 
     Raises:
-        TypeError: it returned something else than its slot takes.
+        ValueError: it takes other arguments, or returned something else than its slot
+            takes.
     """
+    try:
+        inspect.signature(part.build).bind(context)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(part).__name__}.build cannot be called with a context: {error}; "
+            "expected def build(self, context)"
+        ) from error
     result, expected = part.build(context), RESULTS[slot]
     if not isinstance(result, expected):
         hint = ": does it end without `return`?" if result is None else ""
-        raise TypeError(
+        raise ValueError(
             f"{type(part).__name__}.build(context) returned {_named(result)}; expected "
             f"a {expected.__name__} of fedjax_rec.core, since the part is "
             f"{slot}{hint}"

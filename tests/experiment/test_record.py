@@ -50,6 +50,7 @@ def test_the_record_has_plain_values_only():
         targets={"test": targets},
         data=types.SimpleNamespace(num_clients=9),
         notes={"devices": {"classes": {}}},
+        multi_user=False,
     )
     costs = dict.fromkeys(("up_bytes", "down_bytes", "simulated_seconds"), 1.0)
     costs |= dict.fromkeys(("invited", "arrived", "clients"), 3.0)
@@ -77,6 +78,10 @@ def test_the_record_has_plain_values_only():
     content = record(Experiment(name="a"), simulation, result)  # pyright: ignore
     assert "diverged_in_round" not in content
     assert "untimed" not in content["data"]
+    assert "dispersion_over" not in content
+    simulation.multi_user = True
+    content = record(Experiment(name="a"), simulation, result)  # pyright: ignore
+    assert content["dispersion_over"] == "clients"
     split.train = dataclasses.replace(data, notes={"timestamps_missing": 60})
     split.by_time, split.name = True, "leave_one_out"
     content = record(Experiment(name="a"), simulation, result)  # pyright: ignore

@@ -35,12 +35,24 @@ def build(**parts):
 @pytest.mark.parametrize("slot", SLOTS)
 @pytest.mark.parametrize(("value", "words"), [(None, "None"), (3, "an int")])
 def test_a_build_without_a_part_is_not_replaced(slot, value, words):
-    with pytest.raises(TypeError, match=rf"Empty.build\(context\) returned {words}"):
+    with pytest.raises(ValueError, match=rf"Empty.build\(context\) returned {words}"):
         build(**{slot: Empty(value)})
 
 
+@dataclasses.dataclass(frozen=True)
+class Bare:
+    def build(self):
+        return None
+
+
+def test_a_build_with_other_arguments_is_named():
+    message = r"Bare.build cannot be called .* expected def build\(self, context\)"
+    with pytest.raises(ValueError, match=message):
+        build(codec=Bare())
+
+
 def test_a_model_that_builds_none_is_named():
-    with pytest.raises(TypeError, match=r"Empty.build\(context\) returned None"):
+    with pytest.raises(ValueError, match=r"Empty.build\(context\) returned None"):
         build(algorithm=fr.FedAvg(model=Empty()))
 
 
