@@ -92,12 +92,12 @@ class Rule:
 
     @functools.cached_property
     def compiled(self) -> Any:
-        """`(deltas, weights) -> delta`, of all clients at once under `jax.jit`."""
-        return jax.jit(lambda d, w: aggregate(self.aggregator, everyone(d, w)))
+        """`aggregate` of groups of clients under `jax.jit`."""
+        return jax.jit(lambda groups: aggregate(self.aggregator, groups))
 
     def together(self, delta: Any, weights: Any = WEIGHTS) -> Any:
         """The delta of all clients at once."""
-        return self.compiled(delta, weights)
+        return self.compiled(everyone(delta, weights))
 
 
 def builds(rule: Rule) -> None:
@@ -115,6 +115,7 @@ def the_delta_is_like_the_shared_parameters(rule: Rule) -> None:
     check_finite(rule.whole, "the delta of six clients")
 
 
+@functools.lru_cache(maxsize=1)
 def any_grouping(rule: Rule) -> None:
     """Clients fold in any grouping and order, and in any slots"""
     delta = deltas(0)
@@ -128,7 +129,7 @@ def any_grouping(rule: Rule) -> None:
     order = np.asarray([4, 2, 0, 5, 3, 1])
     for slots, clients in ((order, np.arange(CLIENTS)), (np.arange(CLIENTS), order)):
         check_close(
-            aggregate(rule.aggregator, [pick(delta, clients, WEIGHTS, slots)]),
+            rule.compiled([pick(delta, clients, WEIGHTS, slots)]),
             rule.whole,
             f"the delta of clients {clients.tolist()} in slots {slots.tolist()} of the "
             "cohort, and in order (does a client's weight depend on its slot or its "
@@ -137,6 +138,7 @@ def any_grouping(rule: Rule) -> None:
         )
 
 
+@functools.lru_cache(maxsize=1)
 def weight_zero_is_absent(rule: Rule) -> None:
     """A client of weight 0 is absent, whatever its message holds"""
     weights, delta = jnp.arange(1.0, 1 + COHORT), deltas(2, COHORT)
