@@ -231,7 +231,7 @@ def failure(error: BaseException) -> str:
         path = Path(frame.filename)
         if PACKAGE not in path.resolve().parents and "site-packages" not in path.parts:
             places = f" ({path.name}, line {frame.lineno})"
-    text = str(error).strip().partition("\n")[0]
+    text = " ".join(str(error).partition("\n\n")[0].split())
     return f"{type(error).__name__}: {text}{places}"
 
 

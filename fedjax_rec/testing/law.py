@@ -1,11 +1,11 @@
 """Laws as functions that a part passes or breaks."""
 
 import dataclasses
-import traceback
 import unittest
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
+
+from fedjax_rec.simulation.returned import failure
 
 
 class LawBroken(AssertionError):
@@ -49,7 +49,7 @@ class Law:
         except LawBroken as broken:
             raise LawBroken(f"{self.name}: {broken}") from None
         except Exception as error:
-            raise LawBroken(f"{self.name}: {failure(error)}") from error
+            raise LawBroken(f"{self.name}: raised {failure(error)}") from error
 
     def __str__(self) -> str:
         return self.name
@@ -113,21 +113,3 @@ def bound(laws: Sequence[Callable[[Any], Any]], subject: Subject) -> list[Law]:
 def name_of(law: Callable[..., Any]) -> str:
     """The first line of a law's docstring, without its full stop."""
     return (law.__doc__ or law.__name__).strip().partition("\n")[0].rstrip(".")
-
-
-def failure(error: Exception) -> str:
-    """An error of the part's own code in one line, with the last line in its file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    package = Path(__file__).resolve().parents[1]
-    outside = [
-        frame
-        for frame in frames
-        if package not in Path(frame.filename).resolve().parents
-        and "site-packages" not in frame.filename
-    ]
-    where = ""
-    if outside:
-        frame = outside[-1]
-        where = f" ({Path(frame.filename).name}, line {frame.lineno})"
-    message = str(error).strip().partition("\n\n")[0]
-    return f"raised {type(error).__name__}: {message}{where}"
