@@ -69,6 +69,8 @@ class Ranking:
         retrieved = self.candidates & ~jnp.isnan(self.scores)
         order = jnp.arange(len(self.items))
         if self.ties == "random":
+            if self.key is None:
+                raise ValueError("ties='random' draws an ordering, and key is None")
             order = jax.random.permutation(self.key, order)
         groups = (retrieved & ~self.positives, retrieved & self.positives)
         if self.ties == "optimistic":

@@ -23,7 +23,7 @@ LABEL = RNG.choice(3, (USERS, ITEMS), p=[0.6, 0.25, 0.15])
 LABEL[:, 0] = 2
 SCORES = RNG.integers(0, 4, (USERS, ITEMS)).astype(np.float32)
 SCORES[1, 2:5] = np.nan, -np.inf, np.inf
-TRAIN, TEST = (np.nonzero(part == LABEL) for part in (1, 2))
+TRAIN, TEST = (np.nonzero(np.equal(LABEL, part)) for part in (1, 2))
 POOL = np.array([*{*TEST[1].tolist(), 3}])
 
 
