@@ -157,3 +157,36 @@ def test_a_codec_that_loses_numbers_is_named():
 def test_lists_are_refused():
     with pytest.raises(TypeError, match=r"codec.value=\[1\] is a list, .* use a tuple"):
         fr.Experiment(name="x", codec=Empty([1]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rounded(Codec):
+    """Float32, as a codec of one's own."""
+
+    def link(self):
+        def encode(values, count, key, place):
+            return {"x": wire.floats(values, count)}
+
+        def decode(sent, n, count):
+            return leaves.clear(sent["x"].values, count)
+
+        return leaves.Link(encode, decode)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"aggregation": fr.Bulyan(share=0.1)},
+        {"aggregation": fr.Krum()},
+        {"wrapper": fr.FetchSGD()},
+        {"wrapper": fr.IFCA()},
+        {"wrapper": fr.IFCA(), "codec": Rounded()},
+        {"wrapper": fr.Scaffold(), "codec": Rounded(feedback="ef")},
+        {"attack": fr.SignFlip(), "codec": Rounded()},
+    ],
+    ids=str,
+)
+def test_parts_of_the_package_go_with_parts_of_ones_own(parts):
+    """The check refuses no combination that builds without it."""
+    algorithm = fr.FedAvg(model=Product())
+    assert build(algorithm=algorithm, **parts).recipe is not None
