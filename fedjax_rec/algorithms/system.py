@@ -30,7 +30,7 @@ REST = "*"
 class System(Declarative):
     """Base of systems with a score, a loss, and plain SGD on every client.
 
-    A subclass is a frozen dataclass with `parameters` and `score`, and, where the
+    A subclass is a frozen dataclass with `parameters` and `score`, and, if the
     defaults do not fit, `loss`, `rates` and `aggregator`.
 
     Class attributes: `phases`, tuples of parameter names: each batch takes a step on

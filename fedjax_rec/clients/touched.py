@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjax_rec.core import rows
+from fedjax_rec.core import row_ids, rows
 from fedjax_rec.core.arrays import Array, Tree
 
 Columns = dict[str, Array]
@@ -45,7 +45,7 @@ def touch(groups: Tree, pairs: Columns, merge: bool):
         if not merge:
             ids[space], local[space] = touched, None
         else:
-            numbers = local[space] = rows.places_in_order(touched, length)
+            numbers = local[space] = row_ids.places_in_order(touched, length)
             empty = jnp.full(min(len(numbers), length), length, jnp.int32)
             ids[space] = empty.at[numbers].set(touched, mode="drop")
     return ids, local

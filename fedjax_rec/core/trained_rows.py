@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from fedjax_rec.core import rows
+from fedjax_rec.core import row_ids, rows
 from fedjax_rec.core.arrays import Array, struct
 
 
@@ -30,7 +30,7 @@ def changed_rows(table: rows.Table, change: rows.Rows) -> tuple[Array, RowsAt]:
         rows `[R, ...]`.
     """
     num_rows = len(table.values)
-    first = rows.first_occurrence(change.ids, num_rows)
+    first = row_ids.first_occurrence(change.ids, num_rows)
     merged = jnp.zeros_like(change.values).at[first].add(change.values)
     before = table.values.at[change.ids].get(mode="clip")
     after = before + merged

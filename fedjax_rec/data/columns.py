@@ -108,7 +108,7 @@ def times_of(values: np.ndarray, name: str) -> tuple[np.ndarray, dict[str, int]]
     if values.dtype.kind in "iu" or (
         values.dtype == object and all(_kind(v) is int for v in values.tolist())
     ):
-        # The smallest integer is what a missing date becomes as a number.
+        # A missing date becomes the smallest integer as a number.
         out = (values > _LARGEST) | (values < -_LARGEST)
         if out.any():
             _refuse_rows(
@@ -152,7 +152,7 @@ def _missing(values: np.ndarray) -> np.ndarray:
         return np.zeros(len(values), bool)
 
     def absent(value: Any) -> bool:
-        # `pandas.NA` is equal to nothing, and has no truth value.
+        # `pandas.NA` is not equal to itself, and has no truth value.
         named = type(value).__name__ in ("NAType", "NaTType")
         number = isinstance(value, float | np.floating | np.datetime64)
         return value is None or named or (number and value != value)

@@ -1,4 +1,4 @@
-"""Checks of what the loader, the split and the partition of an experiment return."""
+"""Checks of the results of an experiment's loader, split and partition."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def check_interactions(
     Args:
         data: the interactions.
         source: what returned them, for messages.
-        data_set: the data of which they are a part.
+        data_set: the whole data, if they are a part.
 
     Raises:
         ValueError: they are something else, not sorted, or of other users or items.

@@ -129,7 +129,7 @@ def key_of(
 ) -> str | None:
     """Cache key of prepared data, or `None` if they cannot be cached.
 
-    Data with a method `origin` count by what it returns and by the source code of their
+    Data with a method `origin` count by its result and by the source code of their
     class, so that a hit loads nothing; others by their content. Splits and partitions
     outside of this package count by their values and their source code.
 

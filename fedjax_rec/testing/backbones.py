@@ -58,7 +58,12 @@ class Frozen:
 
 def place(tokens: list[np.ndarray], rows: list[list[int]], more: int = 3) -> Any:
     """Tokens `[R, W]` and their layout; `more` tokens of padding at least."""
-    width = more + max(sum(len(tokens[i]) for i in row) for row in rows)
+    longest = max(sum(len(tokens[i]) for i in row) for row in rows)
+    return lay_out(tokens, rows, longest + more)
+
+
+def lay_out(tokens: list[np.ndarray], rows: list[list[int]], width: int) -> Any:
+    """Tokens `[R, W]` and layout of lists: `rows` holds each row's list numbers."""
     ids, segment, position = np.zeros((3, len(rows), width), np.int32)
     for r, numbers in enumerate(rows):
         at = 0

@@ -78,13 +78,7 @@ def check_shapes(actual: Any, expected: Any, what: str) -> None:
     Raises:
         LawBroken: they differ.
     """
-    check_structure(actual, expected, what)
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(actual),
-        jax.tree.leaves(expected),
-        strict=True,
-    )
-    for (path, a), b in pairs:
+    for path, a, b in _leaves(actual, expected, what):
         one, other = (f"{x.dtype}{list(x.shape)}" for x in (a, b))
         require(
             one == other, f"{what}: {shown(path)} is {one}, and {other} was expected"
@@ -115,14 +109,16 @@ def shown(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".") or "the result"
 
 
-def _pairs(actual: Any, expected: Any, what: str):
+def _leaves(actual: Any, expected: Any, what: str):
+    """Paths and leaves of two trees of the same structure."""
     check_structure(actual, expected, what)
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(actual),
-        jax.tree.leaves(expected),
-        strict=True,
-    )
-    for (path, a), b in pairs:
+    leaves = jax.tree_util.tree_leaves_with_path(actual)
+    for (path, a), b in zip(leaves, jax.tree.leaves(expected), strict=True):
+        yield path, a, b
+
+
+def _pairs(actual: Any, expected: Any, what: str):
+    for path, a, b in _leaves(actual, expected, what):
         a, b = np.asarray(_data(a)), np.asarray(_data(b))
         require(
             a.shape == b.shape,

@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from fedjax_rec.core.backbone import Layout
+from fedjax_rec.testing.backbones import lay_out
 
 WORDS = ["red", "green", "blue", "shoes", "chair", "table", "garden", "wooden", "men"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -114,21 +113,6 @@ def write(tmp_path):
 @pytest.fixture(scope="session")
 def tensors_of():
     return random_tensors
-
-
-def lay_out(tokens, rows, width):
-    """Tokens `[R, W]` and layout of lists: `rows` holds each row's list numbers."""
-    ids, segment, position = np.zeros((3, len(rows), width), np.int32)
-    for r, numbers in enumerate(rows):
-        at = 0
-        for g, number in enumerate(numbers, 1):
-            n = len(tokens[number])
-            ids[r, at : at + n] = tokens[number]
-            segment[r, at : at + n] = g
-            position[r, at : at + n] = np.arange(n)
-            at += n
-    layout = Layout(segment=jnp.asarray(segment), position=jnp.asarray(position))
-    return jnp.asarray(ids), layout
 
 
 @pytest.fixture(scope="session")

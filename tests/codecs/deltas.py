@@ -8,23 +8,12 @@ import numpy as np
 
 from fedjax_rec.codecs.wire import num_bits
 from fedjax_rec.core import rows
-from fedjax_rec.core.messages import Sender
+from fedjax_rec.testing.client_delta import sender as sender
 
 I, D = 12, 2  # noqa: E741
 SHARED = {"item": rows.Table(values=jnp.zeros((I, D))), "w": jnp.zeros((3, 2))}
 CONTEXT: Any = None
 """Codecs read no fact about an experiment."""
-
-
-def sender(key: jax.Array) -> Sender:
-    """A client with a key of its own."""
-    return Sender(
-        id=jnp.int32(0),
-        key=key,
-        round_key=jax.random.key(0),
-        weight=jnp.ones(()),
-        personal={},
-    )
 
 
 def coded(settings, x, key=None):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_rec.core import rows
+from fedjax_rec.core import row_ids, rows
 
 
 def numpy_first(ids):
@@ -21,7 +21,7 @@ def numpy_first(ids):
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=20))
 def test_first_occurrence_small_table_is_numpy_unique(ids):
     ids = np.asarray(ids, np.int32)
-    got = rows.first_occurrence(jnp.asarray(ids), 12)
+    got = row_ids.first_occurrence(jnp.asarray(ids), 12)
     np.testing.assert_array_equal(got, numpy_first(ids))
 
 
@@ -30,14 +30,14 @@ def test_first_occurrence_large_table_takes_the_sort_and_agrees(num_rows):
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 60, 300).astype(np.int32) * (num_rows // 60)
     ids[::7] = num_rows  # padding
-    got = jax.jit(lambda x: rows.first_occurrence(x, num_rows))(ids)
+    got = jax.jit(lambda x: row_ids.first_occurrence(x, num_rows))(ids)
     np.testing.assert_array_equal(got, numpy_first(ids))
 
 
 def test_first_occurrence_when_id_and_position_do_not_fit_a_word():
     ids = np.array([2**30, 5, 2**30, 5, 7], np.int32)
     # 31 bits of id and 3 of position: falls back without error in a traced shape.
-    shape = jax.eval_shape(lambda x: rows.first_occurrence(x, 2**30), ids)
+    shape = jax.eval_shape(lambda x: row_ids.first_occurrence(x, 2**30), ids)
     assert shape.shape == (5,)
 
 
